@@ -1,0 +1,63 @@
+# make serve | make test | make check | make lock | make clean
+PYTHON ?= python3
+PORT ?=
+CONFIG ?= configs/local.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+LANGUAGES := eng rus osd
+
+.PHONY: serve test check lint types unit lock samples clean tessdata
+
+serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
+	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
+
+test: $(VENV)/dev.installed tessdata  ## all tests
+	@$(BIN)/python -m pytest
+
+check: lint types unit  ## what needs no Ray: under a minute
+
+lint: $(VENV)/dev.installed
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/dev.installed
+	@$(BIN)/mypy
+
+unit: $(VENV)/dev.installed tessdata
+	@$(BIN)/python -m pytest tests/unit
+
+samples: $(VENV)/dev.installed  ## draw the sample pages anew
+	@$(BIN)/python samples/make_samples.py
+
+lock: $(VENV)/dev.installed  ## after a change of dependencies in pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract pyproject.toml -o requirements/serve.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev -c requirements/serve.txt pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# The lock files are complete, so pip has nothing to resolve.
+$(VENV)/serve.installed: requirements/serve.txt pyproject.toml | $(VENV)/python.checked
+	@echo "Installing into $(VENV) (about a minute)..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/serve.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/dev.installed: requirements/dev.txt $(VENV)/serve.installed
+	@echo "Installing what the tests need into $(VENV) (about a minute)..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/python.checked:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is %d.%d. Another one: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Tesseract's language data: Debian's packages, where they may be installed; else one line says what is missing.
+tessdata: $(VENV)/serve.installed
+	@$(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES) >/dev/null 2>&1 || { \
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+	    echo "Installing Tesseract's language data ($(LANGUAGES))..."; \
+	    as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    { $$as_root apt-get -q update && $$as_root apt-get -q install -y $(addprefix tesseract-ocr-,$(LANGUAGES)); } >/dev/null 2>&1; \
+	  fi; \
+	  $(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES); }

@@ -1,0 +1,28 @@
+"""`python -m benchmarks NAME`: one measurement, its table and its files in build/benchmarks/."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import batching, overhead
+from benchmarks.report import environment, save
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measurements of the service")
+    names = parser.add_subparsers(required=True)
+    for benchmark in (batching, overhead):
+        name = benchmark.__name__.rpartition(".")[2]
+        command = names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
+        benchmark.add_arguments(command)
+        command.set_defaults(name=name, run=benchmark.run)
+    arguments = parser.parse_args()
+    before = environment()
+    report = arguments.run(arguments)
+    print(f"\n{report.text()}\nBefore: {before}\nAfter:  {environment()}")
+    for path in save(arguments.name, report, before):
+        print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The whole graph of deployments. `build` is what Serve configs import."""
+
+# No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
+
+import os
+
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from serve_app.ingress.deployment import Ingress
+from serve_app.ingress.keys import KeyRing, configured_keys
+from serve_app.raster.deployment import Rasterizer
+from serve_app.recognition.deployment import Recognizer
+from serve_app.settings import Secrets, Settings
+
+# An engine is never idle while work waits: behind the batch that runs, the next one is already there.
+BATCHES_AT_A_REPLICA = 2
+# Questions for an engine's state have room beside its pages.
+STATE_CALLS = 2
+
+
+def build(settings: Settings) -> Application:
+    """Ingress -> Rasterizer -> one Recognizer for each engine. What a Serve config says of a deployment wins."""
+    secrets = Secrets.from_environment()
+    # Serve's line for each call is kept where a call is a request; behind it, it would be noise.
+    access_log = LoggingConfig(encoding=settings.log_format.upper())
+    quiet = LoggingConfig(encoding=settings.log_format.upper(), enable_access_log=False)
+    # A replica that is told to stop first finishes what it has taken on.
+    grace = {"graceful_shutdown_timeout_s": settings.limits.request_s}
+
+    rasterizer = Rasterizer.options(
+        num_replicas=settings.raster.replicas,
+        max_ongoing_requests=4,
+        ray_actor_options={"num_cpus": 0},
+        logging_config=quiet,
+        **grace,
+    ).bind(settings.raster, settings.limits)
+
+    recognizers = {
+        engine.name: Recognizer.options(
+            name=f"Recognizer-{engine.name}",
+            num_replicas=engine.replicas or os.cpu_count(),
+            max_ongoing_requests=BATCHES_AT_A_REPLICA * engine.max_batch + STATE_CALLS,
+            max_queued_requests=settings.limits.queue,
+            ray_actor_options={"num_cpus": engine.cpus},
+            logging_config=quiet,
+            **grace,
+        ).bind(engine, settings.limits)
+        for engine in settings.engines
+    }
+
+    return Ingress.options(
+        num_replicas=settings.ingress_replicas,
+        max_ongoing_requests=settings.limits.requests + 64,
+        ray_actor_options={"num_cpus": 0},
+        logging_config=access_log,
+        **grace,
+    ).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)

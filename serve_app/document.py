@@ -1,0 +1,121 @@
+"""The vocabulary: what a document is made of, inside the service and in its answers.
+
+Coordinates are pixels of the page as it is read (after EXIF rotation), origin top left,
+boxes as [left, top, right, bottom]. Confidence is 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field
+
+Box = tuple[int, int, int, int]
+RgbPixels = npt.NDArray[np.uint8]  # shape (height, width, 3)
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """A decoded page on its way to an engine.
+
+    `pixels` is RGB, uint8, of shape (height, width, 3), contiguous; `dpi` is what the file or the
+    request says, or the configured default; `rasterize_ms` is what decoding took.
+    """
+
+    pixels: RgbPixels
+    number: int
+    dpi: int
+    rasterize_ms: float
+
+
+@dataclass(frozen=True)
+class RecognitionOptions:
+    """What a request may ask of an engine. Hashable: engines keep prepared state for each value.
+
+    `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's own.
+    """
+
+    languages: tuple[str, ...] = ()
+
+
+class Word(BaseModel):
+    text: str
+    bbox: Box
+    confidence: float | None = None
+
+
+class Block(BaseModel):
+    """A region of a page that reads as one: a paragraph, a title, a table."""
+
+    label: str = Field(description="Kind of region; `text` for a paragraph")
+    text: str
+    bbox: Box = Field(description="[left, top, right, bottom] in pixels of the page")
+    order: int = Field(description="Position in reading order, from 0")
+    confidence: float | None = Field(None, description="Mean confidence of its words, 0..1, where the engine has one")
+    words: list[Word] = Field(default_factory=list, description="Its words, where the engine has them")
+
+
+class ErrorInfo(BaseModel):
+    code: str
+    message: str
+
+
+class Page(BaseModel):
+    """One page as recognized. A page that failed has an `error` and no blocks."""
+
+    number: int = Field(description="From 1")
+    width: int = Field(description="Pixels")
+    height: int = Field(description="Pixels")
+    dpi: int
+    rotation: int = Field(0, description="Degrees the text is turned clockwise: 0, 90, 180 or 270, where the engine tells")
+    text: str = ""
+    markdown: str = ""
+    blocks: list[Block] = Field(default_factory=list)
+    error: ErrorInfo | None = None
+
+
+class EngineInfo(BaseModel):
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class PageResult:
+    """What a recognizer gives back for one page; `timings_ms` by stage."""
+
+    page: Page
+    engine: EngineInfo
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+class StorageInfo(BaseModel):
+    """Where the result lies. `keys` are relative to the store: the folder, or the bucket."""
+
+    status: Literal["stored", "failed"]
+    uri: str | None = Field(None, description="Folder of the result: s3://bucket/... or file:///...")
+    keys: dict[str, str] = Field(default_factory=dict, description="result, markdown and, where kept, source")
+
+
+class DocumentStatus(StrEnum):
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+class Document(BaseModel):
+    """The answer to a request, and what is kept in the store as result.json."""
+
+    id: str
+    status: DocumentStatus
+    pages: list[Page]
+    text: str = Field(description="The text of all pages, a blank line between blocks")
+    markdown: str
+    engine: EngineInfo
+    timings_ms: dict[str, float] = Field(
+        description="Milliseconds by stage: receive, fetch, rasterize, queue, recognize, store, total"
+    )
+    storage: StorageInfo

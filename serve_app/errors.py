@@ -1,0 +1,153 @@
+"""Every error a client may see: a status, a stable code and a message for whoever can act on it.
+
+A message never holds a path, an address, a stack trace or a library's own text; those go to the log.
+Between deployments errors travel as values, not as raised exceptions: Serve would log each one with
+a traceback, and an error of one page must not fail its neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One field of a request that was refused; `field` is a dotted path ("dpi", "pages.0")."""
+
+    field: str
+    message: str
+
+
+class ServiceError(Exception):
+    """Base of all errors that reach a client; `str(error)` is the public message."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    default_message: ClassVar[str] = "The service failed; the log has the details under this request's id."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        retry_after_s: int | None = None,
+        fields: tuple[FieldError, ...] = (),
+    ) -> None:
+        super().__init__(message or self.default_message)
+        self.retry_after_s = retry_after_s
+        self.fields = fields
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions drop keyword arguments when pickled; these must survive the trip between replicas.
+        return (_rebuild, (type(self), self.message, self.retry_after_s, self.fields))
+
+
+def _rebuild(
+    kind: type[ServiceError], message: str, retry_after_s: int | None, fields: tuple[FieldError, ...]
+) -> ServiceError:
+    return kind(message, retry_after_s=retry_after_s, fields=fields)
+
+
+# 400, 401, 403, 404, 405, 408: the request itself
+
+
+class InvalidRequest(ServiceError):
+    status, code, default_message = 400, "invalid_request", "The request could not be read."
+
+
+class InvalidBase64(ServiceError):
+    status, code, default_message = 400, "invalid_base64", "The document is not valid base64."
+
+
+class InvalidRequestId(ServiceError):
+    status, code = 400, "invalid_request_id"
+    default_message = "X-Request-ID may hold up to 128 letters, digits, dots, hyphens and underscores."
+
+
+class InvalidUrl(ServiceError):
+    status, code, default_message = 400, "invalid_url", "The URL is not valid."
+
+
+class SchemeNotAllowed(ServiceError):
+    status, code, default_message = 400, "scheme_not_allowed", "Only http and https URLs are fetched."
+
+
+class Unauthorized(ServiceError):
+    status, code = 401, "unauthorized"
+    default_message = "A valid API key is needed: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+
+
+class UrlForbidden(ServiceError):
+    status, code = 403, "url_forbidden"
+    default_message = "The URL points to an address that this service does not fetch from."
+
+
+class NotFound(ServiceError):
+    status, code, default_message = 404, "not_found", "There is nothing at this address."
+
+
+class MethodNotAllowed(ServiceError):
+    status, code, default_message = 405, "method_not_allowed", "This address does not take this HTTP method."
+
+
+class UploadStalled(ServiceError):
+    status, code, default_message = 408, "upload_stalled", "The request's body stopped arriving."
+
+
+# 413, 415, 422: the document
+
+
+class TooLarge(ServiceError):
+    status, code, default_message = 413, "too_large", "The document is larger than this service takes."
+
+
+class UnsupportedMediaType(ServiceError):
+    status, code = 415, "unsupported_media_type"
+    default_message = "This kind of file is not supported."
+
+
+class InvalidField(ServiceError):
+    status, code, default_message = 422, "invalid_field", "A field of the request is not valid."
+
+
+class EmptyDocument(ServiceError):
+    status, code, default_message = 422, "empty_document", "The document is empty."
+
+
+class CorruptDocument(ServiceError):
+    status, code, default_message = 422, "corrupt_document", "The document is damaged and could not be read."
+
+
+class UrlFetchFailed(ServiceError):
+    status, code, default_message = 422, "url_fetch_failed", "The document could not be fetched from the URL."
+
+
+# 5xx: the service
+
+
+class RecognitionFailed(ServiceError):
+    status, code, default_message = 500, "recognition_failed", "The page could not be recognized."
+
+
+class QueueFull(ServiceError):
+    status, code, default_message = 503, "queue_full", "The service is at its limit; try again shortly."
+
+
+class EngineLoading(ServiceError):
+    status, code, default_message = 503, "engine_loading", "The OCR engine is still loading; try again shortly."
+
+
+class EngineFailed(ServiceError):
+    status, code, default_message = 503, "engine_unavailable", "The OCR engine is not available."
+
+
+class PageTimeout(ServiceError):
+    status, code, default_message = 504, "page_timeout", "A page took longer than the limit for one page."
+
+
+class RequestTimeout(ServiceError):
+    status, code, default_message = 504, "request_timeout", "The request took longer than the limit."

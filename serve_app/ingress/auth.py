@@ -1,0 +1,48 @@
+"""Who may come in. Runs on headers alone, before any of the body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.errors import Unauthorized
+from serve_app.ingress.keys import KeyRing
+
+# Existing clients send each of these: `Bearer X`, `token X` and `X-API-Key: X`.
+_SCHEMES = ("bearer", "token")
+
+
+class Authentication:
+    """ASGI middleware: a valid key, or 401; puts the key's name into `scope["state"]["key_name"]`."""
+
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, is_open: Callable[[str], bool]) -> None:
+        """`is_open` tells of a path whether it is served without a key."""
+        self._app = app
+        self._keys = keys
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_open(_path(scope)):
+            presented = _presented_key(Headers(scope=scope))
+            name = self._keys.name_of(presented) if presented else None
+            if name is None:
+                raise Unauthorized
+            scope.setdefault("state", {})["key_name"] = name
+        await self._app(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """The path below the application's route prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _presented_key(headers: Headers) -> bytes | None:
+    """The key as the bytes that were sent; headers are latin-1 to Starlette."""
+    scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
+    if scheme.lower() in _SCHEMES and credentials.strip():
+        return credentials.strip().encode("latin-1")
+    key = headers.get("x-api-key")
+    return key.strip().encode("latin-1") if key else None

@@ -1,0 +1,227 @@
+"""From a request's body to the document's bytes and its options, within limits, whatever its form."""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive
+
+from serve_app.errors import (
+    EmptyDocument,
+    FieldError,
+    InvalidBase64,
+    InvalidField,
+    InvalidRequest,
+    TooLarge,
+    UnsupportedMediaType,
+    UploadStalled,
+)
+
+MAX_FORM_FIELDS = 20
+MAX_FORM_FILES = 2  # one too many is a clear 422, more are not worth reading
+# Above this, parsing and decoding leave the event loop to others.
+THREAD_BYTES = 256 * 1024
+SOURCES = ("image_base64", "image_url", "file")
+
+
+class OcrRequest(BaseModel):
+    """The fields of a JSON body or a form; exactly one source is needed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_base64: str | None = Field(None, description="The image as base64, plain or as a data: URI")
+    image_url: str | None = Field(None, description="An http or https URL of the image")
+    language: str | None = Field(
+        None, max_length=100, description="Languages of the text, joined by '+' (`rus+eng`); default: all configured"
+    )
+    engine: str | None = Field(None, max_length=100, description="Engine to use; default: the first configured")
+    dpi: int | None = Field(
+        None, ge=50, le=1200, description="Resolution of the image, where its file is wrong or silent"
+    )
+
+
+class OcrForm(OcrRequest):
+    """The same as a form, where the image may be a file."""
+
+    file: bytes | None = Field(None, description="The image as a file", json_schema_extra={"format": "binary"})
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a client sent: the options, and the document's bytes unless they are behind `image_url`."""
+
+    request: OcrRequest
+    source: bytes | None
+
+
+async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -> Submission:
+    """Read the body of `POST /ocr`: JSON, multipart or urlencoded.
+
+    The size is checked before and while the body arrives. Raises InvalidRequest, InvalidField,
+    InvalidBase64, EmptyDocument, TooLarge, UnsupportedMediaType, UploadStalled, and
+    ClientDisconnect when the client is gone.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Compressed request bodies are not accepted.")
+    too_large = TooLarge(f"The request is larger than {max_bytes / 1e6:g} MB.")
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal():
+        raise InvalidRequest("Content-Length is not a number.")
+    if int(length) > max_bytes:
+        raise too_large
+    request = Request(request.scope, _limited(request.receive, max_bytes, too_large, stall_s))
+
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return await _read_json(request)
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        return await _read_form(request, max_bytes)
+    if not kind and length == "0":
+        raise InvalidRequest("The request has no body.")
+    raise UnsupportedMediaType("Send application/json, multipart/form-data or application/x-www-form-urlencoded.")
+
+
+def _limited(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
+    received = 0
+
+    async def receive_within_limits() -> Message:
+        nonlocal received
+        try:
+            message = await asyncio.wait_for(receive(), stall_s)
+        except TimeoutError:
+            raise UploadStalled(f"No data arrived for {stall_s:g} s.") from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        received += len(message.get("body", b""))
+        if received > max_bytes:
+            raise too_large
+        return message
+
+    return receive_within_limits
+
+
+async def _read_json(request: Request) -> Submission:
+    body = await request.body()
+    if not body.strip():
+        raise InvalidRequest("The request has no body.")
+    fields = await _off_loop(len(body), _parse_json, body)
+    return await _submission(fields, None)
+
+
+def _parse_json(body: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(body, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):  # ValueError: bad JSON, bad UTF-8, a number of 10,000 digits
+        raise InvalidRequest("The body is not valid JSON.") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return fields
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise InvalidRequest("A field stands twice in the JSON body.")
+    return fields
+
+
+async def _read_form(request: Request, max_bytes: int) -> Submission:
+    try:
+        form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
+    except (HTTPException, MultiPartException):
+        raise InvalidRequest("The form could not be read.") from None
+    try:
+        fields, file = _form_fields(form)
+        return await _submission(fields, await file.read() if file is not None else None)
+    finally:
+        await form.close()
+
+
+def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
+    fields: dict[str, Any] = {}
+    file: UploadFile | None = None
+    seen = set()
+    for name, value in form.multi_items():
+        if name in seen:
+            raise _invalid(name, "is given twice")
+        seen.add(name)
+        if isinstance(value, UploadFile):
+            if name != "file":
+                raise _invalid(name, "may not be a file; send the file as 'file'")
+            file = value
+        elif name == "file":
+            raise _invalid(name, "must be sent as a file (curl: -F file=@name)")
+        elif value:  # browsers send the fields that were left empty
+            fields[name] = value
+    return fields, file
+
+
+async def _submission(fields: dict[str, Any], file: bytes | None) -> Submission:
+    try:
+        request = OcrRequest.model_validate(fields)
+    except ValidationError as error:
+        raise _invalid_fields(error) from None
+    given = [name for name in SOURCES[:2] if getattr(request, name) is not None] + (
+        ["file"] if file is not None else []
+    )
+    if not given:
+        raise InvalidField(f"Send the image as one of: {', '.join(SOURCES)}.")
+    if len(given) > 1:
+        raise InvalidField(
+            f"Send one image at a time; this request has {' and '.join(given)}.",
+            fields=tuple(FieldError(name, "only one source may be given") for name in given),
+        )
+    source = file
+    if request.image_base64 is not None:
+        source = await _off_loop(len(request.image_base64), decode_base64, request.image_base64)
+    if source is not None and not source:
+        raise EmptyDocument
+    return Submission(request, source)
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64, standard or URL-safe, with any whitespace, plain or in a data: URI.
+
+    Raises InvalidBase64 for a wrong alphabet or wrong padding.
+    """
+    if text[:5].lower() == "data:":
+        head, _, text = text.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise InvalidBase64("The data: URI is not base64.")
+    try:
+        compact = b"".join(text.encode("ascii").split()).translate(_URL_SAFE)
+        if len(compact) % 4:  # strict_mode lets some wrong padding through
+            raise InvalidBase64
+        return binascii.a2b_base64(compact, strict_mode=True)
+    except ValueError:  # binascii.Error and UnicodeEncodeError are ValueErrors
+        raise InvalidBase64 from None
+
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+def _invalid(field: str, message: str) -> InvalidField:
+    name = field if len(field) <= 100 else f"{field[:100]}…"
+    return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
+
+
+def _invalid_fields(error: ValidationError) -> InvalidField:
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False)[:20]:
+        name = ".".join(str(part) for part in problem["loc"])[:100]
+        message = "is not a known field" if problem["type"] == "extra_forbidden" else problem["msg"]
+        problems.append(FieldError(name, message))
+    return InvalidField("; ".join(f"{p.field}: {p.message}" for p in problems), fields=tuple(problems))
+
+
+async def _off_loop(size: int, function: Any, argument: Any) -> Any:
+    return await asyncio.to_thread(function, argument) if size > THREAD_BYTES else function(argument)

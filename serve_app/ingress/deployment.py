@@ -1,0 +1,131 @@
+"""The Ingress: HTTP in and out. Reads requests, hands bytes to the pipeline, stores and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app import __version__
+from serve_app.ingress import error_responses
+from serve_app.ingress.auth import Authentication
+from serve_app.ingress.context import Admission, Context
+from serve_app.ingress.documents import Documents
+from serve_app.ingress.fetch import Fetcher
+from serve_app.ingress.keys import KeyRing
+from serve_app.ingress.monitors import EngineMonitor, StoreMonitor, writable
+from serve_app.ingress.request_id import RequestId
+from serve_app.ingress.routes import ocr, service
+from serve_app.pipeline import Pipeline
+from serve_app.recognition.deployment import EnginePhase
+from serve_app.settings import Secrets, Settings, resolve
+from serve_app.storage import open_store
+
+_DOCS_PATHS = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs")
+
+
+@serve.deployment
+@serve.ingress()
+class Ingress:
+    """One replica: a FastAPI application on its own context. Pixels never pass through here."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        keys: KeyRing,
+        rasterizer: DeploymentHandle,
+        recognizers: Mapping[str, DeploymentHandle],
+    ) -> None:
+        self._keys = keys
+        self._docs_open = settings.docs_without_key
+        store = open_store(settings.store, secrets)
+        store_monitor = StoreMonitor(store)
+        temp_dir = resolve(settings.temp_dir)
+        if writable(temp_dir):
+            tempfile.tempdir = str(temp_dir)  # uploads too big for memory are spooled here
+        limits = settings.limits
+        self._context = Context(
+            settings=settings,
+            documents=Documents(
+                Pipeline(rasterizer, recognizers), store, store_monitor, keep_source=settings.store.keep_source
+            ),
+            fetcher=Fetcher(
+                max_bytes=int(limits.body_mb * 1e6),
+                deadline_s=limits.fetch_s,
+                allowed_networks=settings.allowed_private_networks,
+            ),
+            engines={
+                engine.name: EngineMonitor(
+                    recognizers[engine.name],
+                    before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
+                )
+                for engine in settings.engines
+            },
+            store=store,
+            store_monitor=store_monitor,
+            admission=Admission(limits.requests),
+            temp_dir=temp_dir,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._context, self._keys, docs_open=self._docs_open)
+
+
+def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(monitor.run()) for monitor in context.engines.values()]
+        tasks.append(asyncio.create_task(context.store_monitor.run()))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await context.fetcher.close()
+        await context.store.close()
+
+    app = FastAPIOffline(
+        title=service.SERVICE,
+        version=__version__,
+        description="Documents in, structured text out. `Authorize` takes an API key.",
+        lifespan=lifespan,
+        swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
+    )
+    app.docs_url = "/docs"  # for the Ray dashboard's link
+    app.state.context = context
+    app.include_router(service.router)
+    app.include_router(ocr.router)
+    _describe_security(app)
+    error_responses.install(app)
+
+    def is_open(path: str) -> bool:
+        return docs_open and any(path == open_ or path.startswith(f"{open_}/") for open_ in _DOCS_PATHS)
+
+    # The last one added is the outermost.
+    app.add_middleware(Authentication, keys=keys, is_open=is_open)
+    app.add_middleware(error_responses.ErrorResponses)
+    app.add_middleware(RequestId)
+    return app
+
+
+def _describe_security(app: FastAPI) -> None:
+    """Tell the documentation of the key: authentication itself is a middleware, before any body is read."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, object]:
+        schema = generate()
+        components = schema.setdefault("components", {})
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        schema["security"] = [{"bearer": []}, {"header": []}]
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

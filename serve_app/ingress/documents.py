@@ -1,0 +1,133 @@
+"""From a document's bytes to the typed document, recognized and stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from datetime import UTC, datetime
+
+from serve_app.document import (
+    Document,
+    DocumentStatus,
+    EngineInfo,
+    ErrorInfo,
+    Page,
+    PageResult,
+    RecognitionOptions,
+    StorageInfo,
+)
+from serve_app.errors import RecognitionFailed, ServiceError
+from serve_app.ingress.monitors import StoreMonitor
+from serve_app.outputs.markdown import document_markdown, document_text
+from serve_app.pipeline import Pipeline
+from serve_app.storage.store import Store, StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+
+
+class Documents:
+    """Runs a document through the pipeline and puts the result into the store before it is answered."""
+
+    def __init__(self, pipeline: Pipeline, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
+        self._pipeline = pipeline
+        self._store = store
+        self._monitor = monitor
+        self._keep_source = keep_source
+
+    async def read(
+        self,
+        source: bytes,
+        *,
+        engine: str,
+        options: RecognitionOptions,
+        dpi_hint: int | None,
+        timings_ms: dict[str, float],
+        started: float,
+    ) -> Document:
+        """Recognize and store one document.
+
+        `timings_ms` holds the stages that went before; `started` is the perf_counter() of the
+        request's start. Raises ServiceError where no page could be recognized.
+        """
+        outcomes = [
+            outcome async for outcome in self._pipeline.pages(source, engine=engine, options=options, dpi_hint=dpi_hint)
+        ]
+        results = [outcome for outcome in outcomes if isinstance(outcome, PageResult)]
+        if not results:
+            errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+            raise errors[0] if errors else RecognitionFailed()
+        document = _assemble(outcomes, results, timings_ms)
+        await self._keep(document, source)
+        document.timings_ms["total"] = _round(time.perf_counter() - started)
+        return document
+
+    async def _keep(self, document: Document, source: bytes) -> None:
+        """Write the result; where that fails, the answer says so and still comes."""
+        folder = document_folder(document.id)
+        keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
+        if self._keep_source:
+            keys["source"] = f"{folder}/source"
+        document.storage = StorageInfo(
+            status="stored",
+            uri=self._store.uri(folder),
+            keys={name: self._store.full_key(key) for name, key in keys.items()},
+        )
+        started = time.perf_counter()
+        writes = [
+            self._store.put(keys["result"], document.model_dump_json(indent=2).encode(), "application/json"),
+            self._store.put(keys["markdown"], document.markdown.encode(), "text/markdown; charset=utf-8"),
+        ]
+        if self._keep_source:
+            writes.append(self._store.put(keys["source"], source, "application/octet-stream"))
+        failures = [e for e in await asyncio.gather(*writes, return_exceptions=True) if e is not None]
+        for failure in failures:
+            if not isinstance(failure, StoreUnavailable):
+                raise failure
+            log.error("document %s could not be stored: %s", document.id, failure)
+        if failures:
+            document.storage = StorageInfo(status="failed")
+        self._monitor.report(failed=bool(failures))
+        document.timings_ms["store"] = _round(time.perf_counter() - started)
+
+
+def new_document_id() -> str:
+    """An id that cannot be guessed and that tells the day, and so the place of its result (UTC)."""
+    return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(12)}"
+
+
+def document_folder(document_id: str) -> str:
+    """`yyyy/mm/dd/id`: where the results of a document lie in the store."""
+    day = document_id[:8]
+    return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
+
+
+def _assemble(
+    outcomes: list[PageResult | ServiceError], results: list[PageResult], timings_ms: dict[str, float]
+) -> Document:
+    pages = [
+        outcome.page
+        if isinstance(outcome, PageResult)
+        else Page(number=number, width=0, height=0, dpi=0, error=ErrorInfo(code=outcome.code, message=outcome.message))
+        for number, outcome in enumerate(outcomes, start=1)
+    ]
+    stages = dict(timings_ms)
+    for result in results:
+        for stage, ms in result.timings_ms.items():
+            stages[stage] = stages.get(stage, 0.0) + ms
+    engine: EngineInfo = results[0].engine
+    return Document(
+        id=new_document_id(),
+        status=DocumentStatus.DONE if len(results) == len(outcomes) else DocumentStatus.PARTIAL,
+        pages=pages,
+        text=document_text(pages),
+        markdown=document_markdown(pages),
+        engine=engine,
+        timings_ms={stage: round(ms, 1) for stage, ms in stages.items()},
+        storage=StorageInfo(status="failed"),
+    )
+
+
+def _round(seconds: float) -> float:
+    return round(seconds * 1000, 1)

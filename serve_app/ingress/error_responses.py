@@ -1,0 +1,63 @@
+"""Whatever is raised becomes an answer in the one shape."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+from serve_app.ingress.error_shape import error_response
+from serve_app.ingress.request_id import request_id_of
+
+log = logging.getLogger("ray.serve.ingress")
+
+_BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
+
+
+class ErrorResponses:
+    """ASGI middleware: whatever is raised below becomes an answer; bugs are logged, not shown."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except ServiceError as error:
+            await error_response(error, request_id_of(scope))(scope, receive, send)
+        except ClientDisconnect:
+            log.info("the client left before its request was read")
+        except Exception:
+            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+            if not started:
+                await error_response(ServiceError(), request_id_of(scope))(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Make the framework's own errors (404, 405, broken multipart) take the one shape."""
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else ServiceError)
+        response = error_response(kind(), request_id_of(request.scope))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(ServiceError)
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        return error_response(error, request_id_of(request.scope))

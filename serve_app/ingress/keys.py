@@ -1,0 +1,97 @@
+"""API keys: who may ask. Keys have names, names are logged, keys never are."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from serve_app.settings import Secrets, Settings, resolve
+
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9 ._@-]{0,63})=(.*[^=].*)")
+
+
+class KeyRing:
+    """The keys that are valid now. Holds digests only, so that no dump or log can show a key."""
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        """`keys` are key by name."""
+        if not keys:
+            raise ValueError("there must be at least one API key")
+        self._names_and_digests = [(name, _digest(key.encode())) for name, key in keys.items()]
+
+    def name_of(self, presented: bytes) -> str | None:
+        """The name of the key presented, or None. Takes the same time whichever key it is, or none."""
+        digest = _digest(presented)
+        found = None
+        for name, known in self._names_and_digests:
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+
+def configured_keys(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """Key by name: those of OCR_API_KEYS, else the one that this installation made for itself.
+
+    Raises ValueError with what to do about it.
+    """
+    if secrets.api_keys is not None:
+        return parse_keys(secrets.api_keys.get_secret_value())
+    return {"local": local_key(resolve(settings.api_key_file))}
+
+
+def parse_keys(text: str) -> dict[str, str]:
+    """Read `OCR_API_KEYS`: comma-separated, each `name=key` or `key`; returns key by name.
+
+    A trailing run of `=` belongs to the key (base64 padding), so `abc==` is a key without a name.
+    Raises ValueError, without the key in the message, for an empty list and for a name used twice.
+    """
+    keys: dict[str, str] = {}
+    entries = [entry.strip() for entry in text.split(",")]
+    for number, entry in enumerate((entry for entry in entries if entry), start=1):
+        named = _NAMED.fullmatch(entry)
+        name, key = (named[1].strip(), named[2].strip()) if named else (f"key-{number}", entry)
+        if name in keys:
+            raise ValueError(f"OCR_API_KEYS: two keys are named {name!r}")
+        keys[name] = key
+    if not keys:
+        raise ValueError("OCR_API_KEYS is set but holds no key")
+    return keys
+
+
+def local_key(file: Path) -> str:
+    """The key of an installation without OCR_API_KEYS: made once, kept in a file only its owner can read.
+
+    Raises ValueError, with what to do, if the file cannot be made or holds no key.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_urlsafe(32) + "\n")
+            # A link fails if the file is there: of two first starts at once, one key wins whole.
+            os.link(temporary, file)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+        file.chmod(0o600)
+        key = file.read_text().strip()
+    except OSError as error:
+        raise ValueError(
+            f"No API key: OCR_API_KEYS is not set and {file} cannot be used ({error.strerror}). "
+            "Set OCR_API_KEYS, or api_key_file to a file that may be written."
+        ) from error
+    if not key:
+        raise ValueError(f"No API key: {file} is empty. Remove it to have a new key made, or set OCR_API_KEYS.")
+    return key
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

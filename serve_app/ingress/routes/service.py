@@ -1,0 +1,86 @@
+"""GET / and GET /health: contract 1 (the service that this one replaces), with additions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header
+
+from serve_app import __version__
+from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.monitors import first_of, writable
+from serve_app.ingress.negotiation import best_match
+from serve_app.recognition.deployment import EnginePhase
+from serve_app.settings import resolve
+
+router = APIRouter(tags=["service"])
+
+SERVICE = "PaddleOCR-VL Service"
+
+DESCRIPTION = "OCR service with support for Base64, URL, and multipart image uploads"
+
+_TEXTS = {
+    "ru": {
+        "docs": "/docs - Swagger UI (интерактивная документация API)",
+        "redoc": "/redoc - ReDoc (альтернативная документация)",
+        "openapi": "/openapi.json - OpenAPI схема",
+        "health": "/health - Проверка здоровья сервиса",
+        "ocr": "/ocr - POST - OCR обработка изображений",
+        "usage": "Перейдите на /docs для интерактивного использования API",
+        "health_docs": "/docs - Swagger UI для тестирования API",
+    },
+    "en": {
+        "docs": "/docs - Swagger UI (interactive API documentation)",
+        "redoc": "/redoc - ReDoc (alternative documentation)",
+        "openapi": "/openapi.json - OpenAPI schema",
+        "health": "/health - Health of the service",
+        "ocr": "/ocr - POST - OCR of images",
+        "usage": "Open /docs to use the API interactively",
+        "health_docs": "/docs - Swagger UI to try the API",
+    },
+}
+
+AcceptLanguage = Annotated[str, Header(description="`ru` (default) or `en`")]
+
+
+@router.get("/", summary="The service and its endpoints")
+async def index(accept_language: AcceptLanguage = "") -> dict[str, Any]:
+    texts = _TEXTS[best_match(accept_language, ("ru", "en"))]
+    return {
+        "service": SERVICE,
+        "version": __version__,
+        "description": DESCRIPTION,
+        "endpoints": {name: texts[name] for name in ("docs", "redoc", "openapi", "health", "ocr")},
+        "usage": texts["usage"],
+    }
+
+
+@router.get("/health", summary="Health, from memory: never waits for an engine or the store")
+async def health(
+    context: Annotated[Context, Depends(context_of)], accept_language: AcceptLanguage = ""
+) -> dict[str, Any]:
+    """`paddleocr` is the state of the default engine; `engines` tells of each."""
+    store = context.settings.store
+    default = first_of(context.engines)
+    storage_ok = not context.store_monitor.degraded
+    temp_ok = writable(context.temp_dir)
+    if store.kind == "folder":
+        s3, output_dir = "not_configured", str(resolve(store.path))
+    else:
+        s3, output_dir = "configured" if storage_ok else "degraded", f"s3://{store.bucket}/{store.prefix}"
+    healthy = default.phase is not EnginePhase.FAILED and storage_ok and temp_ok
+    return {
+        "status": "healthy" if healthy else "degraded",
+        "paddleocr": default.phase,
+        "s3_storage": s3,
+        "output_dir": output_dir,
+        "temp_dir": str(context.temp_dir),
+        "docs": _TEXTS[best_match(accept_language, ("ru", "en"))]["health_docs"],
+        "version": __version__,
+        "output_writable": storage_ok,
+        "temp_writable": temp_ok,
+        "engines": {
+            name: {"state": monitor.phase, "version": monitor.version, "reason": monitor.reason}
+            for name, monitor in context.engines.items()
+        },
+    }

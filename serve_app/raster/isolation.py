@@ -1,0 +1,223 @@
+"""Decoding in a process of its own: a hostile file costs its own request and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
+from serve_app.raster.decoder import HEADER_LENGTH, pack_header
+from serve_app.raster.images import DecodedImage
+
+logger = logging.getLogger("ray.serve.raster")
+
+START_S = 30.0
+"""Longest start of the process, in seconds: half a second's work, on a machine that may be busy."""
+
+BASE_MEMORY_BYTES = 512 * 2**20
+"""Interpreter, libraries, the file and what a format needs besides pixels."""
+
+MEMORY_BYTES_PER_PIXEL = 28
+"""The decoded image, its RGB form and the array that is sent: measured as 23 for WebP with orientation, 18 for PNG."""
+
+MAX_HEADER_BYTES = 64 * 2**10
+
+_ERRORS: dict[str, type[ServiceError]] = {
+    error.code: error for error in (CorruptDocument, EmptyDocument, TooLarge, UnsupportedMediaType)
+}
+
+# The process that parses hostile files gets no secrets: these variables and no others.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME")
+
+# glibc gives the memory of each page back and faults it in again for the next, which takes longer than
+# decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
+
+
+class IsolatedDecoder:
+    """Decodes documents one after another in a child process, which outlives them unless one kills it.
+
+    The child starts with the first document. Linux ends it with the thread that started it: call `decode`
+    from one thread that lives as long as the decoder.
+    """
+
+    def __init__(
+        self, *, max_pixels: int, default_dpi: int, deadline_s: float, memory_bytes: int | None = None
+    ) -> None:
+        """`deadline_s`: seconds for one document; `memory_bytes`: the child's address space, by default
+        as much as the worst image of `max_pixels` needs."""
+        self._max_pixels = max_pixels
+        self._default_dpi = default_dpi
+        self._deadline_s = deadline_s
+        self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+
+    def decode(self, data: bytes, dpi_hint: int | None) -> DecodedImage:
+        """`images.decode_image`, elsewhere. Blocks for up to the deadline, and the child's start.
+
+        Raises its errors; CorruptDocument also if the child died or took too long; RuntimeError if the
+        child cannot start or does not keep to the protocol.
+        """
+        with self._lock:
+            child = self._running_child()
+            try:
+                return self._ask(child, data, dpi_hint)
+            except ServiceError:
+                raise  # an answer like any other: the child is ready for the next document
+            except _TimedOut:
+                self._drop()
+                logger.warning("Decoding %d bytes took over %g s; its process is killed.", len(data), self._deadline_s)
+                raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
+            except _Died:
+                logger.warning("The decoding process died on a document of %d bytes: %s.", len(data), self._drop())
+                raise CorruptDocument("The document is damaged and could not be decoded.") from None
+            except (LookupError, TypeError) as error:
+                self._drop()
+                raise RuntimeError("the decoding process sent a header without the fields it should have") from error
+            except BaseException:
+                self._drop()  # whatever it may still send belongs to this document
+                raise
+
+    def close(self) -> None:
+        """End the child; a decode in flight fails at once."""
+        child = self._child
+        if child is not None:
+            child.kill()
+        with self._lock:
+            self._drop()
+
+    def _running_child(self) -> _Child:
+        if self._child is not None and not self._child.alive():
+            logger.warning("The decoding process died while idle: %s; starting another.", self._drop())
+        if self._child is None:
+            self._child = _Child(self._memory_bytes)
+            try:
+                self._child.receive_header(time.monotonic() + START_S)
+            except (_TimedOut, _Died) as error:
+                end = self._drop()
+                raise RuntimeError(f"the decoding process did not start: {end}; more is on stderr") from error
+            except BaseException:
+                self._drop()
+                raise
+        return self._child
+
+    def _ask(self, child: _Child, data: bytes, dpi_hint: int | None) -> DecodedImage:
+        if len(data) > self._memory_bytes // 2:
+            raise TooLarge("The document needs more memory than this service has for one.")
+        deadline = time.monotonic() + self._deadline_s
+        request = {
+            "size": len(data),
+            "max_pixels": self._max_pixels,
+            "dpi_hint": dpi_hint,
+            "default_dpi": self._default_dpi,
+        }
+        child.send(pack_header(request), deadline)
+        child.send(data, deadline)
+        answer = child.receive_header(deadline)
+        if "error" in answer:
+            logger.info("A document of %d bytes was refused: %s %s", len(data), answer["message"], answer["detail"])
+            raise _ERRORS[answer["error"]](answer["message"])
+        width, height, dpi = answer["width"], answer["height"], answer["dpi"]
+        if min(width, height) < 1 or width * height > self._max_pixels:
+            raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        child.receive_into(pixels.data.cast("B"), deadline)
+        return DecodedImage(pixels, dpi)
+
+    def _drop(self) -> str:
+        """End the child, if there is one; returns how it ended."""
+        child, self._child = self._child, None
+        return child.stop() if child is not None else "not running"
+
+
+class _TimedOut(Exception):
+    pass
+
+
+class _Died(Exception):
+    pass
+
+
+class _Child:
+    """The process and its two pipes. Deadlines are values of `time.monotonic`."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment |= _MALLOC | {"OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "serve_app.raster.decoder"]
+        self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
+            [*command, str(os.getpid()), str(memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        for descriptor in (self._requests, self._answers):
+            os.set_blocking(descriptor, False)
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop(self) -> str:
+        """Kill and reap it; returns how it ended, which may have been earlier and of itself."""
+        self._process.kill()
+        status = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+    def send(self, data: bytes, deadline: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            _wait(self._requests, select.POLLOUT, deadline)
+            try:
+                rest = rest[os.write(self._requests, rest) :]
+            except BrokenPipeError:
+                raise _Died from None
+
+    def receive_header(self, deadline: float) -> dict[str, Any]:
+        prefix = bytearray(HEADER_LENGTH.size)
+        self.receive_into(memoryview(prefix), deadline)
+        (size,) = HEADER_LENGTH.unpack(prefix)
+        if size > MAX_HEADER_BYTES:
+            raise RuntimeError(f"the decoding process announced a header of {size} bytes")
+        encoded = bytearray(size)
+        self.receive_into(memoryview(encoded), deadline)
+        try:
+            fields: dict[str, Any] = json.loads(encoded)
+        except ValueError as error:
+            raise RuntimeError("the decoding process sent a header that is not JSON") from error
+        return fields
+
+    def receive_into(self, buffer: memoryview, deadline: float) -> None:
+        while buffer:
+            _wait(self._answers, select.POLLIN, deadline)
+            received = os.readv(self._answers, [buffer])
+            if received == 0:
+                raise _Died
+            buffer = buffer[received:]
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise _TimedOut

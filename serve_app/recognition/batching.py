@@ -1,0 +1,105 @@
+"""The queue in front of an engine: whenever the engine is free, take what waits, up to its largest batch.
+
+No timer closes a batch. While the engine works the queue grows, so batches are as large as the load
+makes them, and a lone page is never held back. (Measured against `@serve.batch`, which closes a batch
+while the previous one still runs: `python -m benchmarks batching`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Batched(Generic[Result]):
+    """The result of one item, how long it waited for its batch and how long the batch ran (ms)."""
+
+    result: Result
+    queue_ms: float
+    run_ms: float
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    future: asyncio.Future[Batched[Result]]
+    since: float
+
+
+class BatchQueue(Generic[Item, Result]):
+    """Collects items of many callers into batches for `run`.
+
+    `run` gets 1..max_batch items and returns exactly one result for each, in order; an error of one
+    item is one of its results. What `run` raises goes to every caller of that batch. An item whose
+    caller was cancelled while it waited is dropped and never run.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, max_batch: int) -> None:
+        self._run = run
+        self._max_batch = max_batch
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._arrived = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        """Items that wait; those in the running batch do not count."""
+        return len(self._waiting)
+
+    async def submit(self, item: Item) -> Batched[Result]:
+        """Wait for a place in a batch, then for its result. Raises what `run` raises."""
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work(), name="batch-queue")
+        waiting = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future(), time.perf_counter())
+        self._waiting.append(waiting)
+        self._arrived.set()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+            raise
+
+    async def close(self) -> None:
+        """Stop; callers that still wait are cancelled."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait({self._worker})
+        while self._waiting:
+            self._waiting.popleft().future.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+            await self._run_batch(batch)
+            del batch  # its pages must not stay in memory until the next one
+
+    async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
+        started = time.perf_counter()
+        try:
+            results = await self._run([waiting.item for waiting in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(batch)} items went into a batch and {len(results)} results came out")
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.future.cancel()
+            raise
+        except Exception as error:
+            for waiting in batch:
+                if not waiting.future.done():
+                    waiting.future.set_exception(error)
+            return
+        run_ms = (time.perf_counter() - started) * 1000
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(Batched(result, (started - waiting.since) * 1000, run_ms))

@@ -1,0 +1,25 @@
+"""OCR engines behind one interface. Importing this package imports none of their libraries."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.settings import DummySettings, EngineSettings, TesseractSettings
+
+__all__ = ["Engine", "EngineLoadError", "PageTask", "create_engine"]
+
+
+def create_engine(settings: EngineSettings, *, page_s: float) -> Engine:
+    """The configured engine, not loaded yet. `page_s` is the longest recognition of one page, in seconds."""
+    match settings:
+        case TesseractSettings():
+            from serve_app.recognition.engines.tesseract import TesseractEngine
+
+            return TesseractEngine(settings, page_s=page_s)
+        case DummySettings():
+            from serve_app.recognition.engines.dummy import DummyEngine
+
+            return DummyEngine(settings)
+        case _:
+            assert_never(settings)

@@ -1,0 +1,50 @@
+"""An engine without a model, for tests and benchmarks of everything around an engine.
+
+It reads the same text on every page and takes as long as its settings say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from serve_app.document import Block, Page
+from serve_app.errors import ServiceError
+from serve_app.outputs.markdown import page_markdown
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.settings import DummySettings
+
+
+class DummyEngine(Engine):
+    name = "dummy"
+
+    def __init__(self, settings: DummySettings) -> None:
+        self._settings = settings
+        self.max_batch = settings.max_batch
+
+    def load(self) -> None:
+        time.sleep(self._settings.load_s)
+        if self._settings.load_error is not None:
+            raise EngineLoadError(self._settings.load_error)
+        self.version = "1"
+
+    def recognize(self, tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+        time.sleep(self._settings.batch_s + self._settings.page_s * len(tasks))
+        return [self._page(task) for task in tasks]
+
+    def close(self) -> None:
+        pass
+
+    def _page(self, task: PageTask) -> Page:
+        height, width = task.image.pixels.shape[:2]
+        text = self._settings.text
+        blocks = [Block(label="text", text=text, bbox=(0, 0, width, height), order=0, confidence=1.0)] if text else []
+        return Page(
+            number=task.image.number,
+            width=width,
+            height=height,
+            dpi=task.image.dpi,
+            text=text,
+            markdown=page_markdown(blocks),
+            blocks=blocks,
+        )

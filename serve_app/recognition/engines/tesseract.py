@@ -1,0 +1,212 @@
+"""Tesseract through tesserocr: the embedded engine. One engine a process, one thread an engine.
+
+tesserocr lets go of the GIL while it recognizes, so an event loop in the same process keeps running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from serve_app.document import Block, Box, Page, PageImage, Word
+from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
+from serve_app.outputs.markdown import page_markdown
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.tessdata import find_tessdata, has_language
+from serve_app.settings import TesseractSettings
+
+log = logging.getLogger(__name__)
+
+MAX_SIDE = 32_767  # Tesseract's coordinates are 16 bits wide
+DOUBTFUL = 0.6  # mean confidence of a page's words below which a second reading is tried
+OTSU, SAUVOLA = "0", "2"  # values of Tesseract's `thresholding_method`
+MAX_PREPARED = 4  # language combinations kept ready, of some tens of MB each; preparing one takes about 0.1 s
+
+
+class TesseractEngine(Engine):
+    name = "tesseract"
+    max_batch = 1  # one thread: a batch gains nothing, and its first page would wait for its last
+
+    def __init__(self, settings: TesseractSettings, *, page_s: float) -> None:
+        self._settings = settings
+        self._page_s = page_s
+        self._tesserocr: Any = None
+        self._tessdata = ""
+        self._prepared: OrderedDict[tuple[str, ...], Any] = OrderedDict()  # least recently used first
+
+    def load(self) -> None:
+        # Threads of Tesseract's own would fight over the cores with the other replicas; read when the library loads.
+        os.environ["OMP_THREAD_LIMIT"] = "1"
+        try:
+            import tesserocr
+        except ImportError as error:
+            raise EngineLoadError("the package tesserocr is not installed") from error
+        tesserocr.set_leptonica_log_level(tesserocr.LeptLogLevel.NONE)
+        self._tesserocr = tesserocr
+        self._tessdata = find_tessdata(self._settings.tessdata, self._settings.languages)
+        if not has_language(self._tessdata, "osd"):
+            log.warning("language data for 'osd' not found: turned pages are not read; install tesseract-ocr-osd")
+        self._api(self._settings.languages)
+        self.version = tesserocr.tesseract_version().split()[1]
+
+    def recognize(self, tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+        return [self._recognize(task) for task in tasks]
+
+    def close(self) -> None:
+        while self._prepared:
+            self._prepared.popitem()[1].End()
+
+    def _recognize(self, task: PageTask) -> Page | ServiceError:
+        try:
+            return self._page(task.image, task.options.languages or self._settings.languages)
+        except ServiceError as error:
+            return error
+        except Exception:  # whatever a library may raise for this page, the others go on
+            log.exception("tesseract failed on page %d", task.image.number)
+            return RecognitionFailed()
+
+    def _page(self, image: PageImage, languages: tuple[str, ...]) -> Page:
+        unknown = [language for language in languages if language not in self._settings.languages]
+        if unknown:
+            known = ", ".join(self._settings.languages)
+            raise InvalidField(f"This engine does not read some of the languages asked for; it reads: {known}.")
+        height, width = image.pixels.shape[:2]
+        if max(height, width) > MAX_SIDE:
+            raise TooLarge(f"A page is at most {MAX_SIDE} pixels wide and high for this engine.")
+
+        api = self._api(languages)
+        deadline = time.monotonic() + self._page_s
+        # One threshold for the page reads faint and coloured print best, but loses a few lines on noisy or
+        # shaded paper to the paper, or turns them; a local threshold reads just those.
+        blocks, rotation = self._reading(api, image, OTSU, deadline)
+        if _mean_confidence(_words(blocks)) < DOUBTFUL:
+            with suppress(PageTimeout):  # then the first reading stands
+                again = self._reading(api, image, SAUVOLA, deadline)
+                if _certainty(again[0]) > _certainty(blocks):
+                    blocks, rotation = again
+        return Page(
+            number=image.number,
+            width=width,
+            height=height,
+            dpi=image.dpi,
+            rotation=rotation,
+            text="\n\n".join(block.text for block in blocks),
+            markdown=page_markdown(blocks),
+            blocks=blocks,
+        )
+
+    def _reading(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
+        """Blocks and rotation under one way of telling ink from paper. Raises PageTimeout, RecognitionFailed."""
+        height, width = image.pixels.shape[:2]
+        try:
+            api.SetVariable("thresholding_method", threshold)
+            api.SetImageBytes(image.pixels.tobytes(), width, height, 3, 3 * width)
+            api.SetSourceResolution(image.dpi)
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            if not api.Recognize(max(1, left_ms)):  # 0 would mean no limit
+                raise PageTimeout() if time.monotonic() >= deadline else RecognitionFailed()
+            return self._read(api)
+        finally:
+            api.Clear()  # the page's pixels, and a dictionary of its words that would colour the next page
+            api.ClearAdaptiveClassifier()
+
+    def _api(self, languages: tuple[str, ...]) -> Any:
+        """A prepared TessBaseAPI for `languages`. Raises EngineLoadError."""
+        api = self._prepared.get(languages)
+        if api is None:
+            api = self._prepare(languages)
+            while len(self._prepared) >= MAX_PREPARED:
+                self._prepared.popitem(last=False)[1].End()
+            self._prepared[languages] = api
+        self._prepared.move_to_end(languages)
+        return api
+
+    def _prepare(self, languages: tuple[str, ...]) -> Any:
+        tesserocr = self._tesserocr
+        turned = has_language(self._tessdata, "osd")
+        api = tesserocr.PyTessBaseAPI(init=False)
+        # Tesseract prints remarks on pages ("Empty page!!") to stderr; what matters comes back as results.
+        api.SetVariable("debug_file", os.devnull)
+        try:
+            api.Init(
+                os.path.join(self._tessdata, ""),
+                "+".join(languages),
+                tesserocr.OEM.LSTM_ONLY,
+                tesserocr.PSM.AUTO_OSD if turned else tesserocr.PSM.AUTO,
+            )
+            loaded = api.GetLoadedLanguages()
+        except RuntimeError:
+            loaded = []
+        # Where one language of several fails, Init goes on without it.
+        broken = [language for language in languages if language not in loaded]
+        if broken:
+            api.End()
+            names = ", ".join(f"'{language}'" for language in broken)
+            raise EngineLoadError(f"language data for {names} could not be read; install it anew")
+        return api
+
+    def _read(self, api: Any) -> tuple[list[Block], int]:
+        """The recognized paragraphs in reading order, and how the text is turned: clockwise degrees."""
+        level = self._tesserocr.RIL
+        types = self._tesserocr.PT
+        pictures = {
+            types.FLOWING_IMAGE,
+            types.HEADING_IMAGE,
+            types.PULLOUT_IMAGE,
+            types.HORZ_LINE,
+            types.VERT_LINE,
+            types.NOISE,
+        }
+        blocks: list[Block] = []
+        turns: Counter[int] = Counter()
+        paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
+        iterator = api.GetIterator()
+        if iterator is None:
+            return [], 0
+        for item in self._tesserocr.iterate_level(iterator, level.WORD):
+            if item.Empty(level.WORD) or item.BlockType() in pictures:
+                continue
+            if item.IsAtBeginningOf(level.PARA):  # asked at a later word, the text would begin there
+                paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
+            text = item.GetUTF8Text(level.WORD).strip()
+            if text:
+                confidence = min(max(item.Confidence(level.WORD) / 100, 0.0), 1.0)
+                words.append(Word(text=text, bbox=_box(item, level.WORD), confidence=round(confidence, 4)))
+                turns[int(item.Orientation()[0])] += 1
+            if words and item.IsAtFinalElement(level.PARA, level.WORD):
+                lines = (line.strip() for line in paragraph.splitlines())
+                blocks.append(
+                    Block(
+                        label="text",
+                        text="\n".join(line for line in lines if line),
+                        bbox=box,
+                        order=len(blocks),
+                        confidence=round(_mean_confidence(words), 4),
+                        words=words,
+                    )
+                )
+        # Orientation's values count quarter turns clockwise; most words decide where blocks differ.
+        return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
+
+
+def _words(blocks: list[Block]) -> list[Word]:
+    return [word for block in blocks for word in block.words]
+
+
+def _mean_confidence(words: list[Word]) -> float:
+    return sum(word.confidence or 0.0 for word in words) / len(words) if words else 0.0
+
+
+def _certainty(blocks: list[Block]) -> float:
+    """How much was read with how much confidence: characters, each counted by its word's confidence."""
+    return sum(len(word.text) * (word.confidence or 0.0) for word in _words(blocks))
+
+
+def _box(item: Any, level: int) -> Box:
+    left, top, right, bottom = item.BoundingBox(level)
+    return left, top, right, bottom

@@ -1,0 +1,115 @@
+"""Results in an S3 bucket. Importing this module imports boto3: `open_store` does so only when needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from serve_app.settings import S3StoreSettings, Secrets
+from serve_app.storage.store import StoreUnavailable, ThreadedStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import PutObjectRequestTypeDef
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call may take: a store that hangs holds one for 30 to 35 s with these.
+
+    A put takes the longer: boto3 adds a second to each attempt, in which it waits for "100 Continue".
+    boto3's own defaults would hold a call for five minutes.
+    """
+
+    connect_s: float = 2
+    read_s: float = 10
+    attempts: int = 3
+
+
+PATIENCE = Patience()
+
+
+class S3Store(ThreadedStore):
+    """Keys are objects of an existing bucket.
+
+    Credentials are those of `secrets`, else those boto3 finds itself: environment, profile, web
+    identity, instance role. They need s3:PutObject and s3:GetObject, and s3:ListBucket for `check` and
+    for telling a missing key from a forbidden one. Raises ValueError for settings boto3 cannot work with.
+    """
+
+    def __init__(self, settings: S3StoreSettings, secrets: Secrets, *, patience: Patience = PATIENCE) -> None:
+        super().__init__(settings.prefix, settings.threads)
+        self._bucket = settings.bucket
+        self._encryption = settings.server_side_encryption
+        try:
+            self._client = _client(settings, secrets, patience)
+        except BotoCoreError as error:
+            raise ValueError(f"S3 settings: {error}") from error
+
+    def uri(self, key: str) -> str:
+        return f"s3://{self._bucket}/{self.full_key(key)}"
+
+    async def close(self) -> None:
+        await super().close()
+        await asyncio.to_thread(self._client.close)
+
+    def _put(self, key: str, data: bytes, content_type: str) -> None:
+        request: PutObjectRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "Body": data,
+            "ContentType": content_type,
+        }
+        if self._encryption is not None:
+            request["ServerSideEncryption"] = self._encryption
+        with self._unavailable(f"cannot write {key}"):
+            self._client.put_object(**request)
+
+    def _get(self, key: str) -> bytes:
+        with self._unavailable(f"cannot read {key}"):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            except self._client.exceptions.NoSuchKey:
+                raise KeyError(key) from None
+            with answer["Body"] as body:
+                return body.read()
+
+    def _check(self) -> None:
+        with self._unavailable("cannot use the bucket"):
+            self._client.head_bucket(Bucket=self._bucket)
+
+    @contextmanager
+    def _unavailable(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise StoreUnavailable(f"s3://{self._bucket}: {what}: {error}") from error
+
+
+def _client(settings: S3StoreSettings, secrets: Secrets, patience: Patience) -> S3Client:
+    # Clients may be shared by threads, sessions may not: hence one client, and a session of its own.
+    access_key, secret_key = secrets.s3_access_key_id, secrets.s3_secret_access_key
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region,
+        aws_access_key_id=access_key.get_secret_value() if access_key else None,
+        aws_secret_access_key=secret_key.get_secret_value() if secret_key else None,
+        config=Config(
+            connect_timeout=patience.connect_s,
+            read_timeout=patience.read_s,
+            max_pool_connections=settings.threads,
+            retries={"mode": "standard", "total_max_attempts": patience.attempts},
+            signature_version="s3v4",
+            s3={"addressing_style": settings.addressing_style},
+            request_checksum_calculation=settings.checksums,
+            response_checksum_validation=settings.checksums,
+        ),
+    )

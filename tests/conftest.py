@@ -1,0 +1,107 @@
+"""Fixtures of the whole run: one Ray, one S3 server; tests deploy applications into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service, deploy
+from tests.support.swift_fixture import swift
+
+__all__ = ["swift"]
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+@pytest.fixture(scope="session")
+def serve_port() -> Iterator[int]:
+    """A local Ray with Serve listening on the port; its files and its token are in a temporary folder."""
+    import ray
+    from ray import serve
+
+    folder = tempfile.mkdtemp(prefix="ocr-", dir="/tmp")  # short: Ray's sockets lie below it
+    environment = {"HOME": folder, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    ray.init(
+        address="local",
+        namespace="serve",
+        num_cpus=16,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        _node_ip_address="127.0.0.1",
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    yield port
+    serve.shutdown()
+    ray.shutdown()
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="session")
+def service(serve_port: int, output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
+    settings = {
+        "engines": [{"name": "tesseract", "replicas": 2}, {"name": "dummy", "replicas": 1, "text": "Привет"}],
+        "store": {"kind": "folder", "path": str(output_dir), "keep_source": True},
+        "temp_dir": str(tmp_path_factory.mktemp("temp")),
+        "limits": {"body_mb": 12},
+        "allowed_private_networks": ["127.0.0.2/32"],
+    }
+    service = deploy(settings, name="ocr", port=serve_port)
+    service.wait_until_engines_are_ready()
+    yield service
+
+
+@pytest.fixture
+def deployed(serve_port: int, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Deploy an application for one test; it is deleted afterwards."""
+    from ray import serve
+
+    names = []
+
+    def deploy_one(settings: dict[str, Any], *, name: str | None = None, **options: Any) -> Service:
+        name = name or f"app-{uuid.uuid4().hex[:6]}"
+        if name not in names:
+            names.append(name)
+        defaults = {
+            "store": {"kind": "folder", "path": str(tmp_path / "output")},
+            "temp_dir": str(tmp_path / "temp"),
+        }
+        return deploy({**defaults, **settings}, name=name, port=serve_port, **options)
+
+    yield deploy_one
+    for name in names:
+        serve.delete(name)
+
+
+@pytest.fixture(scope="session")
+def russian_page() -> bytes:
+    return (SAMPLES / "page-ru.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def russian_text() -> str:
+    return (SAMPLES / "page-ru.txt").read_text()

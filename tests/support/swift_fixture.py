@@ -1,0 +1,77 @@
+"""The fixture `swift`: one real S3 server for all tests of a run."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3.session
+import pytest
+
+from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, START_S, free_port
+
+REPOSITORY = Path(__file__).parents[2]
+BUCKET = "results"
+
+
+@dataclass(frozen=True)
+class SwiftServer:
+    """Where the server is and who may use it; `bucket` exists."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+    region: str
+    bucket: str
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
+    """A Swift with an empty bucket. It dies with the test run, even when that is killed."""
+    folder = tmp_path_factory.mktemp("swift")
+    errors = folder / "launcher.log"
+    options = ["--dir", str(folder), "--port", str(free_port()), "--parent", str(os.getpid())]
+    with errors.open("wb") as stderr:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.swift", *options],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    try:
+        assert launcher.stdout is not None
+        # The launcher gives up by itself after START_S; the rest is for its own start and end.
+        ready, _, _ = select.select([launcher.stdout], [], [], START_S + 15)
+        line = launcher.stdout.readline().decode() if ready else ""
+        if not line.startswith("READY "):
+            raise RuntimeError(f"no S3 server for the tests: {errors.read_text()[-3000:]}")
+        server = SwiftServer(line.split()[1], ACCESS_KEY, SECRET_KEY, REGION, BUCKET)
+        _make_bucket(server)
+        yield server
+    finally:
+        launcher.terminate()
+        try:
+            launcher.wait(30)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            launcher.wait()
+        if launcher.stdout is not None:
+            launcher.stdout.close()
+
+
+def _make_bucket(server: SwiftServer) -> None:
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=server.endpoint_url,
+        region_name=server.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    client.create_bucket(Bucket=server.bucket)
+    client.close()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.document import Block, Page
+from serve_app.outputs.markdown import document_markdown, document_text, page_markdown
+
+
+def block(text: str, label: str = "text") -> Block:
+    return Block(label=label, text=text, bbox=(0, 0, 1, 1), order=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Съешь же ещё этих мягких французских булок, да выпей чаю.",
+        "foo_bar 5 * 3 = 15",
+        "№ 7: 62 850,00 руб. (НДС 20%)",
+        "-5 °C, #хэштег, 1.5 л, +7 812 555-01-47",
+        "a < b > c & d",
+        "array[0] and [1], [см. ниже]",
+        "AT&T, Q&A",
+        r"C:\Users",
+        "~5 кг",
+        "a | b",
+    ],
+)
+def test_prose_stays_as_it_is(text: str) -> None:
+    assert page_markdown([block(text)]) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("# 5", r"\# 5"),
+        ("> 10 шт.", r"\> 10 шт."),
+        ("- пункт", r"\- пункт"),
+        ("+ пункт", r"\+ пункт"),
+        ("* пункт", r"\* пункт"),
+        ("1. Работы", r"1\. Работы"),
+        ("12) Работы", r"12\) Работы"),
+        ("Итого\n---", "Итого\n\\---"),
+        ("Итого\n===", "Итого\n\\==="),
+        ("a | b\n--|--", "a | b\n\\--|--"),
+        ("a | b\n|--|--|", "a | b\n\\|--|--|"),
+        ("*важно*", r"\*важно\*"),
+        ("5*3", r"5\*3"),
+        ("_важно_", r"\_важно\_"),
+        ("Подпись ____", r"Подпись \_\_\_\_"),
+        ("`код`", r"\`код\`"),
+        ("~~нет~~", r"\~\~нет\~\~"),
+        ("[тут](http://x)", r"[тут\](http://x)"),
+        ("[1]: http://x", r"[1\]: http://x"),
+        ("<script>", r"\<script>"),
+        ("<!-- a", r"\<!-- a"),
+        ("&lt;b", r"\&lt;b"),
+        (r"\*", r"\\\*"),
+        ("конец\\\nстроки", "конец\\\\\nстроки"),
+        ("    не код", "не код"),
+        ("жёсткий  \nперенос", "жёсткий\nперенос"),
+        ("один\n\nабзац", "один\nабзац"),
+    ],
+)
+def test_what_would_be_markup_is_escaped(text: str, markdown: str) -> None:
+    assert page_markdown([block(text)]) == markdown
+
+
+def test_titles_become_headings_on_one_line() -> None:
+    blocks = [block("Счёт\n№ 5", "title"), block("Итого #", "paragraph_title"), block("- 1")]
+    assert page_markdown(blocks) == "# Счёт № 5\n\n## Итого \\#\n\n\\- 1"
+
+
+def test_blank_blocks_and_pages_leave_no_gap() -> None:
+    assert page_markdown([block("a"), block(" \n "), block(" ", "title"), block("b")]) == "a\n\nb"
+    pages = [
+        Page(number=1, width=1, height=1, dpi=200, text="a*", markdown="a\\*"),
+        Page(number=2, width=1, height=1, dpi=200),
+        Page(number=3, width=1, height=1, dpi=200, text="b", markdown="b"),
+    ]
+    assert document_text(pages) == "a*\n\nb"
+    assert document_markdown(pages) == "a\\*\n\nb"

@@ -1,0 +1,333 @@
+"""The real engine on real pixels; a full page costs about a second of one core."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samples.make_samples import SAMPLES, draw_page
+from serve_app.document import Page, PageImage, RecognitionOptions, RgbPixels
+from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, TooLarge
+from serve_app.recognition.engines import Engine, EngineLoadError, PageTask, create_engine, tessdata, tesseract
+from serve_app.recognition.engines.tessdata import find_tessdata
+from serve_app.settings import TesseractSettings
+
+SAMPLE_FOLDER = Path(__file__).parents[2] / "samples"
+
+
+def make_task(pixels: RgbPixels, *languages: str, number: int = 1) -> PageTask:
+    return PageTask(PageImage(np.ascontiguousarray(pixels), number, 200, 0.0), RecognitionOptions(languages))
+
+
+def rgb(image: Image.Image) -> RgbPixels:
+    return np.asarray(image.convert("RGB"))
+
+
+def sample(name: str) -> RgbPixels:
+    with Image.open(SAMPLE_FOLDER / f"{name}.png") as image:
+        return rgb(image)
+
+
+def strip(text: str, size: tuple[int, int] = (900, 200)) -> RgbPixels:
+    return rgb(draw_page(text, size=size, margin=50))
+
+
+def read(engine: Engine, pixels: RgbPixels, *languages: str) -> Page:
+    (page,) = engine.recognize([make_task(pixels, *languages)])
+    assert isinstance(page, Page), page
+    return page
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = create_engine(TesseractSettings(), page_s=60)
+    engine.load()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def russian(engine: Engine) -> Page:
+    return read(engine, sample("page-ru"))
+
+
+# what is read
+
+
+def test_the_russian_sample_has_no_wrong_character(russian: Page) -> None:
+    assert flat(russian.text) == flat(SAMPLES["page-ru"].text)
+
+
+def test_two_columns_are_read_one_after_the_other(engine: Engine) -> None:
+    assert flat(read(engine, sample("page-en")).text) == flat(SAMPLES["page-en"].text)
+
+
+def test_blocks_are_paragraphs_with_their_lines_and_words(russian: Page) -> None:
+    assert [block.order for block in russian.blocks] == list(range(len(russian.blocks)))
+    assert len(russian.blocks) > 5
+    for block in russian.blocks:
+        assert block.label == "text"
+        assert flat(block.text) == " ".join(word.text for word in block.words)
+        assert block.confidence == pytest.approx(
+            sum(w.confidence or 0 for w in block.words) / len(block.words), abs=1e-4
+        )
+        assert all(w.confidence is not None and 0 <= w.confidence <= 1 for w in block.words)
+        assert all(w.confidence == round(w.confidence or 0, 4) for w in block.words)
+    assert "\n" in russian.text.split("\n\n")[1]
+    assert russian.text == "\n\n".join(block.text for block in russian.blocks)
+    assert (russian.number, russian.width, russian.height, russian.dpi) == (1, 1654, 2339, 200)
+
+
+@pytest.mark.parametrize(("quarters", "rotation"), [(1, 270), (2, 180), (3, 90)])
+def test_turned_pages_read_right_with_boxes_on_the_page_as_given(
+    engine: Engine, russian: Page, quarters: int, rotation: int
+) -> None:
+    pixels = np.rot90(sample("page-ru"), quarters)  # counter-clockwise
+    page = read(engine, pixels)
+    assert (page.rotation, russian.rotation) == (rotation, 0)
+    assert flat(page.text) == flat(russian.text)
+    assert (page.height, page.width) == pixels.shape[:2]
+    upright = [word.bbox for block in russian.blocks for word in block.words]
+    turned = [word.bbox for block in page.blocks for word in block.words]
+    for expected, found in zip(upright, turned, strict=True):
+        assert np.abs(np.subtract(_turn(expected, quarters, russian.width, russian.height), found)).max() <= 3
+
+
+def _turn(box: tuple[int, int, int, int], quarters: int, width: int, height: int) -> tuple[int, int, int, int]:
+    for _ in range(quarters):
+        left, top, right, bottom = box
+        box = (top, width - right, bottom, width - left)
+        width, height = height, width
+    return box
+
+
+def test_a_words_box_encloses_its_ink(russian: Page) -> None:
+    ink = sample("page-ru")[:, :, 0] < 128
+    covered = np.zeros_like(ink)
+    for block in russian.blocks:
+        left, top, right, bottom = block.bbox
+        for word in block.words:
+            x0, y0, x1, y1 = word.bbox
+            assert left <= x0 < x1 <= right and top <= y0 < y1 <= bottom
+            assert ink[y0:y1, x0:x1].any()
+            covered[y0:y1, x0:x1] = True
+    assert (ink & covered).sum() > 0.99 * ink.sum()
+
+
+@pytest.mark.parametrize("text", ["Привет, мир", "Hello world", "Итого к оплате: 62 850,00 руб.", "12345", "Да"])
+def test_short_texts_are_neither_lost_nor_turned(engine: Engine, text: str) -> None:
+    page = read(engine, strip(text))
+    assert (page.text, page.rotation) == (text, 0)
+
+
+def test_a_few_words_on_noisy_paper_are_not_lost(engine: Engine) -> None:
+    pixels = rgb(draw_page("Акт приёмки подписан\n\nСанкт-Петербург", size=(1000, 1100), margin=60))
+    noise = np.random.default_rng(3).normal(0, 18, pixels.shape[:2])[..., None]
+    page = read(engine, np.clip(pixels * 0.85 + noise, 0, 255).astype(np.uint8))
+    assert (flat(page.text), page.rotation) == ("Акт приёмки подписан Санкт-Петербург", 0)
+
+
+def test_pictures_and_rules_are_not_text(engine: Engine) -> None:
+    pixels = rgb(draw_page("Первый абзац стоит над рисунком.", size=(1000, 900), margin=80)).copy()
+    pixels[300:306, 80:920] = 0
+    pixels[400:700, 200:800] = np.linspace(30, 220, 600, dtype=np.uint8)[None, :, None]
+    page = read(engine, pixels)
+    assert [block.text for block in page.blocks] == ["Первый абзац стоит над рисунком."]
+
+
+# languages
+
+
+def test_a_request_picks_its_languages(engine: Engine) -> None:
+    pixels = strip("Счёт оплачен")
+    assert read(engine, pixels, "rus").text == "Счёт оплачен"
+    assert not set("чёт") & set(read(engine, pixels, "eng").text)
+
+
+def test_a_language_that_is_not_configured_is_an_error_of_its_page_only(engine: Engine) -> None:
+    pixels = strip("Hello world")
+    first, second, third = engine.recognize([make_task(pixels), make_task(pixels, "../eng"), make_task(pixels, "eng")])
+    assert isinstance(first, Page) and isinstance(third, Page)
+    assert isinstance(second, InvalidField) and "rus, eng" in second.message and "../" not in second.message
+
+
+def test_prepared_languages_are_bounded(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tesseract, "MAX_PREPARED", 2)
+    engine = tesseract.TesseractEngine(TesseractSettings(), page_s=60)
+    engine.load()
+    pixels = strip("Hello world")
+    for languages in (("eng",), ("rus",), ("eng", "rus"), ("eng",)):
+        read(engine, pixels, *languages)
+        assert len(engine._prepared) <= 2
+    assert list(engine._prepared) == [("eng", "rus"), ("eng",)]
+    assert read(engine, np.full((300, 300, 3), 255, np.uint8), "eng").text == ""
+    engine.close()
+    engine.close()
+    assert not engine._prepared
+    assert capfd.readouterr() == ("", "")  # dropping one must not give the others their voice back
+
+
+# hostile and odd pages
+
+
+def test_one_page_does_not_colour_the_next(engine: Engine) -> None:
+    pixels = strip("WON MOW SOS H2O Привет", size=(900, 160))
+    before = read(engine, pixels)
+    read(engine, strip("Привет WON MOW", size=(900, 160)))
+    assert read(engine, pixels) == before
+
+
+# Run in a process of its own: what a C library prints at load is printed once.
+_ODD_PAGES = """
+import numpy as np
+from serve_app.document import PageImage, RecognitionOptions
+from serve_app.recognition.engines import PageTask, create_engine
+from serve_app.settings import TesseractSettings
+noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), np.uint8)
+shapes = {(1, 1): 0, (2, 2): 0, (30000, 1): 255, (1, 30000): 255, (3, 30000): 7, (30000, 3): 7, (2339, 1654): 255, (1170, 827): 0}
+pages = [np.full((*shape, 3), value, np.uint8) for shape, value in shapes.items()]
+pages += [noise, np.resize(noise, (1, 30000, 3)), np.resize(noise, (30000, 1, 3)), noise[:10, :10].copy()]
+engine = create_engine(TesseractSettings(), page_s=60)
+engine.load()
+results = engine.recognize([PageTask(PageImage(page, 1, 200, 0.0), RecognitionOptions()) for page in pages])
+engine.close()
+assert len(results) == len(pages)
+for page, result in zip(pages, results):
+    assert result.error is None and (result.text, result.blocks, result.rotation) == ("", [], 0), (page.shape, result)
+"""
+
+
+def test_blank_tiny_thin_and_noisy_pages_give_empty_text_and_print_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", _ODD_PAGES], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("shape", [(32_768, 4), (4, 32_768)])
+def test_a_side_beyond_16_bits_is_refused_for_that_page(engine: Engine, shape: tuple[int, int]) -> None:
+    (result,) = engine.recognize([make_task(np.full((*shape, 3), 255, np.uint8))])
+    assert isinstance(result, TooLarge) and "32767" in result.message
+    (fits,) = engine.recognize([make_task(np.full((32_767, 4, 3), 255, np.uint8))])
+    assert isinstance(fits, Page)
+
+
+def test_a_page_over_its_time_is_an_error_and_the_engine_goes_on() -> None:
+    engine = create_engine(TesseractSettings(), page_s=0.001)
+    engine.load()
+    results = engine.recognize([make_task(sample("page-ru"), number=n) for n in (1, 2)])
+    assert [type(result) for result in results] == [PageTimeout, PageTimeout]
+    engine.close()
+
+
+def test_an_image_the_library_refuses_is_an_error_of_its_page(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    good = make_task(strip("Hello world"))
+    first, second = engine.recognize([make_task(np.zeros((0, 5, 3), np.uint8), number=7), good])
+    assert isinstance(first, RecognitionFailed), first
+    assert isinstance(second, Page) and second.text == "Hello world"
+
+
+def test_other_threads_run_while_a_page_is_read(engine: Engine) -> None:
+    pixels = sample("page-ru")
+    done = threading.Event()
+
+    def recognize() -> None:
+        try:
+            read(engine, pixels)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=recognize)
+    longest, ticks = 0.0, 0
+    thread.start()
+    last = time.perf_counter()
+    while not done.is_set():
+        time.sleep(0.001)
+        now = time.perf_counter()
+        longest, last, ticks = max(longest, now - last), now, ticks + 1
+    thread.join()
+    assert ticks > 50  # with the GIL held through recognition there would be a handful
+    assert longest < 0.3  # and a pause of about a second
+
+
+# language data
+
+
+def test_the_version_is_that_of_the_library(engine: Engine) -> None:
+    assert engine.version.startswith("5.") and engine.version.replace(".", "").isdigit()
+    assert (engine.name, engine.max_batch, os.environ["OMP_THREAD_LIMIT"]) == ("tesseract", 1, "1")
+
+
+def test_importing_the_package_does_not_load_the_library() -> None:
+    code = "import sys, serve_app.recognition.engines as e; e.create_engine(e.TesseractSettings(), page_s=1); assert 'tesserocr' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_missing_language_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TESSDATA_PREFIX", raising=False)
+    engine = create_engine(TesseractSettings(languages=("eng", "chi_sim")), page_s=1)
+    with pytest.raises(
+        EngineLoadError, match=r"^language data for 'chi_sim' not found; install tesseract-ocr-chi-sim$"
+    ):
+        engine.load()
+
+
+def test_a_wrong_folder_says_which_setting_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(EngineLoadError, match="'tessdata' is set to does not exist"):
+        create_engine(TesseractSettings(tessdata=str(tmp_path / "nope")), page_s=1).load()
+    with pytest.raises(EngineLoadError, match=r"'rus', 'eng' not found.*'tessdata'") as caught:
+        create_engine(TesseractSettings(tessdata=str(tmp_path)), page_s=1).load()
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_damaged_language_file_is_named_although_the_other_loads(tmp_path: Path) -> None:
+    _link(tmp_path, "eng")
+    for content in (b"", b"garbage" * 1000):
+        (tmp_path / "rus.traineddata").write_bytes(content)
+        with pytest.raises(EngineLoadError, match=r"^language data for 'rus' could not be read"):
+            create_engine(TesseractSettings(tessdata=str(tmp_path)), page_s=1).load()
+
+
+def test_without_osd_pages_are_read_upright_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _link(tmp_path, "eng")
+    engine = create_engine(TesseractSettings(tessdata=str(tmp_path), languages=("eng",)), page_s=60)
+    engine.load()
+    assert "tesseract-ocr-osd" in caplog.text
+    assert read(engine, strip("Hello world")).text == "Hello world"
+    engine.close()
+
+
+def test_the_folder_is_looked_for_in_the_documented_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _link(tmp_path, "eng")
+    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
+    assert find_tessdata(None, ["eng"]) == str(tmp_path)
+    system = find_tessdata(None, ["eng", "rus"])
+    assert system in tessdata.SYSTEM_FOLDERS  # the prefix lacks one
+    assert find_tessdata(system, ["eng"]) == system  # a configured folder comes first
+
+
+def test_the_check_of_the_make_file_prints_one_line_or_nothing() -> None:
+    command = [sys.executable, "-m", "serve_app.recognition.engines.tessdata"]
+    good = subprocess.run([*command, "rus", "eng", "osd"], capture_output=True, text=True, timeout=60, check=False)
+    assert (good.returncode, good.stdout, good.stderr) == (0, "", "")
+    bad = subprocess.run([*command, "rus", "deu", "fra"], capture_output=True, text=True, timeout=60, check=False)
+    wanted = "language data for 'deu', 'fra' not found; install tesseract-ocr-deu tesseract-ocr-fra\n"
+    assert (bad.returncode, bad.stdout, bad.stderr) == (1, wanted, "")
+
+
+def _link(folder: Path, language: str) -> None:
+    name = f"{language}.traineddata"
+    (folder / name).symlink_to(Path(find_tessdata(None, [language]), name))
