@@ -4,6 +4,7 @@
 
 import os
 
+from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
@@ -15,6 +16,8 @@ from serve_app.settings import Secrets, Settings
 
 # An engine is never idle while work waits: behind the batch that runs, the next one is already there.
 BATCHES_AT_A_REPLICA = 2
+# A replica that does not answer for this long, three times over, is replaced.
+HEALTH_CHECK_TIMEOUT_S = 10
 # Questions for an engine's state have room beside its pages.
 STATE_CALLS = 2
 
@@ -26,33 +29,34 @@ def build(settings: Settings) -> Application:
     access_log = LoggingConfig(encoding=settings.log_format.upper())
     quiet = LoggingConfig(encoding=settings.log_format.upper(), enable_access_log=False)
     # A replica that is told to stop first finishes what it has taken on.
-    grace = {"graceful_shutdown_timeout_s": settings.limits.request_s}
+    grace_s = settings.limits.request_s
 
-    rasterizer = Rasterizer.options(
+    rasterizer = serve.deployment(
         num_replicas=settings.raster.replicas,
         max_ongoing_requests=4,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
-        **grace,
-    ).bind(settings.raster, settings.limits)
+        graceful_shutdown_timeout_s=grace_s,
+    )(Rasterizer).bind(settings.raster, settings.limits)
 
     recognizers = {
-        engine.name: Recognizer.options(
+        engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
             num_replicas=engine.replicas or os.cpu_count(),
             max_ongoing_requests=BATCHES_AT_A_REPLICA * engine.max_batch + STATE_CALLS,
-            max_queued_requests=settings.limits.queue,
+            health_check_period_s=settings.limits.health_check_s,
+            health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
             ray_actor_options={"num_cpus": engine.cpus},
             logging_config=quiet,
-            **grace,
-        ).bind(engine, settings.limits)
+            graceful_shutdown_timeout_s=grace_s,
+        )(Recognizer).bind(engine, settings.limits)
         for engine in settings.engines
     }
 
-    return Ingress.options(
+    return serve.deployment(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
         ray_actor_options={"num_cpus": 0},
         logging_config=access_log,
-        **grace,
-    ).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)
+        graceful_shutdown_timeout_s=grace_s,
+    )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)

@@ -69,7 +69,9 @@ def run(config: str, port: int | None) -> None:
     # Everything of this Ray stays on the loopback interface.
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, while starting
     try:
-        context = ray.init(address="local", namespace="serve", logging_level="warning", _node_ip_address="127.0.0.1")
+        context = ray.init(
+            address="local", namespace="serve", logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
+        )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init() has put its own in place
         client = serve_start(
             http_options=schema.http_options.model_dump(),
@@ -77,7 +79,7 @@ def run(config: str, port: int | None) -> None:
             global_logging_config=schema.logging_config,
         )
         client.deploy_apps(schema, _blocking=True)
-        print(_banner(f"http://{host}:{port}", keys, settings, context.dashboard_url), flush=True)
+        print(_banner(f"http://{host}:{port}", keys, settings, context.dashboard_url or ""), flush=True)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: stop.set())
         stop.wait()
@@ -143,12 +145,10 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: str) -> str:
-    name, key = next(iter(keys.items()))
+    key = next(iter(keys.values()))
     shown = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
     origin = (
-        f"(kept in {resolve(settings.api_key_file)})"
-        if shown == key
-        else f"(from OCR_API_KEYS: {', '.join(keys)})"
+        f"(kept in {resolve(settings.api_key_file)})" if shown == key else f"(from OCR_API_KEYS: {', '.join(keys)})"
     )
     return f"""
 PaddleOCR-VL Serve is ready.

@@ -71,7 +71,9 @@ class Page(BaseModel):
     width: int = Field(description="Pixels")
     height: int = Field(description="Pixels")
     dpi: int
-    rotation: int = Field(0, description="Degrees the text is turned clockwise: 0, 90, 180 or 270, where the engine tells")
+    rotation: int = Field(
+        0, description="Degrees the text is turned clockwise: 0, 90, 180 or 270, where the engine tells"
+    )
     text: str = ""
     markdown: str = ""
     blocks: list[Block] = Field(default_factory=list)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
 from serve_app.document import PageResult, RecognitionOptions
 from serve_app.errors import EngineFailed, QueueFull, RecognitionFailed, ServiceError
 
@@ -22,15 +24,20 @@ log = logging.getLogger("ray.serve.pipeline")
 # A page that has taken this many replicas down with it is not given another.
 ATTEMPTS = 4
 RETRY_PAUSE_S = 0.2
-BUSY_RETRY_AFTER_S = 5
 
 
 class Pipeline:
-    """Sends pages to the rasterizer and on to the recognizer of the engine that was asked for."""
+    """Sends pages to the rasterizer and on to the recognizer of the engine that was asked for.
 
-    def __init__(self, rasterizer: DeploymentHandle, recognizers: Mapping[str, DeploymentHandle]) -> None:
+    At most `queue` pages of one pipeline wait or are worked on; more are refused with QueueFull.
+    """
+
+    def __init__(
+        self, rasterizer: DeploymentHandle[Any], recognizers: Mapping[str, DeploymentHandle[Any]], *, queue: int
+    ) -> None:
         self._rasterizer = rasterizer
         self._recognizers = recognizers
+        self._admission = Admission(queue)
 
     async def pages(
         self, source: bytes, *, engine: str, options: RecognitionOptions, dpi_hint: int | None
@@ -39,27 +46,37 @@ class Pipeline:
 
         Raises ServiceError where the document as a whole cannot be worked on.
         """
-        yield await self._page(source, engine, options, dpi_hint)
+        with self._admission.place():
+            yield await self._page(source, engine, options, dpi_hint)
 
     async def _page(
         self, source: bytes, engine: str, options: RecognitionOptions, dpi_hint: int | None
     ) -> PageResult | ServiceError:
         recognizer = self._recognizers[engine]
         image = None
-        for attempt in range(ATTEMPTS):
-            # The first retry keeps the pixels; later ones make them anew, in case the rasterizer or
-            # the node that held them is what died.
-            if image is None or attempt > 1:
+        for attempt in range(1, ATTEMPTS + 1):
+            if image is None:
                 image = self._rasterizer.rasterize.remote(source, dpi_hint)
             try:
                 result: PageResult | ServiceError = await recognizer.recognize.remote(image, options)
                 return result
-            except BackPressureError:
+            except BackPressureError:  # where a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
             except DeploymentUnavailableError:
                 log.error("the deployment of engine %s has failed; `serve status` tells why", engine)
                 return EngineFailed(retry_after_s=BUSY_RETRY_AFTER_S)
-            except (RayActorError, ObjectLostError) as error:
-                log.warning("a page lost its replica (%s), try %d of %d", type(error).__name__, attempt + 1, ATTEMPTS)
-                await asyncio.sleep(RETRY_PAUSE_S * (attempt + 1))
+            except RayActorError:
+                lost = "its recognizer"  # the pixels are still there
+            except (RayTaskError, ObjectLostError) as error:
+                if not _pixels_lost(error):
+                    raise
+                lost = "its pixels, with a rasterizer or a node"
+                image = None
+            log.warning("a page lost %s (try %d of %d)", lost, attempt, ATTEMPTS)
+            await asyncio.sleep(RETRY_PAUSE_S * attempt)
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
+
+
+def _pixels_lost(error: RayTaskError | ObjectLostError) -> bool:
+    """Whether a call failed because its argument, the rasterizer's answer, died with its process."""
+    return isinstance(error, ObjectLostError) or isinstance(error.cause, RayActorError | ObjectLostError)

@@ -20,15 +20,24 @@ class _Strict(BaseModel):
 class Limits(_Strict):
     """What is over a limit gets a clear error at once; what is accepted is finished."""
 
-    body_mb: float = Field(50, gt=0, le=2000, description="Largest request body, and largest document behind a URL, in MB (10^6 bytes)")
-    image_megapixels: float = Field(100, gt=0, le=1000, description="Largest image by its header, in megapixels, checked before decoding")
+    body_mb: float = Field(
+        50, gt=0, le=2000, description="Largest request body, and largest document behind a URL, in MB (10^6 bytes)"
+    )
+    image_megapixels: float = Field(
+        100, gt=0, le=1000, description="Largest image by its header, in megapixels, checked before decoding"
+    )
     decode_s: float = Field(30, gt=0, description="Longest decoding of one page, in seconds")
     fetch_s: float = Field(20, gt=0, description="Longest fetch of an image_url, redirects included, in seconds")
     stall_s: float = Field(20, gt=0, description="Longest pause within a request body, in seconds")
-    engine_wait_s: float = Field(60, gt=0, description="How long a request waits for an engine that is loading, in seconds")
+    engine_wait_s: float = Field(
+        60, gt=0, description="How long a request waits for an engine that is loading, in seconds"
+    )
     page_s: float = Field(120, gt=0, description="Longest recognition of one page, in seconds")
     request_s: float = Field(300, gt=0, description="Longest request, in seconds")
-    queue: int = Field(64, ge=1, description="Pages that wait for an engine, for each ingress replica; more get 503")
+    health_check_s: float = Field(
+        5, gt=0, description="How often a recognizer replica is asked whether its engine still works, in seconds"
+    )
+    queue: int = Field(64, ge=1, description="Pages that wait or are worked on, for each ingress replica; more get 503")
     requests: int = Field(128, ge=1, description="OCR requests that an ingress replica holds at once; more get 503")
 
 
@@ -41,14 +50,18 @@ class _Engine(_Strict):
     replicas: int | None = Field(None, ge=1, description="Recognizer replicas; unset: one for each CPU")
     load: Literal["eager", "lazy"] = Field("eager", description="Load at start in the background, or on first use")
     cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
-    nice: int = Field(10, ge=0, le=19, description="How far the engine's thread steps back behind the rest of the service")
+    nice: int = Field(
+        10, ge=0, le=19, description="How far the engine's thread steps back behind the rest of the service"
+    )
 
 
 class TesseractSettings(_Engine):
     """Tesseract, the embedded CPU engine."""
 
     name: Literal["tesseract"] = Field("tesseract", description="The engine's name in requests and answers")
-    languages: tuple[str, ...] = Field(("rus", "eng"), min_length=1, description="Languages, in order of weight; a request may pick among them")
+    languages: tuple[str, ...] = Field(
+        ("rus", "eng"), min_length=1, description="Languages, in order of weight; a request may pick among them"
+    )
     tessdata: str | None = Field(None, description="Folder of language data; unset: the usual system folders")
 
     @property
@@ -84,11 +97,17 @@ class S3StoreSettings(_Strict):
     bucket: str = Field(description="Bucket, which must exist")
     prefix: str = Field("", description="Leading part of every key")
     keep_source: bool = Field(False, description="Keep the source file beside the result")
-    endpoint_url: str | None = Field(None, description="Endpoint of an S3-compatible cloud; unset: boto3's own (AWS, AWS_ENDPOINT_URL_S3)")
+    endpoint_url: str | None = Field(
+        None, description="Endpoint of an S3-compatible cloud; unset: boto3's own (AWS, AWS_ENDPOINT_URL_S3)"
+    )
     region: str | None = Field(None, description="Region; unset: boto3's own")
     addressing_style: Literal["path", "virtual", "auto"] = Field("auto", description="How the bucket stands in a URL")
-    checksums: Literal["when_required", "when_supported"] = Field("when_required", description="boto3's checksum mode; older gateways refuse `when_supported`")
-    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(None, description="Server-side encryption, where the store has it")
+    checksums: Literal["when_required", "when_supported"] = Field(
+        "when_required", description="boto3's checksum mode; older gateways refuse `when_supported`"
+    )
+    server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
+        None, description="Server-side encryption, where the store has it"
+    )
     threads: int = Field(8, ge=1, le=64, description="Connections and threads of an ingress replica")
 
 
@@ -98,15 +117,22 @@ StoreSettings = Annotated[FolderStoreSettings | S3StoreSettings, Field(discrimin
 class Settings(_Strict):
     """The whole configuration of one application: `args` of the Serve config."""
 
-    engines: tuple[EngineSettings, ...] = Field((TesseractSettings(),), min_length=1, description="Engines; the first is the default")
+    engines: tuple[EngineSettings, ...] = Field(
+        (TesseractSettings(),), min_length=1, description="Engines; the first is the default"
+    )
     store: StoreSettings = Field(FolderStoreSettings(), description="Where results are kept")
     limits: Limits = Limits()
     raster: RasterSettings = RasterSettings()
     ingress_replicas: int = Field(1, ge=1, description="Ingress replicas; 2 or more in production")
     temp_dir: str = Field("temp", description="Folder for uploads in flight, relative to where the service was started")
     docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without a key")
-    allowed_private_networks: tuple[str, ...] = Field((), description="Networks (CIDR) that image_url may reach although they are not public")
-    api_key_file: str = Field("~/.config/paddleocr-vl-serve/api-key", description="Where the key made at the first start is kept when OCR_API_KEYS is not set")
+    allowed_private_networks: tuple[str, ...] = Field(
+        (), description="Networks (CIDR) that image_url may reach although they are not public"
+    )
+    api_key_file: str = Field(
+        "~/.config/paddleocr-vl-serve/api-key",
+        description="Where the key made at the first start is kept when OCR_API_KEYS is not set",
+    )
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines")
 
     @field_validator("engines")
@@ -121,9 +147,13 @@ class Settings(_Strict):
 class Secrets(_Strict):
     """What must not stand in a config file, from the environment of whoever builds the graph."""
 
-    api_keys: SecretStr | None = Field(None, description="OCR_API_KEYS: keys, comma-separated, each `name=key` or `key`; unset: a key is made")
+    api_keys: SecretStr | None = Field(
+        None, description="OCR_API_KEYS: keys, comma-separated, each `name=key` or `key`; unset: a key is made"
+    )
     s3_access_key_id: SecretStr | None = Field(None, description="OCR_S3_ACCESS_KEY_ID; unset: boto3's own chain")
-    s3_secret_access_key: SecretStr | None = Field(None, description="OCR_S3_SECRET_ACCESS_KEY; unset: boto3's own chain")
+    s3_secret_access_key: SecretStr | None = Field(
+        None, description="OCR_S3_SECRET_ACCESS_KEY; unset: boto3's own chain"
+    )
 
     @model_validator(mode="after")
     def _pairs(self) -> Secrets:

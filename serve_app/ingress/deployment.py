@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -13,9 +14,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app import __version__
+from serve_app.admission import Admission
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
-from serve_app.ingress.context import Admission, Context
+from serve_app.ingress.context import Context
 from serve_app.ingress.documents import Documents
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
@@ -30,7 +32,6 @@ from serve_app.storage import open_store
 _DOCS_PATHS = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 
 
-@serve.deployment
 @serve.ingress()
 class Ingress:
     """One replica: a FastAPI application on its own context. Pixels never pass through here."""
@@ -40,9 +41,10 @@ class Ingress:
         settings: Settings,
         secrets: Secrets,
         keys: KeyRing,
-        rasterizer: DeploymentHandle,
-        recognizers: Mapping[str, DeploymentHandle],
+        rasterizer: DeploymentHandle[Any],
+        recognizers: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
+        limits = settings.limits
         self._keys = keys
         self._docs_open = settings.docs_without_key
         store = open_store(settings.store, secrets)
@@ -50,11 +52,13 @@ class Ingress:
         temp_dir = resolve(settings.temp_dir)
         if writable(temp_dir):
             tempfile.tempdir = str(temp_dir)  # uploads too big for memory are spooled here
-        limits = settings.limits
         self._context = Context(
             settings=settings,
             documents=Documents(
-                Pipeline(rasterizer, recognizers), store, store_monitor, keep_source=settings.store.keep_source
+                Pipeline(rasterizer, recognizers, queue=limits.queue),
+                store,
+                store_monitor,
+                keep_source=settings.store.keep_source,
             ),
             fetcher=Fetcher(
                 max_bytes=int(limits.body_mb * 1e6),

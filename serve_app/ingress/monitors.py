@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
@@ -29,7 +30,7 @@ STORE_POLL_S = 30.0
 class EngineMonitor:
     """Asks the replicas of one recognizer for their state; Serve picks which one answers each time."""
 
-    def __init__(self, recognizer: DeploymentHandle, *, before_contact: EnginePhase) -> None:
+    def __init__(self, recognizer: DeploymentHandle[Any], *, before_contact: EnginePhase) -> None:
         self._recognizer = recognizer
         self._before_contact = before_contact
         self._seen: dict[str, tuple[float, EngineState]] = {}

@@ -6,15 +6,12 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from ray import serve
-
 from serve_app.document import PageImage
 from serve_app.errors import ServiceError
 from serve_app.raster.isolation import IsolatedDecoder
 from serve_app.settings import Limits, RasterSettings
 
 
-@serve.deployment
 class Rasterizer:
     """Decodes one page at a time; a file that kills its decoder costs its own request only."""
 

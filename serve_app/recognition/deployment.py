@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NoReturn
 
 from ray import serve
 
 from serve_app.document import EngineInfo, Page, PageImage, PageResult, RecognitionOptions
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError
 from serve_app.recognition.batching import BatchQueue
-from serve_app.recognition.engine_thread import EngineThread
+from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.settings import EngineSettings, Limits
@@ -46,15 +48,10 @@ class EngineState:
     reason: str | None = None
 
 
-class EngineStuck(Exception):
-    """A batch has been running for longer than any batch may; the replica must be replaced."""
-
-
-@serve.deployment
 class Recognizer:
     """Holds an engine, its thread and the queue of pages in front of it."""
 
-    async def __init__(self, settings: EngineSettings, limits: Limits) -> None:
+    async def __init__(self, settings: EngineSettings, limits: Limits) -> None:  # type: ignore[misc]  # Serve awaits it
         self._limits = limits
         self._engine: Engine = create_engine(settings, page_s=limits.page_s)
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
@@ -83,6 +80,8 @@ class Recognizer:
             return unavailable
         try:
             batched = await self._queue.submit(PageTask(image, options))
+        except EngineThreadDead as error:
+            self._die(str(error))
         except Exception:
             log.exception("engine %s failed on a batch", self._engine.name)
             return RecognitionFailed()
@@ -107,12 +106,22 @@ class Recognizer:
         )
 
     def check_health(self) -> None:
-        """Called by Serve: raising replaces this replica; its pages are sent again by their callers."""
-        self._thread.check()
+        """Called by Serve every `health_check_s`: a replica whose engine is dead or stuck ends itself.
+
+        Raising would have Serve wait for the stuck page first; this way the pages that are here are
+        sent again by their callers at once, and Serve starts another replica.
+        """
         # Loading may take as long as it takes; a batch may not.
         limit_s = 2 * self._limits.page_s * self._engine.max_batch
+        if not self._thread.is_alive:
+            self._die("the engine's thread has ended")
         if self._phase is EnginePhase.INITIALIZED and self._thread.busy_s > limit_s:
-            raise EngineStuck(f"a batch has been running for {self._thread.busy_s:.0f} s (limit {limit_s:.0f} s)")
+            self._die(f"a batch has been running for {self._thread.busy_s:.0f} s (limit {limit_s:.0f} s)")
+
+    def _die(self, reason: str) -> NoReturn:
+        log.critical("engine %s: %s; this replica ends and is replaced", self._engine.name, reason)
+        logging.shutdown()
+        os._exit(1)  # nothing gentler gets past a thread that hangs in native code
 
     async def __del__(self) -> None:
         if self._loading is not None:

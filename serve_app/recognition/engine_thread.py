@@ -32,13 +32,13 @@ class EngineThread:
         self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
         self._nice = nice
         self._busy_since: float | None = None
-        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(*args)` in the thread. Raises what it raises, or EngineThreadDead."""
-        self.check()
+        if not self.is_alive:
+            raise EngineThreadDead("the engine's thread has ended")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._calls.put((future, function, args))
         return await future
@@ -49,14 +49,12 @@ class EngineThread:
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def check(self) -> None:
-        """Raise EngineThreadDead if the thread has ended."""
-        if not self._stopping and not self._thread.is_alive():
-            raise EngineThreadDead("the engine's thread has ended")
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
     def stop(self) -> None:
         """Let the thread end after the calls it already has."""
-        self._stopping = True
         self._calls.put(None)
 
     def _run(self) -> None:

@@ -31,7 +31,12 @@ def declared_png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 10_000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 10_000))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +106,13 @@ def test_row_34_every_kind_of_pixels_gives_the_right_text(service: Service, russ
 
 @pytest.mark.parametrize(
     "data",
-    [b"just text", b"<html><body>login</body></html>", b"%!PS-Adobe-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n"],
+    [
+        b"just text",
+        b"<html><body>login</body></html>",
+        b"%!PS-Adobe-3.0",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"%PDF-1.7\n",
+    ],
 )
 def test_row_22_files_that_are_no_image_are_415(service: Service, data: bytes) -> None:
     assert error_code(service, data) == (415, "unsupported_media_type")

@@ -190,7 +190,9 @@ def test_a_client_leaves_out_what_the_answer_does_not_need(service: Service) -> 
         page = io.BytesIO()
         Image.new("RGB", (60, 60), "white").save(page, "PNG")
         answers = [
-            client.post("/ocr", files={"file": page.getvalue()}, data={"engine": "dummy"}, headers={"X-Request-ID": "same"})
+            client.post(
+                "/ocr", files={"file": page.getvalue()}, data={"engine": "dummy"}, headers={"X-Request-ID": "same"}
+            )
             for _ in range(2)
         ]
     assert [answer.headers["x-request-id"] for answer in answers] == ["same", "same"]
@@ -198,7 +200,9 @@ def test_a_client_leaves_out_what_the_answer_does_not_need(service: Service) -> 
     assert answers[0].headers["x-document-id"] == answers[0].json()["id"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x.png", "http://localhost/x", "http://[::1]/x", "http://169.254.169.254/"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/x.png", "http://localhost/x", "http://[::1]/x", "http://169.254.169.254/"]
+)
 def test_row_15_an_address_inside_is_403(service: Service, url: str) -> None:
     with service.client() as client:
         answer = client.post("/ocr", json={"image_url": url})

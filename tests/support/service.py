@@ -42,7 +42,8 @@ class Service:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             cmdline = process.info["cmdline"] or []
-            if cmdline and cmdline[0].strip() == title:
+            # Ray writes what a replica is doing behind its title: "title.method".
+            if cmdline and cmdline[0].strip().partition(".")[0] == title:
                 found.append(process)
         return found
 

@@ -218,7 +218,9 @@ async def test_row_11_ten_thousand_parts_are_400(client: httpx.AsyncClient) -> N
 
 
 async def test_row_11_a_huge_part_header_is_400(client: httpx.AsyncClient) -> None:
-    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="' + b"a" * 500_000 + b'"\r\n\r\nv\r\n--x--\r\n'
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="' + b"a" * 500_000 + b'"\r\n\r\nv\r\n--x--\r\n'
+    )
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     assert _code(await client.post("/ocr", content=body, headers=headers)) == (400, "invalid_request")
 
@@ -249,5 +251,9 @@ async def test_a_file_sent_as_text_says_how_to_send_it(client: httpx.AsyncClient
 
 async def test_a_large_base64_document_is_decoded_off_the_event_loop(client: httpx.AsyncClient) -> None:
     document = b"p" * 600_000
-    response = await client.post("/ocr", content=json.dumps({"image_base64": base64.b64encode(document).decode()}), headers={"Content-Type": "application/json"})
+    response = await client.post(
+        "/ocr",
+        content=json.dumps({"image_base64": base64.b64encode(document).decode()}),
+        headers={"Content-Type": "application/json"},
+    )
     assert response.json()["bytes"] == document.decode()

@@ -29,7 +29,14 @@ def test_the_form_that_the_client_likes_best(accept: str, expected: str) -> None
 
 @pytest.mark.parametrize(
     ("header", "expected"),
-    [("", "ru"), ("en", "en"), ("en-US,en;q=0.9", "en"), ("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("de", "ru"), ("en-GB", "en")],
+    [
+        ("", "ru"),
+        ("en", "en"),
+        ("en-US,en;q=0.9", "en"),
+        ("ru-RU,ru;q=0.9,en;q=0.8", "ru"),
+        ("de", "ru"),
+        ("en-GB", "en"),
+    ],
 )
 def test_russian_is_the_default_language(header: str, expected: str) -> None:
     assert best_match(header, ("ru", "en")) == expected

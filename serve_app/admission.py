@@ -1,0 +1,28 @@
+"""A bound on what is held at once: over it, a clear refusal instead of a growing queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app.errors import QueueFull
+
+BUSY_RETRY_AFTER_S = 5
+
+
+class Admission:
+    """`limit` places; who finds none gets QueueFull at once."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        if self._held >= self._limit:
+            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1

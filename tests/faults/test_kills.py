@@ -1,0 +1,181 @@
+"""Processes die in the middle of work; no request fails for it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from serve_app.document import RgbPixels
+from tests.support.service import Service
+
+CLIENTS = 16
+
+
+def page(seed: int = 0, size: int = 400) -> bytes:
+    return page_of(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def page_of(pixels: RgbPixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def recognizing(deployed: Callable[..., Service], **settings: Any) -> Service:
+    """Two replicas of an engine that takes 50 ms a page, so that work is always in flight."""
+    engine = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, **settings.pop("engine", {})}
+    service = deployed({"engines": [engine], **settings})
+    service.wait_until_engines_are_ready()
+    return service
+
+
+async def load(service: Service, seconds: float, meanwhile: Callable[[], Awaitable[None]]) -> list[httpx.Response]:
+    """Sixteen clients send pages for a while, as fast as they are answered, while something happens."""
+    deadline = time.monotonic() + seconds
+    image = page()
+
+    async def one_client() -> list[httpx.Response]:
+        answers = []
+        async with service.async_client() as client:
+            while time.monotonic() < deadline:
+                answers.append(await client.post("/ocr", files={"file": image}))
+        return answers
+
+    clients = [asyncio.create_task(one_client()) for _ in range(CLIENTS)]
+    await meanwhile()
+    answers = await asyncio.gather(*clients)
+    return [answer for of_client in answers for answer in of_client]
+
+
+def assert_none_failed(answers: list[httpx.Response]) -> None:
+    assert len(answers) > CLIENTS
+    failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
+    assert not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
+
+
+def kill_one(service: Service, deployment: str) -> psutil.Process:
+    victim = random.Random(0).choice(service.replicas(deployment))
+    victim.send_signal(signal.SIGKILL)
+    return victim
+
+
+async def test_killing_one_of_two_recognizers_costs_no_request(deployed: Callable[..., Service]) -> None:
+    service = recognizing(deployed)
+    assert len(service.replicas("Recognizer-dummy")) == 2
+
+    async def kills() -> None:
+        for _ in range(2):
+            await asyncio.sleep(1.5)
+            kill_one(service, "Recognizer-dummy")
+
+    assert_none_failed(await load(service, 8, kills))
+
+
+async def test_killing_every_recognizer_costs_no_request(deployed: Callable[..., Service]) -> None:
+    service = recognizing(deployed)
+
+    async def kills() -> None:
+        await asyncio.sleep(1.5)
+        for replica in service.replicas("Recognizer-dummy"):
+            replica.kill()
+
+    assert_none_failed(await load(service, 6, kills))
+
+
+async def test_killing_the_rasterizer_costs_no_request(deployed: Callable[..., Service]) -> None:
+    service = recognizing(deployed)
+
+    async def kills() -> None:
+        await asyncio.sleep(1.5)
+        kill_one(service, "Rasterizer")
+
+    assert_none_failed(await load(service, 6, kills))
+
+
+async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(deployed: Callable[..., Service]) -> None:
+    """The decoder's process is killed, as a crash would, while it works on one large image."""
+    service = recognizing(deployed)
+    stream = io.BytesIO()
+    Image.effect_noise((6000, 6000), 50).save(stream, "PNG", compress_level=1)
+    large = stream.getvalue()
+    (rasterizer,) = service.replicas("Rasterizer")
+    async with service.async_client() as client:
+        await client.post("/ocr", files={"file": page()})  # so that there is a decoder
+        (decoder,) = rasterizer.children()
+
+        before = decoder.cpu_times().user
+
+        def crash() -> None:
+            while decoder.cpu_times().user - before < 0.2:  # until it is in the middle of the large image
+                time.sleep(0.005)
+            decoder.send_signal(signal.SIGSEGV)
+
+        work = [asyncio.create_task(client.post("/ocr", files={"file": large}))]
+        work += [asyncio.create_task(client.post("/ocr", files={"file": page(n)})) for n in range(6)]
+        await asyncio.to_thread(crash)
+        hostile, *others = await asyncio.gather(*work)
+        assert (hostile.status_code, hostile.json()["error"]["code"]) == (422, "corrupt_document"), hostile.text
+        assert [answer.status_code for answer in others] == [200] * 6
+        assert (await client.post("/ocr", files={"file": page()})).status_code == 200
+    assert [replica.pid for replica in service.replicas("Rasterizer")] == [rasterizer.pid], "the replica lives"
+
+
+async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(deployed: Callable[..., Service]) -> None:
+    """Every replica that takes the page hangs in it, is noticed, and is replaced by a working one."""
+    engines = [{"name": "dummy", "replicas": 1, "page_s": 600, "max_batch": 1}, {"name": "tesseract", "replicas": 1}]
+    service = deployed({"engines": engines, "limits": {"page_s": 1, "health_check_s": 0.3}})
+    service.wait_until_engines_are_ready()
+    (stuck,) = service.replicas("Recognizer-dummy")
+    async with service.async_client() as client:
+        hanging = asyncio.create_task(client.post("/ocr", files={"file": page()}))
+        await asyncio.to_thread(stuck.wait)
+        blank = page_of(np.full((60, 60, 3), 255, dtype=np.uint8))
+        assert (await client.post("/ocr", files={"file": blank}, data={"engine": "tesseract"})).status_code == 200
+        answer = await hanging
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "recognition_failed")
+
+
+async def test_redeploying_with_a_changed_setting_under_load_costs_no_request(
+    deployed: Callable[..., Service],
+) -> None:
+    service = recognizing(deployed, engine={"text": "before"})
+
+    async def redeploy() -> None:
+        await asyncio.sleep(1)
+        engine = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, "text": "after"}
+        await asyncio.to_thread(deployed, {"engines": [engine]}, name=service.name)
+
+    answers = await load(service, 12, redeploy)
+    assert_none_failed(answers)
+    texts = [answer.json()["text"] for answer in answers]
+    assert texts[0] == "before" and texts[-1] == "after"
+
+
+@pytest.mark.parametrize("deployment", ["Ingress"])
+async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(
+    deployed: Callable[..., Service], deployment: str
+) -> None:
+    service = recognizing(deployed, ingress_replicas=2)
+    victim = kill_one(service, deployment)
+    deadline = time.monotonic() + 40
+    async with service.async_client() as client:
+        while time.monotonic() < deadline:
+            answers = [await client.post("/ocr", files={"file": page()}) for _ in range(4)]
+            replicas = service.replicas(deployment)
+            if all(answer.status_code == 200 for answer in answers) and len(replicas) == 2:
+                break
+            await asyncio.sleep(0.2)
+        else:
+            raise AssertionError("the ingress is not back")
+    assert victim.pid not in [replica.pid for replica in replicas]
