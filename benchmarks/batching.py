@@ -280,7 +280,7 @@ def _figure(measured: Mapping[str, Measured]) -> Figure:
     bars = throughput.barh(names, [measured[name].per_s for name in names], color=colours)
     throughput.bar_label(
         bars,
-        labels=[f"{queue.per_s:.1f}  ({100 * queue.per_s / IDEAL:.0f}%)" for queue in measured.values()],
+        labels=[f"{queue.per_s:.1f}  ({100 * queue.per_s / IDEAL:.1f}%)" for queue in measured.values()],
         label_type="center",
         color="white",
         fontweight="bold",

@@ -83,11 +83,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement. `cpu_s` is CPU seconds a page by role; `digests` of the text of each file."""
+    """One measurement. `cpu_s` is CPU seconds a page by role; `others` is how many cores the rest of the
+    machine kept busy meanwhile; `digests` are of the text of each file."""
 
     pages_per_s: float
     latencies_ms: list[float]
     cpu_s: dict[str, float]
+    others: float
     digests: dict[int, str]
 
 
@@ -145,6 +147,7 @@ def _raw(settings: Settings, files: Sequence[bytes], processes: int, pages: int)
         worker.start()
     for _ in workers:
         _take(answers, workers)  # its engine is loaded
+    machine = _Machine()
     start.set()
     total = processes + pages + processes  # filling up, counted, running out
     for number in range(total):
@@ -152,11 +155,12 @@ def _raw(settings: Settings, files: Sequence[bytes], processes: int, pages: int)
     for _ in workers:
         numbers.put(None)
     finished = [_take(answers, workers) for _ in range(total + processes)]
+    spent = {"raw": sum(item for item in finished if isinstance(item, float))}
+    others = machine.others(spent)
     for worker in workers:
         worker.join()
-    cpu_s = sum(item for item in finished if isinstance(item, float))
     done = [item for item in finished if isinstance(item, Answer)]
-    return _measured(done, skip=processes, pages=pages, cpu_s={"raw": cpu_s / total})
+    return _measured(done, skip=processes, pages=pages, spent=spent, others=others)
 
 
 def _raw_worker(
@@ -257,12 +261,14 @@ def _http(address: str, service: psutil.Process, files: Sequence[bytes], clients
     load.start()
     _take(answers, [load])  # its modules are loaded
     before = _cpu_by_process(service)
+    machine = _Machine()
     start.set()
     done: list[Answer] = _take(answers, [load])
     spent = _spent(before, _cpu_by_process(service))
     spent[LOAD] = _take(answers, [load])
+    others = machine.others(spent)
     load.join()
-    return _measured(done, skip=clients, pages=pages, cpu_s={role: s / len(done) for role, s in spent.items()})
+    return _measured(done, skip=clients, pages=pages, spent=spent, others=others)
 
 
 def _clients(
@@ -305,7 +311,7 @@ async def _send(address: str, files: Sequence[bytes], clients: int, enough: int)
     return answers
 
 
-def _measured(answers: list[Answer], *, skip: int, pages: int, cpu_s: dict[str, float]) -> Measured:
+def _measured(answers: list[Answer], *, skip: int, pages: int, spent: Mapping[str, float], others: float) -> Measured:
     """From the end of page number `skip` on, `pages` pages: neither filling up nor running out is timed."""
     answers = sorted(answers, key=lambda answer: answer.done)
     counted = answers[skip : skip + pages]
@@ -316,9 +322,30 @@ def _measured(answers: list[Answer], *, skip: int, pages: int, cpu_s: dict[str, 
     return Measured(
         pages_per_s=len(counted) / (counted[-1].done - answers[skip - 1].done),
         latencies_ms=[(answer.done - answer.sent) * 1000 for answer in counted],
-        cpu_s=cpu_s,
+        cpu_s={role: seconds / len(answers) for role, seconds in spent.items()},
+        others=others,
         digests=digests,
     )
+
+
+class _Machine:
+    """How busy the machine is with things that are not measured, from here on."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._busy = self._busy_s()
+
+    def others(self, spent: Mapping[str, float]) -> float:
+        """Cores kept busy since then, less the CPU seconds that were `spent` on what is measured."""
+        busy = self._busy_s() - self._busy
+        return max(0.0, busy - sum(spent.values())) / (time.monotonic() - self._since)
+
+    @staticmethod
+    def _busy_s() -> float:
+        times = psutil.cpu_times()
+        idle: float = times.idle + getattr(times, "iowait", 0.0)
+        # Time of guests is in the user's time already.
+        return sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
 
 
 def _cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str, float]]:
@@ -397,11 +424,25 @@ def _speed_table(
                 " ".join(f"{ratio:.0f}" for ratio in ratios[clients]),
                 float(p50),
                 float(p95),
+                f"{max(m.others for m in bare):.2f} / {max(m.others for m in runs):.2f}",
             )
         )
     return Table(
-        title="Pages a second, medians over the rounds. The text was the same in all.",
-        columns=("", "raw processes", "raw pages/s", "HTTP pages/s", "% of raw", "by round", "p50 ms", "p95 ms"),
+        title=(
+            "Pages a second, medians over the rounds. The text was the same in all.\n"
+            "Other work: the most cores that anything else kept busy, raw / HTTP; above 0.1 the machine is not quiet."
+        ),
+        columns=(
+            "",
+            "raw processes",
+            "raw pages/s",
+            "HTTP pages/s",
+            "% of raw",
+            "by round",
+            "p50 ms",
+            "p95 ms",
+            "other work",
+        ),
         rows=rows,
     )
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from serve_app.ingress.keys import configured_keys
 from serve_app.settings import Secrets, Settings, resolve
+from serve_app.settings_table import settings_table
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -36,21 +37,24 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     serve = commands.add_parser("serve", help="run the service on this machine until Ctrl-C")
     serve.add_argument("config", help="a Serve config, such as configs/local.yaml")
+    serve.add_argument("--host", help="address to listen on, instead of the config's")
     serve.add_argument("--port", type=int, help="HTTP port, instead of the config's")
-    serve.set_defaults(run=lambda arguments: run(arguments.config, arguments.port))
+    serve.set_defaults(run=lambda arguments: run(arguments.config, arguments.host, arguments.port))
     key = commands.add_parser("key", help="print the API key that was made at the first start")
     key.add_argument("config", nargs="?", default="configs/local.yaml")
-    key.set_defaults(run=lambda arguments: print(*_keys(_settings(_load(arguments.config, None))).values()))
+    key.set_defaults(run=lambda arguments: print(*_keys(_settings(_load(arguments.config))).values()))
+    table = commands.add_parser("settings", help="print every setting as a Markdown table")
+    table.set_defaults(run=lambda arguments: print(settings_table()))
     arguments = parser.parse_args()
     arguments.run(arguments)
 
 
-def run(config: str, port: int | None) -> None:
+def run(config: str, host: str | None, port: int | None) -> None:
     """Start Ray and Serve here, deploy the config, wait for Ctrl-C or SIGTERM, stop both.
 
     A Ray of its own: one that already runs on this machine is neither used nor touched.
     """
-    raw = _load(config, port)
+    raw = _load(config, host=host, port=port)
     settings = _settings(raw)
     keys = _keys(settings)
     host, port = raw["http_options"]["host"], raw["http_options"]["port"]
@@ -107,16 +111,13 @@ def _stop(schema: ServeDeploySchema) -> None:
     ray.shutdown()
 
 
-def _load(config: str, port: int | None) -> dict[str, Any]:
+def _load(config: str, **http_options: Any) -> dict[str, Any]:
     try:
         raw: dict[str, Any] = yaml.safe_load(Path(config).read_text())
     except (OSError, yaml.YAMLError) as error:
         sys.exit(f"{config} could not be read: {error}")
-    options = raw.setdefault("http_options", {})
-    options.setdefault("host", "127.0.0.1")
-    options.setdefault("port", 8081)
-    if port is not None:
-        options["port"] = port
+    given = {name: value for name, value in http_options.items() if value is not None}
+    raw["http_options"] = {"host": "127.0.0.1", "port": 8081, **raw.get("http_options", {}), **given}
     return raw
 
 

@@ -6,6 +6,7 @@ error at deploy time. Secrets come from the environment only, once, where the gr
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -134,6 +135,13 @@ class Settings(_Strict):
         description="Where the key made at the first start is kept when OCR_API_KEYS is not set",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines")
+
+    @field_validator("allowed_private_networks")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)  # ValueError: not a network, or host bits set
+        return networks
 
     @field_validator("engines")
     @classmethod

@@ -57,6 +57,25 @@ def serve_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
+def short_tmp_path_factory() -> Iterator[Callable[[], Path]]:
+    """Makes temporary folders with short paths: Ray's sockets lie below them, and a socket's path is short."""
+    folders = []
+
+    def make() -> Path:
+        folders.append(Path(tempfile.mkdtemp(prefix="ocr-", dir="/tmp")))
+        return folders[-1]
+
+    yield make
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def short_tmp_path(short_tmp_path_factory: Callable[[], Path]) -> Path:
+    return short_tmp_path_factory()
+
+
+@pytest.fixture(scope="session")
 def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("output")
 

@@ -156,7 +156,7 @@ class _Child:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         environment |= _MALLOC | {"OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "serve_app.raster.decoder"]
+        command = [sys.executable, "-P", "-W", "ignore", "-X", "faulthandler", "-m", "serve_app.raster.decoder"]
         self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
             [*command, str(os.getpid()), str(memory_bytes)],
             stdin=subprocess.PIPE,

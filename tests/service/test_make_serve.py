@@ -1,0 +1,154 @@
+"""`make serve` as a newcomer runs it: its own Ray, a key, a curl line that works, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.swift import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+class Running:
+    """`python -m serve_app serve`, which is what `make serve` runs, in a process group of its own as in a shell."""
+
+    def __init__(self, home: Path, port: int, **environment: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_"))}
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serve_app", "serve", str(home / "config.yaml"), "--port", str(port)],
+            cwd=ROOT,
+            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(self.process.stdout)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert self.process.poll() is None and time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+    def ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+        self.process.wait(60)
+        self._reader.join(10)
+
+
+@pytest.fixture
+def home(short_tmp_path: Path) -> Path:
+    config = (ROOT / "configs/local.yaml").read_text()
+    assert "path: output" in config
+    (short_tmp_path / "config.yaml").write_text(config.replace("path: output", f"path: {short_tmp_path}/output"))
+    return short_tmp_path
+
+
+@contextmanager
+def serving(home: Path, port: int, **environment: str) -> Iterator[Running]:
+    running = Running(home, port, **environment)
+    try:
+        running.wait_for("Ctrl-C stops it.")
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.ctrl_c()
+
+
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Processes that work with files below the folder: Ray's are started with its temporary folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if str(folder) in " ".join(process.info["cmdline"] or []) or (process.info["environ"] or {}).get("HOME") == str(folder)
+    ]
+
+
+def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russian_text: str) -> None:
+    port = free_port()
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with serving(home, port) as running:
+        first_output = running.output
+        assert f"http://127.0.0.1:{port}" in first_output
+        (line,) = [line for line in first_output.splitlines() if line.strip().startswith("curl ")]
+        answer = subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == russian_text.split()
+        key = re.search(r"API key +(\S+)", first_output)
+        assert key is not None
+        file = home / ".config/paddleocr-vl-serve/api-key"
+        assert file.read_text().strip() == key[1]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        health = httpx.get(f"http://127.0.0.1:{port}/health", headers={"X-API-Key": key[1]}).json()
+        assert (health["status"], health["paddleocr"]) == ("healthy", "initialized")
+        dashboard = re.search(r"Dashboard +(\S+)", first_output)
+        assert dashboard is not None and httpx.get(dashboard[1]).status_code == 200
+        assert len(list((home / "output").rglob("result.json"))) == 1
+    assert running.process.returncode == 0
+    for word in ("warning", "traceback", "error"):
+        assert word not in running.output.lower(), running.output
+    assert [process for process in processes_below(home) if process.is_running()] == []
+    assert bystander.poll() is None, "nothing else of the machine is stopped"
+    bystander.kill()
+
+    with serving(home, port) as again:  # at once, on the same port, with the same key
+        assert key[1] in again.output
+        assert httpx.get(f"http://127.0.0.1:{port}/", headers={"X-API-Key": key[1]}).status_code == 200
+
+
+def test_keys_of_the_environment_are_used_and_not_shown(home: Path) -> None:
+    port = free_port()
+    with serving(home, port, OCR_API_KEYS="alice=s3cret-of-alice,bob=s3cret-of-bob") as running:
+        for key in ("s3cret-of-alice", "s3cret-of-bob"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert httpx.get(f"http://127.0.0.1:{port}/", headers=headers).status_code == 200
+        assert httpx.post(f"http://127.0.0.1:{port}/ocr", headers=headers, json={}).status_code == 422
+    assert "s3cret" not in running.output
+    logs = [file for file in home.rglob("*.log") if file.is_file()] + list(home.rglob("*.err"))
+    assert logs
+    assert not [file for file in logs if "s3cret" in file.read_text(errors="replace")], "keys are never logged"
+    assert not (home / ".config").exists()
+
+
+def test_mistakes_at_start_are_one_clear_line(home: Path) -> None:
+    port = free_port()
+    with httpx.Client():
+        import socket
+
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+            running = Running(home, port)
+            assert running.process.wait(30) == 1
+            running._reader.join(5)
+            assert running.output.count("\n") == 1 and "make serve PORT=" in running.output
+    (home / "config.yaml").write_text("applications: [{name: ocr, import_path: x:y, args: {engins: []}}]")
+    running = Running(home, port)
+    assert running.process.wait(30) == 1
+    running._reader.join(5)
+    assert "engins" in running.output and "Traceback" not in running.output

@@ -1,0 +1,173 @@
+"""`serve deploy` and `serve status` against a Ray that an operator runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.support.swift import free_port
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+KEY = "operator-key"
+
+
+class Cluster:
+    """A Ray as `ray start --head` makes it, on ports and in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.dashboard = f"http://127.0.0.1:{free_port()}"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_"))}
+        self.environment = {
+            **clean,
+            "HOME": str(folder),
+            "OCR_API_KEYS": KEY,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+        }
+        host, _, dashboard_port = self.dashboard.removeprefix("http://").partition(":")
+        self._log = (folder / "ray-start.log").open("wb")
+        self.process = subprocess.Popen(
+            [
+                BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
+                f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=4",
+                f"--temp-dir={folder}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
+            ],
+            cwd=folder, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._wait(lambda: httpx.get(f"{self.dashboard}/api/version").status_code == 200, "the dashboard")
+
+    def serve(self, *arguments: str) -> str:
+        """Run Serve's command line; returns what it prints."""
+        done = subprocess.run(
+            [BIN / "serve", *arguments, "-a", self.dashboard],
+            cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        file = self.folder / "serve_config.yaml"
+        file.write_text(yaml.safe_dump(config))
+        self.serve("deploy", str(file))
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = yaml.safe_load(self.serve("status"))
+        return status
+
+    def wait_until_running(self) -> None:
+        self._wait(lambda: self.status()["applications"]["ocr"]["status"] == "RUNNING", "the application", 90)
+
+    def stop(self) -> None:
+        root = psutil.Process(self.process.pid)
+        tree = [*root.children(recursive=True), root]
+        for process in tree:
+            process.kill()
+        psutil.wait_procs(tree, timeout=10)
+        self.process.wait()
+        self._log.close()
+
+    def _wait(self, ready: Any, what: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, (self.folder / "ray-start.log").read_text()
+            try:
+                if ready():
+                    return
+            except (httpx.HTTPError, KeyError):
+                pass
+            time.sleep(0.3)
+        raise AssertionError(f"{what} is not up after {timeout_s:g} s")
+
+
+@pytest.fixture(scope="module")
+def cluster(short_tmp_path_factory: Any) -> Iterator[Cluster]:
+    cluster = Cluster(short_tmp_path_factory())
+    yield cluster
+    cluster.stop()
+
+
+def production_config(cluster: Cluster) -> dict[str, Any]:
+    """serve_config.yaml as it stands, on a free loopback port."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    config["http_options"] = {"host": "127.0.0.1", "port": cluster.port}
+    application = config["applications"][0]
+    application["args"]["store"]["path"] = str(cluster.folder / "output")
+    for deployment in application["deployments"]:
+        deployment["autoscaling_config"]["max_replicas"] = 2  # what this machine has room for
+    return config
+
+
+async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_no_request(
+    cluster: Cluster, russian_page: bytes
+) -> None:
+    config = production_config(cluster)
+    cluster.deploy(config)
+    cluster.wait_until_running()
+    deployments = cluster.status()["applications"]["ocr"]["deployments"]
+    assert set(deployments) == {"Ingress", "Rasterizer", "Recognizer-tesseract"}
+    assert {deployment["status"] for deployment in deployments.values()} == {"HEALTHY"}
+    assert deployments["Ingress"]["replica_states"] == {"RUNNING": 2}
+
+    url, headers = f"http://127.0.0.1:{cluster.port}", {"X-API-Key": KEY}
+    stop = asyncio.Event()
+
+    async def client() -> list[httpx.Response]:
+        answers = []
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as client:
+            while not stop.is_set():
+                answers.append(await client.post("/ocr", files={"file": russian_page}))
+        return answers
+
+    clients = [asyncio.create_task(client()) for _ in range(4)]
+    await asyncio.sleep(2)
+    config["applications"][0]["args"]["engines"][0]["languages"] = ["rus"]
+    await asyncio.to_thread(cluster.deploy, config)
+    await asyncio.to_thread(cluster.wait_until_running)
+    await asyncio.sleep(2)
+    stop.set()
+    answers = [answer for of_client in await asyncio.gather(*clients) for answer in of_client]
+    failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
+    assert len(answers) >= 8 and not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
+    refused = httpx.post(f"{url}/ocr", headers=headers, files={"file": russian_page}, data={"language": "eng"})
+    assert refused.status_code == 422, "the changed setting is in force"
+
+
+def test_the_dashboard_shows_the_application_and_no_key(cluster: Cluster) -> None:
+    details = httpx.get(f"{cluster.dashboard}/api/serve/applications/").json()
+    assert details["applications"]["ocr"]["status"] == "RUNNING"
+    assert details["applications"]["ocr"]["docs_path"] == "/docs"
+    assert KEY not in json.dumps(details)
+
+
+def test_logs_are_json_lines_with_the_request_id(cluster: Cluster, russian_page: bytes) -> None:
+    request_id = "operator-looks-for-this"
+    answer = httpx.post(
+        f"http://127.0.0.1:{cluster.port}/ocr",
+        headers={"X-API-Key": KEY, "X-Request-ID": request_id},
+        files={"file": russian_page},
+        timeout=60,
+    )
+    document = answer.json()["id"]
+    logs = list(cluster.folder.glob("session_latest/logs/serve/replica_ocr_Ingress_*.log"))
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    mine = [line for line in lines if line.get("request_id") == request_id]
+    assert any(document in line["message"] and "key-1" in line["message"] for line in mine)
+    assert any("POST /ocr 200" in line["message"] for line in mine)
+    everything = "".join(log.read_text(errors="replace") for log in cluster.folder.glob("session_latest/logs/**/*.log"))
+    assert KEY not in everything
+    assert "Traceback" not in "".join(log.read_text() for log in logs)

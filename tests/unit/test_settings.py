@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from serve_app.settings import Secrets, Settings
+from serve_app.settings_table import settings_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_setting_stands_in_the_readme_as_it_is() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [row for row in settings_table().splitlines() if row not in readme]
+    assert not missing, "run `python -m serve_app settings` and put its table into README.md"
+
+
+def test_every_secret_stands_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert not [name for name in Secrets.model_fields if f"OCR_{name.upper()}" not in readme]
+
+
+def test_the_limits_are_those_that_were_promised() -> None:
+    limits = Settings().limits
+    promised = {"body_mb": 50, "image_megapixels": 100, "fetch_s": 20, "request_s": 300, "queue": 64}
+    assert {name: getattr(limits, name) for name in promised} == promised
+
+
+@pytest.mark.parametrize("config", ["configs/local.yaml", "serve_config.yaml"])
+def test_the_configs_are_valid(config: str) -> None:
+    raw = yaml.safe_load((ROOT / config).read_text())
+    (application,) = raw["applications"]
+    Settings.model_validate(application["args"])
+    assert raw["http_options"]["port"] == 8081
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"limts": {}},
+        {"limits": {"body": 5}},
+        {"engines": []},
+        {"engines": [{"name": "tesseract"}, {"name": "tesseract"}]},
+        {"engines": [{"name": "paddle"}]},
+        {"store": {"kind": "s3"}},
+        {"allowed_private_networks": ["10.0.0.1/8"]},
+        {"limits": {"queue": 0}},
+    ],
+)
+def test_a_mistake_in_the_config_is_an_error_at_deploy_time(settings: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate(settings)
+
+
+def test_half_a_pair_of_s3_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCR_S3_ACCESS_KEY_ID", "id")
+    monkeypatch.delenv("OCR_S3_SECRET_ACCESS_KEY", raising=False)
+    with pytest.raises(ValidationError, match="both"):
+        Secrets.from_environment()
+
+
+def test_secrets_do_not_show_when_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCR_API_KEYS", "alice=s3cret")
+    assert "s3cret" not in repr(Secrets.from_environment())
+
+
+def test_nothing_but_settings_reads_the_environment() -> None:
+    """TESSDATA_PREFIX is Tesseract's own; a child's environment is what its parent passes on."""
+    allowed = {"settings.py", "tessdata.py", "isolation.py", "cli.py"}
+    readers = {
+        file.name
+        for file in (ROOT / "serve_app").rglob("*.py")
+        if re.search(r"os\.(environ\.get|environ\[\"|getenv)", file.read_text())
+    }
+    assert readers <= allowed
+
+
+def test_lock_files_are_complete_and_carry_no_address() -> None:
+    for name in ("serve", "dev"):
+        lock = (ROOT / f"requirements/{name}.txt").read_text()
+        assert "://" not in lock and "--index" not in lock and "file:" not in lock
+        assert re.search(r"^ray==2\.60\.0$", lock, re.M)
+    serve, dev = ((ROOT / f"requirements/{name}.txt").read_text().splitlines() for name in ("serve", "dev"))
+    pins = {line for line in serve if "==" in line and not line.startswith((" ", "#"))}
+    assert pins <= set(dev), "the tests run on what is deployed"
+
+
+def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    copied = [word for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for word in line.split()[:-1]]
+    assert copied
+    for path in copied:
+        tracked = subprocess.run(["git", "ls-files", path], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert tracked.stdout, f"{path} is not in the repository"
+    modules = set(re.findall(r"python -m ([\w.]+)", dockerfile)) | set(re.findall(r'"-m", "([\w.]+)"', dockerfile))
+    makefile = (ROOT / "Makefile").read_text()
+    assert modules == {"pip", "serve_app", "serve_app.recognition.engines.tessdata"}
+    assert all(f"-m {module}" in makefile for module in modules)
+    assert set(re.findall(r"requirements/\w+\.txt", dockerfile)) == {"requirements/serve.txt"}
+    (command,) = re.findall(r"^CMD (\[.+\])$", dockerfile, re.M)
+    assert '"configs/local.yaml"' in command
+    languages = re.search(r"LANGUAGES := (.+)", makefile)
+    assert languages is not None
+    for language in languages[1].split():
+        assert f"tesseract-ocr-{language}" in dockerfile
+
+
+def test_the_readme_links_to_files_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
+    assert links
+    assert not [link for link in links if not os.path.exists(ROOT / link)]
