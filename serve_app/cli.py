@@ -29,6 +29,7 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",  # Ray's own default for a local start, which it announces with a warning
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # only the engines step back, not the whole service
 }
 
 

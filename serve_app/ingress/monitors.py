@@ -21,6 +21,7 @@ from serve_app.storage.store import Store, StoreUnavailable
 log = logging.getLogger("ray.serve.monitor")
 
 POLL_S = 1.0
+READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
 # A replica that has not been heard of for this long is gone (a busy one answers within it).
 FORGET_S = 30.0
@@ -64,7 +65,7 @@ class EngineMonitor:
             else:
                 self._last = state
                 self._seen[state.replica] = (time.monotonic(), state)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(READY_POLL_S if self.phase is EnginePhase.INITIALIZED else POLL_S)
 
     def _best(self) -> EngineState | None:
         now = time.monotonic()

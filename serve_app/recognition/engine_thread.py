@@ -25,7 +25,7 @@ class EngineThreadDead(Exception):
 class EngineThread:
     """Runs calls one after another, in order, in a thread of its own.
 
-    `nice` is how far the thread steps back (0..19, Linux only: elsewhere priority is a process's).
+    `nice` is by how much the thread steps back (0..19, Linux only: elsewhere priority is a process's).
     """
 
     def __init__(self, name: str, *, nice: int = 0) -> None:
@@ -59,26 +59,27 @@ class EngineThread:
 
     def _run(self) -> None:
         if self._nice and hasattr(os, "setpriority"):
-            # On Linux PRIO_PROCESS with a thread id moves that thread alone.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+            # On Linux PRIO_PROCESS with a thread id moves that thread alone. Relative to where it stands:
+            # Ray may run its workers at a nice of their own, and nobody may step forward.
+            thread = threading.get_native_id()
+            nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice)
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
         while (call := self._calls.get()) is not None:
             future, function, args = call
             self._busy_since = time.monotonic()
+            result, failure = None, None
             try:
                 result = function(*args)
-            except Exception as error:
-                _deliver(future, error=error)
             except BaseException as error:
+                failure = error
+            self._busy_since = None
+            if failure is not None and not isinstance(failure, Exception):
                 # A library called sys.exit(): nothing can be trusted here any more.
-                _deliver(future, error=EngineThreadDead(f"the engine's thread was ended by {type(error).__name__}"))
+                _deliver(future, error=EngineThreadDead(f"the engine's thread was ended by {type(failure).__name__}"))
                 return
-            else:
-                _deliver(future, result=result)
-            finally:
-                self._busy_since = None
-                # Do not keep the pages of the last batch alive while waiting for the next.
-                del call, future, function, args
-                result = None
+            _deliver(future, result=result, error=failure)
+            # Do not keep the pages of the last batch alive while waiting for the next.
+            del call, future, function, args, result, failure
 
 
 def _deliver(future: asyncio.Future[Any], *, result: Any = None, error: BaseException | None = None) -> None:

@@ -175,7 +175,7 @@ async def test_only_the_engine_thread_steps_back_in_priority() -> None:
     thread = EngineThread("test", nice=7)
     before = os.getpriority(os.PRIO_PROCESS, 0)
     inside = await thread.call(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-    assert inside == 7
+    assert inside == before + 7
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
     thread.stop()
 
