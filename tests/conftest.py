@@ -114,7 +114,7 @@ def deployed(serve_port: int, tmp_path: Path) -> Iterator[Callable[..., Service]
 
     yield deploy_one
     for name in names:
-        serve.delete(name)
+        serve.delete(name, _blocking=False)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTa
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
 from serve_app.settings import TesseractSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve.tesseract")
 
 MAX_SIDE = 32_767  # Tesseract's coordinates are 16 bits wide
 DOUBTFUL = 0.6  # mean confidence of a page's words below which a second reading is tried

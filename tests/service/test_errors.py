@@ -1,0 +1,57 @@
+"""Every error has the one shape, whoever makes it."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from serve_app import errors
+from serve_app.errors import ServiceError
+from tests.conftest import SAMPLES
+from tests.support.service import KEY, Service
+
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "code"),
+    [
+        ("GET", "/nothing", {}, 404, "not_found"),
+        ("GET", "/ocr", {}, 405, "method_not_allowed"),
+        ("DELETE", "/health", {}, 405, "method_not_allowed"),
+        ("POST", "/ocr", {}, 400, "invalid_request"),
+        ("POST", "/ocr", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "invalid_request"),
+        ("POST", "/ocr", {"content": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type"),
+        ("POST", "/ocr", {"json": {"image_base64": "!"}}, 400, "invalid_base64"),
+        ("POST", "/ocr", {"json": {"image_base64": ""}}, 422, "empty_document"),
+        ("POST", "/ocr", {"json": {"image_base64": "AAAA"}}, 415, "unsupported_media_type"),
+        ("POST", "/ocr", {"json": {"image_url": "ftp://a/"}}, 400, "scheme_not_allowed"),
+        ("POST", "/ocr", {"json": {"image_url": "http://10.0.0.1/"}}, 403, "url_forbidden"),
+        ("POST", "/ocr", {"headers": {"Authorization": "Bearer wrong"}}, 401, "unauthorized"),
+        ("GET", "/health", {"headers": {"X-Request-ID": "../x"}}, 400, "invalid_request_id"),
+        ("POST", "/ocr", {"headers": {"Content-Type": "multipart/form-data"}, "content": b"x"}, 400, "invalid_request"),
+    ],
+)
+def test_one_shape(
+    service: Service, method: str, path: str, options: dict[str, object], status: int, code: str
+) -> None:
+    headers = {**AUTHORIZED, **options.pop("headers", {})}  # type: ignore[dict-item]
+    answer = httpx.request(method, service.url + path, headers=headers, **options)  # type: ignore[arg-type]
+    assert answer.status_code == status, answer.text
+    assert answer.json().keys() == {"error"}
+    error = answer.json()["error"]
+    assert {"code", "message", "request_id"} <= error.keys() <= {"code", "message", "request_id", "fields"}
+    assert error["code"] == code
+    for detail in ("/work", "/tmp", "/home", "Traceback", "127.0.0.1", "Errno", "pydantic"):
+        assert detail not in answer.text
+
+
+def test_every_error_class_has_a_code_of_its_own_and_a_message_for_people() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
+    codes = [kind.code for kind in kinds]
+    assert len(set(codes)) == len(codes) > 20
+    readme = (SAMPLES.parent / "README.md").read_text()
+    for kind in kinds:
+        assert 400 <= kind.status < 600
+        assert kind.default_message.endswith(".")
+        assert f"`{kind.code}`" in readme, f"{kind.code} is not in the README"

@@ -1,0 +1,70 @@
+"""The README's commands, run as they stand; its answers, compared with real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.service.test_ocr import http_server
+from tests.support.service import KEY, Service
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+# Each curl command with the answer that stands below it.
+EXAMPLES = re.findall(r"```bash\n([^`]*?curl[^`]*?)```\n```(\w+)\n(.*?)```", README, re.S)
+CHANGING = {"id", "request_id", "timings_ms", "storage", "version"}
+
+
+def test_every_curl_of_the_readme_has_an_answer() -> None:
+    assert len(EXAMPLES) == 4
+    assert {source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)} == {
+        "file=@",
+        "image_url",
+        "image_base64",
+    }
+
+
+@pytest.mark.parametrize(("command", "form", "answer"), EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_gives_the_answer_that_the_readme_shows(
+    service: Service, command: str, form: str, answer: str
+) -> None:
+    pages = {f"/{page.name}": page.read_bytes() for page in SAMPLES.glob("*.png")}
+    with http_server(pages) as server:
+        done = subprocess.run(
+            ["bash", "-c", command.replace("https://example.com/", f"{server}/")],
+            cwd=ROOT,
+            env={**os.environ, "OCR": service.url, "KEY": KEY},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    if form == "text":
+        assert done.stdout.startswith(answer.strip())
+    else:
+        assert_shown(json.loads(answer), json.loads(done.stdout))
+
+
+def assert_shown(shown: Any, real: Any) -> None:
+    """What is shown is there: of an object some fields, of a list the first items."""
+    if isinstance(shown, dict):
+        for name, value in shown.items():
+            if name in CHANGING:
+                assert type(real[name]) is type(value)
+                if isinstance(value, dict):
+                    assert value.keys() <= real[name].keys()
+            else:
+                assert_shown(value, real[name])
+    elif isinstance(shown, list):
+        assert len(shown) <= len(real)
+        for value, real_value in zip(shown, real, strict=False):
+            assert_shown(value, real_value)
+    else:
+        assert shown == real
