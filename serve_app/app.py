@@ -16,6 +16,9 @@ from serve_app.settings import Secrets, Settings
 
 # An engine is never idle while work waits: behind the batch that runs, the next one is already there.
 BATCHES_AT_A_REPLICA = 2
+# Where all replicas are full, Serve asks them again and again whether they still are, which costs as much
+# CPU as the rest of the way of a page; so even an engine of small batches takes this many pages.
+LEAST_PAGES_AT_A_REPLICA = 16
 # A replica that does not answer for this long, three times over, is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
 # Questions for an engine's state have room beside its pages.
@@ -33,7 +36,7 @@ def build(settings: Settings) -> Application:
 
     rasterizer = serve.deployment(
         num_replicas=settings.raster.replicas,
-        max_ongoing_requests=4,
+        max_ongoing_requests=LEAST_PAGES_AT_A_REPLICA,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,
@@ -43,7 +46,7 @@ def build(settings: Settings) -> Application:
         engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
             num_replicas=engine.replicas or os.cpu_count(),
-            max_ongoing_requests=BATCHES_AT_A_REPLICA * engine.max_batch + STATE_CALLS,
+            max_ongoing_requests=max(BATCHES_AT_A_REPLICA * engine.max_batch, LEAST_PAGES_AT_A_REPLICA) + STATE_CALLS,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
             ray_actor_options={"num_cpus": engine.cpus},

@@ -29,6 +29,10 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",  # Ray's own default for a local start, which it announces with a warning
     "RAY_DEDUP_LOGS": "0",
+    # On one machine Serve's controller may look round once a second instead of ten times: it saves a
+    # twentieth of a core, and a replica that died is noticed by its callers at once anyway.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     "RAY_worker_niceness": "0",  # only the engines step back, not the whole service
 }
 

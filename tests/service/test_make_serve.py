@@ -86,7 +86,8 @@ def processes_below(folder: Path) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter(["cmdline", "environ"])
-        if str(folder) in " ".join(process.info["cmdline"] or []) or (process.info["environ"] or {}).get("HOME") == str(folder)
+        if str(folder) in " ".join(process.info["cmdline"] or [])
+        or (process.info["environ"] or {}).get("HOME") == str(folder)
     ]
 
 

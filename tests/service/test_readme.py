@@ -24,7 +24,9 @@ CHANGING = {"id", "request_id", "timings_ms", "storage", "version"}
 
 def test_every_curl_of_the_readme_has_an_answer() -> None:
     assert len(EXAMPLES) == 4
-    assert {source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)} == {
+    assert {
+        source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)
+    } == {
         "file=@",
         "image_url",
         "image_base64",
