@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
@@ -67,7 +67,7 @@ class Pipeline:
                 return EngineFailed(retry_after_s=BUSY_RETRY_AFTER_S)
             except RayActorError:
                 lost = "its recognizer"  # the pixels are still there
-            except (RayTaskError, ObjectLostError) as error:
+            except (RayTaskError, RayServeException, ObjectLostError) as error:
                 if not _pixels_lost(error):
                     raise
                 lost = "its pixels, with a rasterizer or a node"
@@ -77,6 +77,10 @@ class Pipeline:
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
 
 
-def _pixels_lost(error: RayTaskError | ObjectLostError) -> bool:
-    """Whether a call failed because its argument, the rasterizer's answer, died with its process."""
-    return isinstance(error, ObjectLostError) or isinstance(error.cause, RayActorError | ObjectLostError)
+def _pixels_lost(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
+    """Whether a call failed because its argument, the rasterizer's answer, died with its process.
+
+    Ray says so in the task's cause where the recognizer noticed, Serve in its own where the router did.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error.__cause__
+    return isinstance(error, ObjectLostError) or isinstance(cause, RayActorError | ObjectLostError)
