@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import io
 import multiprocessing as mp
 import os
 import signal
@@ -36,6 +37,8 @@ import psutil
 import yaml
 
 from benchmarks.report import Cell, Report, Table, Target
+from samples.make_samples import SAMPLES, draw_page
+from serve_app.cli import RAY_ENVIRONMENT
 from serve_app.document import Page, PageImage, RecognitionOptions
 from serve_app.raster.images import decode_image
 from serve_app.recognition.engines import PageTask, create_engine
@@ -44,11 +47,12 @@ from serve_app.settings import Settings
 SUMMARY = "the service over HTTP against its engine's raw loop, with Tesseract"
 
 CONFIG = Path("configs/local.yaml")
-SAMPLES = (Path("samples/page-ru.png"), Path("samples/page-en.png"))
+SAMPLE_FILES = (Path("samples/page-ru.png"), Path("samples/page-en.png"))
 KEY = "benchmark-key"
 START_S = 120
 STOP_S = 60
-RAY_NICE = 15  # of Ray's workers (RAY_worker_niceness); the engine's thread steps back from there
+RAY_NICE = int(RAY_ENVIRONMENT["RAY_worker_niceness"])  # the engine's thread steps back from there
+FULL_PAGE_FONT_PX = 30  # 11 points at 200 dpi
 SETTLE_S = 5  # Ray and Serve still have things to do after the start
 IDLE_S = 10
 TARGET_CLIENTS = 16
@@ -98,12 +102,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cpus = os.cpu_count() or 1
     parser.add_argument("--pages", type=int, default=40, help="pages counted in each measurement (default 40)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, TARGET_CLIENTS], help="default 1 4 16")
+    parser.add_argument(
+        "--text", choices=("full", "samples"), default="full", help="full pages of text (default), or the two samples"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="raw and HTTP, in turn (default 3)")
     parser.add_argument("--processes", type=int, default=cpus, help=f"raw processes, and replicas (default {cpus})")
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    files = [path.read_bytes() for path in SAMPLES]
+    files = _full_pages() if arguments.text == "full" else [path.read_bytes() for path in SAMPLE_FILES]
     raw: dict[int, list[Measured]] = defaultdict(list)
     idle: list[dict[str, float]] = []
     http: dict[int, list[Measured]] = defaultdict(list)
@@ -123,6 +130,25 @@ def run(arguments: argparse.Namespace) -> Report:
                     print(f"round {number + 1}: HTTP, {clients} client(s)", flush=True)
                     http[clients].append(_http(address, service, files, clients, arguments.pages))
     return _report(raw, http, idle, raw_processes)
+
+
+def _full_pages() -> list[bytes]:
+    """A Russian and an English page set full, as of a contract or a book; the samples are half empty."""
+    return [_full_page(sample.body) for sample in SAMPLES.values()]
+
+
+def _full_page(text: str) -> bytes:
+    paragraphs = text.strip().split("\n\n") * 5
+    while True:
+        try:
+            page = draw_page("\n\n".join(paragraphs), font_px=FULL_PAGE_FONT_PX)
+        except ValueError:  # more than fits
+            paragraphs.pop()
+        else:
+            break
+    stream = io.BytesIO()
+    page.save(stream, "PNG", dpi=(200, 200))
+    return stream.getvalue()
 
 
 def _config(folder: Path, replicas: int) -> dict[str, Any]:
@@ -294,7 +320,7 @@ async def _send(address: str, files: Sequence[bytes], clients: int, enough: int)
             file = sent_pages % len(files)
             sent_pages += 1
             form = aiohttp.FormData()
-            form.add_field("file", files[file], filename=SAMPLES[file].name, content_type="image/png")
+            form.add_field("file", files[file], filename=f"page-{file}.png", content_type="image/png")
             sent = time.monotonic()
             async with session.post("/ocr", data=form) as response:
                 if response.status != 200:

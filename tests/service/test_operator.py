@@ -143,7 +143,8 @@ async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_n
     answers = [answer for of_client in await asyncio.gather(*clients) for answer in of_client]
     failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
     assert len(answers) >= 8 and not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
-    refused = httpx.post(f"{url}/ocr", headers=headers, files={"file": russian_page}, data={"language": "eng"})
+    async with httpx.AsyncClient(base_url=url, headers=headers) as once:
+        refused = await once.post("/ocr", files={"file": russian_page}, data={"language": "eng"})
     assert refused.status_code == 422, "the changed setting is in force"
 
 
