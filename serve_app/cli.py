@@ -33,6 +33,7 @@ RAY_ENVIRONMENT = {
     # twentieth of a core, and a replica that died is noticed by its callers at once anyway.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",  # a busy laptop is no reason for a warning
     "RAY_worker_niceness": "0",  # only the engines step back, not the whole service
 }
 
@@ -43,15 +44,18 @@ def main() -> None:
     serve = commands.add_parser("serve", help="run the service on this machine until Ctrl-C")
     serve.add_argument("config", help="a Serve config, such as configs/local.yaml")
     serve.add_argument("--host", help="address to listen on, instead of the config's")
-    serve.add_argument("--port", type=int, help="HTTP port, instead of the config's")
+    serve.add_argument("--port", type=_port, help="HTTP port, instead of the config's")
     serve.set_defaults(run=lambda arguments: run(arguments.config, arguments.host, arguments.port))
-    key = commands.add_parser("key", help="print the API key that was made at the first start")
+    key = commands.add_parser("key", help="print the API key: the first of OCR_API_KEYS, or the one that was made")
     key.add_argument("config", nargs="?", default="configs/local.yaml")
-    key.set_defaults(run=lambda arguments: print(*_keys(_settings(_load(arguments.config))).values()))
+    key.set_defaults(run=lambda arguments: print(next(iter(_keys(_settings(_load(arguments.config))).values()))))
     table = commands.add_parser("settings", help="print every setting as a Markdown table")
     table.set_defaults(run=lambda arguments: print(settings_table()))
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:  # before there was anything to stop
+        sys.exit(130)
 
 
 def run(config: str, host: str | None, port: int | None) -> None:
@@ -75,7 +79,6 @@ def run(config: str, host: str | None, port: int | None) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     schema: ServeDeploySchema = ServeDeploySchema.model_validate(raw)
     stop = threading.Event()
-    # Everything of this Ray stays on the loopback interface.
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, while starting
     try:
         context = ray.init(
@@ -139,6 +142,13 @@ def _keys(settings: Settings) -> dict[str, str]:
         return configured_keys(settings, Secrets.from_environment())
     except ValueError as error:
         sys.exit(str(error))
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise argparse.ArgumentTypeError(f"{port} is not between 1 and 65535")
+    return port
 
 
 def _require_free(host: str, port: int) -> None:

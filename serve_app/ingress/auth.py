@@ -24,7 +24,7 @@ class Authentication:
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(_path(scope)):
+        if scope["type"] == "http" and not self._is_open(path_of(scope)):
             presented = _presented_key(Headers(scope=scope))
             name = self._keys.name_of(presented) if presented else None
             if name is None:
@@ -33,7 +33,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path below the application's route prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

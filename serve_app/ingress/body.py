@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -26,10 +28,15 @@ from serve_app.errors import (
     UploadStalled,
 )
 
+# A body is a flat object of a handful of fields; base64 holds none of the characters that are counted.
+MAX_JSON_PARTS = 1000
 MAX_FORM_FIELDS = 20
 MAX_FORM_FILES = 2  # one too many is a clear 422, more are not worth reading
 # Above this, parsing and decoding leave the event loop to others.
 THREAD_BYTES = 256 * 1024
+# An upload may pause for `stall_s`, but not trickle for ever: beyond that it must have kept this pace.
+LEAST_BYTES_PER_S = 16_000
+CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "latin-1")
 SOURCES = ("image_base64", "image_url", "file")
 
 
@@ -92,13 +99,15 @@ async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -
 
 def _limited(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
     received = 0
+    started = time.monotonic()
 
     async def receive_within_limits() -> Message:
         nonlocal received
+        left_s = started + stall_s + received / LEAST_BYTES_PER_S - time.monotonic()
         try:
-            message = await asyncio.wait_for(receive(), stall_s)
+            message = await asyncio.wait_for(receive(), min(stall_s, left_s))
         except TimeoutError:
-            raise UploadStalled(f"No data arrived for {stall_s:g} s.") from None
+            raise UploadStalled(f"The body stopped arriving for {stall_s:g} s, or arrived too slowly.") from None
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         received += len(message.get("body", b""))
@@ -118,6 +127,9 @@ async def _read_json(request: Request) -> Submission:
 
 
 def _parse_json(body: bytes) -> dict[str, Any]:
+    # Parsing millions of small values would hold the interpreter, and with it every other request, for seconds.
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_JSON_PARTS:
+        raise InvalidRequest("The JSON body has too many parts.")
     try:
         fields = json.loads(body, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError):  # ValueError: bad JSON, bad UTF-8, a number of 10,000 digits
@@ -135,9 +147,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def _read_form(request: Request, max_bytes: int) -> Submission:
+    _, parameters = parse_options_header(request.headers["content-type"])
+    if parameters.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
+        raise InvalidRequest("The form's charset is not supported; send UTF-8.")
     try:
         form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
-    except (HTTPException, MultiPartException):
+    except (HTTPException, MultiPartException, UnicodeError):
         raise InvalidRequest("The form could not be read.") from None
     try:
         fields, file = _form_fields(form)
@@ -198,7 +213,7 @@ def decode_base64(text: str) -> bytes:
         if not head.lower().endswith(";base64"):
             raise InvalidBase64("The data: URI is not base64.")
     try:
-        compact = b"".join(text.encode("ascii").split()).translate(_URL_SAFE)
+        compact = text.encode("ascii").translate(_URL_SAFE, delete=b" \t\r\n\v\f")
         if len(compact) % 4:  # strict_mode lets some wrong padding through
             raise InvalidBase64
         return binascii.a2b_base64(compact, strict_mode=True)
@@ -210,17 +225,38 @@ _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def _invalid(field: str, message: str) -> InvalidField:
-    name = field if len(field) <= 100 else f"{field[:100]}…"
+    name = _field_name(field)
     return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
 
 
 def _invalid_fields(error: ValidationError) -> InvalidField:
     problems = []
     for problem in error.errors(include_url=False, include_input=False)[:20]:
-        name = ".".join(str(part) for part in problem["loc"])[:100]
-        message = "is not a known field" if problem["type"] == "extra_forbidden" else problem["msg"]
+        name = _field_name(".".join(str(part) for part in problem["loc"]))
+        message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
         problems.append(FieldError(name, message))
     return InvalidField("; ".join(f"{p.field}: {p.message}" for p in problems), fields=tuple(problems))
+
+
+_PROBLEMS = {
+    "extra_forbidden": "is not a known field",
+    "string_type": "must be a string",
+    "string_too_long": "may have at most {max_length} characters",
+    "string_unicode": "is not valid Unicode",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "finite_number": "must be a whole number",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def _field_name(field: str) -> str:
+    """A client's own field name, fit to be shown: short, and no half of a surrogate pair."""
+    printable = field.encode("utf-8", "replace").decode()
+    return printable if len(printable) <= 100 else f"{printable[:100]}…"
 
 
 async def _off_loop(size: int, function: Any, argument: Any) -> Any:

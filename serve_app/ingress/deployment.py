@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -18,6 +17,7 @@ from serve_app.admission import Admission
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
+from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.documents import Documents
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
@@ -28,8 +28,6 @@ from serve_app.pipeline import Pipeline
 from serve_app.recognition.deployment import EnginePhase
 from serve_app.settings import Secrets, Settings, resolve
 from serve_app.storage import open_store
-
-_DOCS_PATHS = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 
 
 @serve.ingress()
@@ -94,42 +92,23 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
         await context.fetcher.close()
         await context.store.close()
 
-    app = FastAPIOffline(
+    app = documented_app(
         title=service.SERVICE,
         version=__version__,
         description="Documents in, structured text out. `Authorize` takes an API key.",
         lifespan=lifespan,
-        swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
     )
-    app.docs_url = "/docs"  # for the Ray dashboard's link
     app.state.context = context
     app.include_router(service.router)
     app.include_router(ocr.router)
-    _describe_security(app)
     error_responses.install(app)
 
     def is_open(path: str) -> bool:
-        return docs_open and any(path == open_ or path.startswith(f"{open_}/") for open_ in _DOCS_PATHS)
+        return docs_open and is_documentation(path)
 
     # The last one added is the outermost.
+    app.add_middleware(DocumentationPolicy)
     app.add_middleware(Authentication, keys=keys, is_open=is_open)
     app.add_middleware(error_responses.ErrorResponses)
     app.add_middleware(RequestId)
     return app
-
-
-def _describe_security(app: FastAPI) -> None:
-    """Tell the documentation of the key: authentication itself is a middleware, before any body is read."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, object]:
-        schema = generate()
-        components = schema.setdefault("components", {})
-        components["securitySchemes"] = {
-            "bearer": {"type": "http", "scheme": "bearer"},
-            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        }
-        schema["security"] = [{"bearer": []}, {"header": []}]
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

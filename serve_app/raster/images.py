@@ -8,6 +8,7 @@ ICC profiles are not applied: they matter for colour proofs, not for reading, an
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,6 +36,9 @@ MAX_SIDE = 65_535
 
 MAX_TIFF_DIRECTORIES = 32
 """How far the chain of a TIFF's directories is followed in search of a second page."""
+
+MAX_PNG_CHUNKS = 1000
+"""How many chunks a PNG may have beside those of its pixels."""
 
 _TAKEN = "Send a JPEG, PNG, WebP, GIF, BMP or single-page TIFF image."
 
@@ -111,6 +115,7 @@ def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile:
         case "JPEG":
             image = JpegImageFile(stream)
         case "PNG":
+            _check_png_chunks(data)
             image = PngImageFile(stream)
             _check_size(image.size, max_pixels)
             PngImageFile(io.BytesIO(data)).verify()  # loading alone does not look at the checksums of pixel data
@@ -139,6 +144,17 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
     if max(size) > MAX_SIDE:
         raise TooLarge(f"The image has {width} x {height} pixels; no side may be longer than {MAX_SIDE}.")
+
+
+def _check_png_chunks(data: bytes) -> None:
+    """A million empty text chunks take Pillow many seconds; a file that is an image has a handful."""
+    position, others = 8, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        others += kind != b"IDAT"
+        if others > MAX_PNG_CHUNKS:
+            raise CorruptDocument("The PNG image has too many parts beside its pixels.")
+        position += length + 12
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -79,6 +79,30 @@ def test_documentation_is_open_and_comes_from_here(service: Service) -> None:
     }
 
 
+def test_documentation_pages_load_nothing_from_elsewhere(service: Service) -> None:
+    for path in ("/docs", "/redoc"):
+        policy = httpx.get(service.url + path).headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "http" not in policy
+
+
+def test_swagger_sends_empty_fields_where_one_fills_in_nothing(service: Service, russian_page: bytes) -> None:
+    """What Swagger UI fills in by itself must not get in the way of a file."""
+    schema = httpx.get(f"{service.url}/openapi.json").json()
+    form = schema["paths"]["/ocr"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    filled_in = {name: field["example"] for name, field in form.items() if name != "file"}
+    assert set(filled_in.values()) == {""}
+    with service.client() as client:
+        assert client.post("/ocr", data=filled_in, files={"file": russian_page}).status_code == 200
+
+
+def test_the_schema_tells_of_the_errors_that_are_sent(service: Service) -> None:
+    schema = httpx.get(f"{service.url}/openapi.json").json()
+    for path in ("/", "/health", "/ocr"):
+        for operation in schema["paths"][path].values():
+            assert set(operation["responses"]) == {"200", "default"}
+    assert not {"HTTPValidationError", "ValidationError"} & schema["components"]["schemas"].keys()
+
+
 def test_nothing_but_the_documentation_is_open(service: Service) -> None:
     for path in ("/ocr", "/docsx", "/openapi.json/x", "/nothing"):
         assert httpx.get(service.url + path).status_code in (401, 404)

@@ -199,6 +199,44 @@ async def test_row_9_an_upload_that_stalls_is_408_and_closes_the_connection() ->
         await read_submission(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.05)
 
 
+async def test_an_upload_that_trickles_is_408_although_it_never_pauses_for_long() -> None:
+    sent = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal sent
+        sent += 1
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
+    with pytest.raises(UploadStalled):
+        await read_submission(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.2)
+    assert sent < 15
+
+
+@pytest.mark.parametrize("value", ['{"0":1' + ',"a":1' * 100_000 + "}", '{"x":[' + "[]," * 100_000 + "1]}"])
+async def test_json_of_very_many_values_is_refused_before_it_is_parsed(
+    client: httpx.AsyncClient, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json, "loads", None)
+    response = await client.post("/ocr", content=value, headers={"Content-Type": "application/json"})
+    assert _code(response) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "unicode_escape", "nonsense"])
+async def test_a_forms_charset_is_not_obeyed_blindly(client: httpx.AsyncClient, charset: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="dpi"\r\n\r\n\xff\r\n--x--\r\n'
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    assert _code(await client.post("/ocr", content=body, headers=headers)) == (400, "invalid_request")
+
+
+async def test_a_field_name_that_is_no_text_is_still_an_answer(client: httpx.AsyncClient) -> None:
+    body = b'{"image_base64": "AAAA", "\\ud800": 1}'
+    response = await client.post("/ocr", content=body, headers={"Content-Type": "application/json"})
+    assert _code(response) == (422, "invalid_field")
+    assert _fields(response) == ["?"]
+
+
 async def test_row_10_a_compressed_body_is_415(client: httpx.AsyncClient) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = await client.post("/ocr", content=b"\x1f\x8b", headers=headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -706,3 +707,14 @@ def test_exif_is_asked_when_the_own_field_is_a_meaningless_72() -> None:
 
 def test_of_unequal_axes_the_coarser_counts() -> None:
     assert dpi_of((1728, 1100), "TIFF", dpi=(204, 98)) == 98
+
+
+def test_a_png_of_a_million_text_chunks_is_refused_at_once() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (10, 10), 255).save(stream, "PNG")
+    png = stream.getvalue()
+    text = b"\0\0\0\2tEXta\0" + struct.pack(">I", zlib.crc32(b"tEXta\0"))
+    started = time.perf_counter()
+    with pytest.raises(CorruptDocument, match="too many parts"):
+        decode_image(png[:33] + text * 1_000_000 + png[33:], max_pixels=10**6, dpi_hint=None, default_dpi=200)
+    assert time.perf_counter() - started < 1

@@ -27,6 +27,9 @@ def _body_schema() -> dict[str, Any]:
     # The body is read by hand, within limits; this tells the documentation what it may be.
     json_schema = OcrRequest.model_json_schema()
     form_schema = OcrForm.model_json_schema()
+    for name, field in form_schema["properties"].items():
+        if name != "file":
+            field["example"] = ""  # what Swagger UI would fill in by itself is sent; an empty field is as if absent
     return {
         "requestBody": {
             "required": True,
@@ -39,7 +42,12 @@ def _body_schema() -> dict[str, Any]:
                         "base64": {"value": {"image_base64": "iVBORw0KGgo...", "dpi": 200}},
                     },
                 },
-                "application/x-www-form-urlencoded": {"schema": json_schema},
+                "application/x-www-form-urlencoded": {
+                    "schema": {
+                        **form_schema,
+                        "properties": {k: v for k, v in form_schema["properties"].items() if k != "file"},
+                    }
+                },
             },
         }
     }
