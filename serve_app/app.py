@@ -2,8 +2,7 @@
 
 # No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
 
-import os
-
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
@@ -12,7 +11,7 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
-from serve_app.settings import Secrets, Settings
+from serve_app.settings import EngineSettings, Secrets, Settings
 
 # An engine is never idle while work waits: behind the batch that runs, the next one is already there.
 BATCHES_AT_A_REPLICA = 2
@@ -45,7 +44,7 @@ def build(settings: Settings) -> Application:
     recognizers = {
         engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
-            num_replicas=engine.replicas or os.cpu_count(),
+            num_replicas=engine.replicas or _replicas_that_fit(engine),
             max_ongoing_requests=max(BATCHES_AT_A_REPLICA * engine.max_batch, LEAST_PAGES_AT_A_REPLICA) + STATE_CALLS,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
@@ -63,3 +62,8 @@ def build(settings: Settings) -> Application:
         logging_config=access_log,
         graceful_shutdown_timeout_s=grace_s,
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)
+
+
+def _replicas_that_fit(engine: EngineSettings) -> int:
+    """One for each CPU that Ray has; it knows of a container's limits."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1) // max(engine.cpus, 1)))

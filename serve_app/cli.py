@@ -124,24 +124,36 @@ def _load(config: str, **http_options: Any) -> dict[str, Any]:
         raw: dict[str, Any] = yaml.safe_load(Path(config).read_text())
     except (OSError, yaml.YAMLError) as error:
         sys.exit(f"{config} could not be read: {error}")
+    if not isinstance(raw, dict):
+        sys.exit(f"{config} is not a Serve config: it has no applications")
     given = {name: value for name, value in http_options.items() if value is not None}
-    raw["http_options"] = {"host": "127.0.0.1", "port": 8081, **raw.get("http_options", {}), **given}
+    raw["http_options"] = {"host": "127.0.0.1", "port": 8081, **(raw.get("http_options") or {}), **given}
     return raw
 
 
 def _settings(raw: dict[str, Any]) -> Settings:
+    applications = raw.get("applications") or []
+    if len(applications) != 1:
+        sys.exit(f"The config must have one application; it has {len(applications)}.")
     try:
-        (application,) = raw["applications"]
-        return Settings.model_validate(application.get("args") or {})
+        return Settings.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
-        sys.exit(f"The settings are not valid: {error}")
+        sys.exit(f"The settings are not valid: {_problems(error)}")
 
 
 def _keys(settings: Settings) -> dict[str, str]:
     try:
         return configured_keys(settings, Secrets.from_environment())
+    except ValidationError as error:
+        sys.exit(f"The environment is not valid: {_problems(error)}")
     except ValueError as error:
         sys.exit(str(error))
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"]))) for problem in error.errors()
+    )
 
 
 def _port(text: str) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -26,6 +27,14 @@ ATTEMPTS = 4
 RETRY_PAUSE_S = 0.2
 
 
+@dataclass(frozen=True)
+class PageOutcome:
+    """What became of one page; `number` counts from 1."""
+
+    number: int
+    result: PageResult | ServiceError
+
+
 class Pipeline:
     """Sends pages to the rasterizer and on to the recognizer of the engine that was asked for.
 
@@ -33,21 +42,29 @@ class Pipeline:
     """
 
     def __init__(
-        self, rasterizer: DeploymentHandle[Any], recognizers: Mapping[str, DeploymentHandle[Any]], *, queue: int
+        self,
+        rasterizer: DeploymentHandle[Any],
+        recognizers: Mapping[str, DeploymentHandle[Any]],
+        *,
+        queue: int,
+        is_ready: Callable[[str], bool],
     ) -> None:
+        """`is_ready` tells of an engine whether a replica of it is known to work."""
         self._rasterizer = rasterizer
         self._recognizers = recognizers
         self._admission = Admission(queue)
+        self._is_ready = is_ready
 
     async def pages(
         self, source: bytes, *, engine: str, options: RecognitionOptions, dpi_hint: int | None
-    ) -> AsyncIterator[PageResult | ServiceError]:
-        """Yield each page of the document as it is done. An image has one page.
+    ) -> AsyncIterator[PageOutcome]:
+        """Yield each page of the document as it is done, in whatever order. An image has one page.
 
         Raises ServiceError where the document as a whole cannot be worked on.
         """
         with self._admission.place():
-            yield await self._page(source, engine, options, dpi_hint)
+            result = await self._page(source, engine, options, dpi_hint)
+        yield PageOutcome(number=1, result=result)
 
     async def _page(
         self, source: bytes, engine: str, options: RecognitionOptions, dpi_hint: int | None
@@ -59,7 +76,10 @@ class Pipeline:
                 image = self._rasterizer.rasterize.remote(source, dpi_hint)
             try:
                 result: PageResult | ServiceError = await recognizer.recognize.remote(image, options)
-                return result
+                if not isinstance(result, EngineFailed) or attempt == ATTEMPTS or not self._is_ready(engine):
+                    return result
+                # This replica cannot load its engine, but another one could.
+                lost = "a try to a replica without an engine"
             except BackPressureError:  # where a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
             except DeploymentUnavailableError:

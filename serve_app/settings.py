@@ -67,7 +67,7 @@ class TesseractSettings(_Engine):
 
     @property
     def max_batch(self) -> int:
-        return 1  # batching buys nothing on a CPU
+        return 1  # one thread: a batch gains nothing, and its first page would wait for its last
 
 
 class DummySettings(_Engine):

@@ -255,7 +255,7 @@ _PROBLEMS = {
 
 def _field_name(field: str) -> str:
     """A client's own field name, fit to be shown: short, and no half of a surrogate pair."""
-    printable = field.encode("utf-8", "replace").decode()
+    printable = field.encode("utf-8", "replace").decode() or "?"
     return printable if len(printable) <= 100 else f"{printable[:100]}…"
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from fastapi import Request
 
 from serve_app.admission import Admission
-from serve_app.ingress.documents import Documents
+from serve_app.documents import Documents
 from serve_app.ingress.fetch import Fetcher
-from serve_app.ingress.monitors import EngineMonitor, StoreMonitor
+from serve_app.ingress.monitors import EngineMonitor
 from serve_app.settings import Settings
+from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store
 
 

@@ -14,20 +14,21 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app import __version__
 from serve_app.admission import Admission
+from serve_app.documents import Documents
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
-from serve_app.ingress.documents import Documents
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
-from serve_app.ingress.monitors import EngineMonitor, StoreMonitor, writable
+from serve_app.ingress.monitors import EngineMonitor, writable
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.routes import ocr, service
 from serve_app.pipeline import Pipeline
 from serve_app.recognition.deployment import EnginePhase
 from serve_app.settings import Secrets, Settings, resolve
 from serve_app.storage import open_store
+from serve_app.storage.monitor import StoreMonitor
 
 
 @serve.ingress()
@@ -50,26 +51,25 @@ class Ingress:
         temp_dir = resolve(settings.temp_dir)
         if writable(temp_dir):
             tempfile.tempdir = str(temp_dir)  # uploads too big for memory are spooled here
+        engines: dict[str, EngineMonitor] = {
+            engine.name: EngineMonitor(
+                recognizers[engine.name],
+                before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
+            )
+            for engine in settings.engines
+        }
+        pipeline = Pipeline(
+            rasterizer, recognizers, queue=limits.queue, is_ready=lambda engine: engines[engine].is_ready
+        )
         self._context = Context(
             settings=settings,
-            documents=Documents(
-                Pipeline(rasterizer, recognizers, queue=limits.queue),
-                store,
-                store_monitor,
-                keep_source=settings.store.keep_source,
-            ),
+            documents=Documents(pipeline, store, store_monitor, keep_source=settings.store.keep_source),
             fetcher=Fetcher(
                 max_bytes=int(limits.body_mb * 1e6),
                 deadline_s=limits.fetch_s,
                 allowed_networks=settings.allowed_private_networks,
             ),
-            engines={
-                engine.name: EngineMonitor(
-                    recognizers[engine.name],
-                    before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
-                )
-                for engine in settings.engines
-            },
+            engines=engines,
             store=store,
             store_monitor=store_monitor,
             admission=Admission(limits.requests),

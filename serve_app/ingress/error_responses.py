@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fastapi import FastAPI
+from ray.exceptions import RayActorError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -42,6 +43,9 @@ class ErrorResponses:
             await error_response(error, request_id_of(scope))(scope, receive, send)
         except ClientDisconnect:
             log.info("the client left before its request was read")
+        except RayActorError:
+            # What dies behind the ingress is handled by the pipeline; this is the proxy in front of it.
+            log.warning("the proxy died, and the connection with it")
         except Exception:
             log.exception("unexpected error in %s %s", scope["method"], scope["path"])
             if not started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.settings import Secrets, Settings, resolve
+
+log = logging.getLogger("ray.serve.keys")
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9 ._@-]{0,63})=(.*[^=].*)")
 
@@ -41,7 +44,10 @@ def configured_keys(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """
     if secrets.api_keys is not None:
         return parse_keys(secrets.api_keys.get_secret_value())
-    return {"local": local_key(resolve(settings.api_key_file))}
+    file = resolve(settings.api_key_file)
+    key = local_key(file)
+    log.info("OCR_API_KEYS is not set; the API key is in %s", file)
+    return {"local": key}
 
 
 def parse_keys(text: str) -> dict[str, str]:

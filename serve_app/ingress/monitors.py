@@ -1,6 +1,6 @@
-"""What /health tells: the last known state of engines and store, gathered in the background.
+"""What /health tells of engines: their last known state, gathered in the background.
 
-/health reads memory only, so it answers whatever an engine or the store is doing.
+/health asks no engine and no store, so it answers whatever they are doing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,93 +17,62 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.monitor")
 
 POLL_S = 1.0
 READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
-# A replica that has not been heard of for this long is gone (a busy one answers within it).
-FORGET_S = 30.0
-STORE_POLL_S = 30.0
+# What a replica said is believed for this long; of a few replicas each is asked within it.
+FORGET_S = 12.0
 
 
 class EngineMonitor:
-    """Asks the replicas of one recognizer for their state; Serve picks which one answers each time."""
+    """Asks the replicas of one recognizer for their state; Serve picks which one answers each time.
+
+    What replicas say is believed for a while, the newest first: a replica that is gone says nothing.
+    """
 
     def __init__(self, recognizer: DeploymentHandle[Any], *, before_contact: EnginePhase) -> None:
         self._recognizer = recognizer
-        self._before_contact = before_contact
+        self._state = EngineState(replica="", phase=before_contact)
         self._seen: dict[str, tuple[float, EngineState]] = {}
-        self._last: EngineState | None = None
 
     @property
-    def phase(self) -> EnginePhase:
-        """The best phase of any replica: one that is ready serves everybody."""
-        state = self._best()
-        return state.phase if state else self._before_contact
+    def state(self) -> EngineState:
+        """The best state of the replicas heard of lately (one that is ready serves everybody), else the last one."""
+        since = time.monotonic() - FORGET_S
+        self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if at > since}
+        states = [state for _, state in self._seen.values()]
+        return min(states, key=lambda state: _BEST_FIRST.index(state.phase), default=self._state)
 
     @property
-    def version(self) -> str | None:
-        state = self._best()
-        return state.version if state else None
+    def is_ready(self) -> bool:
+        return self.state.phase is EnginePhase.INITIALIZED
 
-    @property
-    def reason(self) -> str | None:
-        state = self._best()
-        return state.reason if state else None
+    def replicas_by_phase(self) -> dict[str, int]:
+        """How many of the replicas heard of lately are in which phase."""
+        return dict(Counter(str(state.phase) for _, state in self._seen.values()))
+
+    def report(self, state: EngineState) -> None:
+        """What a replica said of its engine, asked or with an answer."""
+        self._state = state
+        self._seen[state.replica] = (time.monotonic(), state)
 
     async def run(self) -> None:
         while True:
             try:
-                state: EngineState = await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S)
+                self.report(await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S))
             except TimeoutError:
                 pass  # every replica is busy, or none has started yet: what is known stays
             except Exception as error:
                 # A replica died with the question; the next round asks another one.
                 log.debug("no engine state: %s", type(error).__name__)
-            else:
-                self._last = state
-                self._seen[state.replica] = (time.monotonic(), state)
-            await asyncio.sleep(READY_POLL_S if self.phase is EnginePhase.INITIALIZED else POLL_S)
-
-    def _best(self) -> EngineState | None:
-        now = time.monotonic()
-        self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if now - at < FORGET_S}
-        states = [state for _, state in self._seen.values()]
-        for phase in (EnginePhase.INITIALIZED, EnginePhase.INITIALIZING, EnginePhase.FAILED):
-            for state in states:
-                if state.phase is phase:
-                    return state
-        return states[0] if states else self._last
+            settled = self.replicas_by_phase().keys() == {EnginePhase.INITIALIZED}
+            await asyncio.sleep(READY_POLL_S if settled else POLL_S)
 
 
-class StoreMonitor:
-    """Whether the store takes writes, by a look every half minute and by what writes report."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.degraded = False
-
-    def report(self, *, failed: bool) -> None:
-        """A write's outcome. Only a change is logged."""
-        if failed != self.degraded:
-            self.degraded = failed
-            if not failed:
-                log.info("the store is back")
-
-    async def run(self) -> None:
-        while True:
-            try:
-                await self._store.check()
-            except StoreUnavailable as error:
-                if not self.degraded:
-                    log.error("the store cannot be written to: %s", error)
-                self.report(failed=True)
-            else:
-                self.report(failed=False)
-            await asyncio.sleep(STORE_POLL_S)
+_BEST_FIRST = (EnginePhase.INITIALIZED, EnginePhase.INITIALIZING, EnginePhase.NOT_INITIALIZED, EnginePhase.FAILED)
 
 
 def writable(folder: Path) -> bool:

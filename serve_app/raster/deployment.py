@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from serve_app.document import PageImage
 from serve_app.errors import ServiceError
@@ -27,7 +29,9 @@ class Rasterizer:
     async def rasterize(self, source: bytes, dpi_hint: int | None) -> PageImage | ServiceError:
         """Decode an image file. Errors come back as values (see errors.py)."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, source, dpi_hint)
+            # The log's request id is in the context.
+            decode = partial(contextvars.copy_context().run, self._decode, source, dpi_hint)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, decode)
         except ServiceError as error:
             return error
 

@@ -8,6 +8,7 @@ while the previous one still runs: `python -m benchmarks batching`.)
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ class _Waiting(Generic[Item, Result]):
     item: Item
     future: asyncio.Future[Batched[Result]]
     since: float
+    context: contextvars.Context
 
 
 class BatchQueue(Generic[Item, Result]):
@@ -56,8 +58,11 @@ class BatchQueue(Generic[Item, Result]):
     async def submit(self, item: Item) -> Batched[Result]:
         """Wait for a place in a batch, then for its result. Raises what `run` raises."""
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name="batch-queue")
-        waiting = _Waiting[Item, Result](item, asyncio.get_running_loop().create_future(), time.perf_counter())
+            # A context of its own, or its log lines would bear the id of the first request for ever.
+            self._worker = asyncio.create_task(self._work(), name="batch-queue", context=contextvars.Context())
+        waiting = _Waiting[Item, Result](
+            item, asyncio.get_running_loop().create_future(), time.perf_counter(), contextvars.copy_context()
+        )
         self._waiting.append(waiting)
         self._arrived.set()
         try:
@@ -87,7 +92,10 @@ class BatchQueue(Generic[Item, Result]):
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
         try:
-            results = await self._run([waiting.item for waiting in batch])
+            # With one item, whoever runs it knows whose it is; of several callers none is more right than another.
+            run = self._run([waiting.item for waiting in batch])
+            context = batch[0].context if len(batch) == 1 else contextvars.copy_context()
+            results = await asyncio.create_task(_awaited(run), context=context)
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(batch)} items went into a batch and {len(results)} results came out")
         except asyncio.CancelledError:
@@ -103,3 +111,7 @@ class BatchQueue(Generic[Item, Result]):
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Batched(result, (started - waiting.since) * 1000, run_ms))
+
+
+async def _awaited(run: Awaitable[Sequence[Result]]) -> Sequence[Result]:
+    return await run

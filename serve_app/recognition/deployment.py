@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import logging
 import os
 import time
@@ -127,6 +129,8 @@ class Recognizer:
         if self._loading is not None:
             self._loading.cancel()
         await self._queue.close()
+        with contextlib.suppress(EngineThreadDead):
+            await self._thread.call(self._engine.close)
         self._thread.stop()
 
     async def _unavailable(self) -> ServiceError | None:
@@ -148,7 +152,7 @@ class Recognizer:
     def _start_loading(self) -> None:
         if self._loading is None:
             self._phase = EnginePhase.INITIALIZING
-            self._loading = asyncio.create_task(self._load(), name="load-engine")
+            self._loading = asyncio.create_task(self._load(), name="load-engine", context=contextvars.Context())
 
     async def _load(self) -> None:
         """Load the engine; after a failure, again and again: what is missing may be mended meanwhile."""

@@ -8,6 +8,7 @@ replica's event loop still answers while the engine has every core.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 import time
@@ -40,7 +41,8 @@ class EngineThread:
         if not self.is_alive:
             raise EngineThreadDead("the engine's thread has ended")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._calls.put((future, function, args))
+        # The log's request id is in the context.
+        self._calls.put((future, contextvars.copy_context().run, (function, *args)))
         return await future
 
     @property

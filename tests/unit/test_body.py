@@ -215,12 +215,10 @@ async def test_an_upload_that_trickles_is_408_although_it_never_pauses_for_long(
 
 
 @pytest.mark.parametrize("value", ['{"0":1' + ',"a":1' * 100_000 + "}", '{"x":[' + "[]," * 100_000 + "1]}"])
-async def test_json_of_very_many_values_is_refused_before_it_is_parsed(
-    client: httpx.AsyncClient, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(json, "loads", None)
+async def test_json_of_very_many_values_is_refused_before_it_is_parsed(client: httpx.AsyncClient, value: str) -> None:
     response = await client.post("/ocr", content=value, headers={"Content-Type": "application/json"})
     assert _code(response) == (400, "invalid_request")
+    assert "too many parts" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "unicode_escape", "nonsense"])

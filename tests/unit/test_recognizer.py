@@ -6,12 +6,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
 
 from serve_app.document import Page, PageImage, PageResult, RecognitionOptions
-from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.recognition import deployment
 from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
@@ -71,6 +73,35 @@ async def test_an_engine_that_raises_fails_its_pages_and_goes_on(monkeypatch: py
         error = await made.recognize(IMAGE, OPTIONS)
     assert isinstance(error, RecognitionFailed) and "secret" not in error.message
     assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+
+
+async def test_an_engine_that_could_not_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "LOAD_RETRY_S", 0.1)
+    made = await recognizer(DummySettings(load_error="the model is missing"))
+    error = await made.recognize(IMAGE, OPTIONS)
+    assert isinstance(error, EngineFailed) and "the model is missing" in error.message and error.retry_after_s
+    made._engine._settings = DummySettings()  # type: ignore[attr-defined]  # what was missing is there now
+    await asyncio.sleep(0.3)
+    assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+
+
+async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await recognizer(DummySettings(max_batch=1))
+    request_id: ContextVar[str] = ContextVar("request_id", default="none")
+    seen = []
+
+    def notes(tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+        seen.append(request_id.get())
+        return [Page(number=1, width=1, height=1, dpi=1) for _ in tasks]
+
+    monkeypatch.setattr(made._engine, "recognize", notes)
+
+    async def request(name: str) -> None:
+        request_id.set(name)
+        await made.recognize(IMAGE, OPTIONS)
+
+    await asyncio.gather(*(asyncio.create_task(request(name)) for name in ("a", "b", "c")))
+    assert seen == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

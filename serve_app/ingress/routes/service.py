@@ -61,7 +61,7 @@ async def health(
 ) -> dict[str, Any]:
     """`paddleocr` is the state of the default engine; `engines` tells of each."""
     store = context.settings.store
-    default = first_of(context.engines)
+    default = first_of(context.engines).state
     storage_ok = not context.store_monitor.degraded
     temp_ok = writable(context.temp_dir)
     if store.kind == "folder":
@@ -80,7 +80,12 @@ async def health(
         "output_writable": storage_ok,
         "temp_writable": temp_ok,
         "engines": {
-            name: {"state": monitor.phase, "version": monitor.version, "reason": monitor.reason}
+            name: {
+                "state": monitor.state.phase,
+                "version": monitor.state.version,
+                "reason": monitor.state.reason,
+                "replicas": monitor.replicas_by_phase(),
+            }
             for name, monitor in context.engines.items()
         },
     }

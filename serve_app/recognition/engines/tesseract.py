@@ -30,11 +30,11 @@ MAX_PREPARED = 4  # language combinations kept ready, of some tens of MB each; p
 
 class TesseractEngine(Engine):
     name = "tesseract"
-    max_batch = 1  # one thread: a batch gains nothing, and its first page would wait for its last
 
     def __init__(self, settings: TesseractSettings, *, page_s: float) -> None:
         self._settings = settings
         self._page_s = page_s
+        self.max_batch = settings.max_batch
         self._tesserocr: Any = None
         self._tessdata = ""
         self._prepared: OrderedDict[tuple[str, ...], Any] = OrderedDict()  # least recently used first

@@ -19,9 +19,9 @@ from serve_app.document import (
     StorageInfo,
 )
 from serve_app.errors import RecognitionFailed, ServiceError
-from serve_app.ingress.monitors import StoreMonitor
 from serve_app.outputs.markdown import document_markdown, document_text
-from serve_app.pipeline import Pipeline
+from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -54,9 +54,10 @@ class Documents:
         outcomes = [
             outcome async for outcome in self._pipeline.pages(source, engine=engine, options=options, dpi_hint=dpi_hint)
         ]
-        results = [outcome for outcome in outcomes if isinstance(outcome, PageResult)]
+        outcomes.sort(key=lambda outcome: outcome.number)
+        results = [outcome.result for outcome in outcomes if isinstance(outcome.result, PageResult)]
         if not results:
-            errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+            errors = [outcome.result for outcome in outcomes if isinstance(outcome.result, ServiceError)]
             raise errors[0] if errors else RecognitionFailed()
         document = _assemble(outcomes, results, timings_ms)
         await self._keep(document, source)
@@ -81,14 +82,13 @@ class Documents:
         ]
         if self._keep_source:
             writes.append(self._store.put(keys["source"], source, "application/octet-stream"))
-        failures = [e for e in await asyncio.gather(*writes, return_exceptions=True) if e is not None]
-        for failure in failures:
-            if not isinstance(failure, StoreUnavailable):
-                raise failure
-            log.error("document %s could not be stored: %s", document.id, failure)
-        if failures:
+        failures = [failure for failure in await asyncio.gather(*writes, return_exceptions=True) if failure]
+        failure = failures[0] if failures else None
+        if failure is not None:
             document.storage = StorageInfo(status="failed")
-        self._monitor.report(failed=bool(failures))
+            unexpected = None if isinstance(failure, StoreUnavailable) else failure
+            log.error("document %s could not be stored: %s", document.id, failure, exc_info=unexpected)
+        self._monitor.report(failure)
         document.timings_ms["store"] = _round(time.perf_counter() - started)
 
 
@@ -103,15 +103,8 @@ def document_folder(document_id: str) -> str:
     return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
 
 
-def _assemble(
-    outcomes: list[PageResult | ServiceError], results: list[PageResult], timings_ms: dict[str, float]
-) -> Document:
-    pages = [
-        outcome.page
-        if isinstance(outcome, PageResult)
-        else Page(number=number, width=0, height=0, dpi=0, error=ErrorInfo(code=outcome.code, message=outcome.message))
-        for number, outcome in enumerate(outcomes, start=1)
-    ]
+def _assemble(outcomes: list[PageOutcome], results: list[PageResult], timings_ms: dict[str, float]) -> Document:
+    pages = [_page(outcome) for outcome in outcomes]
     stages = dict(timings_ms)
     for result in results:
         for stage, ms in result.timings_ms.items():
@@ -127,6 +120,13 @@ def _assemble(
         timings_ms={stage: round(ms, 1) for stage, ms in stages.items()},
         storage=StorageInfo(status="failed"),
     )
+
+
+def _page(outcome: PageOutcome) -> Page:
+    if isinstance(outcome.result, PageResult):
+        return outcome.result.page
+    error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
+    return Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
 
 
 def _round(seconds: float) -> float:

@@ -1,0 +1,126 @@
+"""The pipeline's decisions, with handles that answer as Serve's do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from serve_app import pipeline
+from serve_app.admission import Admission
+from serve_app.document import EngineInfo, Page, PageResult, RecognitionOptions
+from serve_app.errors import EngineFailed, QueueFull, RecognitionFailed, ServiceError
+from serve_app.pipeline import Pipeline
+
+RESULT = PageResult(Page(number=1, width=1, height=1, dpi=1), EngineInfo(name="x", version="1"))
+
+
+class Handle:
+    """Stands for a DeploymentHandle: `.method.remote(...)` gives the next of `answers`, raising exceptions."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        self.calls.append(arguments)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+        async def response() -> Any:
+            if isinstance(answer, Exception) and not isinstance(answer, ServiceError):
+                raise answer
+            return answer
+
+        return asyncio.ensure_future(response())
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "RETRY_PAUSE_S", 0)
+
+
+async def recognize(
+    recognizer: Handle, *, ready: bool = True, queue: int = 8
+) -> tuple[PageResult | ServiceError, Handle]:
+    rasterizer = Handle("pixels")
+    way: Pipeline = Pipeline(rasterizer, {"x": recognizer}, queue=queue, is_ready=lambda engine: ready)  # type: ignore[arg-type, dict-item]
+    (outcome,) = [outcome async for outcome in way.pages(b"", engine="x", options=RecognitionOptions(), dpi_hint=None)]
+    assert outcome.number == 1
+    return outcome.result, rasterizer
+
+
+def upstream_died() -> RayServeException:
+    error = RayServeException("an upstream actor died")
+    error.__cause__ = ActorDiedError()
+    return error
+
+
+async def test_a_page_whose_recognizer_died_is_sent_again_with_the_same_pixels() -> None:
+    recognizer = Handle(ActorDiedError(), ActorDiedError(), RESULT)
+    result, rasterizer = await recognize(recognizer)
+    assert result is RESULT
+    assert len(rasterizer.calls) == 1
+    assert len({id(call[0]) for call in recognizer.calls}) == 1
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        lambda: RayTaskError("recognize", "traceback", ActorDiedError()),
+        upstream_died,
+    ],
+    ids=["noticed by the recognizer", "noticed by the router"],
+)
+async def test_a_page_whose_pixels_were_lost_is_rasterized_again(lost: Callable[[], Exception]) -> None:
+    result, rasterizer = await recognize(Handle(lost(), RESULT))
+    assert result is RESULT
+    assert len(rasterizer.calls) == 2
+
+
+async def test_a_page_that_takes_every_replica_down_is_given_up() -> None:
+    recognizer = Handle(ActorDiedError())
+    result, _ = await recognize(recognizer)
+    assert isinstance(result, RecognitionFailed)
+    assert len(recognizer.calls) == pipeline.ATTEMPTS
+
+
+async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death() -> None:
+    with pytest.raises(RayTaskError):
+        await recognize(Handle(RayTaskError("recognize", "traceback", ZeroDivisionError())))
+
+
+async def test_a_replica_without_an_engine_does_not_decide_where_another_has_one() -> None:
+    result, _ = await recognize(Handle(EngineFailed(), EngineFailed(), RESULT))
+    assert result is RESULT
+
+
+async def test_where_no_replica_has_an_engine_the_answer_comes_at_once() -> None:
+    recognizer = Handle(EngineFailed())
+    result, _ = await recognize(recognizer, ready=False)
+    assert isinstance(result, EngineFailed) and len(recognizer.calls) == 1
+
+
+async def test_serves_own_refusals_are_answers() -> None:
+    full, _ = await recognize(Handle(BackPressureError(1, 1)))
+    assert isinstance(full, QueueFull) and full.retry_after_s
+    failed, _ = await recognize(Handle(DeploymentUnavailableError(None)))  # type: ignore[arg-type]
+    assert isinstance(failed, EngineFailed) and failed.retry_after_s
+
+
+def test_a_place_is_given_back_whatever_happens_in_it() -> None:
+    admission = Admission(1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), admission.place():
+            raise ZeroDivisionError
+    with admission.place(), pytest.raises(QueueFull) as refused, admission.place():
+        pass
+    assert refused.value.retry_after_s
+    with admission.place():
+        pass
