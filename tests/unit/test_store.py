@@ -206,6 +206,26 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+async def test_a_result_is_on_the_disk_before_it_counts(folder_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file before it gets its name, and the names of its folders after."""
+    synced, fsync, replace = list[str](), os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noting_replace(source: str, target: str) -> None:
+        synced.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    await folder_store.put("2026/11/22/a/result.json", b"{}", "application/json")
+    renamed = synced.index("rename")
+    assert "file" in synced[:renamed]
+    assert synced[renamed:].count("folder") >= 2
+
+
 async def test_relative_folder_stays_where_the_service_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,44 @@ def test_pictures_and_rules_are_not_text(engine: Engine) -> None:
 
 
 # languages
+
+
+class Spy:
+    """A TessBaseAPI that notes what it is told of the page's resolution."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.resolutions: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    def SetSourceResolution(self, dpi: int) -> None:
+        self.resolutions.append(dpi)
+        self._api.SetSourceResolution(dpi)
+
+
+def test_the_pages_resolution_is_passed_on(engine: Engine) -> None:
+    assert isinstance(engine, tesseract.TesseractEngine)
+    languages = engine._settings.languages
+    spy = Spy(engine._api(languages))
+    engine._prepared[languages] = spy
+    try:
+        image = PageImage(strip("One line of text."), 1, 317, 0.0)
+        engine.recognize([PageTask(image, RecognitionOptions())])
+    finally:
+        engine._prepared[languages] = spy._api
+    assert spy.resolutions == [317]
+
+
+def test_a_page_reads_the_same_alone_and_after_another(engine: Engine) -> None:
+    fresh = create_engine(TesseractSettings(), page_s=60)
+    fresh.load()
+    page = sample("page-en")[:700]
+    alone = read(fresh, page)
+    fresh.close()
+    read(engine, sample("page-ru")[:900])
+    assert read(engine, page) == alone
 
 
 def test_a_request_picks_its_languages(engine: Engine) -> None:
