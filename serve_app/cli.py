@@ -187,7 +187,7 @@ PaddleOCR-VL Serve is ready.
 
 Try it:
 
-  curl -H 'Authorization: Bearer {shown}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
+  curl -sS -H 'Authorization: Bearer {shown}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
 
 Ctrl-C stops it.
 """

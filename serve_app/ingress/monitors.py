@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,6 @@ class EngineMonitor:
     def is_ready(self) -> bool:
         return self.state.phase is EnginePhase.INITIALIZED
 
-    def replicas_by_phase(self) -> dict[str, int]:
-        """How many of the replicas heard of lately are in which phase."""
-        return dict(Counter(str(state.phase) for _, state in self._seen.values()))
-
     def report(self, state: EngineState) -> None:
         """What a replica said of its engine, asked or with an answer."""
         self._state = state
@@ -68,7 +63,7 @@ class EngineMonitor:
             except Exception as error:
                 # A replica died with the question; the next round asks another one.
                 log.debug("no engine state: %s", type(error).__name__)
-            settled = self.replicas_by_phase().keys() == {EnginePhase.INITIALIZED}
+            settled = {state.phase for _, state in self._seen.values()} == {EnginePhase.INITIALIZED}
             await asyncio.sleep(READY_POLL_S if settled else POLL_S)
 
 

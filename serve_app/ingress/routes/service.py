@@ -80,12 +80,7 @@ async def health(
         "output_writable": storage_ok,
         "temp_writable": temp_ok,
         "engines": {
-            name: {
-                "state": monitor.state.phase,
-                "version": monitor.state.version,
-                "reason": monitor.state.reason,
-                "replicas": monitor.replicas_by_phase(),
-            }
-            for name, monitor in context.engines.items()
+            name: {"state": state.phase, "version": state.version, "reason": state.reason}
+            for name, state in ((name, monitor.state) for name, monitor in context.engines.items())
         },
     }
