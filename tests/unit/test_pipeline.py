@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from serve_app import pipeline
@@ -50,7 +51,8 @@ async def recognize(
     recognizer: Handle, *, ready: bool = True, queue: int = 8
 ) -> tuple[PageResult | ServiceError, Handle]:
     rasterizer = Handle("pixels")
-    way: Pipeline = Pipeline(rasterizer, {"x": recognizer}, queue=queue, is_ready=lambda engine: ready)  # type: ignore[arg-type, dict-item]
+    handles: Any = (rasterizer, {"x": recognizer})
+    way = Pipeline(*handles, queue=queue, is_ready=lambda engine: ready)
     (outcome,) = [outcome async for outcome in way.pages(b"", engine="x", options=RecognitionOptions(), dpi_hint=None)]
     assert outcome.number == 1
     return outcome.result, rasterizer
@@ -110,7 +112,7 @@ async def test_where_no_replica_has_an_engine_the_answer_comes_at_once() -> None
 async def test_serves_own_refusals_are_answers() -> None:
     full, _ = await recognize(Handle(BackPressureError(1, 1)))
     assert isinstance(full, QueueFull) and full.retry_after_s
-    failed, _ = await recognize(Handle(DeploymentUnavailableError(None)))  # type: ignore[arg-type]
+    failed, _ = await recognize(Handle(DeploymentUnavailableError(DeploymentID("x"))))
     assert isinstance(failed, EngineFailed) and failed.retry_after_s
 
 
