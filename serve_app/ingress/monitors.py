@@ -22,14 +22,14 @@ log = logging.getLogger("ray.serve.monitor")
 POLL_S = 1.0
 READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
-# What a replica said is believed for this long; of a few replicas each is asked within it.
+# What a replica said is believed for this long: it may be gone, and which one is asked is chance.
 FORGET_S = 12.0
 
 
 class EngineMonitor:
     """Asks the replicas of one recognizer for their state; Serve picks which one answers each time.
 
-    What replicas say is believed for a while, the newest first: a replica that is gone says nothing.
+    What a replica said is believed for a while only: one that is gone cannot take it back.
     """
 
     def __init__(self, recognizer: DeploymentHandle[Any], *, before_contact: EnginePhase) -> None:
@@ -50,7 +50,7 @@ class EngineMonitor:
         return self.state.phase is EnginePhase.INITIALIZED
 
     def report(self, state: EngineState) -> None:
-        """What a replica said of its engine, asked or with an answer."""
+        """What a replica said of its engine."""
         self._state = state
         self._seen[state.replica] = (time.monotonic(), state)
 
