@@ -1,4 +1,4 @@
-# make serve | make test | make check | make lock | make clean
+# make serve | make paddleocr-vl | make test | make check | make lock | make clean
 PYTHON ?= python3
 PORT ?=
 CONFIG ?= configs/local.yaml
@@ -6,10 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: serve test check lint types unit lock samples clean tessdata
+.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata
 
 serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
+
+paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
 test: $(VENV)/dev.installed tessdata  ## all tests
 	@$(BIN)/python -m pytest
@@ -23,14 +25,15 @@ types: $(VENV)/dev.installed
 	@$(BIN)/mypy
 
 unit: $(VENV)/dev.installed tessdata
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest -n auto tests/unit
 
 samples: $(VENV)/dev.installed  ## draw the sample pages anew
 	@$(BIN)/python samples/make_samples.py
 
 lock: $(VENV)/dev.installed  ## after a change of dependencies in pyproject.toml
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract pyproject.toml -o requirements/serve.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev -c requirements/serve.txt pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract --extra paddleocr-vl --extra paddle-cpu -c requirements/dev.txt pyproject.toml -o requirements/paddleocr-vl.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract -c requirements/dev.txt pyproject.toml -o requirements/serve.txt
 
 clean:
 	rm -rf $(VENV) build *.egg-info
@@ -42,8 +45,13 @@ $(VENV)/serve.installed: requirements/serve.txt pyproject.toml | $(VENV)/python.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
+$(VENV)/paddleocr-vl.installed: requirements/paddleocr-vl.txt $(VENV)/serve.installed
+	@echo "Installing PaddleOCR-VL into $(VENV) (1.7 GB, about a minute)..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/paddleocr-vl.txt
+	@touch $@
+
 $(VENV)/dev.installed: requirements/dev.txt $(VENV)/serve.installed
-	@echo "Installing what the tests need into $(VENV) (about a minute)..."
+	@echo "Installing what the tests need into $(VENV) (2 GB, a minute or two)..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/dev.txt
 	@touch $@
 
