@@ -2,6 +2,8 @@
 
 # No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
 
+from collections.abc import Sequence
+
 import ray
 from ray import serve
 from ray.serve import Application
@@ -11,13 +13,8 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
-from serve_app.settings import EngineSettings, Secrets, Settings
+from serve_app.settings import LEAST_PAGES_AT_A_REPLICA, EngineSettings, Secrets, Settings
 
-# An engine is never idle while work waits: behind the batch that runs, the next one is already there.
-BATCHES_AT_A_REPLICA = 2
-# Where all replicas are full, Serve asks them again and again whether they still are, which costs as much
-# CPU as the rest of the way of a page; so even an engine of small batches takes this many pages.
-LEAST_PAGES_AT_A_REPLICA = 16
 # A replica that does not answer for this long, three times over, is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
 # Questions for an engine's state have room beside its pages.
@@ -41,17 +38,18 @@ def build(settings: Settings) -> Application:
         graceful_shutdown_timeout_s=grace_s,
     )(Rasterizer).bind(settings.raster, settings.limits)
 
+    replicas = _replicas_that_fit(settings.engines)
     recognizers = {
         engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
-            num_replicas=engine.replicas or _replicas_that_fit(engine),
-            max_ongoing_requests=max(BATCHES_AT_A_REPLICA * engine.max_batch, LEAST_PAGES_AT_A_REPLICA) + STATE_CALLS,
+            num_replicas=replicas[engine.name],
+            max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
-            ray_actor_options={"num_cpus": engine.cpus},
+            ray_actor_options={"num_cpus": engine.num_cpus, "num_gpus": engine.gpus},
             logging_config=quiet,
             graceful_shutdown_timeout_s=grace_s,
-        )(Recognizer).bind(engine, settings.limits)
+        )(Recognizer).bind(engine, settings.limits, secrets.vlm_api_key)
         for engine in settings.engines
     }
 
@@ -64,6 +62,16 @@ def build(settings: Settings) -> Application:
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)
 
 
-def _replicas_that_fit(engine: EngineSettings) -> int:
-    """One for each CPU that Ray has; it knows of a container's limits."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1) // max(engine.cpus, 1)))
+def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int]:
+    """Replicas of each engine where the settings do not say: what Ray has room for, which knows a container's limits.
+
+    One for each GPU; engines without one share the CPUs that the others leave.
+    """
+    resources = ray.cluster_resources()
+    fit: dict[str, int] = {engine.name: engine.replicas or max(1, int(resources.get("GPU", 0) // engine.gpus))
+           for engine in engines if engine.replicas or engine.gpus}  # fmt: skip
+    left = resources.get("CPU", 1) - sum(engine.num_cpus * fit[engine.name] for engine in engines if engine.name in fit)
+    others = [engine for engine in engines if engine.name not in fit]
+    for engine in others:
+        fit[engine.name] = max(1, int(left / len(others) // max(engine.num_cpus, 1)))
+    return fit

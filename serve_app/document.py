@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +32,6 @@ class PageImage:
     rasterize_ms: float
 
 
-@dataclass(frozen=True)
-class RecognitionOptions:
-    """What a request may ask of an engine. Hashable: engines keep prepared state for each value.
-
-    `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's own.
-    """
-
-    languages: tuple[str, ...] = ()
-
-
 class Word(BaseModel):
     text: str
     bbox: Box
@@ -52,9 +42,15 @@ class Block(BaseModel):
     """A region of a page that reads as one: a paragraph, a title, a table."""
 
     label: str = Field(description="Kind of region; `text` for a paragraph")
-    text: str
+    text: str = Field(description="Plain text; of a table, a line a row and tabs between cells")
+    content: str | None = Field(
+        None, description="As the engine wrote it, where that is more than text: HTML of a table, LaTeX of a formula"
+    )
     bbox: Box = Field(description="[left, top, right, bottom] in pixels of the page")
     order: int = Field(description="Position in reading order, from 0")
+    polygon: list[tuple[float, float]] | None = Field(None, description="Its outline, where the engine has one")
+    group: int | None = Field(None, description="Blocks of the same group continue each other")
+    figure: str | None = Field(None, description="Of a picture: its path as Markdown links it")
     confidence: float | None = Field(None, description="Mean confidence of its words, 0..1, where the engine has one")
     words: list[Word] = Field(default_factory=list, description="Its words, where the engine has them")
 
@@ -77,6 +73,8 @@ class Page(BaseModel):
     text: str = ""
     markdown: str = ""
     blocks: list[Block] = Field(default_factory=list)
+    degraded: bool = Field(False, description="There is less of it than there should be: `warnings` tell what and why")
+    warnings: list[ErrorInfo] = Field(default_factory=list)
     error: ErrorInfo | None = None
 
 
@@ -86,12 +84,36 @@ class EngineInfo(BaseModel):
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture cut from a page. `path` is how the page's Markdown links it, `jpeg` the file."""
+
+    path: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class PageReading:
+    """What an engine makes of one page: plain data, without the page's pixels.
+
+    `pruned_result` is the page in PaddleX's own form (`prunedResult` of /layout-parsing), where the engine has it.
+    """
+
+    page: Page
+    figures: tuple[Figure, ...] = ()
+    pruned_result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class PageResult:
     """What a recognizer gives back for one page; `timings_ms` by stage."""
 
-    page: Page
+    reading: PageReading
     engine: EngineInfo
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def page(self) -> Page:
+        return self.reading.page
 
 
 class StorageInfo(BaseModel):
@@ -99,7 +121,9 @@ class StorageInfo(BaseModel):
 
     status: Literal["stored", "failed"]
     uri: str | None = Field(None, description="Folder of the result: s3://bucket/... or file:///...")
-    keys: dict[str, str] = Field(default_factory=dict, description="result, markdown and, where kept, source")
+    keys: dict[str, str] = Field(
+        default_factory=dict, description="result, markdown, figures by their paths and, where kept, source"
+    )
 
 
 class DocumentStatus(StrEnum):
@@ -117,7 +141,8 @@ class Document(BaseModel):
     text: str = Field(description="The text of all pages, a blank line between blocks")
     markdown: str
     engine: EngineInfo
+    degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
     timings_ms: dict[str, float] = Field(
-        description="Milliseconds by stage: receive, fetch, rasterize, queue, recognize, store, total"
+        description="Milliseconds by stage: receive, fetch, rasterize, queue, analyze, recognize, store, total"
     )
     storage: StorageInfo

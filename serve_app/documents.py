@@ -13,12 +13,13 @@ from serve_app.document import (
     DocumentStatus,
     EngineInfo,
     ErrorInfo,
+    Figure,
     Page,
     PageResult,
-    RecognitionOptions,
     StorageInfo,
 )
 from serve_app.errors import RecognitionFailed, ServiceError
+from serve_app.options import RecognitionOptions
 from serve_app.outputs.markdown import document_markdown, document_text
 from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.storage.monitor import StoreMonitor
@@ -60,14 +61,16 @@ class Documents:
             errors = [outcome.result for outcome in outcomes if isinstance(outcome.result, ServiceError)]
             raise errors[0] if errors else RecognitionFailed()
         document = _assemble(outcomes, results, timings_ms)
-        await self._keep(document, source)
+        await self._keep(document, source, [figure for result in results for figure in result.reading.figures])
         document.timings_ms["total"] = _round(time.perf_counter() - started)
         return document
 
-    async def _keep(self, document: Document, source: bytes) -> None:
+    async def _keep(self, document: Document, source: bytes, figures: list[Figure]) -> None:
         """Write the result; where that fails, the answer says so and still comes."""
         folder = document_folder(document.id)
         keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
+        # Beside the Markdown, at the paths by which it links them.
+        keys.update({figure.path: f"{folder}/{figure.path}" for figure in figures})
         if self._keep_source:
             keys["source"] = f"{folder}/source"
         document.storage = StorageInfo(
@@ -80,6 +83,7 @@ class Documents:
             self._store.put(keys["result"], document.model_dump_json(indent=2).encode(), "application/json"),
             self._store.put(keys["markdown"], document.markdown.encode(), "text/markdown; charset=utf-8"),
         ]
+        writes += [self._store.put(keys[figure.path], figure.jpeg, "image/jpeg") for figure in figures]
         if self._keep_source:
             writes.append(self._store.put(keys["source"], source, "application/octet-stream"))
         failures = [failure for failure in await asyncio.gather(*writes, return_exceptions=True) if failure]
@@ -117,6 +121,7 @@ def _assemble(outcomes: list[PageOutcome], results: list[PageResult], timings_ms
         text=document_text(pages),
         markdown=document_markdown(pages),
         engine=engine,
+        degraded=any(page.degraded for page in pages),
         timings_ms={stage: round(ms, 1) for stage, ms in stages.items()},
         storage=StorageInfo(status="failed"),
     )

@@ -142,7 +142,18 @@ class EngineLoading(ServiceError):
 
 
 class EngineFailed(ServiceError):
+    """It could not be loaded; another replica's may have been."""
+
     status, code, default_message = 503, "engine_unavailable", "The OCR engine is not available."
+
+
+class VlmServerAway(ServiceError):
+    status, code = 503, "vlm_server_away"
+    default_message = "The inference server that the OCR engine works with is not available; try again shortly."
+
+
+# The engine can read nothing just now, whatever the page: its fallback may, where it has one.
+ENGINE_UNAVAILABLE = (EngineLoading, EngineFailed, VlmServerAway)
 
 
 class PageTimeout(ServiceError):

@@ -13,6 +13,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+# An engine is never idle while work waits: behind the batch that runs, the next one is already there.
+BATCHES_AT_A_REPLICA = 2
+# Where all replicas are full, Serve asks them again and again whether they still are, which costs as much
+# CPU as the rest of the way of a page; so even an engine of small batches takes this many pages.
+LEAST_PAGES_AT_A_REPLICA = 16
+
+# vLLM as it reads documents fastest (PaddleOCR-VL's own guide): no prefix is ever seen twice, and no image.
+# It leaves room on the GPU for the layout model.
+VLLM_COMMAND = (
+    "vllm", "serve", "PaddlePaddle/PaddleOCR-VL-1.6", "--served-model-name", "PaddleOCR-VL-1.6-0.9B",
+    "--trust-remote-code", "--host", "127.0.0.1", "--port", "{port}", "--gpu-memory-utilization", "0.7",
+    "--max-num-batched-tokens", "16384", "--no-enable-prefix-caching", "--mm-processor-cache-gb", "0",
+)  # fmt: skip
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,12 +62,37 @@ class RasterSettings(_Strict):
 
 
 class _Engine(_Strict):
-    replicas: int | None = Field(None, ge=1, description="Recognizer replicas; unset: one for each CPU")
-    load: Literal["eager", "lazy"] = Field("eager", description="Load at start in the background, or on first use")
-    cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
-    nice: int = Field(
-        10, ge=0, le=19, description="How far the engine's thread steps back behind the rest of the service"
+    replicas: int | None = Field(
+        None, ge=1, description="Recognizer replicas; unset: as many as Ray has CPUs, or GPUs, for"
     )
+    load: Literal["eager", "lazy"] = Field("eager", description="Load at start in the background, or on first use")
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
+    nice: int = Field(
+        10, ge=0, le=19, description="How far the engine's threads step back behind the rest of the service"
+    )
+    memory_mb: float | None = Field(
+        None,
+        gt=0,
+        description="Own memory of a replica (not what it shares, such as Ray's object store), in MB, over which it is replaced",
+    )
+    fallback: str | None = Field(
+        None, description="Name of another configured engine that reads the pages while this one cannot"
+    )
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that Ray reserves for a replica."""
+        return 0
+
+    @property
+    def pages_at_a_replica(self) -> int:
+        """Pages that a replica holds at once: in its queue, and at work."""
+        return LEAST_PAGES_AT_A_REPLICA
+
+    @property
+    def warm_up_s(self) -> float:
+        """How long a replica may load its engine before it counts as started, ready or not."""
+        return 20
 
 
 class TesseractSettings(_Engine):
@@ -74,16 +113,108 @@ class DummySettings(_Engine):
     """An engine without a model: tests and benchmarks of everything around it."""
 
     name: Literal["dummy"] = Field("dummy", description="The engine's name in requests and answers")
-    cpus: float = Field(0, ge=0, description="CPUs that Ray reserves for a replica")
+    num_cpus: float = Field(0, ge=0, description="CPUs that Ray reserves for a replica")
     text: str = Field("dummy", description="What it reads on every page")
     load_s: float = Field(0, ge=0, description="Seconds that loading takes")
     load_error: str | None = Field(None, description="Loading fails with this reason")
     batch_s: float = Field(0, ge=0, description="Seconds that a batch costs")
     page_s: float = Field(0, ge=0, description="Seconds that a page of a batch costs")
     max_batch: int = Field(8, ge=1, description="Largest batch")
+    leak_mb: float = Field(0, ge=0, description="Memory that a page costs for ever, in MB")
+
+    @property
+    def pages_at_a_replica(self) -> int:
+        return max(BATCHES_AT_A_REPLICA * self.max_batch, LEAST_PAGES_AT_A_REPLICA)
 
 
-EngineSettings = Annotated[TesseractSettings | DummySettings, Field(discriminator="name")]
+class NativeVlmSettings(_Strict):
+    backend: Literal["native"] = Field("native", description="Where the VLM runs: `native` is in the replica")
+    model_dir: str | None = Field(None, description="Folder of the VLM; unset: Paddle's cache")
+
+
+class VlmServerLaunchSettings(_Strict):
+    """A server that the replica starts, watches and ends as its child."""
+
+    command: tuple[str, ...] = Field(
+        VLLM_COMMAND, min_length=1, description="Command and arguments; `{port}` is a free port of the loopback address"
+    )
+    log_file: str = Field("temp/vlm-server.log", description="Where the server's output goes")
+
+
+class VlmServerSettings(_Strict):
+    backend: Literal["vllm-server", "sglang-server", "fastdeploy-server", "llama-cpp-server"] = Field(
+        description="Where the VLM runs: an OpenAI-compatible inference server of this kind"
+    )
+    url: str | None = Field(None, pattern="^https?://", description="Its address up to `/v1`; unset with `launch`")
+    model: str | None = Field(None, description="The model's name there; unset: the first one it lists")
+    concurrency: int = Field(200, ge=1, description="Blocks in flight at the server, shared by the replicas")
+    pages_at_once: int = Field(16, ge=1, description="Pages whose blocks a replica has in flight")
+    connect_s: float = Field(3, gt=0, description="Longest wait for a connection, and for an answer to a probe, in s")
+    launch: VlmServerLaunchSettings | None = Field(
+        None, description="Start the server as a child of the replica; unset: it is there, or will be"
+    )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> VlmServerSettings:
+        if (self.url is None) == (self.launch is None):
+            raise ValueError("set one of 'url' and 'launch'")
+        return self
+
+
+class PaddleOcrVlSettings(_Engine):
+    """PaddleOCR-VL, the production engine."""
+
+    name: Literal["paddleocr-vl"] = Field("paddleocr-vl", description="The engine's name in requests and answers")
+    pipeline_version: Literal["v1", "v1.5", "v1.6"] = Field("v1.6", description="Version of the pipeline")
+    device: Literal["cpu", "gpu"] = Field("gpu", description="Where the models in the replica run")
+    num_gpus: float | None = Field(
+        None, ge=0, description="GPUs that Ray reserves for a replica, or the part of one; unset: 1 with `device: gpu`"
+    )
+    vlm: Annotated[NativeVlmSettings | VlmServerSettings, Field(discriminator="backend")] = Field(
+        NativeVlmSettings(), description="The vision-language model"
+    )
+    layout_model_dir: str | None = Field(None, description="Folder of the layout model; unset: Paddle's cache")
+    doc_preprocessor: bool = Field(
+        False, description="Load the models that turn pages upright and flatten them, for requests that ask for it"
+    )
+    orientation_model_dir: str | None = Field(
+        None, description="Folder of the orientation model; unset: Paddle's cache"
+    )
+    unwarping_model_dir: str | None = Field(None, description="Folder of the unwarping model; unset: Paddle's cache")
+    paddlex_config: str | None = Field(
+        None, description="A PaddleX pipeline file (YAML), for what has no option here; the options here win"
+    )
+    download: bool = Field(True, description="Fetch models that are missing from Paddle's cache when the engine loads")
+    layout_batch: int = Field(8, ge=1, le=64, description="Most pages in one run of the layout model")
+    max_new_tokens: int = Field(4096, ge=1, description="Most tokens of one block")
+    page_tokens: int = Field(32_768, ge=1, description="Most tokens of one page; what there is by then is answered")
+    gpu_memory_mb: float | None = Field(
+        None, gt=0, description="GPU memory of a replica, in MB, over which it is replaced; unset: no limit"
+    )
+
+    @property
+    def max_batch(self) -> int:
+        return self.layout_batch
+
+    @property
+    def warm_up_s(self) -> float:
+        return 300
+
+    @property
+    def gpus(self) -> float:
+        return self.num_gpus if self.num_gpus is not None else float(self.device == "gpu")
+
+    @property
+    def pages_at_once(self) -> int:
+        """Pages that are read at once: the native VLM reads one after another."""
+        return 1 if self.vlm.backend == "native" else self.vlm.pages_at_once
+
+    @property
+    def pages_at_a_replica(self) -> int:
+        return max(BATCHES_AT_A_REPLICA * self.layout_batch, self.pages_at_once + self.layout_batch)
+
+
+EngineSettings = Annotated[TesseractSettings | PaddleOcrVlSettings | DummySettings, Field(discriminator="name")]
 
 
 class FolderStoreSettings(_Strict):
@@ -149,6 +280,9 @@ class Settings(_Strict):
         names = [engine.name for engine in engines]
         if len(set(names)) != len(names):
             raise ValueError("each engine may be configured once")
+        for engine in engines:
+            if engine.fallback is not None and engine.fallback not in set(names) - {engine.name}:
+                raise ValueError(f"the fallback of {engine.name} is not another configured engine")
         return engines
 
 
@@ -162,6 +296,8 @@ class Secrets(_Strict):
     s3_secret_access_key: SecretStr | None = Field(
         None, description="OCR_S3_SECRET_ACCESS_KEY; unset: boto3's own chain"
     )
+
+    vlm_api_key: SecretStr | None = Field(None, description="OCR_VLM_API_KEY: key of the inference server")
 
     @model_validator(mode="after")
     def _pairs(self) -> Secrets:

@@ -7,11 +7,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from serve_app.settings import Settings
+from serve_app.settings import DummySettings, Settings
 
 
 def settings_table() -> str:
-    """Every setting as a Markdown table: name, default, meaning with its unit."""
+    """Every setting but those of tests as a Markdown table: name, default, meaning with its unit."""
     rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
     for name, default, description in _settings(Settings, ""):
         rows.append(f"| `{name}` | {default} | {description} |")
@@ -20,7 +20,8 @@ def settings_table() -> str:
 
 def _settings(model: type[BaseModel], path: str) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
-        nested = _models(field.annotation)
+        # The dummy engine is for tests; who needs its settings reads them in the code.
+        nested = [kind for kind in _models(field.annotation) if kind is not DummySettings]
         for kind in nested:
             # Of several kinds each has a constant that names it: `engines[tesseract]`, `store[s3]`.
             label = f"[{_constant(kind)}]" if len(nested) > 1 else ""
@@ -38,7 +39,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _constant(model: type[BaseModel]) -> str:
-    return str(next(model.model_fields[name].default for name in ("name", "kind") if name in model.model_fields))
+    discriminator = next(name for name in ("name", "kind", "backend") if name in model.model_fields)
+    return str(get_args(model.model_fields[discriminator].annotation)[0])
 
 
 def _shown(default: Any) -> str:

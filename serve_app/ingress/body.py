@@ -27,10 +27,12 @@ from serve_app.errors import (
     UnsupportedMediaType,
     UploadStalled,
 )
+from serve_app.options import ParsingOptions
 
 # A body is a flat object of a handful of fields; base64 holds none of the characters that are counted.
 MAX_JSON_PARTS = 1000
 MAX_FORM_FIELDS = 20
+MAX_OPTIONS_TEXT = 10_000
 MAX_FORM_FILES = 2  # one too many is a clear 422, more are not worth reading
 # Above this, parsing and decoding leave the event loop to others.
 THREAD_BYTES = 256 * 1024
@@ -53,6 +55,9 @@ class OcrRequest(BaseModel):
     engine: str | None = Field(None, max_length=100, description="Engine to use; default: the first configured")
     dpi: int | None = Field(
         None, ge=50, le=1200, description="Resolution of the image, where its file is wrong or silent"
+    )
+    options: ParsingOptions | None = Field(
+        None, description="How the engine `paddleocr-vl` reads the page; in a form, as the text of a JSON object"
     )
 
 
@@ -176,8 +181,18 @@ def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
         elif name == "file":
             raise _invalid(name, "must be sent as a file (curl: -F file=@name)")
         elif value:  # browsers send the fields that were left empty
-            fields[name] = value
+            fields[name] = _object_of(name, value) if name == "options" else value
     return fields, file
+
+
+def _object_of(name: str, text: str) -> Any:
+    """A form has no objects: there the options are the text of one."""
+    if len(text) > MAX_OPTIONS_TEXT:
+        raise _invalid(name, f"may have at most {MAX_OPTIONS_TEXT} characters")
+    try:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError):
+        raise _invalid(name, "is not a JSON object") from None
 
 
 async def _submission(fields: dict[str, Any], file: bytes | None) -> Submission:
@@ -230,12 +245,27 @@ def _invalid(field: str, message: str) -> InvalidField:
 
 
 def _invalid_fields(error: ValidationError) -> InvalidField:
-    problems = []
+    problems: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_input=False)[:20]:
-        name = _field_name(".".join(str(part) for part in problem["loc"]))
+        location = [str(part) for part in problem["loc"]]
+        # Below a field with several forms stand names of the library's own for each of them.
+        depth = 3 if "vlmExtraArgs" in location else 2
+        name = _field_name(".".join(location[:depth]))
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
-        problems.append(FieldError(name, message))
-    return InvalidField("; ".join(f"{p.field}: {p.message}" for p in problems), fields=tuple(problems))
+        if len(location) > depth or name in problems:
+            message = f"is not valid; it is the {_described(location)}"
+        problems[name] = message
+    fields = tuple(FieldError(name, message) for name, message in problems.items())
+    return InvalidField("; ".join(f"{name}: {message}" for name, message in problems.items()), fields=fields)
+
+
+def _described(location: list[str]) -> str:
+    """What the documentation says of an option, to be read within a sentence."""
+    for name, option in ParsingOptions.model_fields.items():
+        if location[1:2] in ([name], [option.alias]):
+            description = option.description or name
+            return description[0].lower() + description[1:]
+    return location[-1]
 
 
 _PROBLEMS = {
@@ -248,6 +278,16 @@ _PROBLEMS = {
     "int_parsing_size": "must be a whole number",
     "int_from_float": "must be a whole number",
     "finite_number": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "literal_error": "must be one of: {expected}",
+    "tuple_type": "must be a list",
+    "model_type": "must be a JSON object",
+    "model_attributes_type": "must be a JSON object",
+    "value_error": "{error}",
+    "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }

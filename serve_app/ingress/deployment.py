@@ -59,7 +59,13 @@ class Ingress:
             for engine in settings.engines
         }
         pipeline = Pipeline(
-            rasterizer, recognizers, queue=limits.queue, is_ready=lambda engine: engines[engine].is_ready
+            rasterizer,
+            recognizers,
+            queue=limits.queue,
+            is_ready=lambda engine: engines[engine].is_ready,
+            has_replicas=lambda engine: engines[engine].has_replicas,
+            engine_wait_s=limits.engine_wait_s,
+            fallbacks={engine.name: engine.fallback for engine in settings.engines if engine.fallback is not None},
         )
         self._context = Context(
             settings=settings,

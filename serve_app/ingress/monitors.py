@@ -10,9 +10,11 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.recognition.deployment import EnginePhase, EngineState
@@ -24,6 +26,7 @@ READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
 # What a replica said is believed for this long: it may be gone, and which one is asked is chance.
 FORGET_S = 12.0
+NO_REPLICA = "no replica is running yet: it is being loaded, or the cluster has no room for it"
 
 
 class EngineMonitor:
@@ -36,6 +39,18 @@ class EngineMonitor:
         self._recognizer = recognizer
         self._state = EngineState(replica="", phase=before_contact)
         self._seen: dict[str, tuple[float, EngineState]] = {}
+        self._before_contact = before_contact
+        self._has_replicas = True  # until Serve says otherwise
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether a page that is sent now has a replica to go to; not so where a cluster has no room for one."""
+        return self._has_replicas
+
+    @property
+    def lost_replicas(self) -> bool:
+        """Whether there were replicas, and are none any more."""
+        return not self._has_replicas and self._state.replica != ""
 
     @property
     def state(self) -> EngineState:
@@ -43,7 +58,10 @@ class EngineMonitor:
         since = time.monotonic() - FORGET_S
         self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if at > since}
         states = [state for _, state in self._seen.values()]
-        return min(states, key=lambda state: _BEST_FIRST.index(state.phase), default=self._state)
+        known = min(states, key=_rank, default=self._state)
+        if not self._has_replicas and known.phase is not EnginePhase.FAILED:
+            return replace(known, phase=self._before_contact, reason=NO_REPLICA)
+        return known
 
     @property
     def is_ready(self) -> bool:
@@ -52,22 +70,42 @@ class EngineMonitor:
     def report(self, state: EngineState) -> None:
         """What a replica said of its engine."""
         self._state = state
+        self._has_replicas = True
         self._seen[state.replica] = (time.monotonic(), state)
 
     async def run(self) -> None:
         while True:
             try:
-                self.report(await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S))
-            except TimeoutError:
-                pass  # every replica is busy, or none has started yet: what is known stays
+                await self._look()
             except Exception as error:
-                # A replica died with the question; the next round asks another one.
+                # A replica died with the question, or the controller did; the next round asks again.
                 log.debug("no engine state: %s", type(error).__name__)
-            settled = {state.phase for _, state in self._seen.values()} == {EnginePhase.INITIALIZED}
+            settled = bool(self._seen) and all(_rank(state) == (0, False) for _, state in self._seen.values())
             await asyncio.sleep(READY_POLL_S if settled else POLL_S)
+
+    async def _look(self) -> None:
+        try:
+            self.report(await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S))
+        except TimeoutError:
+            # Every replica is busy, and what is known stays; or there is none.
+            self._has_replicas = await asyncio.to_thread(_running_replicas, self._recognizer) > 0
+
+
+def _running_replicas(recognizer: DeploymentHandle[Any]) -> int:
+    """How many replicas Serve's controller has running; asked only when they are silent."""
+    place = recognizer.deployment_id
+    application = serve.status().applications.get(place.app_name)
+    deployment = application.deployments.get(place.name) if application is not None else None
+    if deployment is None:
+        return 0
+    return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
 
 
 _BEST_FIRST = (EnginePhase.INITIALIZED, EnginePhase.INITIALIZING, EnginePhase.NOT_INITIALIZED, EnginePhase.FAILED)
+
+
+def _rank(state: EngineState) -> tuple[int, bool]:
+    return _BEST_FIRST.index(state.phase), state.backend is not None and not state.backend.available
 
 
 def writable(folder: Path) -> bool:

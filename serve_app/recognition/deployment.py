@@ -11,28 +11,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from pydantic import SecretStr
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
-from serve_app.document import EngineInfo, Page, PageImage, PageResult, RecognitionOptions
+from serve_app.document import EngineInfo, PageImage, PageResult
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError
+from serve_app.options import RecognitionOptions
 from serve_app.recognition.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
-from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
+from serve_app.recognition.memory import MemoryLimit
+from serve_app.recognition.readers import Readers
 from serve_app.settings import EngineSettings, Limits
 
 log = logging.getLogger("ray.serve.recognizer")
 
 LOAD_RETRY_S = 30
-# A replica that has loaded counts as started, so a rolling update replaces an engine by a ready one.
-# One that takes longer than this, or fails, starts all the same and says so in its state.
-WARM_UP_S = 20
 
 
 class EnginePhase(StrEnum):
-    """Contract 1's words for `paddleocr` in /health."""
+    """The words for `paddleocr` in /health, as clients of the service that this one replaces know them."""
 
     NOT_INITIALIZED = "not_initialized"
     INITIALIZING = "initializing"
@@ -42,31 +44,47 @@ class EnginePhase(StrEnum):
 
 @dataclass(frozen=True)
 class EngineState:
-    """What a replica says of its engine; `reason` is set where `phase` is FAILED."""
+    """What a replica says of its engine; `reason` is set where `phase` is FAILED.
+
+    `backend` is the state of the server that the engine works with, where it does.
+    """
 
     replica: str
     phase: EnginePhase
     version: str | None = None
     reason: str | None = None
+    backend: BackendState | None = None
 
 
 class Recognizer:
-    """Holds an engine, its thread and the queue of pages in front of it."""
+    """Holds an engine, its threads and the queue of pages in front of it."""
 
-    async def __init__(self, settings: EngineSettings, limits: Limits) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: EngineSettings, limits: Limits, vlm_api_key: SecretStr | None = None
+    ) -> None:
         self._limits = limits
-        self._engine: Engine = create_engine(settings, page_s=limits.page_s)
-        self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
-        self._queue: BatchQueue[PageTask, Page | ServiceError] = BatchQueue(
-            self._run_batch, max_batch=self._engine.max_batch
+        self._has_fallback = settings.fallback is not None
+        self._engine: Engine = create_engine(
+            settings,
+            page_s=limits.page_s,
+            vlm_api_key=vlm_api_key.get_secret_value() if vlm_api_key else None,
+            share=_replicas_at_most(),
         )
+        self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
+        self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
+            self._analyze, max_batch=self._engine.max_batch
+        )
+        self._readers = Readers(self._engine, self._thread, nice=settings.nice)
+        self._memory = MemoryLimit(settings, self._engine)
         self._phase = EnginePhase.NOT_INITIALIZED
         self._reason: str | None = None
         self._settled = asyncio.Event()  # the engine is loaded, or its last try failed
         self._loading: asyncio.Task[None] | None = None
         if settings.load == "eager":
             self._start_loading()
-            await self._wait_until_settled(WARM_UP_S)
+            # A replica that has loaded counts as started, so a rolling update replaces an engine by a ready one.
+            # One that takes longer, or fails, starts all the same and says so in its state.
+            await self._wait_until_settled(settings.warm_up_s)
 
     async def recognize(
         self, image: PageImage | ServiceError, options: RecognitionOptions
@@ -81,21 +99,25 @@ class Recognizer:
         if (unavailable := await self._unavailable()) is not None:
             return unavailable
         try:
-            batched = await self._queue.submit(PageTask(image, options))
+            analyzed = await self._queue.submit(PageTask(image, options))
+            if isinstance(analyzed.result, ServiceError):
+                return analyzed.result
+            read = await self._readers.read(analyzed.result)
         except EngineThreadDead as error:
             self._die(str(error))
         except Exception:
-            log.exception("engine %s failed on a batch", self._engine.name)
+            log.exception("engine %s failed", self._engine.name)
             return RecognitionFailed()
-        if isinstance(batched.result, ServiceError):
-            return batched.result
+        if isinstance(read.result, ServiceError):
+            return read.result
         return PageResult(
-            page=batched.result,
+            reading=read.result,
             engine=EngineInfo(name=self._engine.name, version=self._engine.version),
             timings_ms={
                 "rasterize": image.rasterize_ms,
-                "queue": batched.queue_ms,
-                "recognize": batched.run_ms,
+                "queue": analyzed.queue_ms + read.queue_ms,
+                "analyze": analyzed.run_ms,
+                "recognize": read.run_ms,
             },
         )
 
@@ -105,20 +127,26 @@ class Recognizer:
             phase=self._phase,
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
+            backend=self._engine.backend() if self._phase is EnginePhase.INITIALIZED else None,
         )
 
     def check_health(self) -> None:
-        """Called by Serve every `health_check_s`: a replica whose engine is dead or stuck ends itself.
+        """Called by Serve every `health_check_s`. Raises MemoryLimitPassed.
 
-        Raising would have Serve wait for the stuck page first; this way the pages that are here are
-        sent again by their callers at once, and Serve starts another replica.
+        A replica that raises is replaced gently: Serve sends it nothing more and lets it finish. That is
+        right for one that has grown too large. One whose engine is dead or stuck ends itself instead:
+        Serve would wait for the stuck page first; this way the pages that are here are sent again by
+        their callers at once.
         """
-        # Loading may take as long as it takes; a batch may not.
-        limit_s = 2 * self._limits.page_s * self._engine.max_batch
-        if not self._thread.is_alive:
-            self._die("the engine's thread has ended")
-        if self._phase is EnginePhase.INITIALIZED and self._thread.busy_s > limit_s:
-            self._die(f"a batch has been running for {self._thread.busy_s:.0f} s (limit {limit_s:.0f} s)")
+        limit_s = 2 * self._limits.page_s
+        if not self._thread.is_alive or not self._readers.alive:
+            self._die("a thread of the engine has ended")
+        if self._phase is not EnginePhase.INITIALIZED:
+            return  # loading may take as long as it takes; a page may not
+        busy_s = max(self._thread.busy_s, self._readers.busy_s)
+        if busy_s > limit_s:
+            self._die(f"a batch or a page has been at work for {busy_s:.0f} s (limit {limit_s:.0f} s)")
+        self._memory.check()
 
     def _die(self, reason: str) -> NoReturn:
         log.critical("engine %s: %s; this replica ends and is replaced", self._engine.name, reason)
@@ -129,24 +157,27 @@ class Recognizer:
         if self._loading is not None:
             self._loading.cancel()
         await self._queue.close()
+        self._readers.stop()
         with contextlib.suppress(EngineThreadDead):
             await self._thread.call(self._engine.close)
         self._thread.stop()
 
     async def _unavailable(self) -> ServiceError | None:
         self._start_loading()
-        if await self._wait_until_settled(self._limits.engine_wait_s):
-            return None
+        # Where another engine stands in, nobody waits for this one.
+        if await self._wait_until_settled(0 if self._has_fallback else self._limits.engine_wait_s):
+            return self._engine.unavailable()
         if self._phase is EnginePhase.FAILED:
             return EngineFailed(f"The OCR engine could not be loaded: {self._reason}", retry_after_s=LOAD_RETRY_S)
         return EngineLoading(retry_after_s=10)
 
     async def _wait_until_settled(self, timeout_s: float) -> bool:
         """Wait for the engine to be loaded, or to fail; True if it is loaded."""
-        try:
-            await asyncio.wait_for(self._settled.wait(), timeout_s)
-        except TimeoutError:
-            return False
+        if not self._settled.is_set():  # with 0 seconds, wait_for() would not look
+            try:
+                await asyncio.wait_for(self._settled.wait(), timeout_s)
+            except TimeoutError:
+                return False
         return self._phase is EnginePhase.INITIALIZED
 
     def _start_loading(self) -> None:
@@ -177,8 +208,19 @@ class Recognizer:
                     "engine %s %s loaded in %.1f s",
                     self._engine.name, self._engine.version, time.perf_counter() - started,
                 )  # fmt: skip
+                self._memory.loaded()
                 return
             await asyncio.sleep(LOAD_RETRY_S)
 
-    async def _run_batch(self, tasks: Sequence[PageTask]) -> Sequence[Page | ServiceError]:
-        return await self._thread.call(self._engine.recognize, tasks)
+    async def _analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
+        return await self._thread.call(self._engine.analyze, tasks)
+
+
+def _replicas_at_most() -> int:
+    """How many replicas this deployment may have; 1 outside Serve."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return 1
+    autoscaling = context._deployment_config.autoscaling_config
+    return int(autoscaling.max_replicas if autoscaling else context.world_size)

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic.alias_generators import to_camel
 
-from serve_app.document import Document, RecognitionOptions
+from serve_app.document import Document
 from serve_app.errors import FieldError, InvalidField, RequestTimeout
 from serve_app.ingress.body import OcrForm, OcrRequest, read_submission
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.negotiation import best_match
-from serve_app.settings import EngineSettings
+from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["ocr"])
@@ -25,8 +27,12 @@ _JSON, _MARKDOWN, _TEXT = "application/json", "text/markdown", "text/plain"
 
 def _body_schema() -> dict[str, Any]:
     # The body is read by hand, within limits; this tells the documentation what it may be.
-    json_schema = OcrRequest.model_json_schema()
-    form_schema = OcrForm.model_json_schema()
+    json_schema = _inlined(OcrRequest.model_json_schema())
+    form_schema = _inlined(OcrForm.model_json_schema())
+    form_schema["properties"]["options"] = {
+        "type": "string",
+        "description": f'{form_schema["properties"]["options"]["description"]}: `{{"useChartRecognition": true}}`',
+    }
     for name, field in form_schema["properties"].items():
         if name != "file":
             field["example"] = ""  # what Swagger UI would fill in by itself is sent; an empty field is as if absent
@@ -51,6 +57,23 @@ def _body_schema() -> dict[str, Any]:
             },
         }
     }
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without references: within an OpenAPI document they would point elsewhere."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inline(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inline(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: inline(each) for name, each in part.items()}
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
 
 
 @router.post(
@@ -87,7 +110,9 @@ async def _read(request: Request, context: Context, started: float) -> Document:
     limits = context.settings.limits
     submission = await read_submission(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
     engine = _engine(submission.request, context.settings.engines)
-    options = RecognitionOptions(languages=_languages(submission.request, engine))
+    options = RecognitionOptions(
+        languages=_languages(submission.request, engine), parsing=_parsing(submission.request, engine)
+    )
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     source = submission.source
     if source is None:
@@ -117,13 +142,27 @@ def _languages(request: OcrRequest, engine: EngineSettings) -> tuple[str, ...]:
     """The languages asked for, in the engine's own order: the same set is the same prepared engine."""
     if request.language is None:
         return ()
-    known = getattr(engine, "languages", ())
-    asked = [language.strip() for language in request.language.split("+")]
-    if not known:
+    if isinstance(engine, PaddleOcrVlSettings):
+        return ()  # it reads what there is, and a client that always says a language may go on doing so
+    if not isinstance(engine, TesseractSettings):
         raise _invalid("language", f"the engine {engine.name} has no choice of languages")
+    known = engine.languages
+    asked = [language.strip() for language in request.language.split("+")]
     if not set(asked) <= set(known):
         raise _invalid("language", f"this service reads: {', '.join(known)} (join several with '+')")
     return tuple(language for language in known if language in asked)
+
+
+def _parsing(request: OcrRequest, engine: EngineSettings) -> ParsingOptions:
+    options = request.options
+    if options is None:
+        return ParsingOptions()
+    if not isinstance(engine, PaddleOcrVlSettings):
+        raise _invalid("options", f"the engine {engine.name} has no options")
+    for name in ("use_doc_orientation_classify", "use_doc_unwarping"):
+        if getattr(options, name) and not engine.doc_preprocessor:
+            raise _invalid(f"options.{to_camel(name)}", "this service has no model for it ('doc_preprocessor' is off)")
+    return options
 
 
 def _invalid(field: str, message: str) -> InvalidField:

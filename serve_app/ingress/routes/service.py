@@ -1,4 +1,4 @@
-"""GET / and GET /health: contract 1 (the service that this one replaces), with additions."""
+"""GET / and GET /health: those of the service that this one replaces, with additions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.monitors import first_of, writable
 from serve_app.ingress.negotiation import best_match
-from serve_app.recognition.deployment import EnginePhase
+from serve_app.recognition.deployment import EnginePhase, EngineState
 from serve_app.settings import resolve
 
 router = APIRouter(tags=["service"])
@@ -61,14 +61,16 @@ async def health(
 ) -> dict[str, Any]:
     """`paddleocr` is the state of the default engine; `engines` tells of each."""
     store = context.settings.store
-    default = first_of(context.engines).state
+    monitor = first_of(context.engines)
+    default = monitor.state
     storage_ok = not context.store_monitor.degraded
     temp_ok = writable(context.temp_dir)
     if store.kind == "folder":
         s3, output_dir = "not_configured", str(resolve(store.path))
     else:
         s3, output_dir = "configured" if storage_ok else "degraded", f"s3://{store.bucket}/{store.prefix}"
-    healthy = default.phase is not EnginePhase.FAILED and storage_ok and temp_ok
+    engine_ok = default.phase is not EnginePhase.FAILED and (default.backend is None or default.backend.available)
+    healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok
     return {
         "status": "healthy" if healthy else "degraded",
         "paddleocr": default.phase,
@@ -79,8 +81,12 @@ async def health(
         "version": __version__,
         "output_writable": storage_ok,
         "temp_writable": temp_ok,
-        "engines": {
-            name: {"state": state.phase, "version": state.version, "reason": state.reason}
-            for name, state in ((name, monitor.state) for name, monitor in context.engines.items())
-        },
+        "engines": {name: _engine(monitor.state) for name, monitor in context.engines.items()},
     }
+
+
+def _engine(state: EngineState) -> dict[str, Any]:
+    told: dict[str, Any] = {"state": state.phase, "version": state.version, "reason": state.reason}
+    if state.backend is not None:
+        told["server"] = {"state": "available" if state.backend.available else "away", "reason": state.backend.reason}
+    return told

@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import assert_never
 
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
-from serve_app.settings import DummySettings, EngineSettings, TesseractSettings
+from serve_app.settings import DummySettings, EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
 __all__ = ["Engine", "EngineLoadError", "PageTask", "create_engine"]
 
 
-def create_engine(settings: EngineSettings, *, page_s: float) -> Engine:
-    """The configured engine, not loaded yet. `page_s` is the longest recognition of one page, in seconds."""
+def create_engine(settings: EngineSettings, *, page_s: float, vlm_api_key: str | None = None, share: int = 1) -> Engine:
+    """The configured engine, not loaded yet.
+
+    `page_s` is the longest recognition of one page, in seconds; `share` is how many replicas divide
+    between them what a server takes.
+    """
     match settings:
         case TesseractSettings():
             from serve_app.recognition.engines.tesseract import TesseractEngine
 
             return TesseractEngine(settings, page_s=page_s)
+        case PaddleOcrVlSettings():
+            from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
+
+            return PaddleOcrVlEngine(settings, page_s=page_s, api_key=vlm_api_key, share=share)
         case DummySettings():
             from serve_app.recognition.engines.dummy import DummyEngine
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from serve_app.document import Block, Page
+from serve_app.document import Block, Page, PageReading
 from serve_app.errors import ServiceError
 from serve_app.outputs.markdown import page_markdown
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
@@ -21,6 +21,7 @@ class DummyEngine(Engine):
     def __init__(self, settings: DummySettings) -> None:
         self._settings = settings
         self.max_batch = settings.max_batch
+        self._leaked: list[bytes] = []
 
     def load(self) -> None:
         time.sleep(self._settings.load_s)
@@ -28,9 +29,14 @@ class DummyEngine(Engine):
             raise EngineLoadError(self._settings.load_error)
         self.version = "1"
 
-    def recognize(self, tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+    def analyze(self, tasks: Sequence[PageTask]) -> Sequence[PageTask | ServiceError]:
         time.sleep(self._settings.batch_s + self._settings.page_s * len(tasks))
-        return [self._page(task) for task in tasks]
+        return tasks
+
+    def read(self, task: PageTask) -> PageReading | ServiceError:
+        if self._settings.leak_mb:
+            self._leaked.append(b"\xff" * int(self._settings.leak_mb * 1e6))
+        return PageReading(self._page(task))
 
     def close(self) -> None:
         pass

@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from serve_app.document import Page, PageImage, RecognitionOptions
+from serve_app.document import PageImage, PageReading
 from serve_app.errors import ServiceError
+from serve_app.options import RecognitionOptions
 
 
 class EngineLoadError(Exception):
@@ -22,27 +24,56 @@ class PageTask:
     options: RecognitionOptions
 
 
-class Engine(ABC):
-    """Reads pages. `load`, `recognize` and `close` block, and are all called in one and the same thread.
+@dataclass(frozen=True)
+class BackendState:
+    """A server that an engine works with; `reason` tells why it is away."""
 
-    `version` is known after `load`; `max_batch` is the most pages that `recognize` gains from at once.
+    available: bool
+    reason: str | None = None
+
+
+class Engine(ABC):
+    """Reads pages, in two stages: `analyze` takes what waits at once, `read` then one page at a time.
+
+    All methods block. `load`, `analyze` and `close` are called in one and the same thread, and so is
+    `read` where `pages_at_once` is 1; else `read` is called in so many threads of their own.
+    `version` is known after `load`; `max_batch` is the most pages that `analyze` gains from at once.
+    The result depends on a page and its options alone, so a page may be tried again anywhere.
     """
 
     name: str
     version: str = ""
     max_batch: int = 1
+    pages_at_once: int = 1
 
     @abstractmethod
     def load(self) -> None:
         """Makes the engine ready. Raises EngineLoadError."""
 
-    @abstractmethod
-    def recognize(self, tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
-        """Exactly one page or error for each task, in order. An error of one page does not touch its neighbours.
+    def analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
+        """What `read` needs of each page, or its error, in order. An error of one page does not touch its neighbours."""
+        return tasks
 
-        The result depends on the page and its options alone, so a page may be tried again anywhere.
-        """
+    @abstractmethod
+    def read(self, analyzed: Any) -> PageReading | ServiceError:
+        """One page, from what `analyze` made of it."""
+
+    def abandon(self, analyzed: Any) -> None:
+        """Nobody waits for this page any more: its `read` may end early. Called from any thread; must not block."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
-        """Frees what `load` and `recognize` hold. May be called twice, and without a `load`."""
+        """Frees what `load` and the rest hold. May be called twice, and without a `load`."""
+
+    def unavailable(self) -> ServiceError | None:
+        """Why a loaded engine can read nothing just now; asked before each page, so it must not block."""
+        return None
+
+    def backend(self) -> BackendState | None:
+        """The state of the server that it works with, where it does."""
+        return None
+
+    def gpu_memory_mb(self) -> float | None:
+        """What this process holds of the GPU's memory, in MB, where that can be told."""
+        return None

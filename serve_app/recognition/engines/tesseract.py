@@ -9,11 +9,10 @@ import logging
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from serve_app.document import Block, Box, Page, PageImage, Word
+from serve_app.document import Block, Box, Page, PageImage, PageReading, Word
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.outputs.markdown import page_markdown
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
@@ -54,21 +53,18 @@ class TesseractEngine(Engine):
         self._api(self._settings.languages)
         self.version = tesserocr.tesseract_version().split()[1]
 
-    def recognize(self, tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
-        return [self._recognize(task) for task in tasks]
+    def read(self, task: PageTask) -> PageReading | ServiceError:
+        try:
+            return PageReading(self._page(task.image, task.options.languages or self._settings.languages))
+        except ServiceError as error:
+            return error
+        except Exception:  # whatever a library may raise for this page, the engine goes on
+            log.exception("tesseract failed on page %d", task.image.number)
+            return RecognitionFailed()
 
     def close(self) -> None:
         while self._prepared:
             self._prepared.popitem()[1].End()
-
-    def _recognize(self, task: PageTask) -> Page | ServiceError:
-        try:
-            return self._page(task.image, task.options.languages or self._settings.languages)
-        except ServiceError as error:
-            return error
-        except Exception:  # whatever a library may raise for this page, the others go on
-            log.exception("tesseract failed on page %d", task.image.number)
-            return RecognitionFailed()
 
     def _page(self, image: PageImage, languages: tuple[str, ...]) -> Page:
         unknown = [language for language in languages if language not in self._settings.languages]

@@ -1,0 +1,103 @@
+"""`python -m serve_app models`: whether the models that a config needs are on this machine, and fetching them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serve_app.recognition.engines.engine import EngineLoadError
+from serve_app.recognition.engines.paddleocr_vl.fetch import cache_folder, folder_bytes
+from serve_app.recognition.engines.paddleocr_vl.models import (
+    Model,
+    ModelsMissing,
+    look,
+    needed_models,
+    pull,
+)
+from serve_app.settings import PaddleOcrVlSettings, Settings
+
+PATIENCE_S = 60.0
+"""Longest wait until something of a model arrives, in seconds: somebody asked for it and looks on."""
+
+
+def check_models(settings: Settings, *, config: str) -> int:
+    """Print where each model is. Returns the exit status: 1 if one is missing."""
+    models = _models(settings)
+    if isinstance(models, int):
+        return models
+    rows = [("MODEL", "PURPOSE", "MB", "WHERE")]
+    status = 0
+    for model in models:
+        place = look(model)
+        if place.problem is None:
+            rows.append((model.name, model.purpose, _megabytes(place.folder), str(place.folder)))
+        else:
+            status = 1
+            rows.append(
+                (
+                    model.name,
+                    model.purpose,
+                    "-",
+                    f"missing: {place.folder} {place.problem}; {_what_to_do(model, config)}",
+                )
+            )
+    _print_table(rows)
+    return status
+
+
+def pull_models(settings: Settings, *, config: str) -> int:
+    """Fetch what is missing, and print a line for each model. Returns the exit status: 1 if one is still missing."""
+    models = _models(settings)
+    if isinstance(models, int):
+        return models
+    failed = offline = False
+    for model in models:
+        if look(model).problem is None:
+            print(f"{model.name}  {_megabytes(look(model).folder)} MB  is here", flush=True)
+            continue
+        print(f"{model.name}  ", end="", flush=True)
+        started = time.monotonic()
+        try:
+            folder = pull(model, patience_s=PATIENCE_S)
+        except ModelsMissing as error:
+            failed = True
+            print(f"could not be fetched: {error.detail}" if error.detail else str(error), flush=True)
+            if error.detail:
+                offline = True
+                break  # what keeps one from coming keeps them all
+        else:
+            print(f"{_megabytes(folder)} MB  {time.monotonic() - started:.0f} s", flush=True)
+    if offline:
+        print(
+            f"Run `python -m serve_app models pull {config}` where there is internet, and bring its folder "
+            f"{cache_folder()} here, or set the models' folders in the config."
+        )
+    return int(failed)
+
+
+def _models(settings: Settings) -> tuple[Model, ...] | int:
+    """The models of the config's engine, or the exit status if there is nothing to look at."""
+    engine = next((engine for engine in settings.engines if isinstance(engine, PaddleOcrVlSettings)), None)
+    if engine is None:
+        print("The config has no engine paddleocr-vl, so there are no models to fetch.")
+        return 0
+    try:
+        return needed_models(engine)
+    except EngineLoadError as error:
+        print(f"Not known: {error}.")
+        return 1
+
+
+def _what_to_do(model: Model, config: str) -> str:
+    return f"python -m serve_app models pull {config}" if model.folder is None else f"correct {model.option}"
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{folder_bytes(folder) / 1e6:.1f}"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,94 @@
+"""What one page may cost, and what became of it on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from contextvars import ContextVar
+from enum import StrEnum
+
+from serve_app.document import ErrorInfo
+
+
+class Shortfall(StrEnum):
+    """Why a block has less text than it should; the values are codes of warnings."""
+
+    OUT_OF_TIME = "page_out_of_time"
+    OUT_OF_TOKENS = "page_out_of_tokens"
+    CUT = "block_cut"
+    REPEATS = "block_repeats"
+    FAILED = "block_failed"
+
+
+_MESSAGES = {
+    Shortfall.OUT_OF_TIME: "The page ran out of time: {} block(s) are missing or cut.",
+    Shortfall.OUT_OF_TOKENS: "The page ran out of tokens: {} block(s) are missing.",
+    Shortfall.CUT: "{} block(s) reached the limit of tokens and are cut.",
+    Shortfall.REPEATS: "{} block(s) repeated themselves and were cut.",
+    Shortfall.FAILED: "{} block(s) could not be read.",
+}
+
+
+class PageBudget:
+    """Time and tokens of one page, shared by its blocks.
+
+    The time begins with `start`. Blocks that are in flight together may pass `tokens` by what they are
+    still allowed; the rest is then not begun. Every method but `abandon` is called while the page's own
+    thread waits, or by it: there is no lock.
+    """
+
+    def __init__(self, *, seconds: float, tokens: int, block_tokens: int) -> None:
+        self._seconds = seconds
+        self._deadline = math.inf
+        self._abandoned = False
+        self._tokens = tokens
+        self._block_tokens = block_tokens
+        self._shortfalls: Counter[Shortfall] = Counter()
+        self.read = 0
+        self.failure: str | None = None  # why the last block failed, for the log
+
+    def start(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def abandon(self) -> None:
+        """Nobody waits for the page any more, so it has no time left."""
+        self._abandoned = True
+
+    @property
+    def left_s(self) -> float:
+        return 0.0 if self._abandoned else self._deadline - time.monotonic()
+
+    def next_block(self, wanted: int | None) -> int:
+        """How many tokens the next block may have; 0 where the page has run out of something, which is noted."""
+        if self.left_s <= 0:
+            self.note(Shortfall.OUT_OF_TIME)
+            return 0
+        if self._tokens <= 0:
+            self.note(Shortfall.OUT_OF_TOKENS)
+            return 0
+        return min(wanted or self._block_tokens, self._block_tokens, self._tokens)
+
+    def done(self, tokens: int, *, cut: bool = False) -> None:
+        """A block was read with so many tokens; `cut`: it was not at its end."""
+        self._tokens -= tokens
+        self.read += 1
+        if cut:
+            self.note(Shortfall.OUT_OF_TIME if self.left_s <= 0 else Shortfall.CUT)
+
+    def note(self, shortfall: Shortfall) -> None:
+        self._shortfalls[shortfall] += 1
+
+    def ran_out_of_time(self) -> bool:
+        return Shortfall.OUT_OF_TIME in self._shortfalls
+
+    def warnings(self) -> list[ErrorInfo]:
+        return [
+            ErrorInfo(code=shortfall, message=_MESSAGES[shortfall].format(self._shortfalls[shortfall]))
+            for shortfall in Shortfall
+            if shortfall in self._shortfalls
+        ]
+
+
+# The page that this thread reads: between the pipeline's entry and the VLM lies the library's own code.
+page_budget: ContextVar[PageBudget] = ContextVar("page_budget")

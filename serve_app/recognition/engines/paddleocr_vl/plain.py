@@ -1,0 +1,93 @@
+"""From the library's result to plain data: it cannot be pickled, and holds the page's pixels twice."""
+
+from __future__ import annotations
+
+import io
+from html.parser import HTMLParser
+from typing import Any
+
+from serve_app.document import Block, Box, ErrorInfo, Figure, Page, PageReading
+from serve_app.options import ParsingOptions
+
+FIGURE_QUALITY = 90  # of JPEG, 0..100
+
+
+def page_reading(
+    result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
+) -> PageReading:
+    """The page of a PaddleOCRVLResult."""
+    pruned: dict[str, Any] = {
+        name: value for name, value in result.json["res"].items() if name not in ("input_path", "page_index")
+    }
+    markdown = result._to_markdown(pretty=options.prettify_markdown, show_formula_number=options.show_formula_number)
+    figures = tuple(Figure(path, _jpeg(picture)) for path, picture in markdown["markdown_images"].items())
+    paths = {figure.path for figure in figures}
+    blocks = [
+        _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in paths else None)
+        for order, (block, raw) in enumerate(zip(pruned["parsing_res_list"], result["parsing_res_list"], strict=True))
+    ]
+    page = Page(
+        number=number,
+        width=pruned["width"],
+        height=pruned["height"],
+        dpi=dpi,
+        rotation=max(0, int(pruned.get("doc_preprocessor_res", {}).get("angle", 0))),
+        text="\n\n".join(block.text for block in blocks if block.text),
+        markdown=markdown["markdown_texts"].strip(),
+        blocks=blocks,
+        degraded=bool(warnings),
+        warnings=warnings,
+    )
+    return PageReading(page, figures, pruned)
+
+
+def _block(order: int, block: dict[str, Any], figure: str | None) -> Block:
+    label, content = block["block_label"], block["block_content"].strip()
+    text = table_text(content) if label == "table" else content
+    left, top, right, bottom = block["block_bbox"]
+    box: Box = (int(left), int(top), int(right), int(bottom))
+    polygon = block.get("block_polygon_points")
+    return Block(
+        label=label,
+        text=text,
+        content=content if content != text else None,
+        bbox=box,
+        order=order,
+        polygon=[(float(x), float(y)) for x, y in polygon] if polygon else None,
+        group=block["group_id"],
+        figure=figure,
+    )
+
+
+def table_text(html: str) -> str:
+    """The text of an HTML table: a line a row, tabs between cells. Other text stays as it is."""
+    if "<table" not in html:
+        return html
+    cells = _Cells()
+    cells.feed(html)
+    cells.close()
+    return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in cells.rows)
+
+
+class _Cells(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+        elif tag == "br":
+            self.handle_data(" ")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def _jpeg(picture: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, format="JPEG", quality=FIGURE_QUALITY)
+    return buffer.getvalue()
