@@ -1,4 +1,4 @@
-"""Contract 1: what clients of the service that this one replaces rely on."""
+"""What clients of the service that this one replaces rely on."""
 
 from __future__ import annotations
 

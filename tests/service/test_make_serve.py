@@ -18,8 +18,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 
 from tests.support.swift import free_port
+from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,3 +155,50 @@ def test_mistakes_at_start_are_one_clear_line(home: Path) -> None:
     assert running.process.wait(30) == 1
     running._reader.join(5)
     assert "engins" in running.output and "Traceback" not in running.output
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_sentence(home: Path) -> None:
+    (home / "config.yaml").write_text((ROOT / "configs/gpu.yaml").read_text())
+    running = Running(home, free_port(), RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
+    assert running.process.wait(60) == 1
+    running._reader.join(5)
+    assert "The engine paddleocr-vl needs 1 GPU, and Ray sees 0 here." in running.output
+    assert "Traceback" not in running.output
+
+
+def test_the_gpu_config_starts_where_ray_counts_a_gpu(home: Path, tiny_models: TinyModels, russian_text: str) -> None:
+    config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
+    arguments = config["applications"][0]["args"]
+    arguments["store"]["path"] = str(home / "output")
+    engine = arguments["engines"][0]
+    engine |= {"layout_model_dir": str(tiny_models.layout), "device": "cpu"}
+    engine["vlm"]["model_dir"] = str(tiny_models.vlm)
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    with serving(home, port, RAY_OVERRIDE_RESOURCES='{"CPU": 2, "GPU": 1}', OCR_API_KEYS="k") as running:
+        assert "Still loading" not in running.output
+        with (ROOT / "samples/page-ru.png").open("rb") as page:
+            answer = httpx.post(
+                f"http://127.0.0.1:{port}/ocr", headers={"X-API-Key": "k"}, files={"file": page}, timeout=60
+            ).json()
+        assert (answer["engine"]["name"], answer["degraded"]) == ("paddleocr-vl", False)
+    assert "Traceback" not in running.output
+    assert "Warning" not in running.output, running.output
+
+
+def test_models_that_are_missing_do_not_keep_the_service_from_answering(home: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
+    arguments = config["applications"][0]["args"]
+    arguments["store"]["path"] = str(home / "output")
+    arguments["engines"][0] |= {"device": "cpu", "download": False}
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    environment = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}', "OCR_API_KEYS": "k"}
+    with serving(home, port, PADDLE_PDX_CACHE_HOME=str(home / "no-models"), **environment) as running:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": "k"}, timeout=60)
+        with client, (ROOT / "samples/page-ru.png").open("rb") as page:
+            answer = client.post("/ocr", files={"file": page}).json()
+            health = client.get("/health").json()
+    assert (answer["engine"]["name"], answer["degraded"]) == ("tesseract", True)
+    assert health["status"] == "degraded" and "models pull" in health["engines"]["paddleocr-vl"]["reason"]
+    assert "Traceback" not in running.output

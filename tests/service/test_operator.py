@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from tests.support.swift import free_port
+from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -44,7 +45,7 @@ class Cluster:
         self.process = subprocess.Popen(
             [
                 BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
-                f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=4",
+                f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=4", "--num-gpus=1",
                 f"--temp-dir={folder}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
             ],
             cwd=folder, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -101,41 +102,47 @@ def cluster(short_tmp_path_factory: Any) -> Iterator[Cluster]:
     cluster.stop()
 
 
-def production_config(cluster: Cluster) -> dict[str, Any]:
-    """serve_config.yaml as it stands, on a free loopback port."""
+def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
+    """serve_config.yaml as it stands, on a free loopback port; the GPU that Ray counts is none, the models are tiny."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": cluster.port}
     application = config["applications"][0]
     application["args"]["store"]["path"] = str(cluster.folder / "output")
+    vl = application["args"]["engines"][0]
+    vl |= {"device": "cpu", "layout_model_dir": str(models.layout)}
+    vl["vlm"]["model_dir"] = str(models.vlm)
     for deployment in application["deployments"]:
         deployment["autoscaling_config"]["max_replicas"] = 2  # what this machine has room for
     return config
 
 
 async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_no_request(
-    cluster: Cluster, russian_page: bytes
+    cluster: Cluster, tiny_models: TinyModels, russian_page: bytes
 ) -> None:
-    config = production_config(cluster)
+    config = production_config(cluster, tiny_models)
     cluster.deploy(config)
     cluster.wait_until_running()
     deployments = cluster.status()["applications"]["ocr"]["deployments"]
-    assert set(deployments) == {"Ingress", "Rasterizer", "Recognizer-tesseract"}
+    assert set(deployments) == {
+        "Ingress", "Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract",
+    }  # fmt: skip
     assert {deployment["status"] for deployment in deployments.values()} == {"HEALTHY"}
     assert deployments["Ingress"]["replica_states"] == {"RUNNING": 2}
 
     url, headers = f"http://127.0.0.1:{cluster.port}", {"X-API-Key": KEY}
     stop = asyncio.Event()
 
-    async def client() -> list[httpx.Response]:
+    async def client(engine: str) -> list[httpx.Response]:
         answers = []
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=90) as client:
             while not stop.is_set():
-                answers.append(await client.post("/ocr", files={"file": russian_page}))
+                answers.append(await client.post("/ocr", files={"file": russian_page}, data={"engine": engine}))
         return answers
 
-    clients = [asyncio.create_task(client()) for _ in range(4)]
+    clients = [asyncio.create_task(client(engine)) for engine in ("paddleocr-vl", "tesseract") * 2]
     await asyncio.sleep(2)
-    config["applications"][0]["args"]["engines"][0]["languages"] = ["rus"]
+    config["applications"][0]["args"]["engines"][0]["max_new_tokens"] = 3
+    config["applications"][0]["args"]["engines"][1]["languages"] = ["rus"]
     await asyncio.to_thread(cluster.deploy, config)
     await asyncio.to_thread(cluster.wait_until_running)
     await asyncio.sleep(2)
@@ -144,8 +151,11 @@ async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_n
     failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
     assert len(answers) >= 8 and not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
     async with httpx.AsyncClient(base_url=url, headers=headers) as once:
-        refused = await once.post("/ocr", files={"file": russian_page}, data={"language": "eng"})
+        tesseract = {"engine": "tesseract", "language": "eng"}
+        refused = await once.post("/ocr", files={"file": russian_page}, data=tesseract)
+        cut = await once.post("/ocr", files={"file": russian_page}, timeout=30)
     assert refused.status_code == 422, "the changed setting is in force"
+    assert cut.json()["degraded"] and cut.json()["engine"]["name"] == "paddleocr-vl"
 
 
 def test_the_dashboard_shows_the_application_and_no_key(cluster: Cluster) -> None:

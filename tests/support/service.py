@@ -75,9 +75,15 @@ def environment(**values: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def deploy(settings: dict[str, Any], *, name: str, port: int, secrets: dict[str, str] | None = None) -> Service:
-    """Deploy an application, or a new version of it, as `serve run` does. Its route prefix is its name."""
+def deploy(
+    settings: dict[str, Any], *, name: str, port: int, secrets: dict[str, str] | None = None, wait: bool = True
+) -> Service:
+    """Deploy an application, or a new version of it, as `serve run` does. Its route prefix is its name.
+
+    Waits until every deployment has its replicas, unless `wait` is off: some may never have.
+    """
     with environment(OCR_API_KEYS=KEYS, **(secrets or {})):
         application = build(Settings.model_validate(settings))
-        serve.run(application, name=name, route_prefix=f"/{name}")
+        target = serve.RunTarget(application, name=name, route_prefix=f"/{name}")
+        serve.run_many([target], wait_for_applications_running=wait)
     return Service(name, f"http://127.0.0.1:{port}/{name}")

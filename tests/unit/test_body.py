@@ -293,3 +293,50 @@ async def test_a_large_base64_document_is_decoded_off_the_event_loop(client: htt
         headers={"Content-Type": "application/json"},
     )
     assert response.json()["bytes"] == document.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 5000 + "]" * 5000, "is not a JSON object"),
+        ('{"maxNewTokens": 1, "maxNewTokens": 2}', "A field stands twice"),
+        ("[" + "1," * 20_000 + "1]", "may have at most 10000 characters"),
+        ("[]", "must be a JSON object"),
+        ("5", "must be a JSON object"),
+    ],
+    ids=["deep", "twice", "long", "list", "number"],
+)
+async def test_options_in_a_form_are_bounded_before_they_are_parsed(
+    client: httpx.AsyncClient, text: str, problem: str
+) -> None:
+    answer = await client.post("/ocr", files={"file": b"page"}, data={"options": text})
+    assert answer.status_code in (400, 422) and problem in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("layoutThreshold", 7, "a number from 0 to 1, or an object of such by class"),
+        ("layoutThreshold", {f"class_{n}": 0.5 for n in range(51)}, "a number from 0 to 1"),
+        ("layoutUnclipRatio", [1], "a pair of such"),
+        ("layoutMergeBboxesMode", "big", "large, small or union"),
+        ("markdownIgnoreLabels", "table", "must be a list"),
+        ("maxNewTokens", "many", "must be a whole number"),
+        ("useSealRecognition", "perhaps", "must be true or false"),
+        ("noSuch", 1, "is not a known field"),
+        ("vlmExtraArgs", {"ocr_min_pixels": 1}, "must be at least 784"),
+    ],
+)
+async def test_a_refused_option_is_told_by_its_name_and_in_plain_words(
+    client: httpx.AsyncClient, option: str, value: Any, words: str
+) -> None:
+    answer = await client.post("/ocr", json=_json(options={option: value}))
+    assert _code(answer) == (422, "invalid_field")
+    (problem,) = answer.json()["error"]["fields"]
+    assert problem["field"].startswith(f"options.{option}") and words in problem["message"]
+    assert not any(mark in problem["field"] for mark in "[-")  # of pydantic's names for types
+
+
+async def test_a_json_body_has_options_as_an_object_only(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/ocr", json=_json(options='{"maxNewTokens": 5}'))
+    assert _code(answer) == (422, "invalid_field") and _fields(answer) == ["options"]

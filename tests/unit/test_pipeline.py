@@ -13,11 +13,25 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from serve_app import pipeline
 from serve_app.admission import Admission
-from serve_app.document import EngineInfo, Page, PageResult, RecognitionOptions
-from serve_app.errors import EngineFailed, QueueFull, RecognitionFailed, ServiceError
+from serve_app.document import EngineInfo, Page, PageReading, PageResult
+from serve_app.errors import (
+    EngineFailed,
+    EngineLoading,
+    PageTimeout,
+    QueueFull,
+    RecognitionFailed,
+    ServiceError,
+    VlmServerAway,
+)
+from serve_app.options import RecognitionOptions
 from serve_app.pipeline import Pipeline
 
-RESULT = PageResult(Page(number=1, width=1, height=1, dpi=1), EngineInfo(name="x", version="1"))
+
+def reading() -> PageResult:
+    return PageResult(PageReading(Page(number=1, width=1, height=1, dpi=1)), EngineInfo(name="x", version="1"))
+
+
+RESULT = reading()
 
 
 class Handle:
@@ -42,17 +56,36 @@ class Handle:
         return asyncio.ensure_future(response())
 
 
+class Silent(Handle):
+    """A deployment without replicas: Serve keeps a call until there is one."""
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        return asyncio.ensure_future(asyncio.Event().wait())
+
+
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "RETRY_PAUSE_S", 0)
+    monkeypatch.setattr(pipeline, "LOOK_S", 0.02)
 
 
 async def recognize(
-    recognizer: Handle, *, ready: bool = True, queue: int = 8
+    recognizer: Handle,
+    *,
+    ready: bool = True,
+    has_replicas: bool = True,
+    fallback: Handle | None = None,
 ) -> tuple[PageResult | ServiceError, Handle]:
     rasterizer = Handle("pixels")
-    handles: Any = (rasterizer, {"x": recognizer})
-    way = Pipeline(*handles, queue=queue, is_ready=lambda engine: ready)
+    handles: Any = (rasterizer, {"x": recognizer, "other": fallback})
+    way = Pipeline(
+        *handles,
+        queue=8,
+        is_ready=lambda engine: ready,
+        has_replicas=lambda engine: has_replicas,
+        fallbacks={"x": "other"} if fallback is not None else {},
+        engine_wait_s=0.1,
+    )
     (outcome,) = [outcome async for outcome in way.pages(b"", engine="x", options=RecognitionOptions(), dpi_hint=None)]
     assert outcome.number == 1
     return outcome.result, rasterizer
@@ -114,6 +147,36 @@ async def test_serves_own_refusals_are_answers() -> None:
     assert isinstance(full, QueueFull) and full.retry_after_s
     failed, _ = await recognize(Handle(DeploymentUnavailableError(DeploymentID("x"))))
     assert isinstance(failed, EngineFailed) and failed.retry_after_s
+
+
+async def test_a_page_does_not_wait_for_ever_where_the_cluster_has_no_replica() -> None:
+    result, _ = await recognize(Silent(), has_replicas=False)
+    assert isinstance(result, EngineLoading) and result.retry_after_s
+
+
+@pytest.mark.parametrize("unavailable", [EngineFailed(), EngineLoading(), VlmServerAway()], ids=lambda e: str(e.code))
+async def test_the_fallback_reads_what_the_engine_cannot_just_now(unavailable: ServiceError) -> None:
+    result, _ = await recognize(Handle(unavailable), ready=False, fallback=Handle(reading()))
+    assert isinstance(result, PageResult) and result.page.degraded
+    (warning,) = result.page.warnings
+    assert warning.code == "fallback_engine" and unavailable.message in warning.message
+
+
+async def test_the_fallback_stands_in_where_there_is_no_replica() -> None:
+    result, _ = await recognize(Silent(), has_replicas=False, fallback=Handle(reading()))
+    # The fallback is silent in nothing: it answers before anybody looks for its replicas.
+    assert isinstance(result, PageResult) and result.page.degraded
+
+
+async def test_what_is_wrong_with_a_page_is_not_the_fallbacks_business() -> None:
+    fallback = Handle(reading())
+    result, _ = await recognize(Handle(PageTimeout()), fallback=fallback)
+    assert isinstance(result, PageTimeout) and not fallback.calls
+
+
+async def test_where_the_fallback_cannot_either_the_engine_asked_for_answers() -> None:
+    result, _ = await recognize(Handle(VlmServerAway()), fallback=Handle(EngineFailed()), ready=False)
+    assert isinstance(result, VlmServerAway)
 
 
 def test_a_place_is_given_back_whatever_happens_in_it() -> None:

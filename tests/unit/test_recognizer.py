@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 import pytest
 
-from serve_app.document import Page, PageImage, PageResult, RecognitionOptions
+from serve_app.document import Page, PageImage, PageReading, PageResult
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.options import RecognitionOptions
 from serve_app.recognition import deployment
 from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines import PageTask
@@ -32,7 +36,7 @@ async def test_a_page_comes_back_with_its_timings() -> None:
     result = await (await recognizer(DummySettings(text="Ёж"))).recognize(IMAGE, OPTIONS)
     assert isinstance(result, PageResult)
     assert result.page.text == "Ёж"
-    assert result.timings_ms.keys() == {"rasterize", "queue", "recognize"}
+    assert result.timings_ms.keys() == {"rasterize", "queue", "analyze", "recognize"}
     assert result.timings_ms["rasterize"] == 1.5
 
 
@@ -48,31 +52,80 @@ async def test_a_page_that_meets_a_loading_engine_waits_only_so_long() -> None:
     assert isinstance(error, EngineLoading) and error.retry_after_s
 
 
+async def test_where_another_engine_stands_in_no_page_waits_for_one_that_loads() -> None:
+    made = await recognizer(DummySettings(load="lazy", load_s=0.3, fallback="tesseract"), engine_wait_s=30)
+    error = await asyncio.wait_for(made.recognize(IMAGE, OPTIONS), 0.2)
+    assert isinstance(error, EngineLoading)
+    await asyncio.sleep(0.5)
+    assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+
+
 async def test_one_page_of_a_batch_may_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made = await recognizer()
 
-    def second_fails(tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
-        pages: list[Page | ServiceError] = [Page(number=task.image.number, width=1, height=1, dpi=1) for task in tasks]
-        if len(pages) > 1:
-            pages[1] = PageTimeout()
-        return pages
+    def second_fails(tasks: Sequence[PageTask]) -> list[PageTask | ServiceError]:
+        return [PageTimeout() if index == 1 else task for index, task in enumerate(tasks)]
 
-    monkeypatch.setattr(made._engine, "recognize", second_fails)
+    monkeypatch.setattr(made._engine, "analyze", second_fails)
     results = await asyncio.gather(*(made.recognize(IMAGE, OPTIONS) for _ in range(3)))
     assert [type(result) for result in results] == [PageResult, PageTimeout, PageResult]
 
 
-async def test_an_engine_that_raises_fails_its_pages_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_is_answered_when_it_is_done_not_when_its_batch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await recognizer(DummySettings(max_batch=4))
+    batches, rest = [], threading.Event()
+
+    def noted(tasks: Sequence[PageTask]) -> Sequence[PageTask]:
+        batches.append(len(tasks))
+        return tasks
+
+    def read(task: PageTask) -> PageReading:
+        assert task.image.number == 1 or rest.wait(10)
+        return PageReading(Page(number=task.image.number, width=1, height=1, dpi=1))
+
+    monkeypatch.setattr(made._engine, "analyze", noted)
+    monkeypatch.setattr(made._engine, "read", read)
+    images = [replace(IMAGE, number=number) for number in (1, 2, 3)]
+    first, *others = [asyncio.create_task(made.recognize(image, OPTIONS)) for image in images]
+    assert isinstance(await asyncio.wait_for(first, 5), PageResult)
+    assert batches == [3] and not any(other.done() for other in others)
+    rest.set()
+    assert all(isinstance(result, PageResult) for result in await asyncio.gather(*others))
+
+
+@pytest.mark.parametrize("stage", ["analyze", "read"])
+async def test_an_engine_that_raises_fails_its_pages_and_goes_on(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await recognizer()
 
-    def broken(tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+    def broken(pages: object) -> NoReturn:
         raise RuntimeError("a secret path in a library's words")
 
     with monkeypatch.context() as patch:
-        patch.setattr(made._engine, "recognize", broken)
+        patch.setattr(made._engine, stage, broken)
         error = await made.recognize(IMAGE, OPTIONS)
     assert isinstance(error, RecognitionFailed) and "secret" not in error.message
     assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+
+
+async def test_a_caller_who_leaves_has_its_page_given_up_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await recognizer()
+    abandoned, begun = threading.Event(), threading.Event()
+
+    def slow(task: PageTask) -> PageReading:
+        begun.set()
+        assert abandoned.wait(10)
+        return PageReading(Page(number=1, width=1, height=1, dpi=1))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made._engine, "read", slow)
+        patch.setattr(made._engine, "abandon", lambda task: abandoned.set())
+        leaving = asyncio.create_task(made.recognize(IMAGE, OPTIONS))
+        await asyncio.to_thread(begun.wait, 10)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    assert abandoned.is_set()
+    assert isinstance(await asyncio.wait_for(made.recognize(IMAGE, OPTIONS), 5), PageResult)
 
 
 async def test_an_engine_that_could_not_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +143,11 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
     request_id: ContextVar[str] = ContextVar("request_id", default="none")
     seen = []
 
-    def notes(tasks: Sequence[PageTask]) -> list[Page | ServiceError]:
+    def notes(task: PageTask) -> PageReading:
         seen.append(request_id.get())
-        return [Page(number=1, width=1, height=1, dpi=1) for _ in tasks]
+        return PageReading(Page(number=1, width=1, height=1, dpi=1))
 
-    monkeypatch.setattr(made._engine, "recognize", notes)
+    monkeypatch.setattr(made._engine, "read", notes)
 
     async def request(name: str) -> None:
         request_id.set(name)
@@ -107,8 +160,8 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        ("lambda tasks: sys.exit(3)", "ended by SystemExit"),
-        ("lambda tasks: time.sleep(60)", "has been running for"),
+        ("lambda task: sys.exit(3)", "ended by SystemExit"),
+        ("lambda task: time.sleep(60)", "has been at work for"),
     ],
     ids=["dead", "stuck"],
 )
@@ -120,7 +173,7 @@ from tests.unit.test_recognizer import IMAGE, OPTIONS, recognizer
 async def main():
     made = await recognizer(page_s=0.05)
     made.check_health()
-    made._engine.recognize = {trouble}
+    made._engine.read = {trouble}
     page = asyncio.create_task(made.recognize(IMAGE, OPTIONS))
     for _ in range(50):
         await asyncio.sleep(0.1)

@@ -71,8 +71,8 @@ def test_secrets_do_not_show_when_printed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_nothing_but_settings_reads_the_environment() -> None:
-    """TESSDATA_PREFIX is Tesseract's own; a child's environment is what its parent passes on."""
-    allowed = {"settings.py", "tessdata.py", "isolation.py", "cli.py"}
+    """TESSDATA_PREFIX and PADDLE_PDX_CACHE_HOME are the libraries' own; a child gets what its parent passes on."""
+    allowed = {"settings.py", "tessdata.py", "isolation.py", "local_service.py", "fetch.py"}
     readers = {
         file.name
         for file in (ROOT / "serve_app").rglob("*.py")
@@ -82,15 +82,15 @@ def test_nothing_but_settings_reads_the_environment() -> None:
 
 
 def test_lock_files_are_complete_and_carry_no_address() -> None:
-    for name in ("serve", "dev"):
+    names = ("serve", "paddleocr-vl", "dev")
+    for name in names:
         lock = (ROOT / f"requirements/{name}.txt").read_text()
         assert "://" not in lock and "--index" not in lock and "file:" not in lock
         assert re.search(r"^ray==2\.60\.0$", lock, re.M)
-    serve, dev = (
-        set(re.findall(r"^[\w.-]+==[\w.]+", (ROOT / f"requirements/{name}.txt").read_text(), re.M))
-        for name in ("serve", "dev")
+    serve, paddle, dev = (
+        set(re.findall(r"^[\w.-]+==[\w.]+", (ROOT / f"requirements/{name}.txt").read_text(), re.M)) for name in names
     )
-    assert serve and serve <= dev, "the tests run on what is deployed"
+    assert serve and serve < paddle < dev, "the tests run on what is deployed"
 
 
 def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> None:
@@ -104,13 +104,14 @@ def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> 
     makefile = (ROOT / "Makefile").read_text()
     assert modules == {"pip", "serve_app", "serve_app.recognition.engines.tessdata"}
     assert all(f"-m {module}" in makefile for module in modules)
-    assert set(re.findall(r"requirements/\w+\.txt", dockerfile)) == {"requirements/serve.txt"}
-    (command,) = re.findall(r"^CMD (\[.+\])$", dockerfile, re.M)
-    assert '"configs/local.yaml"' in command
+    used = set(re.findall(r"requirements/[\w-]+\.txt", dockerfile))
+    assert used == {"requirements/serve.txt", "requirements/paddleocr-vl.txt"}
+    gpu, cpu = re.findall(r"^CMD (\[.+\])$", dockerfile, re.M)
+    assert '"configs/gpu.yaml"' in gpu and '"configs/local.yaml"' in cpu
     languages = re.search(r"LANGUAGES := (.+)", makefile)
     assert languages is not None
     for language in languages[1].split():
-        assert f"tesseract-ocr-{language}" in dockerfile
+        assert dockerfile.count(f"tesseract-ocr-{language}") == 2
 
 
 def test_the_readme_links_to_files_that_exist() -> None:

@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.document import Page, PageImage, RecognitionOptions, RgbPixels
+from serve_app.document import Page, PageImage, RgbPixels
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, TooLarge
+from serve_app.options import RecognitionOptions
 from serve_app.recognition.engines import Engine, EngineLoadError, PageTask, create_engine, tessdata, tesseract
 from serve_app.recognition.engines.tessdata import find_tessdata
 from serve_app.settings import TesseractSettings
+from tests.support.engines import read_pages
 
 SAMPLE_FOLDER = Path(__file__).parents[2] / "samples"
 
@@ -43,7 +45,7 @@ def strip(text: str, size: tuple[int, int] = (900, 200)) -> RgbPixels:
 
 
 def read(engine: Engine, pixels: RgbPixels, *languages: str) -> Page:
-    (page,) = engine.recognize([make_task(pixels, *languages)])
+    (page,) = read_pages(engine, [make_task(pixels, *languages)])
     assert isinstance(page, Page), page
     return page
 
@@ -174,7 +176,7 @@ def test_the_pages_resolution_is_passed_on(engine: Engine) -> None:
     engine._prepared[languages] = spy
     try:
         image = PageImage(strip("One line of text."), 1, 317, 0.0)
-        engine.recognize([PageTask(image, RecognitionOptions())])
+        read_pages(engine, [PageTask(image, RecognitionOptions())])
     finally:
         engine._prepared[languages] = spy._api
     assert spy.resolutions == [317]
@@ -198,7 +200,9 @@ def test_a_request_picks_its_languages(engine: Engine) -> None:
 
 def test_a_language_that_is_not_configured_is_an_error_of_its_page_only(engine: Engine) -> None:
     pixels = strip("Hello world")
-    first, second, third = engine.recognize([make_task(pixels), make_task(pixels, "../eng"), make_task(pixels, "eng")])
+    first, second, third = read_pages(
+        engine, [make_task(pixels), make_task(pixels, "../eng"), make_task(pixels, "eng")]
+    )
     assert isinstance(first, Page) and isinstance(third, Page)
     assert isinstance(second, InvalidField) and "rus, eng" in second.message and "../" not in second.message
 
@@ -232,16 +236,18 @@ def test_one_page_does_not_colour_the_next(engine: Engine) -> None:
 # Run in a process of its own: what a C library prints at load is printed once.
 _ODD_PAGES = """
 import numpy as np
-from serve_app.document import PageImage, RecognitionOptions
+from serve_app.document import PageImage
+from serve_app.options import RecognitionOptions
 from serve_app.recognition.engines import PageTask, create_engine
 from serve_app.settings import TesseractSettings
+from tests.support.engines import read_pages
 noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), np.uint8)
 shapes = {(1, 1): 0, (2, 2): 0, (30000, 1): 255, (1, 30000): 255, (3, 30000): 7, (30000, 3): 7, (2339, 1654): 255, (1170, 827): 0}
 pages = [np.full((*shape, 3), value, np.uint8) for shape, value in shapes.items()]
 pages += [noise, np.resize(noise, (1, 30000, 3)), np.resize(noise, (30000, 1, 3)), noise[:10, :10].copy()]
 engine = create_engine(TesseractSettings(), page_s=60)
 engine.load()
-results = engine.recognize([PageTask(PageImage(page, 1, 200, 0.0), RecognitionOptions()) for page in pages])
+results = read_pages(engine, [PageTask(PageImage(page, 1, 200, 0.0), RecognitionOptions()) for page in pages])
 engine.close()
 assert len(results) == len(pages)
 for page, result in zip(pages, results):
@@ -256,23 +262,23 @@ def test_blank_tiny_thin_and_noisy_pages_give_empty_text_and_print_nothing() -> 
 
 @pytest.mark.parametrize("shape", [(32_768, 4), (4, 32_768)])
 def test_a_side_beyond_16_bits_is_refused_for_that_page(engine: Engine, shape: tuple[int, int]) -> None:
-    (result,) = engine.recognize([make_task(np.full((*shape, 3), 255, np.uint8))])
+    (result,) = read_pages(engine, [make_task(np.full((*shape, 3), 255, np.uint8))])
     assert isinstance(result, TooLarge) and "32767" in result.message
-    (fits,) = engine.recognize([make_task(np.full((32_767, 4, 3), 255, np.uint8))])
+    (fits,) = read_pages(engine, [make_task(np.full((32_767, 4, 3), 255, np.uint8))])
     assert isinstance(fits, Page)
 
 
 def test_a_page_over_its_time_is_an_error_and_the_engine_goes_on() -> None:
     engine = create_engine(TesseractSettings(), page_s=0.001)
     engine.load()
-    results = engine.recognize([make_task(sample("page-ru"), number=n) for n in (1, 2)])
+    results = read_pages(engine, [make_task(sample("page-ru"), number=n) for n in (1, 2)])
     assert [type(result) for result in results] == [PageTimeout, PageTimeout]
     engine.close()
 
 
 def test_an_image_the_library_refuses_is_an_error_of_its_page(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     good = make_task(strip("Hello world"))
-    first, second = engine.recognize([make_task(np.zeros((0, 5, 3), np.uint8), number=7), good])
+    first, second = read_pages(engine, [make_task(np.zeros((0, 5, 3), np.uint8), number=7), good])
     assert isinstance(first, RecognitionFailed), first
     assert isinstance(second, Page) and second.text == "Hello world"
 

@@ -1,0 +1,94 @@
+"""A replica that has grown too large finishes its work and is replaced; no request fails for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from serve_app.recognition.memory import own_memory_mb
+from tests.faults.test_kills import page
+from tests.support.service import Service
+
+CLIENTS = 12
+RECOGNIZER = "Recognizer-dummy"
+GROWTH_MB = 150
+# A page takes 50 ms and leaks this much: 100 MB a second, so the limit is passed every other second.
+LEAK_MB = 5
+# Three health checks in a row must fail, and what the replica has taken on by then is finished: 1 s and 18 pages.
+SLACK_MB = 300
+DEADLINE_S = 60.0
+
+
+class Watch:
+    """The replicas of the recognizer over time: the largest memory of each, by its process."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.peaks_mb: dict[int, float] = {}
+
+    async def until_seen(self, replicas: int) -> None:
+        """Look until so many different replicas have been there."""
+        deadline = time.monotonic() + DEADLINE_S
+        while len(self.peaks_mb) < replicas:
+            assert time.monotonic() < deadline, f"{len(self.peaks_mb)} replicas in {DEADLINE_S:g} s"
+            for process in self._service.replicas(RECOGNIZER):
+                try:
+                    used_mb = own_memory_mb(process)
+                except psutil.NoSuchProcess:
+                    continue
+                self.peaks_mb[process.pid] = max(used_mb, self.peaks_mb.get(process.pid, 0))
+            await asyncio.sleep(0.1)
+
+
+def logs(service: Service, deployment: str) -> list[str]:
+    """What each replica of a deployment has logged so far."""
+    folder = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "logs" / "serve"
+    files = list(folder.glob(f"replica_{service.name}_{deployment}_*.log"))
+    assert files
+    return [file.read_text() for file in files]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
+    deployed: Callable[..., Service], replicas: int
+) -> None:
+    def deploy(name: str | None = None, **more: Any) -> Service:
+        engine = {"name": "dummy", "page_s": 0.05, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
+        service = deployed({"engines": [engine], "limits": {"health_check_s": 0.3}}, name=name)
+        service.wait_until_engines_are_ready()
+        return service
+
+    service = deploy()
+    limit_mb = max(own_memory_mb(process) for process in service.replicas(RECOGNIZER)) + GROWTH_MB
+    deploy(service.name, memory_mb=limit_mb)
+
+    watch = Watch(service)
+    done = asyncio.Event()
+
+    async def client() -> list[httpx.Response]:
+        answers = []
+        async with service.async_client() as http:
+            while not done.is_set():
+                answers.append(await http.post("/ocr", files={"file": page()}))
+        return answers
+
+    clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
+    await watch.until_seen(3 * replicas)  # each has been replaced twice
+    done.set()
+    answers = [answer for of_client in await asyncio.gather(*clients) for answer in of_client]
+
+    failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
+    assert not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
+    assert max(watch.peaks_mb.values()) < limit_mb + SLACK_MB
+    replaced = [log for log in logs(service, RECOGNIZER) if "this replica finishes its work and is replaced" in log]
+    assert len(replaced) >= 2 * replicas
+    lost = [log for log in logs(service, "Ingress") if "a page lost" in log]
+    assert not lost, "pages are finished where they are, not sent again"

@@ -1,0 +1,162 @@
+"""The engine paddleocr-vl over HTTP, natively, with tiny models through the library's real code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.conftest import SAMPLES
+from tests.support.service import KEY, Service, deploy
+from tests.support.tiny_paddleocr_vl import OCR_TEXT, TABLE_HTML, TinyModels
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def vl(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    from ray import serve
+
+    folder = tmp_path_factory.mktemp("vl")
+    settings = {
+        "engines": [
+            {
+                "name": "paddleocr-vl",
+                "device": "cpu",
+                "replicas": 1,
+                "layout_model_dir": str(tiny_models.layout),
+                "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
+                "doc_preprocessor": True,
+                "orientation_model_dir": str(tiny_models.orientation),
+                "unwarping_model_dir": str(tiny_models.unwarping),
+                "download": False,
+            },
+            {"name": "tesseract", "replicas": 1},
+        ],
+        "store": {"kind": "folder", "path": str(folder / "output")},
+        "temp_dir": str(folder / "temp"),
+    }
+    service = deploy(settings, name="vl", port=serve_port)
+    service.wait_until_engines_are_ready()
+    yield service
+    serve.delete("vl", _blocking=False)
+
+
+def read(vl: Service, page: bytes, **fields: Any) -> dict[str, Any]:
+    with vl.client() as client:
+        answer = client.post("/ocr", files={"file": page}, data=fields)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+@pytest.mark.parametrize("sample", ["page-ru", "page-en"])
+def test_a_sample_page_goes_through_the_whole_of_it(vl: Service, sample: str) -> None:
+    document = read(vl, (SAMPLES / f"{sample}.png").read_bytes())
+    assert (document["status"], document["degraded"]) == ("done", False)
+    assert document["engine"]["name"] == "paddleocr-vl"
+    (page,) = document["pages"]
+    assert [(block["label"], block["order"]) for block in page["blocks"]] == [
+        ("doc_title", 0), ("text", 1), ("table", 2), ("display_formula", 3), ("image", 4), ("number", 5),
+    ]  # fmt: skip
+    title, _, table, formula, image, _ = page["blocks"]
+    assert title["text"] == OCR_TEXT and title["content"] is None
+    assert title["polygon"] and title["bbox"] == [165, 70, 1489, 234]
+    assert (table["text"], table["content"]) == ("Товар\tPrice\nЧай\t3.50", TABLE_HTML)
+    assert formula["text"] == "$$  E=mc^{2}  $$"
+    assert document["markdown"].startswith(f"# {OCR_TEXT}\n\n{OCR_TEXT}\n\n")
+    assert f"![]({image['figure']})" in document["markdown"]
+    assert OCR_TEXT in document["text"]
+    stages = ("rasterize", "queue", "analyze", "recognize", "store", "total")
+    assert all(document["timings_ms"][stage] >= 0 for stage in stages)
+
+
+def test_figures_are_stored_where_the_markdown_links_them(vl: Service) -> None:
+    page = Image.new("RGB", (600, 800), "white")
+    ImageDraw.Draw(page).rectangle((70, 560, 260, 700), fill=(200, 30, 40))
+    stream = io.BytesIO()
+    page.save(stream, "PNG")
+    storage = read(vl, stream.getvalue())["storage"]
+    folder = Path(storage["uri"].removeprefix("file://"))
+    (figure,) = [key for key in storage["keys"] if key.startswith("imgs/")]
+    with Image.open(folder / figure) as crop:
+        assert crop.format == "JPEG" and crop.size == (210, 152)
+        colour = np.asarray(crop)[80, 100].astype(int)
+    assert np.abs(colour - (200, 30, 40)).max() < 12, "JPEG changes a colour a little"
+    assert f"]({figure})" in (folder / "result.md").read_text()
+
+
+def test_options_go_with_a_request_in_json_and_in_a_form(vl: Service, russian_page: bytes) -> None:
+    options = {"useLayoutDetection": False, "promptLabel": "table", "maxNewTokens": 50}
+    document = read(vl, russian_page, options=json.dumps(options))
+    (block,) = document["pages"][0]["blocks"]
+    assert (block["label"], block["content"]) == ("table", TABLE_HTML)
+
+    cut = read(vl, russian_page, options='{"max_new_tokens": 2}')
+    assert (cut["status"], cut["degraded"]) == ("done", True)
+    assert {warning["code"] for warning in cut["pages"][0]["warnings"]} == {"block_cut"}
+
+
+def test_a_turned_page_is_read_upright_where_that_is_asked_for(vl: Service) -> None:
+    page = Image.new("RGB", (600, 800), "white")
+    ImageDraw.Draw(page).rectangle((0, 0, 600, 110), fill="black")  # how the tiny model tells a page's head
+    stream = io.BytesIO()
+    page.rotate(90, expand=True).save(stream, "PNG")
+    (turned,) = read(vl, stream.getvalue(), options='{"useDocOrientationClassify": true}')["pages"]
+    assert turned["rotation"] in (90, 270) and (turned["width"], turned["height"]) == (600, 800)
+    (as_it_is,) = read(vl, stream.getvalue())["pages"]
+    assert as_it_is["rotation"] == 0 and (as_it_is["width"], as_it_is["height"]) == (800, 600)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"options": '{"layoutThreshold": 2}'}, "options.layoutThreshold"),
+        ({"options": '{"minPixels": 5, "maxPixels": 4}'}, "options"),
+        ({"options": '{"unknown": 1}'}, "options.unknown"),
+        ({"options": "not json"}, "options"),
+        ({"options": '{"promptLabel": "poem"}'}, "options.promptLabel"),
+        ({"options": '{"layoutThreshold": {"no_such_class": 0.5}}'}, None),
+        ({"engine": "tesseract", "options": "{}"}, "options"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    vl: Service, russian_page: bytes, fields: dict[str, str], field: str | None
+) -> None:
+    with vl.client() as client:
+        answer = client.post("/ocr", files={"file": russian_page}, data=fields)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == "invalid_field"
+    if field is not None:
+        assert any(each["field"].startswith(field) for each in error["fields"]), error
+
+
+def test_a_client_that_always_says_a_language_may_go_on_doing_so(vl: Service, russian_page: bytes) -> None:
+    assert OCR_TEXT in read(vl, russian_page, language="rus")["text"]
+
+
+def test_the_readmes_line_with_options(vl: Service) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (line,) = [line for line in readme.splitlines() if line.startswith("curl") and "options=" in line]
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=ROOT, env={**os.environ, "OCR": vl.url, "KEY": KEY}, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["status"] == "done"
+
+
+def test_markdown_and_text_alone(vl: Service, russian_page: bytes) -> None:
+    with vl.client() as client:
+        markdown = client.post("/ocr", files={"file": russian_page}, headers={"Accept": "text/markdown"})
+        text = client.post("/ocr", files={"file": russian_page}, headers={"Accept": "text/plain"})
+    assert markdown.text.startswith(f"# {OCR_TEXT}") and "<table>" in markdown.text
+    assert "Товар\tPrice\nЧай\t3.50" in text.text and "<" not in text.text

@@ -1,0 +1,58 @@
+"""How many replicas an engine gets where the settings do not say: no more than there is room for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from serve_app import app
+from serve_app.settings import Settings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def fit(monkeypatch: pytest.MonkeyPatch, engines: list[dict[str, Any]], **resources: float) -> dict[str, int]:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    return app._replicas_that_fit(Settings.model_validate({"engines": engines}).engines)
+
+
+TESSERACT: dict[str, Any] = {"name": "tesseract"}
+ON_GPU: dict[str, Any] = {"name": "paddleocr-vl"}
+
+
+@pytest.mark.parametrize(
+    ("engines", "resources", "expected"),
+    [
+        ([TESSERACT], {"CPU": 8}, {"tesseract": 8}),
+        ([TESSERACT | {"num_cpus": 2}], {"CPU": 8}, {"tesseract": 4}),
+        ([TESSERACT], {}, {"tesseract": 1}),
+        ([ON_GPU, TESSERACT], {"CPU": 8, "GPU": 2}, {"paddleocr-vl": 2, "tesseract": 6}),
+        ([ON_GPU | {"num_gpus": 0.5}, TESSERACT], {"CPU": 8, "GPU": 1}, {"paddleocr-vl": 2, "tesseract": 6}),
+        ([ON_GPU | {"device": "cpu", "replicas": 1}, TESSERACT], {"CPU": 2}, {"paddleocr-vl": 1, "tesseract": 1}),
+        ([ON_GPU | {"device": "cpu"}, TESSERACT], {"CPU": 8}, {"paddleocr-vl": 4, "tesseract": 4}),
+        ([ON_GPU | {"replicas": 3}, TESSERACT | {"replicas": 5}], {"CPU": 8}, {"paddleocr-vl": 3, "tesseract": 5}),
+    ],
+)
+def test_engines_share_what_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+    engines: list[dict[str, Any]],
+    resources: dict[str, float],
+    expected: dict[str, int],
+) -> None:
+    assert fit(monkeypatch, engines, **resources) == expected
+
+
+@pytest.mark.parametrize("config", ["local.yaml", "gpu.yaml", "vllm-server.yaml"])
+@pytest.mark.parametrize("cpus", [1, 2, 16])
+def test_every_replica_of_a_shipped_config_finds_room_on_one_machine(
+    monkeypatch: pytest.MonkeyPatch, config: str, cpus: int
+) -> None:
+    engines = yaml.safe_load((CONFIGS / config).read_text())["applications"][0]["args"]["engines"]
+    replicas = fit(monkeypatch, engines, CPU=cpus, GPU=1)
+    settings = Settings.model_validate({"engines": engines}).engines
+    assert sum(replicas[engine.name] * engine.num_cpus for engine in settings) <= cpus
+    assert sum(replicas[engine.name] * engine.gpus for engine in settings) <= 1
