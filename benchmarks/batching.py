@@ -31,9 +31,10 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from benchmarks.report import Cell, Report, Table, Target
-from serve_app.app import BATCHES_AT_A_REPLICA, STATE_CALLS
+from serve_app.app import STATE_CALLS
 from serve_app.recognition.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread
+from serve_app.settings import BATCHES_AT_A_REPLICA
 
 SUMMARY = "the batch queue against @serve.batch, on a simulated engine"
 

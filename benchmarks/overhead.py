@@ -16,15 +16,10 @@ import hashlib
 import io
 import multiprocessing as mp
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -37,9 +32,11 @@ import psutil
 import yaml
 
 from benchmarks.report import Cell, Report, Table, Target
+from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.cli import RAY_ENVIRONMENT
-from serve_app.document import Page, PageImage, RecognitionOptions
+from serve_app.document import PageImage, PageReading
+from serve_app.local_service import RAY_ENVIRONMENT
+from serve_app.options import RecognitionOptions
 from serve_app.raster.images import decode_image
 from serve_app.recognition.engines import PageTask, create_engine
 from serve_app.settings import Settings
@@ -48,32 +45,11 @@ SUMMARY = "the service over HTTP against its engine's raw loop, with Tesseract"
 
 CONFIG = Path("configs/local.yaml")
 SAMPLE_FILES = (Path("samples/page-ru.png"), Path("samples/page-en.png"))
-KEY = "benchmark-key"
-START_S = 120
-STOP_S = 60
 RAY_NICE = int(RAY_ENVIRONMENT["RAY_worker_niceness"])  # the engine's thread steps back from there
 FULL_PAGE_FONT_PX = 30  # 11 points at 200 dpi
 SETTLE_S = 5  # Ray and Serve still have things to do after the start
 IDLE_S = 10
 TARGET_CLIENTS = 16
-
-LOAD = "load generator"
-
-# What a process is, by its command line or its title; the first match names it.
-ROLES = {
-    "serve_app.raster.decoder": "decoder",
-    "ray::ServeReplica:ocr:Ingress": "ingress",
-    "ray::ServeReplica:ocr:Rasterizer": "rasterizer",
-    "ray::ServeReplica:ocr:Recognizer": "recognizers",
-    "ray::ProxyActor": "proxy",
-    "ray::ServeController": "controller",
-    "gcs_server": "gcs",
-    "raylet/raylet": "raylet",
-    "ray/dashboard": "dashboard",
-    "ray/_private/runtime_env/agent": "dashboard",
-    "ray/_private": "monitors",
-    "serve_app serve": "command line",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +99,7 @@ def run(arguments: argparse.Namespace) -> Report:
             for processes in sorted(set(raw_processes.values())):
                 print(f"round {number + 1}: raw, {processes} process(es)", flush=True)
                 raw[processes].append(_raw(settings, files, processes, arguments.pages))
-            with _service(config, Path(folder)) as (address, service):
+            with running_service(config, Path(folder)) as (address, service):
                 print(f"round {number + 1}: idle service", flush=True)
                 idle.append(_idle(service))
                 for clients in arguments.clients:
@@ -173,15 +149,15 @@ def _raw(settings: Settings, files: Sequence[bytes], processes: int, pages: int)
     for worker in workers:
         worker.start()
     for _ in workers:
-        _take(answers, workers)  # its engine is loaded
-    machine = _Machine()
+        take(answers, workers)  # its engine is loaded
+    machine = Machine()
     start.set()
     total = processes + pages + processes  # filling up, counted, running out
     for number in range(total):
         numbers.put(number % len(files))
     for _ in workers:
         numbers.put(None)
-    finished = [_take(answers, workers) for _ in range(total + processes)]
+    finished = [take(answers, workers) for _ in range(total + processes)]
     spent = {"raw": sum(item for item in finished if isinstance(item, float))}
     others = machine.others(spent)
     for worker in workers:
@@ -214,70 +190,20 @@ def _raw_worker(
             default_dpi=settings.raster.default_dpi,
         )
         task = PageTask(PageImage(image.pixels, number=1, dpi=image.dpi, rasterize_ms=0), RecognitionOptions())
-        (page,) = engine.recognize([task])
-        if not isinstance(page, Page):
-            raise page
-        answers.put(Answer(file, sent, time.monotonic(), _digest(page.text)))
+        (analyzed,) = engine.analyze([task])
+        reading = engine.read(analyzed)
+        if not isinstance(reading, PageReading):
+            raise reading
+        answers.put(Answer(file, sent, time.monotonic(), _digest(reading.page.text)))
     answers.put(time.process_time() - cpu)
-
-
-def _take(answers: SimpleQueue[Any], workers: Sequence[Any]) -> Any:
-    while answers.empty():
-        if any(worker.exitcode for worker in workers):
-            raise RuntimeError("a process of the benchmark died")
-        time.sleep(0.05)
-    return answers.get()
-
-
-@contextmanager
-def _service(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """`python -m serve_app serve` with a Ray, a port and folders of its own; yields its address and process."""
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(dict(config)))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    log_path = folder / "service.log"
-    with log_path.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "serve_app", "serve", str(path), "--port", str(port)],
-            env=os.environ | {"OCR_API_KEYS": KEY, "RAY_TMPDIR": str(folder / "ray"), "RAY_USAGE_STATS_ENABLED": "0"},
-            stdout=log,
-            stderr=log,
-        )
-        service = psutil.Process(process.pid)
-        try:
-            _wait(lambda: "is ready" in log_path.read_text(), process, log_path)
-            yield f"http://127.0.0.1:{port}", service
-        finally:
-            _stop(process, service)
-
-
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while not ready():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the service did not start:\n{log.read_text()[-3000:]}")
-        time.sleep(0.2)
-
-
-def _stop(process: subprocess.Popen[bytes], service: psutil.Process) -> None:
-    family = service.children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    for child in alive:
-        child.kill()
 
 
 def _idle(service: psutil.Process) -> dict[str, float]:
     """CPU seconds a second by role, with nothing to do."""
     time.sleep(SETTLE_S)
-    before = _cpu_by_process(service)
+    before = cpu_by_process(service)
     time.sleep(IDLE_S)
-    return {role: seconds / IDLE_S for role, seconds in _spent(before, _cpu_by_process(service)).items()}
+    return {role: seconds / IDLE_S for role, seconds in cpu_by_role(before, cpu_by_process(service)).items()}
 
 
 def _http(address: str, service: psutil.Process, files: Sequence[bytes], clients: int, pages: int) -> Measured:
@@ -286,13 +212,13 @@ def _http(address: str, service: psutil.Process, files: Sequence[bytes], clients
     start = spawn.Event()
     load = spawn.Process(target=_clients, args=(address, files, clients, pages, answers, start), daemon=True)
     load.start()
-    _take(answers, [load])  # its modules are loaded
-    before = _cpu_by_process(service)
-    machine = _Machine()
+    take(answers, [load])  # its modules are loaded
+    before = cpu_by_process(service)
+    machine = Machine()
     start.set()
-    done: list[Answer] = _take(answers, [load])
-    spent = _spent(before, _cpu_by_process(service))
-    spent[LOAD] = _take(answers, [load])
+    done: list[Answer] = take(answers, [load])
+    spent = cpu_by_role(before, cpu_by_process(service))
+    spent[LOAD] = take(answers, [load])
     others = machine.others(spent)
     load.join()
     return _measured(done, skip=clients, pages=pages, spent=spent, others=others)
@@ -353,49 +279,6 @@ def _measured(answers: list[Answer], *, skip: int, pages: int, spent: Mapping[st
         others=others,
         digests=digests,
     )
-
-
-class _Machine:
-    """How busy the machine is with things that are not measured, from here on."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._busy = self._busy_s()
-
-    def others(self, spent: Mapping[str, float]) -> float:
-        """Cores kept busy since then, less the CPU seconds that were `spent` on what is measured."""
-        busy = self._busy_s() - self._busy
-        return max(0.0, busy - sum(spent.values())) / (time.monotonic() - self._since)
-
-    @staticmethod
-    def _busy_s() -> float:
-        times = psutil.cpu_times()
-        idle: float = times.idle + getattr(times, "iowait", 0.0)
-        # Time of guests is in the user's time already.
-        return sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-
-
-def _cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str, float]]:
-    """Role and CPU seconds so far of the service's processes, by their id and start."""
-    spent = {}
-    for process in [service, *service.children(recursive=True)]:
-        try:
-            line = " ".join(process.cmdline())
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        role = next((role for mark, role in ROLES.items() if mark in line), "other")
-        spent[process.pid, process.create_time()] = (role, times.user + times.system)
-    return spent
-
-
-def _spent(
-    before: Mapping[tuple[int, float], tuple[str, float]], after: Mapping[tuple[int, float], tuple[str, float]]
-) -> dict[str, float]:
-    by_role: dict[str, float] = defaultdict(float)
-    for process, (role, seconds) in after.items():
-        by_role[role] += seconds - before.get(process, (role, 0.0))[1]
-    return dict(by_role)
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,137 @@
+"""The service as a benchmark runs it, and what it and the machine spend meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+KEY = "benchmark-key"
+START_S = 120
+STOP_S = 60
+
+LOAD = "load generator"
+
+# What a process is, by its command line or its title; the first match names it.
+ROLES = {
+    "serve_app.raster.decoder": "decoder",
+    "ray::ServeReplica:ocr:Ingress": "ingress",
+    "ray::ServeReplica:ocr:Rasterizer": "rasterizer",
+    "ray::ServeReplica:ocr:Recognizer": "recognizers",
+    "ray::ProxyActor": "proxy",
+    "ray::ServeController": "controller",
+    "gcs_server": "gcs",
+    "raylet/raylet": "raylet",
+    "ray/dashboard": "dashboard",
+    "ray/_private/runtime_env/agent": "dashboard",
+    "ray/_private": "monitors",
+    "serve_app serve": "command line",
+}
+
+
+def take(answers: SimpleQueue[Any], workers: Sequence[Any]) -> Any:
+    """The next of `answers`, unless one of the processes that give them has died. Raises RuntimeError."""
+    while answers.empty():
+        if any(worker.exitcode for worker in workers):
+            raise RuntimeError("a process of the benchmark died")
+        time.sleep(0.05)
+    return answers.get()
+
+
+@contextmanager
+def running_service(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """`python -m serve_app serve` with a Ray, a port and folders of its own; yields its address and process."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(dict(config)))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log_path = folder / "service.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve_app", "serve", str(path), "--port", str(port)],
+            env=os.environ | {"OCR_API_KEYS": KEY, "RAY_TMPDIR": str(folder / "ray"), "RAY_USAGE_STATS_ENABLED": "0"},
+            stdout=log,
+            stderr=log,
+        )
+        service = psutil.Process(process.pid)
+        try:
+            _wait(lambda: "is ready" in log_path.read_text(), process, log_path)
+            yield f"http://127.0.0.1:{port}", service
+        finally:
+            _stop(process, service)
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the service did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.2)
+
+
+def _stop(process: subprocess.Popen[bytes], service: psutil.Process) -> None:
+    family = service.children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for child in alive:
+        child.kill()
+
+
+class Machine:
+    """How busy the machine is with things that are not measured, from here on."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._busy = self._busy_s()
+
+    def others(self, spent: Mapping[str, float]) -> float:
+        """Cores kept busy since then, less the CPU seconds that were `spent` on what is measured."""
+        busy = self._busy_s() - self._busy
+        return max(0.0, busy - sum(spent.values())) / (time.monotonic() - self._since)
+
+    @staticmethod
+    def _busy_s() -> float:
+        times = psutil.cpu_times()
+        idle: float = times.idle + getattr(times, "iowait", 0.0)
+        # Time of guests is in the user's time already.
+        return sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+
+
+def cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str, float]]:
+    """Role and CPU seconds so far of the service's processes, by their id and start."""
+    spent = {}
+    for process in [service, *service.children(recursive=True)]:
+        try:
+            line = " ".join(process.cmdline())
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        role = next((role for mark, role in ROLES.items() if mark in line), "other")
+        spent[process.pid, process.create_time()] = (role, times.user + times.system)
+    return spent
+
+
+def cpu_by_role(
+    before: Mapping[tuple[int, float], tuple[str, float]], after: Mapping[tuple[int, float], tuple[str, float]]
+) -> dict[str, float]:
+    """CPU seconds by role between two looks of `cpu_by_process`."""
+    by_role: dict[str, float] = defaultdict(float)
+    for process, (role, seconds) in after.items():
+        by_role[role] += seconds - before.get(process, (role, 0.0))[1]
+    return dict(by_role)
