@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata
+.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata poppler
 
 serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed tessdata  ## all tests
+test: $(VENV)/dev.installed tessdata poppler  ## all tests
 	@$(BIN)/python -m pytest
 
 check: lint types unit  ## what needs no Ray: under a minute
@@ -24,7 +24,7 @@ lint: $(VENV)/dev.installed
 types: $(VENV)/dev.installed
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata
+unit: $(VENV)/dev.installed tessdata poppler
 	@$(BIN)/python -m pytest -n auto tests/unit
 
 samples: $(VENV)/dev.installed  ## draw the sample pages anew
@@ -69,3 +69,10 @@ tessdata: $(VENV)/serve.installed
 	    { $$as_root apt-get -q update && $$as_root apt-get -q install -y $(addprefix tesseract-ocr-,$(LANGUAGES)); } >/dev/null 2>&1; \
 	  fi; \
 	  $(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES); }
+
+# What the tests read PDFs with, to see them as others do.
+poppler:
+	@command -v pdftotext >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y poppler-utils; } >/dev/null 2>&1; \
+	  command -v pdftotext >/dev/null || { echo "The tests need pdftotext and pdftoppm: install poppler-utils."; exit 1; }; }

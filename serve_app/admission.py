@@ -26,3 +26,13 @@ class Admission:
             yield
         finally:
             self._held -= 1
+
+    def take_spare(self) -> bool:
+        """Take one more place if there are many: half of them are kept for those who have none. Give it back."""
+        if 2 * (self._held + 1) > self._limit:
+            return False
+        self._held += 1
+        return True
+
+    def give_spare(self) -> None:
+        self._held -= 1

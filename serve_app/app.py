@@ -58,7 +58,7 @@ def build(settings: Settings) -> Application:
         max_ongoing_requests=settings.limits.requests + 64,
         ray_actor_options={"num_cpus": 0},
         logging_config=access_log,
-        graceful_shutdown_timeout_s=grace_s,
+        graceful_shutdown_timeout_s=max(grace_s, settings.limits.document_s),
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)
 
 

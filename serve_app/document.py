@@ -32,6 +32,19 @@ class PageImage:
     rasterize_ms: float
 
 
+@dataclass(frozen=True)
+class SourceFile:
+    """A document's file on its way to the rasterizers.
+
+    `id` is the document's; rasterizers keep the file open under it. `data` is the file as an array of
+    uint8, or Ray's reference to one, so that it travels once and not with every page.
+    """
+
+    id: str
+    data: Any
+    password: str | None = None
+
+
 class Word(BaseModel):
     text: str
     bbox: Box
@@ -69,6 +82,9 @@ class Page(BaseModel):
     dpi: int
     rotation: int = Field(
         0, description="Degrees the text is turned clockwise: 0, 90, 180 or 270, where the engine tells"
+    )
+    text_source: Literal["recognition", "text_layer"] = Field(
+        "recognition", description="Whether an engine read it, or its text is the PDF's own"
     )
     text: str = ""
     markdown: str = ""
@@ -132,17 +148,26 @@ class DocumentStatus(StrEnum):
     FAILED = "failed"
 
 
-class Document(BaseModel):
-    """The answer to a request, and what is kept in the store as result.json."""
+class DocumentSummary(BaseModel):
+    """What is said of a document as a whole."""
 
     id: str
-    status: DocumentStatus
-    pages: list[Page]
-    text: str = Field(description="The text of all pages, a blank line between blocks")
-    markdown: str
+    status: DocumentStatus = Field(description="`partial`: some pages could not be read; each says why")
+    page_count: int = Field(description="Pages of the document, also those that were not asked for")
     engine: EngineInfo
     degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
     timings_ms: dict[str, float] = Field(
         description="Milliseconds by stage: receive, fetch, rasterize, queue, analyze, recognize, store, total"
     )
     storage: StorageInfo
+
+
+class Document(DocumentSummary):
+    """The answer to a request, and what is kept in the store as result.json."""
+
+    pages: list[Page] = Field(description="The pages that were asked for")
+    text: str = Field(description="The text of all pages, a blank line between blocks")
+    markdown: str
+    images: dict[str, str] = Field(
+        default_factory=dict, description="With `include_images`: JPEG files as base64, by the paths that link them"
+    )

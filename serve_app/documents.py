@@ -3,97 +3,319 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import secrets
+import tempfile
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, BinaryIO, cast
 
 from serve_app.document import (
-    Document,
     DocumentStatus,
+    DocumentSummary,
     EngineInfo,
     ErrorInfo,
-    Figure,
     Page,
+    PageReading,
     PageResult,
+    SourceFile,
     StorageInfo,
 )
-from serve_app.errors import RecognitionFailed, ServiceError
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    DocumentTimeout,
+    FieldError,
+    InvalidField,
+    RecognitionFailed,
+    RequestTimeout,
+    ServiceError,
+    TooManyPages,
+)
 from serve_app.options import RecognitionOptions
-from serve_app.outputs.markdown import document_markdown, document_text
+from serve_app.outputs.archive import write_zip
+from serve_app.outputs.kinds import IN_ARCHIVE, MEDIA_TYPES, OutputKind, write_output
+from serve_app.outputs.overlay import OVERLAYS
+from serve_app.outputs.pdf_writer import searchable_pdf
+from serve_app.page_ranges import selected_pages
+from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.settings import Limits
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
 
+FIGURES_AT_ONCE = 8
+"""Pictures of one document on their way to the store."""
+
+RESULT_BYTES_IN_MEMORY = 4 * 2**20
+
+PDFS_AT_ONCE = 2
+"""Searchable PDFs that are written at a time: each has a process, and perhaps a gigabyte."""
+
+PDF_PAGE_S = 1.0
+"""What a page may add to the time that writing a searchable PDF takes."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer."""
+
+    engine: str
+    options: RecognitionOptions
+    dpi: int | None = None
+    password: str | None = None
+    page_ranges: list[tuple[int, int | None]] | None = None
+    max_pages: int | None = None
+    text_layer: bool = False
+    output: OutputKind | None = None
+    include_images: bool = False
+
 
 class Documents:
-    """Runs a document through the pipeline and puts the result into the store before it is answered."""
+    """Opens documents and reads them through the pipeline; what was read is stored before it is answered."""
 
-    def __init__(self, pipeline: Pipeline, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
-        self._pipeline = pipeline
-        self._store = store
-        self._monitor = monitor
-        self._keep_source = keep_source
-
-    async def read(
+    def __init__(
         self,
-        source: bytes,
+        pipeline: Pipeline,
+        store: Store,
+        monitor: StoreMonitor,
         *,
-        engine: str,
-        options: RecognitionOptions,
-        dpi_hint: int | None,
+        keep_source: bool,
+        limits: Limits,
+        share: Callable[[bytes], Any],
+    ) -> None:
+        """`share` makes of a file what travels to rasterizers (see SourceFile.data)."""
+        self.pipeline = pipeline
+        self.store = store
+        self.monitor = monitor
+        self.keep_source = keep_source
+        self.limits = limits
+        self.pdf_places = asyncio.Semaphore(PDFS_AT_ONCE)
+        self._share = share
+
+    async def open(self, source: bytes, wanted: Wanted, *, timings_ms: dict[str, float], started: float) -> Reading:
+        """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
+
+        `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
+        start. Raises ServiceError where the document cannot be opened, or has too many pages.
+        """
+        file = SourceFile(new_document_id(), self._share(source), wanted.password)
+        page_count = await self.pipeline.count_pages(file) if _may_have_pages(source) else 1
+        numbers = list(range(1, page_count + 1))
+        if wanted.page_ranges is not None:
+            try:
+                numbers = selected_pages(wanted.page_ranges, page_count)
+            except ValueError as error:
+                raise InvalidField(f"pages: {error}", fields=(FieldError("pages", str(error)),)) from None
+        most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
+        if len(numbers) > most:
+            raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}. Choose some with 'pages'.")
+        return Reading(self, source, file, wanted, page_count, numbers, dict(timings_ms), started)
+
+
+class Reading:
+    """One document on its way: first its `pages`, then `finish`. Holds what was read until it is closed."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        source: bytes,
+        file: SourceFile,
+        wanted: Wanted,
+        page_count: int,
+        numbers: list[int],
         timings_ms: dict[str, float],
         started: float,
-    ) -> Document:
-        """Recognize and store one document.
+    ) -> None:
+        self.id = file.id
+        self.source = source
+        self.wanted = wanted
+        self.page_count = page_count
+        self.numbers = numbers
+        self.spool = PageSpool()
+        self._documents = documents
+        self._file = file
+        self._timings_ms = timings_ms
+        self._started = started
+        self._engine: EngineInfo | None = None
+        self._failed = 0
+        self._degraded = False
 
-        `timings_ms` holds the stages that went before; `started` is the perf_counter() of the
-        request's start. Raises ServiceError where no page could be recognized.
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.spool.close()
+
+    async def pages(self) -> AsyncGenerator[Page, None]:
+        """Yield the pages as they are done, in whatever order, those that failed too.
+
+        Raises ServiceError where no page could be read.
         """
-        outcomes = [
-            outcome async for outcome in self._pipeline.pages(source, engine=engine, options=options, dpi_hint=dpi_hint)
-        ]
-        outcomes.sort(key=lambda outcome: outcome.number)
-        results = [outcome.result for outcome in outcomes if isinstance(outcome.result, PageResult)]
-        if not results:
-            errors = [outcome.result for outcome in outcomes if isinstance(outcome.result, ServiceError)]
+        limits = self._documents.limits
+        limit_s = limits.request_s if self.page_count == 1 else limits.document_s
+        deadline = asyncio.get_running_loop().time() + limit_s - (time.perf_counter() - self._started)
+        errors: list[ServiceError] = []
+        outcomes = self._documents.pipeline.pages(
+            self._file,
+            self.numbers,
+            engine=self.wanted.engine,
+            options=self.wanted.options,
+            dpi=self.wanted.dpi,
+            text_layer=self.wanted.text_layer,
+        )
+        async with aclosing(outcomes):
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        outcome = await anext(outcomes)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError:
+                    log.warning("document %s: %d page(s) were not done in %g s", self.id, self._missing, limit_s)
+                    errors.append(RequestTimeout(f"The request took longer than {limit_s:g} s."))
+                    break
+                if isinstance(outcome.result, ServiceError):
+                    errors.append(outcome.result)
+                    # Nobody waits for a thousand pages to hear that the engine is away.
+                    if self._engine is None and isinstance(outcome.result, ENGINE_UNAVAILABLE):
+                        raise outcome.result
+                yield self._kept(outcome)
+        if self._engine is None:
             raise errors[0] if errors else RecognitionFailed()
-        document = _assemble(outcomes, results, timings_ms)
-        await self._keep(document, source, [figure for result in results for figure in result.reading.figures])
-        document.timings_ms["total"] = _round(time.perf_counter() - started)
-        return document
+        for number in self.numbers:
+            if number not in self.spool:
+                yield self._kept(PageOutcome(number, DocumentTimeout()))
 
-    async def _keep(self, document: Document, source: bytes, figures: list[Figure]) -> None:
-        """Write the result; where that fails, the answer says so and still comes."""
-        folder = document_folder(document.id)
+    async def finish(self) -> DocumentSummary:
+        """Store the result; where that fails, the summary says so and still comes."""
+        assert self._engine is not None, "a page was read"
+        summary = DocumentSummary(
+            id=self.id,
+            status=DocumentStatus.PARTIAL if self._failed else DocumentStatus.DONE,
+            page_count=self.page_count,
+            engine=self._engine,
+            degraded=self._degraded,
+            timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
+            storage=StorageInfo(status="failed"),
+        )
+        await self._keep(summary)
+        summary.timings_ms["total"] = _ms_since(self._started)
+        return summary
+
+    @property
+    def _missing(self) -> int:
+        return len(self.numbers) - len(self.spool)
+
+    def _kept(self, outcome: PageOutcome) -> Page:
+        if isinstance(outcome.result, PageResult):
+            result = outcome.result
+            reading = result.reading if self.page_count == 1 else _with_own_figures(result.reading, outcome.number)
+            page = reading.page
+            page.number = outcome.number
+            if self._engine is None or page.text_source == "recognition":
+                self._engine = result.engine
+            self._degraded |= page.degraded
+            for stage, ms in result.timings_ms.items():
+                self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
+            self.spool.add(page, reading.figures)
+        else:
+            self._failed += 1
+            error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
+            page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
+            self.spool.add(page)
+        return page
+
+    async def _keep(self, summary: DocumentSummary) -> None:
+        store = self._documents.store
+        folder = document_folder(self.id)
         keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
         # Beside the Markdown, at the paths by which it links them.
-        keys.update({figure.path: f"{folder}/{figure.path}" for figure in figures})
-        if self._keep_source:
+        keys.update({path: f"{folder}/{path}" for path in self.spool.figure_paths})
+        if self._documents.keep_source:
             keys["source"] = f"{folder}/source"
-        document.storage = StorageInfo(
+        summary.storage = StorageInfo(
             status="stored",
-            uri=self._store.uri(folder),
-            keys={name: self._store.full_key(key) for name, key in keys.items()},
+            uri=store.uri(folder),
+            keys={name: store.full_key(key) for name, key in keys.items()},
         )
         started = time.perf_counter()
-        writes = [
-            self._store.put(keys["result"], document.model_dump_json(indent=2).encode(), "application/json"),
-            self._store.put(keys["markdown"], document.markdown.encode(), "text/markdown; charset=utf-8"),
-        ]
-        writes += [self._store.put(keys[figure.path], figure.jpeg, "image/jpeg") for figure in figures]
-        if self._keep_source:
-            writes.append(self._store.put(keys["source"], source, "application/octet-stream"))
-        failures = [failure for failure in await asyncio.gather(*writes, return_exceptions=True) if failure]
-        failure = failures[0] if failures else None
+        failure: Exception | None = None
+        try:
+            with ExitStack() as files:
+                parts = [
+                    store.put(keys[name], files.enter_context(await self.rendered(kind, summary)), MEDIA_TYPES[kind])
+                    for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN))
+                ]
+                if self._documents.keep_source:
+                    parts.append(store.put(keys["source"], self.source, "application/octet-stream"))
+                await _all(parts)
+            paths = self.spool.figure_paths
+            for start in range(0, len(paths), FIGURES_AT_ONCE):
+                some = {path: self.spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
+                await _all([store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
+        except Exception as error:
+            failure = error
+            summary.storage = StorageInfo(status="failed")
+            unexpected = None if isinstance(error, StoreUnavailable) else error
+            log.error("document %s could not be stored: %s", self.id, error, exc_info=unexpected)
+        self._documents.monitor.report(failure)
+        summary.timings_ms["store"] = _ms_since(started)
+
+    async def rendered(self, kind: OutputKind, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
+        """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
+
+        Raises ServiceError where the original cannot be made a PDF of.
+        """
+        if kind is OutputKind.PDF:
+            return await self._pdf()
+        file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=RESULT_BYTES_IN_MEMORY))  # noqa: SIM115 - see above
+        try:
+            if kind is OutputKind.ZIP:
+                await self._archive(summary, file)
+            else:
+                write = partial(write_output, kind, summary, self.spool, file, include_images=include_images)
+                # What is quicker than a thread is found is written at once.
+                quick = self.spool.small and kind in (OutputKind.JSON, OutputKind.MARKDOWN, OutputKind.TEXT)
+                write() if quick else await asyncio.to_thread(write)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    async def _pdf(self) -> BinaryIO:
+        timeout_s = self._documents.limits.decode_s + PDF_PAGE_S * len(self.numbers)
+        async with self._documents.pdf_places:
+            return await searchable_pdf(
+                self.source, self.spool.pages_as_json(), password=self.wanted.password, timeout_s=timeout_s
+            )
+
+    async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:
+        with ExitStack() as opened:
+            files: dict[str, BinaryIO] = {}
+            for kind, name in IN_ARCHIVE.items():
+                try:
+                    files[name] = opened.enter_context(await self.rendered(kind, summary))
+                except ServiceError as error:
+                    files[f"{name}.error.txt"] = io.BytesIO(error.message.encode())
+            await asyncio.to_thread(write_zip, files, self.spool, to)
+
+
+async def _all(writes: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, then raise what one of them raised: a file is not closed under another one."""
+    for failure in await asyncio.gather(*writes, return_exceptions=True):
         if failure is not None:
-            document.storage = StorageInfo(status="failed")
-            unexpected = None if isinstance(failure, StoreUnavailable) else failure
-            log.error("document %s could not be stored: %s", document.id, failure, exc_info=unexpected)
-        self._monitor.report(failure)
-        document.timings_ms["store"] = _round(time.perf_counter() - started)
+            raise failure
 
 
 def new_document_id() -> str:
@@ -107,32 +329,27 @@ def document_folder(document_id: str) -> str:
     return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
 
 
-def _assemble(outcomes: list[PageOutcome], results: list[PageResult], timings_ms: dict[str, float]) -> Document:
-    pages = [_page(outcome) for outcome in outcomes]
-    stages = dict(timings_ms)
-    for result in results:
-        for stage, ms in result.timings_ms.items():
-            stages[stage] = stages.get(stage, 0.0) + ms
-    engine: EngineInfo = results[0].engine
-    return Document(
-        id=new_document_id(),
-        status=DocumentStatus.DONE if len(results) == len(outcomes) else DocumentStatus.PARTIAL,
-        pages=pages,
-        text=document_text(pages),
-        markdown=document_markdown(pages),
-        engine=engine,
-        degraded=any(page.degraded for page in pages),
-        timings_ms={stage: round(ms, 1) for stage, ms in stages.items()},
-        storage=StorageInfo(status="failed"),
-    )
+def _may_have_pages(source: bytes) -> bool:
+    """Whether a file is of a kind that may hold several pages, or none; the others need not be opened to know."""
+    return b"%PDF-" in source[:1024] or source[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _page(outcome: PageOutcome) -> Page:
-    if isinstance(outcome.result, PageResult):
-        return outcome.result.page
-    error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
-    return Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
+def _with_own_figures(reading: PageReading, number: int) -> PageReading:
+    """Pages name their figures by place alone; in a document, each page needs names of its own."""
+    page, figures = reading.page, []
+    for figure in reading.figures:
+        if figure.path.startswith(OVERLAYS):  # has the page's number already
+            figures.append(figure)
+            continue
+        folder, _, name = figure.path.rpartition("/")
+        path = f"{folder}/page-{number}-{name}".lstrip("/")
+        figures.append(replace(figure, path=path))
+        page.markdown = page.markdown.replace(figure.path, path)
+        for block in page.blocks:
+            block.content = block.content and block.content.replace(figure.path, path)
+            block.figure = path if block.figure == figure.path else block.figure
+    return replace(reading, page=page, figures=tuple(figures))
 
 
-def _round(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

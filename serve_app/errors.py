@@ -105,6 +105,10 @@ class TooLarge(ServiceError):
     status, code, default_message = 413, "too_large", "The document is larger than this service takes."
 
 
+class TooManyPages(ServiceError):
+    status, code, default_message = 413, "too_many_pages", "The document has more pages than this service takes."
+
+
 class UnsupportedMediaType(ServiceError):
     status, code = 415, "unsupported_media_type"
     default_message = "This kind of file is not supported."
@@ -120,6 +124,10 @@ class EmptyDocument(ServiceError):
 
 class CorruptDocument(ServiceError):
     status, code, default_message = 422, "corrupt_document", "The document is damaged and could not be read."
+
+
+class PasswordRequired(ServiceError):
+    status, code, default_message = 422, "password_required", "The document is encrypted: a password is needed."
 
 
 class UrlFetchFailed(ServiceError):
@@ -162,3 +170,8 @@ class PageTimeout(ServiceError):
 
 class RequestTimeout(ServiceError):
     status, code, default_message = 504, "request_timeout", "The request took longer than the limit."
+
+
+class DocumentTimeout(ServiceError):
+    status, code = 504, "document_timeout"
+    default_message = "The document took longer than the limit; this page was not read."

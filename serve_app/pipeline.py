@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
-from serve_app.document import ErrorInfo, PageResult
+from serve_app.document import ErrorInfo, PageResult, SourceFile
 from serve_app.errors import ENGINE_UNAVAILABLE, EngineFailed, EngineLoading, QueueFull, RecognitionFailed, ServiceError
 from serve_app.options import RecognitionOptions
 
@@ -42,7 +42,8 @@ class PageOutcome:
 class Pipeline:
     """Sends pages to the rasterizer and on to the recognizer of the engine that was asked for.
 
-    At most `queue` pages of one pipeline wait or are worked on; more are refused with QueueFull.
+    At most `queue` pages of one pipeline wait or are worked on, and `window` of one document. A document
+    for whose first page there is no place is refused with QueueFull; its others wait for places.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Pipeline:
         recognizers: Mapping[str, DeploymentHandle[Any]],
         *,
         queue: int,
+        window: int,
         is_ready: Callable[[str], bool],
         has_replicas: Callable[[str], bool],
         fallbacks: Mapping[str, str],
@@ -63,36 +65,102 @@ class Pipeline:
         self._rasterizer = rasterizer
         self._recognizers = recognizers
         self._admission = Admission(queue)
+        self._window = window
         self._is_ready = is_ready
         self._has_replicas = has_replicas
         self._fallbacks = fallbacks
         self._engine_wait_s = engine_wait_s
 
-    async def pages(
-        self, source: bytes, *, engine: str, options: RecognitionOptions, dpi_hint: int | None
-    ) -> AsyncIterator[PageOutcome]:
-        """Yield each page of the document as it is done, in whatever order. An image has one page.
+    async def count_pages(self, source: SourceFile) -> int:
+        """How many pages the document has. Raises ServiceError where it cannot be opened."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                count = await self._rasterizer.count_pages.remote(source.id, source.data, source.password)
+            except RayActorError:
+                log.warning("a document lost its rasterizer (try %d of %d)", attempt, ATTEMPTS)
+                await asyncio.sleep(RETRY_PAUSE_S * attempt)
+                continue
+            if isinstance(count, ServiceError):
+                raise count
+            return int(count)
+        raise RecognitionFailed("The document could not be opened: every rasterizer that tried it died.")
 
-        Raises ServiceError where the document as a whole cannot be worked on.
+    async def pages(
+        self,
+        source: SourceFile,
+        numbers: Sequence[int],
+        *,
+        engine: str,
+        options: RecognitionOptions,
+        dpi: int | None,
+        text_layer: bool = False,
+    ) -> AsyncGenerator[PageOutcome, None]:
+        """Yield each of these pages as it is done, in whatever order. Pages in flight are given up when it is closed.
+
+        `text_layer`: pages that have text of their own are not recognized.
+        Raises QueueFull before anything is begun.
         """
+        waiting = list(reversed(numbers))
+        running: set[asyncio.Task[PageOutcome]] = set()
+        spare = 0
         with self._admission.place():
-            result = await self._page(source, engine, options, dpi_hint)
-            fallback = self._fallbacks.get(engine)
-            # A page that one engine failed on may be easy for another; what is wrong with it is wrong for both.
-            if isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)) and fallback is not None:
-                result = _stood_in(await self._page(source, fallback, options, dpi_hint), result)
-        yield PageOutcome(number=1, result=result)
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self._window:
+                        if len(running) > spare:
+                            if not self._admission.take_spare():
+                                break
+                            spare += 1
+                        work = self._outcome(source, waiting.pop(), engine, options, dpi, text_layer)
+                        running.add(asyncio.create_task(work))
+                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    while spare and 1 + spare > len(running) + len(waiting):
+                        self._admission.give_spare()
+                        spare -= 1
+                    for task in done:
+                        yield task.result()
+            finally:
+                for task in running:
+                    task.cancel()
+                for _ in range(spare):
+                    self._admission.give_spare()
+
+    async def _outcome(
+        self,
+        source: SourceFile,
+        number: int,
+        engine: str,
+        options: RecognitionOptions,
+        dpi: int | None,
+        text_layer: bool,
+    ) -> PageOutcome:
+        if text_layer and (own := await self._own_text(source, number, dpi)) is not None:
+            return PageOutcome(number, own)
+        result = await self._page(source, number, engine, options, dpi)
+        fallback = self._fallbacks.get(engine)
+        # A page that one engine failed on may be easy for another; what is wrong with it is wrong for both.
+        if isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)) and fallback is not None:
+            result = _stood_in(await self._page(source, number, fallback, options, dpi), result)
+        return PageOutcome(number, result)
+
+    async def _own_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
+        """The page's own text. Where that fails, its pixels may still be recognized."""
+        try:
+            own = await self._rasterizer.read_text.remote(source.id, source.data, source.password, number, dpi)
+        except RayActorError:
+            return None
+        return own if isinstance(own, PageResult) else None
 
     async def _page(
-        self, source: bytes, engine: str, options: RecognitionOptions, dpi_hint: int | None
+        self, source: SourceFile, number: int, engine: str, options: RecognitionOptions, dpi: int | None
     ) -> PageResult | ServiceError:
         recognizer = self._recognizers[engine]
         image = None
         for attempt in range(1, ATTEMPTS + 1):
             if image is None:
-                image = self._rasterizer.rasterize.remote(source, dpi_hint)
+                image = self._rasterizer.rasterize.remote(source.id, source.data, source.password, number, dpi)
             try:
-                result = await self._answer(recognizer.recognize.remote(image, options), engine)
+                result = await self._answer(recognizer.recognize.remote(image, options, source.id), engine)
                 if not isinstance(result, EngineFailed) or attempt == ATTEMPTS or not self._is_ready(engine):
                     return result
                 # This replica cannot load its engine, but another one could.

@@ -39,8 +39,12 @@ class Limits(_Strict):
         50, gt=0, le=2000, description="Largest request body, and largest document behind a URL, in MB (10^6 bytes)"
     )
     image_megapixels: float = Field(
-        100, gt=0, le=1000, description="Largest image by its header, in megapixels, checked before decoding"
+        100,
+        gt=0,
+        le=1000,
+        description="Largest page, in megapixels: larger images are refused by their headers, PDF pages drawn smaller",
     )
+    max_pages: int = Field(1000, ge=1, description="Most pages of one document that are read; a request may set less")
     decode_s: float = Field(30, gt=0, description="Longest decoding of one page, in seconds")
     fetch_s: float = Field(20, gt=0, description="Longest fetch of an image_url, redirects included, in seconds")
     stall_s: float = Field(20, gt=0, description="Longest pause within a request body, in seconds")
@@ -48,17 +52,29 @@ class Limits(_Strict):
         60, gt=0, description="How long a request waits for an engine that is loading, in seconds"
     )
     page_s: float = Field(120, gt=0, description="Longest recognition of one page, in seconds")
-    request_s: float = Field(300, gt=0, description="Longest request, in seconds")
+    request_s: float = Field(300, gt=0, description="Longest request of one page, and longest upload, in seconds")
+    document_s: float = Field(
+        3600,
+        gt=0,
+        description="Longest work on a document of several pages, in seconds; the pages done by then are answered",
+    )
     health_check_s: float = Field(
         5, gt=0, description="How often a recognizer replica is asked whether its engine still works, in seconds"
     )
     queue: int = Field(64, ge=1, description="Pages that wait or are worked on, for each ingress replica; more get 503")
+    pages_in_flight: int = Field(
+        16,
+        ge=1,
+        description="Pages of one document that are worked on at once, as far as half of `queue` is not in use",
+    )
     requests: int = Field(128, ge=1, description="OCR requests that an ingress replica holds at once; more get 503")
 
 
 class RasterSettings(_Strict):
     replicas: int = Field(1, ge=1, description="Rasterizer replicas")
-    default_dpi: int = Field(200, ge=50, le=1200, description="Dots per inch of an image that does not say")
+    default_dpi: int = Field(
+        200, ge=50, le=1200, description="Dots per inch: to draw PDF pages at, and of an image that does not say"
+    )
 
 
 class _Engine(_Strict):

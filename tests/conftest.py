@@ -126,3 +126,13 @@ def russian_page() -> bytes:
 @pytest.fixture(scope="session")
 def russian_text() -> str:
     return (SAMPLES / "page-ru.txt").read_text()
+
+
+@pytest.fixture(scope="session")
+def english_page() -> bytes:
+    return (SAMPLES / "page-en.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def english_text() -> str:
+    return (SAMPLES / "page-en.txt").read_text()

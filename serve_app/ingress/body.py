@@ -7,9 +7,9 @@ import binascii
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -28,6 +28,8 @@ from serve_app.errors import (
     UploadStalled,
 )
 from serve_app.options import ParsingOptions
+from serve_app.outputs.kinds import OutputKind
+from serve_app.page_ranges import parse_page_ranges
 
 # A body is a flat object of a handful of fields; base64 holds none of the characters that are counted.
 MAX_JSON_PARTS = 1000
@@ -54,11 +56,34 @@ class OcrRequest(BaseModel):
     )
     engine: str | None = Field(None, max_length=100, description="Engine to use; default: the first configured")
     dpi: int | None = Field(
-        None, ge=50, le=1200, description="Resolution of the image, where its file is wrong or silent"
+        None,
+        ge=50,
+        le=1200,
+        description="Dots per inch to draw a PDF's pages at; of an image, what its file should say",
     )
+    pages: str | None = Field(
+        None, max_length=1000, description="Pages to read, such as `1-3,7` or `5-`; default: all", examples=["1-3,7"]
+    )
+    password: str | None = Field(None, max_length=1000, description="Password of an encrypted PDF")
+    max_pages: int | None = Field(
+        None, ge=1, description="Refuse the document if it has more pages; the service has a limit of its own"
+    )
+    text_layer: Literal["auto", "ignore"] = Field(
+        "ignore", description="`auto`: pages of a PDF that have text of their own are not recognized"
+    )
+    output: OutputKind | None = Field(None, description="Form of the answer; default: what `Accept` asks for, or JSON")
+    include_images: bool = Field(False, description="Pictures within the answer: in JSON as base64, in Markdown inline")
+    overlay: bool = Field(False, description="A picture of each recognized page with its blocks marked, as figures are")
     options: ParsingOptions | None = Field(
         None, description="How the engine `paddleocr-vl` reads the page; in a form, as the text of a JSON object"
     )
+
+    @field_validator("pages")
+    @classmethod
+    def _ranges(cls, pages: str | None) -> str | None:
+        if pages is not None:
+            parse_page_ranges(pages)
+        return pages
 
 
 class OcrForm(OcrRequest):
@@ -282,6 +307,7 @@ _PROBLEMS = {
     "float_parsing": "must be a number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "enum": "must be one of: {expected}",
     "literal_error": "must be one of: {expected}",
     "tuple_type": "must be a list",
     "model_type": "must be a JSON object",

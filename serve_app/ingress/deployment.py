@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -62,6 +64,7 @@ class Ingress:
             rasterizer,
             recognizers,
             queue=limits.queue,
+            window=limits.pages_in_flight,
             is_ready=lambda engine: engines[engine].is_ready,
             has_replicas=lambda engine: engines[engine].has_replicas,
             engine_wait_s=limits.engine_wait_s,
@@ -69,7 +72,9 @@ class Ingress:
         )
         self._context = Context(
             settings=settings,
-            documents=Documents(pipeline, store, store_monitor, keep_source=settings.store.keep_source),
+            documents=Documents(
+                pipeline, store, store_monitor, keep_source=settings.store.keep_source, limits=limits, share=_shared
+            ),
             fetcher=Fetcher(
                 max_bytes=int(limits.body_mb * 1e6),
                 deadline_s=limits.fetch_s,
@@ -84,6 +89,11 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._context, self._keys, docs_open=self._docs_open)
+
+
+def _shared(source: bytes) -> Any:
+    """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
+    return ray.put(np.frombuffer(source, np.uint8))
 
 
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:

@@ -1,4 +1,4 @@
-"""Text and Markdown of pages and documents.
+"""Markdown of pages and documents.
 
 Recognized text is prose, not markup: whatever Markdown (CommonMark with GitHub's tables and
 strikethrough) would take for markup is escaped, and no more than that, so that it stays readable.
@@ -7,7 +7,7 @@ strikethrough) would take for markup is escaped, and no more than that, so that 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from serve_app.document import Block, Page
 
@@ -46,14 +46,13 @@ def page_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(filter(None, map(_block, blocks)))
 
 
-def document_text(pages: Sequence[Page]) -> str:
-    """The text of all pages that have some, a blank line apart."""
-    return "\n\n".join(page.text for page in pages if page.text)
-
-
-def document_markdown(pages: Sequence[Page]) -> str:
-    """The Markdown of all pages that have some, a blank line apart."""
-    return "\n\n".join(page.markdown for page in pages if page.markdown)
+def document_markdown(pages: Iterable[Page]) -> Iterator[str]:
+    """The Markdown of all pages that have some, a blank line apart, in parts."""
+    separator = ""
+    for page in pages:
+        if page.markdown:
+            yield separator + page.markdown
+            separator = "\n\n"
 
 
 def _block(block: Block) -> str:

@@ -1,10 +1,15 @@
 """The process that decodes: `python -m serve_app.raster.decoder PARENT_PID MEMORY_BYTES`.
 
-A request on stdin is a header and the file; the answer on stdout a header and the pixels. A header is
-its length (4 bytes, big-endian) and so much JSON:
+A request on stdin is a header and perhaps the file; the answer on stdout a header and perhaps pixels.
+A header is its length (4 bytes, big-endian) and so much JSON:
 
-    request   {"size", "max_pixels", "dpi_hint", "default_dpi"}, then `size` bytes
-    answer    {"width", "height", "dpi"}, then width * height * 3 bytes
+    request   {"document", "size", "password", "max_pixels"}, then `size` bytes of the document's file;
+              without them (0) where it is thought to be open already
+              and for a page: {"page", "dpi", "default_dpi"}; for its own text, {"text": true} as well
+    answer    {"pages"}: how many the document has
+              {"text_size"}, then so many bytes: a TextPage as JSON, or null
+              {"width", "height", "dpi"}, then width * height * 3 bytes
+              {"unknown": true}: the document is not open; ask again, with the file
               {"error": code, "message", "detail"}: `message` is for the client, `detail` for the log
 
 The first header, {}, says that the process is ready. It ends at the end of stdin, and with its parent.
@@ -12,23 +17,27 @@ The first header, {}, says that the process is ready. It ends at the end of stdi
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import resource
-import signal
 import struct
 import sys
+from collections import OrderedDict
 from typing import Any, BinaryIO
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from serve_app.child_process import die_with, limit_memory
 from serve_app.errors import ServiceError
-from serve_app.raster.images import DecodedImage, decode_image
+from serve_app.raster.page_source import PageSource, open_source
+from serve_app.raster.text_layer import TextPage
 
 HEADER_LENGTH = struct.Struct(">I")
+TEXT_PAGE: TypeAdapter[TextPage | None] = TypeAdapter(TextPage | None)
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Documents whose pages come in turns stay open, up to so many and so many bytes of file.
+OPEN_DOCUMENTS = 8
+OPEN_BYTES = 256 * 2**20
 
 
 def pack_header(fields: dict[str, Any]) -> bytes:
@@ -40,25 +49,66 @@ def pack_header(fields: dict[str, Any]) -> bytes:
 def main() -> None:
     parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
     requests, answers = _take_over_pipes()
-    _die_with(parent)
-    _limit(memory_bytes)
+    die_with(parent)
+    limit_memory(memory_bytes)
     _write(answers, pack_header({}))
+    documents = OpenDocuments()
     while (fields := _read_header(requests)) is not None:
-        _answer(fields, requests, answers)
+        data = requests.read(fields["size"])
+        if len(data) < fields["size"]:
+            sys.exit("a request ended early")
+        try:
+            _answer(fields, data, documents, answers)
+        except ServiceError as error:
+            detail = repr(error.__cause__)[:500] if error.__cause__ else ""
+            _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
 
 
-def _answer(fields: dict[str, Any], requests: BinaryIO, answers: int) -> None:
-    data = requests.read(fields["size"])
-    if len(data) < fields["size"]:
-        sys.exit("a request ended early")
-    try:
-        image: DecodedImage = decode_image(
-            data, max_pixels=fields["max_pixels"], dpi_hint=fields["dpi_hint"], default_dpi=fields["default_dpi"]
-        )
-    except ServiceError as error:
-        detail = repr(error.__cause__)[:500] if error.__cause__ else ""
-        _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
+class OpenDocuments:
+    """The documents used last, open."""
+
+    def __init__(self) -> None:
+        self._sources: OrderedDict[str, tuple[PageSource, int]] = OrderedDict()
+
+    def get(self, document: str) -> PageSource | None:
+        if document not in self._sources:
+            return None
+        self._sources.move_to_end(document)
+        return self._sources[document][0]
+
+    def open(self, document: str, data: bytes, password: str | None, max_pixels: int) -> PageSource:
+        """Raises what `open_source` raises."""
+        source = open_source(data, password=password, max_pixels=max_pixels)
+        # A document of one page is not asked for again.
+        if source.page_count > 1:
+            self._sources[document] = source, len(data)
+        while len(self._sources) > 1 and (
+            len(self._sources) > OPEN_DOCUMENTS or sum(size for _, size in self._sources.values()) > OPEN_BYTES
+        ):
+            _, (oldest, _) = self._sources.popitem(last=False)
+            oldest.close()
+        return source
+
+
+def _answer(fields: dict[str, Any], data: bytes, documents: OpenDocuments, answers: int) -> None:
+    """Raises ServiceError before anything is written."""
+    source = documents.get(fields["document"])
+    if source is None:
+        if not data:
+            _write(answers, pack_header({"unknown": True}))
+            return
+        source = documents.open(fields["document"], data, fields["password"], fields["max_pixels"])
+    number = fields.get("page")
+    if number is None:
+        _write(answers, pack_header({"pages": source.page_count}))
         return
+    drawing = {name: fields[name] for name in ("dpi", "default_dpi", "max_pixels")}
+    if fields.get("text"):
+        text = TEXT_PAGE.dump_json(source.text_page(number, **drawing))
+        _write(answers, pack_header({"text_size": len(text)}))
+        _write(answers, text)
+        return
+    image = source.render(number, **drawing)
     height, width, _ = image.pixels.shape
     _write(answers, pack_header({"width": width, "height": height, "dpi": image.dpi}))
     _write(answers, np.ascontiguousarray(image.pixels).data.cast("B"))
@@ -72,21 +122,6 @@ def _take_over_pipes() -> tuple[BinaryIO, int]:
     os.close(nothing)
     os.dup2(2, 1)
     return requests, answers
-
-
-def _die_with(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit("the parent is gone")
-
-
-def _limit(memory_bytes: int) -> None:
-    for kind, limit in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(kind)
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, limit))
 
 
 def _read_header(requests: BinaryIO) -> dict[str, Any] | None:

@@ -5,17 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.metadata import version
+from typing import Any, TypeVar
 
-from serve_app.document import PageImage
+from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageResult, SourceFile
 from serve_app.errors import ServiceError
+from serve_app.outputs.markdown import page_markdown
 from serve_app.raster.isolation import IsolatedDecoder
 from serve_app.settings import Limits, RasterSettings
 
+Answer = TypeVar("Answer")
+
+TEXT_LAYER = EngineInfo(name="text-layer", version=version("pypdfium2"))
+"""Who has read a document of which no page had to be recognized."""
+
 
 class Rasterizer:
-    """Decodes one page at a time; a file that kills its decoder costs its own request only."""
+    """Decodes one page at a time; a file that kills its decoder costs its own request only.
+
+    `data` is the document's file as an array of uint8, `document` its id. Errors come back as values
+    (see errors.py).
+    """
 
     def __init__(self, settings: RasterSettings, limits: Limits) -> None:
         self._decoder = IsolatedDecoder(
@@ -26,25 +39,58 @@ class Rasterizer:
         # One thread: the decoder's process lives as long as the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rasterizer")
 
-    async def rasterize(self, source: bytes, dpi_hint: int | None) -> PageImage | ServiceError:
-        """Decode an image file. Errors come back as values (see errors.py)."""
-        try:
-            # The log's request id is in the context.
-            decode = partial(contextvars.copy_context().run, self._decode, source, dpi_hint)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, decode)
-        except ServiceError as error:
-            return error
+    async def count_pages(self, document: str, data: Any, password: str | None) -> int | ServiceError:
+        """Open a document."""
+        return await self._in_thread(self._decoder.count_pages, SourceFile(document, data, password))
+
+    async def rasterize(
+        self, document: str, data: Any, password: str | None, number: int, dpi: int | None
+    ) -> PageImage | ServiceError:
+        """Decode page `number` (from 1). `dpi`: to draw a PDF's page at, or what an image's file should say."""
+        return await self._in_thread(self._decode, SourceFile(document, data, password), number, dpi)
+
+    async def read_text(
+        self, document: str, data: Any, password: str | None, number: int, dpi: int | None
+    ) -> PageResult | ServiceError | None:
+        """The text that page `number` has of its own; None where it has none, or none to be trusted."""
+        return await self._in_thread(self._read_text, SourceFile(document, data, password), number, dpi)
 
     def __del__(self) -> None:
         self._thread.submit(self._decoder.close)
         self._thread.shutdown()
 
-    def _decode(self, source: bytes, dpi_hint: int | None) -> PageImage:
+    async def _in_thread(self, work: Callable[..., Answer], *arguments: Any) -> Answer | ServiceError:
+        try:
+            # The log's request id is in the context.
+            call = partial(contextvars.copy_context().run, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except ServiceError as error:
+            return error
+
+    def _read_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
         started = time.perf_counter()
-        image = self._decoder.decode(source, dpi_hint)
+        text_page = self._decoder.text_page(source, number, dpi)
+        if text_page is None:
+            return None
+        page = Page(
+            number=number,
+            width=text_page.width,
+            height=text_page.height,
+            dpi=text_page.dpi,
+            rotation=text_page.rotation,
+            text_source="text_layer",
+            text="\n\n".join(block.text for block in text_page.blocks),
+            markdown=page_markdown(text_page.blocks),
+            blocks=text_page.blocks,
+        )
+        return PageResult(PageReading(page), TEXT_LAYER, {"text_layer": (time.perf_counter() - started) * 1000})
+
+    def _decode(self, source: SourceFile, number: int, dpi: int | None) -> PageImage:
+        started = time.perf_counter()
+        image = self._decoder.decode(source, number, dpi)
         return PageImage(
             pixels=image.pixels,
-            number=1,
+            number=number,
             dpi=image.dpi,
             rasterize_ms=(time.perf_counter() - started) * 1000,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,22 +28,20 @@ from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLa
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.pixels import to_rgb
 
-# Pillow warns at a size of its own and fails at twice that; `_check_size` holds the service's limit
+# Pillow warns at a size of its own and fails at twice that; `check_size` holds the service's limit
 # before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 MAX_SIDE = 65_535
 """Longest side in pixels, JPEG's own: Pillow keeps a pointer for each row, so 1 x 10^8 pixels would cost 0.8 GB."""
 
-MAX_TIFF_DIRECTORIES = 32
-"""How far the chain of a TIFF's directories is followed in search of a second page."""
-
 MAX_PNG_CHUNKS = 1000
 """How many chunks a PNG may have beside those of its pixels."""
 
-_TAKEN = "Send a JPEG, PNG, WebP, GIF, BMP or single-page TIFF image."
+_TAKEN = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
-_SUBFILE_TYPE = 254  # TIFF tag
+_PDF_HEADER_WITHIN = 1024
+"""Bytes in which readers of PDF look for its header: some writers put a mail's or a printer's lines before it."""
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
@@ -56,7 +55,7 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
-    """Decode an image: JPEG, PNG, WebP, GIF, BMP or TIFF of one page; of an animation, the first frame.
+    """Decode an image: JPEG, PNG, WebP, GIF, BMP or TIFF; of several pages or frames, the first.
 
     Transparency is laid on white, EXIF orientation applied, deeper samples scaled to 8 bits.
     `dpi` is the hint, else what the file says if that is believable (see `metadata.LARGEST_PAGE_INCHES`), else the default.
@@ -67,12 +66,26 @@ def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_
     if not data:
         raise EmptyDocument()
     kind = sniff(data)
+    if kind == "PDF":
+        raise UnsupportedMediaType("This is a PDF, and not an image.")
+    with image_errors(kind):
+        image = open_image(kind, data, max_pixels)
+        return decode_opened(image, data, dpi_hint=dpi_hint, default_dpi=default_dpi)
+
+
+def decode_opened(image: ImageFile, data: bytes, *, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
+    """Decode what `open_image` has opened of `data`, as `decode_image` says. Call it within `image_errors`."""
+    image.load()
+    upright = turn_upright(image, to_rgb(image, data))
+    dpi = dpi_hint or file_dpi(image, upright.size) or default_dpi
+    return DecodedImage(np.asarray(upright), dpi)
+
+
+@contextmanager
+def image_errors(kind: str) -> Iterator[None]:
+    """What Pillow raises on an image of `kind`, as an error of the service: CorruptDocument or TooLarge."""
     try:
-        image = _open(kind, data, max_pixels)
-        image.load()
-        upright = turn_upright(image, to_rgb(image, data))
-        dpi = dpi_hint or file_dpi(image, upright.size) or default_dpi
-        return DecodedImage(np.asarray(upright), dpi)
+        yield
     except ServiceError:
         raise
     except MemoryError as error:
@@ -85,7 +98,7 @@ def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_
 
 
 def sniff(data: bytes) -> str:
-    """The kind of image that `data` begins like: a name from the list in `decode_image`.
+    """What `data` begins like: "PDF", or a name from the list in `decode_image`.
 
     Raises UnsupportedMediaType for anything else.
     """
@@ -102,13 +115,16 @@ def sniff(data: bytes) -> str:
     # "BM" begins many a text; the size of the header behind it does not.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if b"%PDF-" in data[:1024]:
-        raise UnsupportedMediaType(f"PDF files are not supported yet. {_TAKEN}")
+    if b"%PDF-" in data[:_PDF_HEADER_WITHIN]:
+        return "PDF"
     raise UnsupportedMediaType(f"This kind of file is not supported. {_TAKEN}")
 
 
-def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile:
-    """The header parsed and its size checked; nothing is decoded. Only the plugin of `kind` sees the bytes."""
+def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
+    """The header parsed and its size checked; nothing is decoded. Only the plugin of `kind` sees the bytes.
+
+    Call it within `image_errors`. Raises TooLarge.
+    """
     stream = io.BytesIO(data)
     image: ImageFile
     match kind:
@@ -117,25 +133,23 @@ def _open(kind: str, data: bytes, max_pixels: int) -> ImageFile:
         case "PNG":
             _check_png_chunks(data)
             image = PngImageFile(stream)
-            _check_size(image.size, max_pixels)
+            check_size(image.size, max_pixels)
             PngImageFile(io.BytesIO(data)).verify()  # loading alone does not look at the checksums of pixel data
         case "WebP":
-            _check_size(_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
+            check_size(_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
             image = WebPImageFile(stream)
         case "GIF":
             image = GifImageFile(stream)
         case "BMP":
             image = BmpImageFile(stream)
         case _:
-            tiff = TiffImageFile(stream)
-            _check_size(tiff.size, max_pixels)
-            _check_single_page(tiff)
-            return tiff
-    _check_size(image.size, max_pixels)
+            image = TiffImageFile(stream)
+    check_size(image.size, max_pixels)
     return image
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise TooLarge for an image of more pixels than `max_pixels`, or with a side over MAX_SIDE."""
     width, height = size
     if width * height > max_pixels:
         raise TooLarge(
@@ -167,21 +181,3 @@ def _webp_size(data: bytes) -> tuple[int, int]:
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
         case _:
             return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
-
-
-def _check_single_page(tiff: TiffImageFile) -> None:
-    if sum(1 for _ in _pages(tiff)) > 1:
-        raise UnsupportedMediaType(f"Multi-page TIFF files are not supported yet. {_TAKEN}")
-    tiff.seek(0)
-
-
-def _pages(tiff: TiffImageFile) -> Iterator[int]:
-    """Indices of the directories that are pages: the first, and what is neither a thumbnail nor a mask."""
-    yield 0
-    for index in range(1, MAX_TIFF_DIRECTORIES):
-        try:
-            tiff.seek(index)
-        except EOFError:
-            return
-        if not tiff.tag_v2.get(_SUBFILE_TYPE, 0) & 0b101:
-            yield index

@@ -8,18 +8,32 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
-from serve_app.raster.decoder import HEADER_LENGTH, pack_header
+from serve_app.child_process import child_environment, python_module
+from serve_app.document import SourceFile
+from serve_app.errors import (
+    CorruptDocument,
+    EmptyDocument,
+    PasswordRequired,
+    ServiceError,
+    TooLarge,
+    TooManyPages,
+    UnsupportedMediaType,
+)
+from serve_app.raster.decoder import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
+from serve_app.raster.text_layer import TextPage
 
 logger = logging.getLogger("ray.serve.raster")
+
+Answer = TypeVar("Answer")
 
 START_S = 30.0
 """Longest start of the process, in seconds: half a second's work, on a machine that may be busy."""
@@ -32,12 +46,18 @@ MEMORY_BYTES_PER_PIXEL = 28
 
 MAX_HEADER_BYTES = 64 * 2**10
 
-_ERRORS: dict[str, type[ServiceError]] = {
-    error.code: error for error in (CorruptDocument, EmptyDocument, TooLarge, UnsupportedMediaType)
-}
+MAX_TEXT_BYTES = 64 * 2**20
+"""Of one page's own text with its words: `text_layer.MAX_CHARACTERS` bounds it far below."""
 
-# The process that parses hostile files gets no secrets: these variables and no others.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME")
+MAX_DEATHS = 3
+"""Pages of one document that may kill or hold up the process, before the others are not tried any more."""
+
+REMEMBERED_DOCUMENTS = 1000
+
+_ERRORS: dict[str, type[ServiceError]] = {
+    error.code: error
+    for error in (CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType)
+}
 
 # glibc gives the memory of each page back and faults it in again for the next, which takes longer than
 # decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
@@ -45,7 +65,9 @@ _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": 
 
 
 class IsolatedDecoder:
-    """Decodes documents one after another in a child process, which outlives them unless one kills it.
+    """Decodes pages one after another in a child process, which outlives their documents unless one kills it.
+
+    A document of many pages stays open in the child while its pages are asked for.
 
     The child starts with the first document. Linux ends it with the thread that started it: call `decode`
     from one thread that lives as long as the decoder.
@@ -54,33 +76,54 @@ class IsolatedDecoder:
     def __init__(
         self, *, max_pixels: int, default_dpi: int, deadline_s: float, memory_bytes: int | None = None
     ) -> None:
-        """`deadline_s`: seconds for one document; `memory_bytes`: the child's address space, by default
-        as much as the worst image of `max_pixels` needs."""
+        """`deadline_s`: seconds for one page, its document's opening included; `memory_bytes`: the child's
+        address space, by default as much as the worst image of `max_pixels` needs, and the open documents."""
         self._max_pixels = max_pixels
         self._default_dpi = default_dpi
         self._deadline_s = deadline_s
-        self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
+        self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
         self._child: _Child | None = None
+        self._deaths: OrderedDict[str, int] = OrderedDict()  # of the child, by the documents that caused them
         self._lock = threading.Lock()
 
-    def decode(self, data: bytes, dpi_hint: int | None) -> DecodedImage:
-        """`images.decode_image`, elsewhere. Blocks for up to the deadline, and the child's start.
+    def count_pages(self, source: SourceFile) -> int:
+        """Open a document. Blocks and raises as `decode` does."""
+        return self._asked(source, {}, self._pages)
 
-        Raises its errors; CorruptDocument also if the child died or took too long; RuntimeError if the
-        child cannot start or does not keep to the protocol.
+    def decode(self, source: SourceFile, number: int, dpi: int | None) -> DecodedImage:
+        """`PageSource.render`, elsewhere. Blocks for up to the deadline, and the child's start.
+
+        Raises its errors and those of `open_source`; CorruptDocument also if the child died or took too
+        long; RuntimeError if the child cannot start or does not keep to the protocol.
         """
+        return self._asked(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._image)
+
+    def text_page(self, source: SourceFile, number: int, dpi: int | None) -> TextPage | None:
+        """`PageSource.text_page`, elsewhere. Blocks and raises as `decode` does."""
+        task = {"page": number, "text": True, "dpi": dpi, "default_dpi": self._default_dpi}
+        return self._asked(source, task, self._text)
+
+    def _asked(
+        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
+    ) -> Answer:
+        size = source.data.size
         with self._lock:
+            if self._deaths.get(source.id, 0) >= MAX_DEATHS:
+                raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
             child = self._running_child()
             try:
-                return self._ask(child, data, dpi_hint)
+                deadline = time.monotonic() + self._deadline_s
+                return received(child, self._ask(child, source, task, deadline), deadline)
             except ServiceError:
                 raise  # an answer like any other: the child is ready for the next document
             except _TimedOut:
                 self._drop()
-                logger.warning("Decoding %d bytes took over %g s; its process is killed.", len(data), self._deadline_s)
+                self._count_death(source)
+                logger.warning("A page of %d bytes took over %g s; its process is killed.", size, self._deadline_s)
                 raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
             except _Died:
-                logger.warning("The decoding process died on a document of %d bytes: %s.", len(data), self._drop())
+                self._count_death(source)
+                logger.warning("The decoding process died on a document of %d bytes: %s.", size, self._drop())
                 raise CorruptDocument("The document is damaged and could not be decoded.") from None
             except (LookupError, TypeError) as error:
                 self._drop()
@@ -112,28 +155,48 @@ class IsolatedDecoder:
                 raise
         return self._child
 
-    def _ask(self, child: _Child, data: bytes, dpi_hint: int | None) -> DecodedImage:
+    def _ask(self, child: _Child, source: SourceFile, task: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """The answer's header."""
+        data = memoryview(source.data)
+        if not data:
+            raise EmptyDocument()
         if len(data) > self._memory_bytes // 2:
             raise TooLarge("The document needs more memory than this service has for one.")
-        deadline = time.monotonic() + self._deadline_s
-        request = {
-            "size": len(data),
-            "max_pixels": self._max_pixels,
-            "dpi_hint": dpi_hint,
-            "default_dpi": self._default_dpi,
-        }
-        child.send(pack_header(request), deadline)
-        child.send(data, deadline)
-        answer = child.receive_header(deadline)
+        request = {"document": source.id, "password": source.password, "max_pixels": self._max_pixels, **task}
+        for part in (data[:0], data):
+            child.send(pack_header({**request, "size": len(part)}), deadline)
+            child.send(part, deadline)
+            answer = child.receive_header(deadline)
+            if "unknown" not in answer:
+                break
         if "error" in answer:
             logger.info("A document of %d bytes was refused: %s %s", len(data), answer["message"], answer["detail"])
             raise _ERRORS[answer["error"]](answer["message"])
+        return answer
+
+    def _pages(self, child: _Child, answer: dict[str, Any], deadline: float) -> int:
+        return int(answer["pages"])
+
+    def _text(self, child: _Child, answer: dict[str, Any], deadline: float) -> TextPage | None:
+        size = answer["text_size"]
+        if size > MAX_TEXT_BYTES:
+            raise RuntimeError(f"the decoding process announced a text of {size} bytes")
+        encoded = bytearray(size)
+        child.receive_into(memoryview(encoded), deadline)
+        return TEXT_PAGE.validate_json(bytes(encoded))
+
+    def _image(self, child: _Child, answer: dict[str, Any], deadline: float) -> DecodedImage:
         width, height, dpi = answer["width"], answer["height"], answer["dpi"]
         if min(width, height) < 1 or width * height > self._max_pixels:
             raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         child.receive_into(pixels.data.cast("B"), deadline)
         return DecodedImage(pixels, dpi)
+
+    def _count_death(self, source: SourceFile) -> None:
+        self._deaths[source.id] = self._deaths.pop(source.id, 0) + 1
+        while len(self._deaths) > REMEMBERED_DOCUMENTS:
+            self._deaths.popitem(last=False)
 
     def _drop(self) -> str:
         """End the child, if there is one; returns how it ended."""
@@ -153,12 +216,10 @@ class _Child:
     """The process and its two pipes. Deadlines are values of `time.monotonic`."""
 
     def __init__(self, memory_bytes: int) -> None:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        environment |= _MALLOC | {"OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-W", "ignore", "-X", "faulthandler", "-m", "serve_app.raster.decoder"]
+        environment = child_environment() | _MALLOC
+        command = [*python_module("serve_app.raster.decoder"), str(os.getpid()), str(memory_bytes)]
         self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
-            [*command, str(os.getpid()), str(memory_bytes)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -184,7 +245,7 @@ class _Child:
                 pipe.close()
         return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
-    def send(self, data: bytes, deadline: float) -> None:
+    def send(self, data: bytes | memoryview, deadline: float) -> None:
         rest = memoryview(data)
         while rest:
             _wait(self._requests, select.POLLOUT, deadline)

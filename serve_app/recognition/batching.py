@@ -1,7 +1,8 @@
 """The queue in front of an engine: whenever the engine is free, take what waits, up to its largest batch.
 
 No timer closes a batch. While the engine works the queue grows, so batches are as large as the load
-makes them, and a lone page is never held back. (Measured against `@serve.batch`, which closes a batch
+makes them, and a lone page is never held back. Callers take turns: of a document with many pages in the
+queue and one with a single page, the single page is next. (Measured against `@serve.batch`, which closes a batch
 while the previous one still runs: `python -m benchmarks batching`.)
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
+import itertools
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -34,6 +36,11 @@ class _Waiting(Generic[Item, Result]):
     future: asyncio.Future[Batched[Result]]
     since: float
     context: contextvars.Context
+    turn: int
+    arrival: int
+
+    def __lt__(self, other: _Waiting[Item, Result]) -> bool:
+        return (self.turn, self.arrival) < (other.turn, other.arrival)
 
 
 class BatchQueue(Generic[Item, Result]):
@@ -44,10 +51,23 @@ class BatchQueue(Generic[Item, Result]):
     caller was cancelled while it waited is dropped and never run.
     """
 
-    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, max_batch: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_batch: int,
+        room: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`room` returns when the results of another batch can be used; until then its items stay in the queue."""
         self._run = run
+        self._room = room
         self._max_batch = max_batch
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._waiting: list[_Waiting[Item, Result]] = []  # a heap
+        # Start-time fair queueing with items of cost 1: each item of a caller has a turn after its last one's,
+        # and whoever comes anew has the turn that is now.
+        self._turn = 0
+        self._next_turns: dict[str, int] = {}
+        self._arrivals = itertools.count()
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
@@ -55,21 +75,31 @@ class BatchQueue(Generic[Item, Result]):
         """Items that wait; those in the running batch do not count."""
         return len(self._waiting)
 
-    async def submit(self, item: Item) -> Batched[Result]:
-        """Wait for a place in a batch, then for its result. Raises what `run` raises."""
+    async def submit(self, item: Item, *, caller: str = "") -> Batched[Result]:
+        """Wait for a place in a batch, then for its result. Raises what `run` raises.
+
+        `caller`: items of the same one stand in line behind each other, not before those of others.
+        """
         if self._worker is None or self._worker.done():
             # A context of its own, or its log lines would bear the id of the first request for ever.
             self._worker = asyncio.create_task(self._work(), name="batch-queue", context=contextvars.Context())
         waiting = _Waiting[Item, Result](
-            item, asyncio.get_running_loop().create_future(), time.perf_counter(), contextvars.copy_context()
+            item,
+            asyncio.get_running_loop().create_future(),
+            time.perf_counter(),
+            contextvars.copy_context(),
+            turn=max(self._turn, self._next_turns.get(caller, 0)),
+            arrival=next(self._arrivals),
         )
-        self._waiting.append(waiting)
+        self._next_turns[caller] = waiting.turn + 1
+        heapq.heappush(self._waiting, waiting)
         self._arrived.set()
         try:
             return await waiting.future
         except asyncio.CancelledError:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
+                heapq.heapify(self._waiting)
             raise
 
     async def close(self) -> None:
@@ -78,14 +108,20 @@ class BatchQueue(Generic[Item, Result]):
             self._worker.cancel()
             await asyncio.wait({self._worker})
         while self._waiting:
-            self._waiting.popleft().future.cancel()
+            self._waiting.pop().future.cancel()
 
     async def _work(self) -> None:
         while True:
             if not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
+            if self._room is not None:
+                await self._room()
+                if not self._waiting:  # they left meanwhile
+                    continue
+            batch = [heapq.heappop(self._waiting) for _ in range(min(len(self._waiting), self._max_batch))]
+            self._turn = batch[-1].turn
+            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
             await self._run_batch(batch)
             del batch  # its pages must not stay in memory until the next one
 

@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -20,6 +20,7 @@ from ray.serve.exceptions import RayServeException
 from serve_app.document import EngineInfo, PageImage, PageResult
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError
 from serve_app.options import RecognitionOptions
+from serve_app.outputs.overlay import overlay_figure
 from serve_app.recognition.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
@@ -71,10 +72,10 @@ class Recognizer:
             share=_replicas_at_most(),
         )
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
-        self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
-            self._analyze, max_batch=self._engine.max_batch
-        )
         self._readers = Readers(self._engine, self._thread, nice=settings.nice)
+        self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
+            self._analyze, max_batch=self._engine.max_batch, room=self._readers.room
+        )
         self._memory = MemoryLimit(settings, self._engine)
         self._phase = EnginePhase.NOT_INITIALIZED
         self._reason: str | None = None
@@ -87,9 +88,9 @@ class Recognizer:
             await self._wait_until_settled(settings.warm_up_s)
 
     async def recognize(
-        self, image: PageImage | ServiceError, options: RecognitionOptions
+        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str
     ) -> PageResult | ServiceError:
-        """Recognize one page. Errors come back as values (see errors.py).
+        """Recognize one page of `document` (its id). Errors come back as values (see errors.py).
 
         `image` may be the rasterizer's error, which passes through: the pipeline hands the
         rasterizer's response on without looking at it.
@@ -99,7 +100,7 @@ class Recognizer:
         if (unavailable := await self._unavailable()) is not None:
             return unavailable
         try:
-            analyzed = await self._queue.submit(PageTask(image, options))
+            analyzed = await self._queue.submit(PageTask(image, options), caller=document)
             if isinstance(analyzed.result, ServiceError):
                 return analyzed.result
             read = await self._readers.read(analyzed.result)
@@ -110,8 +111,12 @@ class Recognizer:
             return RecognitionFailed()
         if isinstance(read.result, ServiceError):
             return read.result
+        reading = read.result
+        if options.overlay:
+            figure = await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number)
+            reading = replace(reading, figures=(*reading.figures, figure))
         return PageResult(
-            reading=read.result,
+            reading=reading,
             engine=EngineInfo(name=self._engine.name, version=self._engine.version),
             timings_ms={
                 "rasterize": image.rasterize_ms,

@@ -27,6 +27,8 @@ class Readers:
         self._free: asyncio.Queue[EngineThread] = asyncio.Queue()
         for each in self._own or [thread]:
             self._free.put_nowait(each)
+        self._waiting = 0
+        self._changed = asyncio.Event()
 
     async def read(self, analyzed: Any) -> Batched[PageReading | ServiceError]:
         """One page. Raises what the engine raises, or EngineThreadDead.
@@ -34,7 +36,12 @@ class Readers:
         A thread that works for a caller who has left is free again when it is done, not before.
         """
         waited = time.perf_counter()
-        thread = await self._free.get()
+        self._waiting += 1
+        try:
+            thread = await self._free.get()
+        finally:
+            self._waiting -= 1
+            self._changed.set()
         started = time.perf_counter()
         work = asyncio.ensure_future(thread.call(self._engine.read, analyzed))
         work.add_done_callback(lambda done: self._release(thread, done))
@@ -44,6 +51,16 @@ class Readers:
             self._engine.abandon(analyzed)
             raise
         return Batched(result, (started - waited) * 1000, (time.perf_counter() - started) * 1000)
+
+    async def room(self) -> None:
+        """Wait until no analyzed page waits: pages stand in line before they are analyzed, where they take turns.
+
+        Threads of its own are kept busy by the batch that is analyzed meanwhile. An engine of one thread
+        analyzes when it has read.
+        """
+        while self._waiting or (not self._own and self._free.empty()):
+            self._changed.clear()
+            await self._changed.wait()
 
     @property
     def alive(self) -> bool:
@@ -60,5 +77,6 @@ class Readers:
 
     def _release(self, thread: EngineThread, done: asyncio.Future[Any]) -> None:
         self._free.put_nowait(thread)
+        self._changed.set()
         if not done.cancelled():
             done.exception()  # looked at, so that nobody warns of an error whose caller has left

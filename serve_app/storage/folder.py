@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore
@@ -27,7 +29,7 @@ class FolderStore(ThreadedStore):
     def uri(self, key: str) -> str:
         return (self._root / self.full_key(key)).as_uri()
 
-    def _put(self, key: str, data: bytes, content_type: str) -> None:
+    def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         path = self._root / key
         try:
             self._make_folder(path.parent)
@@ -75,12 +77,15 @@ class FolderStore(ThreadedStore):
                 return
 
 
-def _write_temporary(folder: Path, data: bytes) -> Path:
+def _write_temporary(folder: Path, data: bytes | BinaryIO) -> Path:
     """Write `data` to disk under a new hidden name in `folder`; on failure nothing stays behind."""
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import boto3.session
 from botocore.config import Config
@@ -60,7 +60,7 @@ class S3Store(ThreadedStore):
         await super().close()
         await asyncio.to_thread(self._client.close)
 
-    def _put(self, key: str, data: bytes, content_type: str) -> None:
+    def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         request: PutObjectRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": key,

@@ -11,7 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, Protocol, TypeVar
+from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_NAME_BYTES = 255  # of one part of a key: the limit of Linux file systems
@@ -27,8 +27,8 @@ class StoreUnavailable(Exception):
 class Store(Protocol):
     """Where results are kept. Methods raise ValueError for a key that `check_key` refuses."""
 
-    async def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Write `data` whole; it is durable on return, and replaces what was there.
+    async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
+        """Write `data` whole, or a file from where it stands; it is durable on return, and replaces what was there.
 
         A caller that is cancelled leaves either the old value or the new one, never a part; a write
         that has begun goes on to its end. Raises StoreUnavailable.
@@ -74,7 +74,7 @@ class ThreadedStore(ABC):
             check_key(self._prefix)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
-    async def put(self, key: str, data: bytes, content_type: str) -> None:
+    async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         await self._in_thread(self._put, self.full_key(key), data, content_type)
 
     async def get(self, key: str) -> bytes:
@@ -104,7 +104,7 @@ class ThreadedStore(ABC):
     # The blocking calls; keys are full keys, checked.
 
     @abstractmethod
-    def _put(self, key: str, data: bytes, content_type: str) -> None: ...
+    def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None: ...
 
     @abstractmethod
     def _get(self, key: str) -> bytes: ...

@@ -111,7 +111,7 @@ def test_row_34_every_kind_of_pixels_gives_the_right_text(service: Service, russ
         b"<html><body>login</body></html>",
         b"%!PS-Adobe-3.0",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"%PDF-1.7\n",
+        b"plain text under the name x.pdf",
     ],
 )
 def test_row_22_files_that_are_no_image_are_415(service: Service, data: bytes) -> None:

@@ -202,3 +202,43 @@ async def test_a_finished_batch_does_not_stay_in_memory() -> None:
     assert alive() is None
     await queue.close()
     thread.stop()
+
+
+async def test_callers_take_turns_whatever_one_of_them_has_in_the_queue() -> None:
+    order: list[str] = []
+    go = asyncio.Event()
+
+    async def run(items: Sequence[str]) -> list[str]:
+        await go.wait()
+        order.extend(items)
+        return list(items)
+
+    queue = BatchQueue(run, max_batch=1)
+    many = [asyncio.create_task(queue.submit(f"book {n}", caller="book")) for n in range(1, 6)]
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(queue.submit(name, caller=name)) for name in ("letter", "bill")]
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(queue.submit("gone", caller="gone"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    go.set()
+    await asyncio.gather(*many, *others)
+    assert order == ["book 1", "letter", "bill", "book 2", "book 3", "book 4", "book 5"]
+    await queue.close()
+
+
+async def test_a_caller_who_was_away_does_not_overtake_everybody_for_it() -> None:
+    order: list[str] = []
+
+    async def run(items: Sequence[str]) -> list[str]:
+        await asyncio.sleep(0)
+        order.extend(items)
+        return list(items)
+
+    queue = BatchQueue(run, max_batch=1)
+    for n in range(10):
+        await queue.submit(f"a{n}", caller="a")
+    late = [queue.submit(f"b{n}", caller="b") for n in range(3)] + [queue.submit("a10", caller="a")]
+    await asyncio.gather(*late)
+    assert order[10:] == ["b0", "b1", "a10", "b2"]
+    await queue.close()

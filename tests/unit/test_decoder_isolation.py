@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import secrets
 import signal
 import struct
 import subprocess
@@ -21,9 +22,10 @@ import pytest
 from PIL import Image
 
 import serve_app
+from serve_app.document import SourceFile
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
-from serve_app.raster.decoder import HEADER_LENGTH, pack_header
-from serve_app.raster.images import decode_image
+from serve_app.raster.decoder import HEADER_LENGTH, OPEN_BYTES, pack_header
+from serve_app.raster.images import DecodedImage, decode_image
 from serve_app.raster.isolation import IsolatedDecoder
 
 pytestmark = pytest.mark.timeout(30)
@@ -85,8 +87,12 @@ def decoder() -> Iterator[IsolatedDecoder]:
     assert children() == []
 
 
+def decode(decoder: IsolatedDecoder, data: bytes, dpi: int | None) -> DecodedImage:
+    return decoder.decode(SourceFile(secrets.token_hex(4), np.frombuffer(data, np.uint8)), 1, dpi)
+
+
 def assert_works(decoder: IsolatedDecoder) -> None:
-    decoded = decoder.decode(small_page(shade=40), None)
+    decoded = decode(decoder, small_page(shade=40), None)
     assert decoded.pixels.shape == (10, 20, 3)
     assert (decoded.pixels == 40).all()
     assert decoded.dpi == 200
@@ -95,11 +101,11 @@ def assert_works(decoder: IsolatedDecoder) -> None:
 def test_pixels_survive_the_trip_unchanged(decoder: IsolatedDecoder) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (2339, 1654, 3), dtype=np.uint8)
     data = png_of(Image.fromarray(noise))
-    decoded = decoder.decode(data, 300)
+    decoded = decode(decoder, data, 300)
     assert np.array_equal(decoded.pixels, noise)
     assert decoded.pixels.dtype == np.uint8 and decoded.pixels.flags.c_contiguous and decoded.pixels.flags.writeable
     assert decoded.dpi == 300
-    assert decode_image(data, max_pixels=10**8, dpi_hint=None, default_dpi=200).dpi == decoder.decode(data, None).dpi
+    assert decode_image(data, max_pixels=10**8, dpi_hint=None, default_dpi=200).dpi == decode(decoder, data, None).dpi
 
 
 def test_errors_keep_their_kind_and_message(decoder: IsolatedDecoder) -> None:
@@ -113,7 +119,7 @@ def test_errors_keep_their_kind_and_message(decoder: IsolatedDecoder) -> None:
         with pytest.raises(kind) as here:
             decode_image(data, max_pixels=10**8, dpi_hint=None, default_dpi=200)
         with pytest.raises(kind) as there:
-            decoder.decode(data, None)
+            decode(decoder, data, None)
         assert there.value.message == here.value.message
 
 
@@ -122,7 +128,7 @@ def test_one_child_serves_all_documents(decoder: IsolatedDecoder) -> None:
     assert_works(decoder)
     first = the_child().pid
     with pytest.raises(CorruptDocument):
-        decoder.decode(small_page()[:-20], None)
+        decode(decoder, small_page()[:-20], None)
     assert_works(decoder)
     assert the_child().pid == first
 
@@ -136,7 +142,7 @@ def test_a_crash_is_contained_and_logged(
         victim = the_child()
         worked = victim.cpu_times().user
         with caplog.at_level(logging.WARNING, "ray.serve.raster"):
-            crashed = thread.submit(decoder.decode, slow_page(), None)
+            crashed = thread.submit(decode, decoder, slow_page(), None)
             wait_until(lambda: victim.cpu_times().user > worked + 0.05)
             victim.send_signal(number)
             with pytest.raises(CorruptDocument):
@@ -151,7 +157,7 @@ def test_a_document_that_takes_too_long_is_given_up(caplog: pytest.LogCaptureFix
     try:
         started = time.monotonic()
         with caplog.at_level(logging.WARNING, "ray.serve.raster"), pytest.raises(CorruptDocument, match="too long"):
-            decoder.decode(slow_page(), None)
+            decode(decoder, slow_page(), None)
         assert time.monotonic() - started < 5
         assert "0.3 s" in caplog.text
         assert children() == []
@@ -166,9 +172,9 @@ def test_memory_beyond_the_limit_is_refused_and_the_child_goes_on() -> None:
         assert_works(decoder)
         child = the_child()
         with pytest.raises(TooLarge, match="memory"):
-            decoder.decode(png_of(Image.new("RGB", (5000, 5000))), None)
+            decode(decoder, png_of(Image.new("RGB", (5000, 5000))), None)
         with pytest.raises(TooLarge, match="memory"):
-            decoder.decode(small_page() + bytes(100 * 2**20), None)
+            decode(decoder, small_page() + bytes(100 * 2**20), None)
         assert_works(decoder)
         assert the_child() == child
     finally:
@@ -182,13 +188,13 @@ def test_a_tiny_image_with_giant_tiles_is_stopped(decoder: IsolatedDecoder) -> N
     entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in values.items())
     data = struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip + struct.pack("<H", len(values)) + entries + bytes(4)
     with pytest.raises((CorruptDocument, TooLarge)):
-        decoder.decode(data, None)
+        decode(decoder, data, None)
     assert the_child().memory_info().rss < 300 * 2**20
     assert_works(decoder)
 
 
 def test_the_child_keeps_no_huge_image_in_memory(decoder: IsolatedDecoder) -> None:
-    decoder.decode(png_of(Image.new("RGB", (6000, 6000))), None)
+    decode(decoder, png_of(Image.new("RGB", (6000, 6000))), None)
     assert_works(decoder)
     assert the_child().memory_info().rss < 200 * 2**20
 
@@ -205,7 +211,7 @@ def test_documents_of_two_threads_are_not_exchanged(decoder: IsolatedDecoder) ->
     pages = [small_page(shade) for shade in range(30)]
     assert_works(decoder)
     with ThreadPoolExecutor(4) as threads:
-        decoded = list(threads.map(lambda page: decoder.decode(page, None), pages))
+        decoded = list(threads.map(lambda page: decode(decoder, page, None), pages))
     assert [int(page.pixels[0, 0, 0]) for page in decoded] == list(range(30))
 
 
@@ -215,7 +221,7 @@ def test_closing_ends_a_decode_in_flight() -> None:
         thread.submit(assert_works, decoder).result()
         child = the_child()
         worked = child.cpu_times().user
-        running = thread.submit(decoder.decode, slow_page(), None)
+        running = thread.submit(decode, decoder, slow_page(), None)
         wait_until(lambda: child.cpu_times().user > worked + 0.05)
         decoder.close()
         with pytest.raises(CorruptDocument):
@@ -229,12 +235,14 @@ def test_the_child_dies_with_a_killed_parent_even_while_decoding(tmp_path: Path)
     script = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from serve_app.document import SourceFile
 from serve_app.raster.isolation import IsolatedDecoder
 from tests.unit.test_decoder_isolation import assert_works, the_child
 decoder = IsolatedDecoder(max_pixels=10**8, default_dpi=200, deadline_s=30)
 assert_works(decoder)
 print(the_child().pid, flush=True)
-decoder.decode(open("slow.bmp", "rb").read(), None)
+decoder.decode(SourceFile("1", np.fromfile("slow.bmp", np.uint8)), 1, None)
 """
     # From another folder and without PYTHONPATH: as in a Ray worker, only sys.path leads to the package.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -270,7 +278,7 @@ def test_the_child_has_its_limits(decoder: IsolatedDecoder) -> None:
     limits = Path(f"/proc/{the_child().pid}/limits").read_text().splitlines()
     named = {line[:26].strip(): line[26:].split()[:2] for line in limits}
     assert named["Max core file size"] == ["0", "0"]
-    memory = str(512 * 2**20 + 28 * 10**8)
+    memory = str(512 * 2**20 + OPEN_BYTES + 28 * 10**8)
     assert named["Max address space"] == [memory, memory]
 
 
@@ -279,24 +287,32 @@ def test_the_child_loads_nothing_of_the_service() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = {name.split(".")[0] for name in loaded.stdout.split()}
     assert {"PIL", "numpy", "serve_app"} <= modules
-    assert not modules & {"ray", "fastapi", "starlette", "pydantic", "boto3", "botocore", "aiohttp", "tesserocr"}
+    assert not modules & {"ray", "fastapi", "starlette", "boto3", "botocore", "aiohttp", "tesserocr"}
 
 
 def test_what_a_library_prints_does_not_break_the_protocol() -> None:
     script = """
 import os
 from serve_app.raster import decoder
-decode_image = decoder.decode_image
+open_source = decoder.open_source
 def noisy(*arguments, **options):
     print("warning from Python", flush=True)
     os.write(1, b"warning from C")
     assert os.read(0, 100) == b""  # and nothing can take requests from stdin
-    return decode_image(*arguments, **options)
-decoder.decode_image = noisy
+    return open_source(*arguments, **options)
+decoder.open_source = noisy
 decoder.main()
 """
     page = small_page(shade=9)
-    request = {"size": len(page), "max_pixels": 1000, "dpi_hint": None, "default_dpi": 99}
+    request = {
+        "document": "1",
+        "size": len(page),
+        "password": None,
+        "max_pixels": 1000,
+        "page": 1,
+        "dpi": None,
+        "default_dpi": 99,
+    }
     finished = subprocess.run(
         [sys.executable, "-c", script, str(os.getpid()), str(2**30)],
         input=pack_header(request) + page,
@@ -343,7 +359,7 @@ def test_a_child_that_breaks_the_protocol_is_our_error(
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", executable(tmp_path, answer, "exec sleep 60"))
         with pytest.raises(RuntimeError, match="decoding process"):
-            decoder.decode(small_page(), None)
+            decode(decoder, small_page(), None)
     assert children() == []
     assert_works(decoder)
 
@@ -354,5 +370,5 @@ def test_a_child_that_does_not_start_is_our_error_not_the_documents(
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", executable(tmp_path, b"", "exit 3"))
         with pytest.raises(RuntimeError, match="exit status 3"):
-            decoder.decode(small_page(), None)
+            decode(decoder, small_page(), None)
     assert_works(decoder)

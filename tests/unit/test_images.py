@@ -173,13 +173,7 @@ def test_lossy_formats_keep_the_picture(kind: str, options: dict[str, Any]) -> N
     ],
 )
 def test_other_kinds_get_415_that_names_what_is_taken(data: bytes) -> None:
-    with pytest.raises(UnsupportedMediaType, match="JPEG, PNG, WebP, GIF, BMP or single-page TIFF"):
-        decode(data)
-
-
-@pytest.mark.parametrize("data", [b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", b"\n\n  %PDF-1.4\n"])
-def test_pdf_is_told_from_other_unsupported_kinds(data: bytes) -> None:
-    with pytest.raises(UnsupportedMediaType, match="PDF files are not supported yet"):
+    with pytest.raises(UnsupportedMediaType, match="a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image"):
         decode(data)
 
 
@@ -203,18 +197,6 @@ def test_of_an_animation_the_first_frame_is_read(kind: str, options: dict[str, A
     with Image.open(io.BytesIO(data)) as animation:
         assert getattr(animation, "n_frames", 1) == 3
     assert_looks_like(pixels_of(data), np.full((8, 8, 3), RED, np.uint8))
-
-
-@pytest.mark.parametrize("count", [2, 3, 500])
-def test_multi_page_tiff_is_refused_instead_of_losing_pages(count: int) -> None:
-    with pytest.raises(UnsupportedMediaType, match="Multi-page TIFF"):
-        decode(tiff([GREY_PAGE] * count))
-
-
-def test_tiff_directories_in_a_circle_end() -> None:
-    with pytest.raises(UnsupportedMediaType, match="Multi-page TIFF"):
-        decode(tiff([GREY_PAGE] * 3, last_next=0))
-    assert pixels_of(tiff([GREY_PAGE], last_next=0))[0, :, 0].tolist() == [0, 80, 160, 255]
 
 
 @pytest.mark.parametrize("subfile_type", [1, 4])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.document import Block, Page
-from serve_app.outputs.markdown import document_markdown, document_text, page_markdown
+from serve_app.outputs.markdown import document_markdown, page_markdown
 
 
 def block(text: str, label: str = "text") -> Block:
@@ -77,5 +77,4 @@ def test_blank_blocks_and_pages_leave_no_gap() -> None:
         Page(number=2, width=1, height=1, dpi=200),
         Page(number=3, width=1, height=1, dpi=200, text="b", markdown="b"),
     ]
-    assert document_text(pages) == "a*\n\nb"
-    assert document_markdown(pages) == "a\\*\n\nb"
+    assert "".join(document_markdown(pages)) == "a\\*\n\nb"

@@ -13,7 +13,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from serve_app import pipeline
 from serve_app.admission import Admission
-from serve_app.document import EngineInfo, Page, PageReading, PageResult
+from serve_app.document import EngineInfo, Page, PageReading, PageResult, SourceFile
 from serve_app.errors import (
     EngineFailed,
     EngineLoading,
@@ -32,6 +32,7 @@ def reading() -> PageResult:
 
 
 RESULT = reading()
+SOURCE = SourceFile("document", b"")
 
 
 class Handle:
@@ -81,12 +82,15 @@ async def recognize(
     way = Pipeline(
         *handles,
         queue=8,
+        window=4,
         is_ready=lambda engine: ready,
         has_replicas=lambda engine: has_replicas,
         fallbacks={"x": "other"} if fallback is not None else {},
         engine_wait_s=0.1,
     )
-    (outcome,) = [outcome async for outcome in way.pages(b"", engine="x", options=RecognitionOptions(), dpi_hint=None)]
+    (outcome,) = [
+        outcome async for outcome in way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
+    ]
     assert outcome.number == 1
     return outcome.result, rasterizer
 
@@ -189,3 +193,96 @@ def test_a_place_is_given_back_whatever_happens_in_it() -> None:
     assert refused.value.retry_after_s
     with admission.place():
         pass
+
+
+class Gate(Handle):
+    """A recognizer whose pages are done when they are let through, by their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.waiting: dict[int, asyncio.Future[Any]] = {}
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        number = arguments[0]
+        self.waiting[number] = asyncio.get_running_loop().create_future()
+        return self.waiting[number]
+
+    def done(self, number: int) -> None:
+        self.waiting.pop(number).set_result(reading())
+
+
+class Numbers(Handle):
+    """A rasterizer whose pixels are the page's number."""
+
+    def remote(self, *arguments: Any) -> Any:
+        return arguments[3]
+
+
+def gated(queue: int = 8, window: int = 3) -> tuple[Pipeline, Gate]:
+    gate = Gate()
+    handles: Any = (Numbers(None), {"x": gate})
+    way = Pipeline(
+        *handles,
+        queue=queue,
+        window=window,
+        is_ready=lambda engine: True,
+        has_replicas=lambda engine: True,
+        fallbacks={},
+        engine_wait_s=1,
+    )
+    return way, gate
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_document_has_a_window_of_pages_in_flight_and_gives_each_when_it_is_done() -> None:
+    way, gate = gated()
+    got: list[int] = []
+
+    async def read() -> None:
+        async for outcome in way.pages(SOURCE, range(1, 6), engine="x", options=RecognitionOptions(), dpi=None):
+            got.append(outcome.number)
+
+    work = asyncio.create_task(read())
+    await settle()
+    assert sorted(gate.waiting) == [1, 2, 3]
+    gate.done(2)
+    await settle()
+    assert got == [2] and sorted(gate.waiting) == [1, 3, 4]
+    for number in (1, 3, 4):
+        gate.done(number)
+    await settle()
+    gate.done(5)
+    await work
+    assert sorted(got) == [1, 2, 3, 4, 5]
+
+
+async def test_documents_leave_half_of_the_places_to_others_and_give_theirs_back() -> None:
+    way, gate = gated(queue=4, window=4)
+    document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
+    first = asyncio.ensure_future(anext(document))
+    await settle()
+    assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
+    with way._admission.place(), way._admission.place(), pytest.raises(QueueFull), way._admission.place():
+        pass
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await document.aclose()
+    with way._admission.place(), way._admission.place(), way._admission.place(), way._admission.place():
+        pass
+
+
+async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_more() -> None:
+    way, gate = gated()
+    document = way.pages(SOURCE, [1, 2, 3], engine="x", options=RecognitionOptions(), dpi=None)
+    first = asyncio.ensure_future(anext(document))
+    await settle()
+    pages = list(gate.waiting.values())
+    gate.done(1)
+    await first
+    await document.aclose()
+    await settle()
+    assert [page.cancelled() for page in pages[1:]] == [True, True]

@@ -33,7 +33,7 @@ async def recognizer(settings: DummySettings | None = None, **limits: float) -> 
 
 
 async def test_a_page_comes_back_with_its_timings() -> None:
-    result = await (await recognizer(DummySettings(text="Ёж"))).recognize(IMAGE, OPTIONS)
+    result = await (await recognizer(DummySettings(text="Ёж"))).recognize(IMAGE, OPTIONS, "document")
     assert isinstance(result, PageResult)
     assert result.page.text == "Ёж"
     assert result.timings_ms.keys() == {"rasterize", "queue", "analyze", "recognize"}
@@ -42,22 +42,22 @@ async def test_a_page_comes_back_with_its_timings() -> None:
 
 async def test_the_rasterizers_error_passes_through_without_waiting_for_the_engine() -> None:
     loading = await recognizer(DummySettings(load="lazy", load_s=5))
-    error = await asyncio.wait_for(loading.recognize(CorruptDocument(), OPTIONS), 0.5)
+    error = await asyncio.wait_for(loading.recognize(CorruptDocument(), OPTIONS, "document"), 0.5)
     assert isinstance(error, CorruptDocument)
 
 
 async def test_a_page_that_meets_a_loading_engine_waits_only_so_long() -> None:
     loading = await recognizer(DummySettings(load="lazy", load_s=2), engine_wait_s=0.1)
-    error = await loading.recognize(IMAGE, OPTIONS)
+    error = await loading.recognize(IMAGE, OPTIONS, "document")
     assert isinstance(error, EngineLoading) and error.retry_after_s
 
 
 async def test_where_another_engine_stands_in_no_page_waits_for_one_that_loads() -> None:
     made = await recognizer(DummySettings(load="lazy", load_s=0.3, fallback="tesseract"), engine_wait_s=30)
-    error = await asyncio.wait_for(made.recognize(IMAGE, OPTIONS), 0.2)
+    error = await asyncio.wait_for(made.recognize(IMAGE, OPTIONS, "document"), 0.2)
     assert isinstance(error, EngineLoading)
     await asyncio.sleep(0.5)
-    assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+    assert isinstance(await made.recognize(IMAGE, OPTIONS, "document"), PageResult)
 
 
 async def test_one_page_of_a_batch_may_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ async def test_one_page_of_a_batch_may_fail_alone(monkeypatch: pytest.MonkeyPatc
         return [PageTimeout() if index == 1 else task for index, task in enumerate(tasks)]
 
     monkeypatch.setattr(made._engine, "analyze", second_fails)
-    results = await asyncio.gather(*(made.recognize(IMAGE, OPTIONS) for _ in range(3)))
+    results = await asyncio.gather(*(made.recognize(IMAGE, OPTIONS, "document") for _ in range(3)))
     assert [type(result) for result in results] == [PageResult, PageTimeout, PageResult]
 
 
@@ -86,7 +86,7 @@ async def test_a_page_is_answered_when_it_is_done_not_when_its_batch_is(monkeypa
     monkeypatch.setattr(made._engine, "analyze", noted)
     monkeypatch.setattr(made._engine, "read", read)
     images = [replace(IMAGE, number=number) for number in (1, 2, 3)]
-    first, *others = [asyncio.create_task(made.recognize(image, OPTIONS)) for image in images]
+    first, *others = [asyncio.create_task(made.recognize(image, OPTIONS, "document")) for image in images]
     assert isinstance(await asyncio.wait_for(first, 5), PageResult)
     assert batches == [3] and not any(other.done() for other in others)
     rest.set()
@@ -102,9 +102,9 @@ async def test_an_engine_that_raises_fails_its_pages_and_goes_on(stage: str, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(made._engine, stage, broken)
-        error = await made.recognize(IMAGE, OPTIONS)
+        error = await made.recognize(IMAGE, OPTIONS, "document")
     assert isinstance(error, RecognitionFailed) and "secret" not in error.message
-    assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+    assert isinstance(await made.recognize(IMAGE, OPTIONS, "document"), PageResult)
 
 
 async def test_a_caller_who_leaves_has_its_page_given_up_and_the_next_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,23 +119,23 @@ async def test_a_caller_who_leaves_has_its_page_given_up_and_the_next_one_read(m
     with monkeypatch.context() as patch:
         patch.setattr(made._engine, "read", slow)
         patch.setattr(made._engine, "abandon", lambda task: abandoned.set())
-        leaving = asyncio.create_task(made.recognize(IMAGE, OPTIONS))
+        leaving = asyncio.create_task(made.recognize(IMAGE, OPTIONS, "document"))
         await asyncio.to_thread(begun.wait, 10)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
     assert abandoned.is_set()
-    assert isinstance(await asyncio.wait_for(made.recognize(IMAGE, OPTIONS), 5), PageResult)
+    assert isinstance(await asyncio.wait_for(made.recognize(IMAGE, OPTIONS, "document"), 5), PageResult)
 
 
 async def test_an_engine_that_could_not_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "LOAD_RETRY_S", 0.1)
     made = await recognizer(DummySettings(load_error="the model is missing"))
-    error = await made.recognize(IMAGE, OPTIONS)
+    error = await made.recognize(IMAGE, OPTIONS, "document")
     assert isinstance(error, EngineFailed) and "the model is missing" in error.message and error.retry_after_s
     made._engine._settings = DummySettings()  # type: ignore[attr-defined]  # what was missing is there now
     await asyncio.sleep(0.3)
-    assert isinstance(await made.recognize(IMAGE, OPTIONS), PageResult)
+    assert isinstance(await made.recognize(IMAGE, OPTIONS, "document"), PageResult)
 
 
 async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
 
     async def request(name: str) -> None:
         request_id.set(name)
-        await made.recognize(IMAGE, OPTIONS)
+        await made.recognize(IMAGE, OPTIONS, "document")
 
     await asyncio.gather(*(asyncio.create_task(request(name)) for name in ("a", "b", "c")))
     assert seen == ["a", "b", "c"]
@@ -174,7 +174,7 @@ async def main():
     made = await recognizer(page_s=0.05)
     made.check_health()
     made._engine.read = {trouble}
-    page = asyncio.create_task(made.recognize(IMAGE, OPTIONS))
+    page = asyncio.create_task(made.recognize(IMAGE, OPTIONS, "document"))
     for _ in range(50):
         await asyncio.sleep(0.1)
         made.check_health()

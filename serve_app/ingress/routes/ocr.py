@@ -1,28 +1,31 @@
-"""POST /ocr: one image in, its typed document out."""
+"""POST /ocr: a document in, its typed pages out."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic.alias_generators import to_camel
 
-from serve_app.document import Document
+from serve_app.document import Document, DocumentSummary
+from serve_app.documents import Reading, Wanted
 from serve_app.errors import FieldError, InvalidField, RequestTimeout
+from serve_app.ingress.answers import file_answer
 from serve_app.ingress.body import OcrForm, OcrRequest, read_submission
 from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.event_stream import EventStream
 from serve_app.ingress.negotiation import best_match
 from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.page_ranges import parse_page_ranges
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["ocr"])
-
-_JSON, _MARKDOWN, _TEXT = "application/json", "text/markdown", "text/plain"
 
 
 def _body_schema() -> dict[str, Any]:
@@ -78,56 +81,88 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 @router.post(
     "/ocr",
-    summary="Recognize an image",
+    summary="Recognize a document",
     response_model=Document,
     responses={
-        200: {"content": {_TEXT: {}, _MARKDOWN: {}}, "description": "The document, in the form that `Accept` asks for"}
+        200: {
+            "content": {media_type: {} for kind, media_type in MEDIA_TYPES.items() if kind is not OutputKind.JSON},
+            "description": "The document, in the form that `output` or `Accept` asks for",
+        }
     },
     openapi_extra=_body_schema(),
 )
 async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Send one image as `image_base64`, `image_url` or the multipart file `file`.
+    """Send one document as `image_base64`, `image_url` or the multipart file `file`.
 
-    JPEG, PNG, WebP, GIF (first frame), BMP and single-page TIFF. `Accept: text/plain` and
-    `Accept: text/markdown` give just that; the default is the whole document as JSON.
+    PDF, TIFF, JPEG, PNG, BMP, and of WebP and GIF the first frame. The answer is JSON unless `output`
+    or `Accept` ask for another form; `application/x-ndjson` and `text/event-stream` send each page as
+    it is done. A page that cannot be read has an `error`; the others are there, and `status` is
+    `partial`.
     """
     started = time.perf_counter()
     limit_s = context.settings.limits.request_s
-    with context.admission.place():
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
         try:
             async with asyncio.timeout(limit_s):
-                document = await _read(request, context, started)
+                reading = held.enter_context(await _opened(request, context, started))
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
-    log.info(
-        "document %s: key %r, engine %s, %d page(s), %.0f ms",
-        document.id, request.state.key_name, document.engine.name, len(document.pages), document.timings_ms["total"],
-    )  # fmt: skip
-    return _answer(document, request.headers.get("accept", ""))
+
+        def finished(summary: DocumentSummary) -> None:
+            log.info(
+                "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
+                summary.id, request.state.key_name, summary.engine.name, len(reading.numbers), summary.status,
+                summary.timings_ms["total"],
+            )  # fmt: skip
+
+        kind = reading.wanted.output or _accepted(request.headers.get("accept", ""))
+        if kind in STREAMED:
+            return EventStream(reading, MEDIA_TYPES[kind], held.pop_all(), finished=finished)
+        async with aclosing(reading.pages()) as pages:
+            async for _ in pages:
+                pass
+        summary = await reading.finish()
+        finished(summary)
+        return file_answer(
+            await reading.rendered(kind, summary, include_images=reading.wanted.include_images),
+            MEDIA_TYPES[kind],
+            {"X-Document-ID": summary.id},
+        )
 
 
-async def _read(request: Request, context: Context, started: float) -> Document:
+def _accepted(accept: str) -> OutputKind:
+    kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
+    return kinds[best_match(accept, tuple(kinds))]
+
+
+async def _opened(request: Request, context: Context, started: float) -> Reading:
     limits = context.settings.limits
     submission = await read_submission(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
-    engine = _engine(submission.request, context.settings.engines)
+    asked = submission.request
+    engine = _engine(asked, context.settings.engines)
     options = RecognitionOptions(
-        languages=_languages(submission.request, engine), parsing=_parsing(submission.request, engine)
+        languages=_languages(asked, engine), parsing=_parsing(asked, engine), overlay=asked.overlay
     )
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     source = submission.source
     if source is None:
-        assert submission.request.image_url is not None
+        assert asked.image_url is not None
         fetch_started = time.perf_counter()
-        source = await context.fetcher.fetch(submission.request.image_url)
+        source = await context.fetcher.fetch(asked.image_url)
         timings_ms["fetch"] = (time.perf_counter() - fetch_started) * 1000
-    return await context.documents.read(
-        source,
+    wanted = Wanted(
         engine=engine.name,
         options=options,
-        dpi_hint=submission.request.dpi,
-        timings_ms=timings_ms,
-        started=started,
+        dpi=asked.dpi,
+        password=asked.password,
+        page_ranges=parse_page_ranges(asked.pages) if asked.pages is not None else None,
+        max_pages=asked.max_pages,
+        text_layer=asked.text_layer == "auto",
+        output=asked.output,
+        include_images=asked.include_images,
     )
+    return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
 
 
 def _engine(request: OcrRequest, engines: tuple[EngineSettings, ...]) -> EngineSettings:
@@ -167,14 +202,3 @@ def _parsing(request: OcrRequest, engine: EngineSettings) -> ParsingOptions:
 
 def _invalid(field: str, message: str) -> InvalidField:
     return InvalidField(f"{field}: {message}", fields=(FieldError(field, message),))
-
-
-def _answer(document: Document, accept: str) -> Response:
-    headers = {"X-Document-ID": document.id}
-    match best_match(accept, (_JSON, _TEXT, _MARKDOWN)):
-        case "text/plain":
-            return PlainTextResponse(document.text, headers=headers)
-        case "text/markdown":
-            return PlainTextResponse(document.markdown, headers=headers, media_type=_MARKDOWN)
-        case _:
-            return JSONResponse(document.model_dump(mode="json"), headers=headers)

@@ -1,0 +1,82 @@
+"""A document as it is read: an event for each page that is done, then the summary, in one of two framings.
+
+start      {"id", "page_count", "pages": how many were asked for}
+page       {"progress": {"done", "failed", "total"}, "page": a Page}
+document   a DocumentSummary: the last event of a document that was read
+error      {"code", "message"}: the last event of one that was not
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serve_app.document import DocumentSummary
+from serve_app.documents import Reading
+from serve_app.errors import ServiceError
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+
+log = logging.getLogger("ray.serve.ingress")
+
+
+class EventStream(StreamingResponse):
+    """Reads the document while it is sent; a client who leaves ends the work.
+
+    `held` is left when the last event was sent, or when the client has gone.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        media_type: str,
+        held: AbstractContextManager[Any],
+        *,
+        finished: Callable[[DocumentSummary], None],
+    ) -> None:
+        framed = _as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
+        headers = {
+            "X-Document-ID": reading.id,
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
+        }
+        super().__init__(_events(reading, framed, finished), headers=headers, media_type=media_type)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(
+    reading: Reading, framed: Callable[[str, dict[str, Any]], str], finished: Callable[[DocumentSummary], None]
+) -> AsyncGenerator[str, None]:
+    total = len(reading.numbers)
+    yield framed("start", {"id": reading.id, "page_count": reading.page_count, "pages": total})
+    done = failed = 0
+    try:
+        async with aclosing(reading.pages()) as pages:
+            async for page in pages:
+                done, failed = done + (page.error is None), failed + (page.error is not None)
+                progress = {"done": done, "failed": failed, "total": total}
+                yield framed("page", {"progress": progress, "page": page.model_dump(mode="json")})
+        summary = await reading.finish()
+    except ServiceError as error:
+        log.info("document %s: %s", reading.id, error.code)
+        yield framed("error", {"code": error.code, "message": error.message})
+        return
+    finished(summary)
+    yield framed("document", summary.model_dump(mode="json"))
+
+
+def _as_sse(kind: str, data: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _as_line(kind: str, data: dict[str, Any]) -> str:
+    return json.dumps({"event": kind, **data}, ensure_ascii=False) + "\n"

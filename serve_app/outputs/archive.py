@@ -1,0 +1,29 @@
+"""A ZIP of a document in all its forms, with its figures where they are linked."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from serve_app.page_spool import PageSpool
+
+# The same files give the same archive.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_zip(files: Mapping[str, BinaryIO], spool: PageSpool, to: BinaryIO) -> None:
+    """`files` by their names in the archive, each from where it stands."""
+    with zipfile.ZipFile(to, "w") as archive:
+        for name, file in files.items():
+            with archive.open(_entry(name, zipfile.ZIP_DEFLATED), "w", force_zip64=True) as entry:
+                shutil.copyfileobj(file, entry)
+        for path in spool.figure_paths:
+            archive.writestr(_entry(path, zipfile.ZIP_STORED), spool.figure(path) or b"")
+
+
+def _entry(name: str, compression: int) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _DATE)
+    entry.compress_type = compression
+    return entry

@@ -1,0 +1,243 @@
+"""A page's text as a PDF content stream that draws nothing: words where they are read, in reading order.
+
+Text is laid out in the reading frame: the page's picture turned so that its text stands upright, in pixels, origin top
+left. One matrix then takes that frame to the PDF page, so rotation is settled in one place.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, pairwise
+
+from serve_app.document import Block, Box, Page, Word
+from serve_app.outputs.glyphless_font import ADVANCE, DESCENT, InvisibleFont
+
+Matrix = tuple[float, float, float, float, float, float]
+"""a b c d e f as PDF writes them: x' = ax + cy + e, y' = bx + dy + f."""
+
+WORD_GAP = 0.2
+"""Least space between words of a line, in heights of the line: readers of PDF join words that are closer."""
+
+SKEWED = 1.5
+"""A line that is so many times as high as its highest word runs askew; its words keep baselines of their own."""
+
+NARROWEST = 1 / 6
+"""A character's least width in heights: of narrower ones, as in words that run upwards, readers of PDF take two alike
+side by side for one, so such words are set lower than their boxes."""
+
+_CHARACTER_WIDTH = ADVANCE / 1000
+_SIDES = {"L": "L", "EN": "L", "AN": "L", "R": "R", "AL": "R"}  # by bidirectional class; others are neutral
+
+
+@dataclass(frozen=True)
+class PageFrame:
+    """Where a page's picture lies in the PDF's user space, in its units.
+
+    left, bottom, width and height are those of the visible box before it is turned `rotate` degrees clockwise
+    (0, 90, 180 or 270) to be seen.
+    """
+
+    left: float
+    bottom: float
+    width: float
+    height: float
+    rotate: int
+
+    def user_space(self, across: float, down: float) -> tuple[float, float]:
+        """Of a place on the picture, given as fractions of its width from the left and of its height from the top."""
+        right, up = {
+            0: (across, 1 - down),
+            90: (down, across),
+            180: (1 - across, down),
+            270: (1 - down, 1 - across),
+        }[self.rotate]
+        return self.left + right * self.width, self.bottom + up * self.height
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Text in one piece. In pixels of the reading frame; `bottom` is below the descenders."""
+
+    text: str
+    left: float
+    bottom: float
+    width: float
+    height: float
+
+
+def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: str) -> bytes:
+    """The content stream of the page's text; nothing (b"") where there is no text or no place for it.
+
+    It leaves the graphics state as it was. `font_name` is the font's in the page's resources, with its slash.
+    """
+    runs = list(_page_runs(page)) if min(page.width, page.height, frame.width, frame.height) > 0 else []
+    if not runs:
+        return b""
+    parts = [f"q {' '.join(map(pdf_number, _reading_matrix(page, frame)))} cm BT 3 Tr"]
+    size = 0.0
+    height = _reading_size(page)[1]
+    for run in runs:
+        run_size = min(run.height, run.width / len(run.text) / NARROWEST)
+        if run_size != size:
+            size = run_size
+            parts.append(f"{font_name} {pdf_number(size)} Tf")
+        natural = len(run.text) * _CHARACTER_WIDTH * size
+        baseline = height - run.bottom - DESCENT / 1000 * size
+        parts.append(
+            f"{pdf_number(100 * run.width / natural)} Tz 1 0 0 1 {pdf_number(run.left)} {pdf_number(baseline)} Tm"
+            # The space parts it from the next run, wherever that is.
+            f" {font.encode(run.text + ' ')} Tj"
+        )
+    parts.append("ET Q\n")
+    return "\n".join(parts).encode()
+
+
+def _reading_size(page: Page) -> tuple[int, int]:
+    return (page.height, page.width) if page.rotation in (90, 270) else (page.width, page.height)
+
+
+def _reading_box(page: Page, box: Box) -> Box:
+    """A box on the page's picture, in the reading frame."""
+    left, top, right, bottom = box
+    match page.rotation:
+        case 90:
+            return top, page.width - right, bottom, page.width - left
+        case 180:
+            return page.width - right, page.height - bottom, page.width - left, page.height - top
+        case 270:
+            return page.height - bottom, left, page.height - top, right
+        case _:
+            return box
+
+
+def _reading_matrix(page: Page, frame: PageFrame) -> Matrix:
+    """From the reading frame, with y upwards from its lower edge, to user space."""
+    width, height = page.width, page.height
+    # The reading frame's lower left corner on the picture, as fractions, and the directions of x and of y there.
+    (across, down), (x_across, x_down), (y_across, y_down) = {
+        90: ((0, 0), (0, 1 / height), (1 / width, 0)),
+        180: ((1, 0), (-1 / width, 0), (0, 1 / height)),
+        270: ((1, 1), (0, -1 / height), (-1 / width, 0)),
+    }.get(page.rotation, ((0, 1), (1 / width, 0), (0, -1 / height)))
+    e, f = frame.user_space(across, down)
+    a, b = frame.user_space(across + x_across, down + x_down)
+    c, d = frame.user_space(across + y_across, down + y_down)
+    return a - e, b - f, c - e, d - f, e, f
+
+
+def _page_runs(page: Page) -> Iterator[_Run]:
+    for block in sorted(page.blocks, key=lambda block: block.order):
+        words = [
+            Word(text=text, bbox=_reading_box(page, word.bbox)) for word in block.words if (text := _clean(word.text))
+        ]
+        if words:
+            for line in _lines(words):
+                yield from _line_runs(line)
+        else:
+            yield from _block_runs(block, _reading_box(page, block.bbox))
+
+
+def _lines(words: Sequence[Word]) -> list[list[Word]]:
+    """Words in reading order, parted where one does not stand beside the one before it."""
+    lines = [[words[0]]]
+    for before, word in pairwise(words):
+        (_, top, _, bottom), (_, other_top, _, other_bottom) = before.bbox, word.bbox
+        shared = min(bottom, other_bottom) - max(top, other_top)
+        if 2 * shared > min(bottom - top, other_bottom - other_top):
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return lines
+
+
+def _line_runs(line: Sequence[Word]) -> Iterator[_Run]:
+    """One size for the line and one baseline, so that readers of PDF see that it is one."""
+    lowest = max(word.bbox[3] for word in line)
+    height = max(1, *(word.bbox[3] - word.bbox[1] for word in line))
+    skewed = lowest - min(word.bbox[1] for word in line) > SKEWED * height
+    for word, following in zip(line, [*line[1:], None], strict=True):
+        left, _, right, bottom = word.bbox
+        if following is not None and following.bbox[0] > left:
+            right = min(right, math.floor(following.bbox[0] - WORD_GAP * height))
+        yield _Run(_visual(word.text), left, bottom if skewed else lowest, max(1, right - left), height)
+
+
+def _block_runs(block: Block, box: Box) -> Iterator[_Run]:
+    """Text of which only the region is known: spread over it, a row a line and tabs as columns."""
+    left, top, right, bottom = box
+    width, height = max(1, right - left), max(1, bottom - top)
+    rows = _rows([cells for line in block.text.splitlines() if any(cells := [*map(_clean, line.split("\t"))])], box)
+    row_height = height / max(1, len(rows))
+    widest = max((_ems(row[0]) for row in rows if len(row) == 1), default=0)
+    for index, row in enumerate(rows):
+        column = width / len(row)
+        for place, cell in enumerate(row):
+            if cell:
+                room = column * (1 - WORD_GAP / 2) if len(row) > 1 else width * _ems(cell) / widest
+                yield _Run(_visual(cell), left + place * column, top + (index + 1) * row_height, room, row_height)
+
+
+def _rows(lines: list[list[str]], box: Box) -> list[list[str]]:
+    """Lines, of cells each, as they probably stand in the box: long ones of a single cell are broken."""
+    if not lines:
+        return []
+    left, top, right, bottom = box
+    total = sum(_ems(cell) for line in lines for cell in line)
+    # n rows of an n-th of the height hold n * width / (height / n) ems.
+    rows = round(math.sqrt(total * max(1, bottom - top) / max(1, right - left)))
+    if rows <= len(lines):
+        return lines
+    capacity = total / rows
+    return [row for line in lines for row in ([line] if len(line) > 1 else _broken(line[0], capacity))]
+
+
+def _broken(line: str, capacity: float) -> list[list[str]]:
+    """A line in even parts of about `capacity` ems, broken at spaces where there are some."""
+    count = max(1, round(_ems(line) / capacity))
+    parts, start = [], 0
+    for number in range(1, count):
+        middle = len(line) * number // count
+        space = line.rfind(" ", start + 1, middle + 1)
+        end = space if space > 0 else max(start + 1, middle)
+        parts.append([line[start:end].strip()])
+        start = end
+    return [part for part in [*parts, [line[start:].strip()]] if part[0]]
+
+
+def _ems(text: str) -> float:
+    """How wide a text probably is, in its height: Chinese and the like are set a square each, others half."""
+    return sum(1 if unicodedata.east_asian_width(character) in "WF" else 0.5 for character in text)
+
+
+def _clean(text: str) -> str:
+    """Without controls and lone surrogates, which no PDF can map back; white space as single spaces."""
+    printable = "".join(" " if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
+    return " ".join(printable.split())
+
+
+def _visual(text: str) -> str:
+    """Characters from left to right as they stand on paper, from which readers of PDF work out the order of reading.
+
+    What the Unicode Bidirectional Algorithm does, as far as a line of plain text has need of it.
+    """
+    sides = [_SIDES.get(unicodedata.bidirectional(character), "") for character in text]
+    if "R" not in sides:
+        return text
+    base = next(filter(None, sides))
+    before = list(accumulate(sides, lambda last, side: side or last, initial=base))[1:]
+    after = list(accumulate(reversed(sides), lambda last, side: side or last, initial=base))[:0:-1]
+    # Spaces and signs belong to what is on both their sides, or else to the line.
+    resolved = [left if left == right else base for left, right in zip(before, after, strict=True)]
+    pieces = []
+    for side, run in groupby(zip(resolved, text, strict=True), key=lambda pair: pair[0]):
+        piece = "".join(character for _, character in run)
+        pieces.append(piece[::-1] if side == "R" else piece)
+    return "".join(reversed(pieces) if base == "R" else pieces)
+
+
+def pdf_number(value: float) -> str:
+    """As PDF writes it: no exponent, which it does not have."""
+    return f"{value:.5f}".rstrip("0").rstrip(".")

@@ -1,0 +1,307 @@
+"""Searchable PDF: the document's own pages with an invisible layer of the recognized text.
+
+Pages of a PDF keep their content as it is, vectors and text included; a JPEG is embedded byte for byte, other images
+without loss. What the pages carried that can act (scripts, actions, media) or hide (attached files) stays behind.
+The bytes come from anybody: run this where a crash or a hang costs nothing else, as the rasterizer does.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import pikepdf
+from pikepdf import Array, Dictionary, Name, Pdf
+from pikepdf.sanitize import Sanitizer
+from PIL import Image
+
+from serve_app.document import Page
+from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
+from serve_app.outputs.glyphless_font import InvisibleFont
+from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
+from serve_app.raster.images import image_errors, open_image, sniff
+from serve_app.raster.metadata import file_dpi, turn_upright
+from serve_app.raster.page_source import PageSource, open_source
+
+MAX_PAGE_POINTS = 14_400
+"""Longest side of an image's page, which viewers of PDF set; a larger one is scaled to it."""
+
+UNREAD_MAX_PIXELS = 10**8
+"""What an image of a page that failed may have to be decoded for its picture: its true size is not known."""
+
+_Layer = tuple[str, bytes]
+"""The font's name in the page's resources, and the compressed content stream; empty for no text."""
+
+_FONT_NAME = "/OcrText"
+_A4 = (595, 842)
+_DEFAULT_DPI = 200  # of an image that failed before its resolution was known, and does not tell
+
+_PAGE_KEYS = (
+    *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
+    *("/UserUnit", "/Contents", "/Group", "/Annots", "/Tabs"),
+)
+_HARMLESS_ACTIONS = ("/GoTo", "/Named", "/URI")
+_HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
+_FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
+
+
+def write_searchable_pdf(source: bytes, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
+    """Write the recognized pages of the document `source` to `to`, as a PDF in which their text is found.
+
+    `source`: a PDF or an image, as `open_source` takes them. `pages`: a selection of its pages, in the order they
+    shall have; iterated once. A page with an `error` has its picture and no text. Text that a page of a PDF has of its
+    own, visible or from another OCR, is left there beside the new. The answer is not encrypted, and its bytes are the
+    same each time.
+
+    Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
+    and whatever `pages` raises.
+    """
+    if not source:
+        raise EmptyDocument()
+    kind = sniff(source)
+    font = InvisibleFont()
+    with Pdf.new() as result, ExitStack() as opened:
+        if kind == "PDF":
+            with _pdf_errors():
+                original = opened.enter_context(Pdf.open(io.BytesIO(source), password=password or ""))
+            layers = _add_pdf_pages(result, original, pages, font)
+        else:
+            layers = _add_image_pages(result, kind, source, pages, font)
+        if not layers:
+            raise EmptyDocument("There is no page to write.")
+        with _pdf_errors():
+            face = font.add_to(result)
+            for page, (name, content) in zip(result.pages, layers, strict=True):
+                _add_layer(result, page.obj, name, content, face)
+            result.save(
+                to,
+                deterministic_id=True,
+                object_stream_mode=pikepdf.ObjectStreamMode.generate,
+                stream_decode_level=pikepdf.StreamDecodeLevel.none,  # what is compressed goes through as it is
+            )
+
+
+@contextmanager
+def _pdf_errors() -> Iterator[None]:
+    try:
+        yield
+    except pikepdf.PasswordError as error:
+        raise PasswordRequired() from error
+    except (pikepdf.PdfError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # The latter are what objects of another type than they should have lead to.
+        raise CorruptDocument("The PDF is damaged and could not be written again.") from error
+
+
+def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face: pikepdf.Object) -> None:
+    """The text goes before the page's own content, so that nothing which that leaves behind can move it."""
+    if not content:
+        return
+    contents = leaf.get("/Contents")
+    own = list(contents) if isinstance(contents, Array) else [contents]
+    layer = result.make_stream(content, Filter=Name.FlateDecode)
+    leaf.Contents = Array([layer, *(part for part in own if isinstance(part, pikepdf.Stream))])
+    if not isinstance(leaf.get("/Resources"), Dictionary):
+        leaf.Resources = Dictionary()
+    # Perhaps shared with other pages, and with forms on them: one more name does them no harm.
+    if not isinstance(leaf.Resources.get("/Font"), Dictionary):
+        leaf.Resources.Font = Dictionary()
+    leaf.Resources.Font[name] = face
+
+
+# Pages of a PDF
+
+
+def _add_pdf_pages(result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont) -> list[_Layer]:
+    indices, layers = [], []
+    for page in pages:
+        with _pdf_errors():
+            if page.number > len(original.pages):
+                raise CorruptDocument("The PDF is damaged: it has fewer pages than have been read.")
+            leaf = original.pages[page.number - 1]
+            name, frame = _unused_font_name(leaf), _frame(leaf)
+        indices.append(page.number - 1)
+        layers.append((name, _compressed(text_content(page, frame, font, name))))
+    with _pdf_errors():
+        result.add_pages_from(original, indices)
+        for leaf in result.pages:
+            _defuse_page(leaf.obj)
+        _defuse_fields(result)
+        Sanitizer().remove_attachments().apply(result)
+    return layers
+
+
+def _frame(leaf: pikepdf.Page) -> PageFrame:
+    """The part of the page that is seen, as PDFium takes it: a box that is missing or empty is as if it were not."""
+    media = _rectangle(leaf.mediabox) or pikepdf.Rectangle(0, 0, 612, 792)
+    crop = _rectangle(leaf.cropbox) or media
+    left, bottom = max(media.llx, crop.llx), max(media.lly, crop.lly)
+    right, top = min(media.urx, crop.urx), min(media.ury, crop.ury)
+    return PageFrame(left, bottom, right - left, top - bottom, int(leaf.rotation / 90) % 4 * 90)
+
+
+def _rectangle(box: pikepdf.Object) -> pikepdf.Rectangle | None:
+    if not isinstance(box, Array):
+        return None
+    try:
+        rectangle = pikepdf.Rectangle(box)
+    except TypeError:  # not four numbers
+        return None
+    return rectangle if rectangle.width > 0 and rectangle.height > 0 else None
+
+
+def _unused_font_name(leaf: pikepdf.Page) -> str:
+    resources = leaf.get_resources()
+    fonts = resources.get("/Font") if isinstance(resources, Dictionary) else None
+    name = _FONT_NAME
+    while isinstance(fonts, Dictionary) and name in fonts:
+        name += "-"
+    return name
+
+
+def _defuse_page(leaf: pikepdf.Object) -> None:
+    for key in set(leaf.keys()) - set(_PAGE_KEYS):
+        del leaf[key]
+    annotations = leaf.get("/Annots")
+    for annotation in annotations if isinstance(annotations, Array) else ():
+        _defuse(annotation)
+
+
+def _defuse_fields(result: Pdf) -> None:
+    """Of the form, what no page shows."""
+    form = result.Root.get("/AcroForm")
+    fields = form.get("/Fields") if isinstance(form, Dictionary) else None
+    seen, waiting = set(), list(fields) if isinstance(fields, Array) else []
+    while waiting:
+        field = waiting.pop()
+        if isinstance(field, Dictionary) and field.objgen not in seen:
+            seen.add(field.objgen)
+            _defuse(field)
+            kids = field.get("/Kids")
+            waiting += list(kids) if isinstance(kids, Array) else []
+
+
+def _defuse(annotation: object) -> None:
+    """An annotation, or a field of a form, looks as before, and does no more than lead to a page or to the web."""
+    if not isinstance(annotation, Dictionary):
+        return
+    for key in _FILES_AND_MEDIA:
+        if key in annotation:
+            del annotation[key]
+    action = annotation.get("/A")
+    if isinstance(action, Dictionary) and _harmless(action):
+        if "/Next" in action:
+            del action["/Next"]
+    elif action is not None:
+        del annotation["/A"]
+
+
+def _harmless(action: pikepdf.Object) -> bool:
+    uri = action.get("/URI")
+    address = bytes(uri).strip().lower() if isinstance(uri, pikepdf.String) else b""
+    kind = action.get("/S")
+    return kind in _HARMLESS_ACTIONS and (kind != "/URI" or address.startswith(_HARMLESS_SCHEMES))
+
+
+# Images
+
+
+def _add_image_pages(result: Pdf, kind: str, data: bytes, pages: Iterable[Page], font: InvisibleFont) -> list[_Layer]:
+    layers = []
+    source: PageSource | None = None
+    for page in pages:
+        limit = page.width * page.height or UNREAD_MAX_PIXELS
+        try:
+            if kind == "JPEG":
+                picture = _jpeg(result, data, limit)
+            else:
+                source = source or open_source(data, password=None, max_pixels=limit)
+                picture = _decoded(result, source, page.number, limit)
+        except ServiceError:
+            if page.error is None:
+                raise
+            picture = None
+        layers.append((_FONT_NAME, _compressed(_draw(result, picture, page, font))))
+    return layers
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image in the PDF. `matrix` takes the unit square on which PDF draws images to itself, upright."""
+
+    stream: pikepdf.Object
+    width: int  # upright, as height
+    height: int
+    dpi: int
+    matrix: Matrix = (1, 0, 0, 1, 0, 0)
+
+
+def _draw(result: Pdf, picture: _Picture | None, page: Page, font: InvisibleFont) -> bytes:
+    """Add the page with its picture; returns the content of its text."""
+    if picture is None:
+        result.add_blank_page(page_size=_A4)
+        return b""
+    scale = min(72 / (page.dpi or picture.dpi), MAX_PAGE_POINTS / max(picture.width, picture.height))
+    width, height = picture.width * scale, picture.height * scale
+    leaf = result.add_blank_page(page_size=(width, height))
+    leaf.obj.Resources = Dictionary(XObject=Dictionary(Picture=picture.stream))
+    scaling, turning = (" ".join(map(pdf_number, matrix)) for matrix in ((width, 0, 0, height, 0, 0), picture.matrix))
+    leaf.obj.Contents = result.make_stream(f"q {scaling} cm {turning} cm /Picture Do Q\n".encode())
+    return text_content(page, PageFrame(0, 0, width, height, 0), font, _FONT_NAME)
+
+
+def _jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
+    """The file as it is."""
+    with image_errors("JPEG"):
+        image = open_image("JPEG", data, max_pixels)
+        # Where the corners of an image go when it is turned as this one: top left, top right, bottom left, bottom right.
+        corners = turn_upright(image, Image.frombytes("L", (2, 2), bytes(range(4)))).tobytes()
+        (x, y), (x1, y1), (x2, y2) = ((at % 2, 1 - at // 2) for at in map(corners.index, (2, 3, 0)))
+        turned = x1 == x
+        width, height = image.size[::-1] if turned else image.size
+        dpi = file_dpi(image, (width, height)) or _DEFAULT_DPI
+        channels = len(image.getbands())
+    stream = result.make_stream(
+        data,
+        **_image_entries(*image.size, channels, 8),
+        Filter=Name.DCTDecode,
+        # Adobe writes CMYK inverted, and all others do as Adobe; the rasterizer reads it so too.
+        **({"Decode": Array([1, 0] * 4)} if channels == 4 else {}),
+    )
+    return _Picture(stream, width, height, dpi, (x1 - x, y1 - y, x2 - x, y2 - y, x, y))
+
+
+def _decoded(result: Pdf, source: PageSource, number: int, max_pixels: int) -> _Picture:
+    """The pixels as they are recognized, in as few channels and bits as hold them."""
+    if number > source.page_count:
+        raise CorruptDocument("The image is damaged: it has fewer pages than have been read.")
+    image = source.render(number, dpi=None, default_dpi=_DEFAULT_DPI, max_pixels=max_pixels)
+    samples, channels, bits = image.pixels, 3, 8
+    if np.array_equal(samples[..., 0], samples[..., 1]) and np.array_equal(samples[..., 0], samples[..., 2]):
+        samples, channels = np.ascontiguousarray(samples[..., 0]), 1
+        if np.all((samples == 0) | (samples == 255)):
+            samples, bits = np.packbits(samples > 0, axis=1), 1
+    height, width, _ = image.pixels.shape
+    stream = result.make_stream(
+        zlib.compress(samples.data), **_image_entries(width, height, channels, bits), Filter=Name.FlateDecode
+    )
+    return _Picture(stream, width, height, image.dpi)
+
+
+def _image_entries(width: int, height: int, channels: int, bits: int) -> dict[str, Any]:
+    return {
+        "Type": Name.XObject,
+        "Subtype": Name.Image,
+        "Width": width,
+        "Height": height,
+        "ColorSpace": {1: Name.DeviceGray, 3: Name.DeviceRGB, 4: Name.DeviceCMYK}[channels],
+        "BitsPerComponent": bits,
+    }
+
+
+def _compressed(content: bytes) -> bytes:
+    return zlib.compress(content) if content else b""

@@ -1,0 +1,158 @@
+"""Plain text of a document, and what the outputs in other formats share: kinds of blocks, characters.
+
+Engines read page by page, so a paragraph that a page break cuts comes in two pieces. They are put together
+where spelling shows that they are one, and nowhere else: a wrong join hides where a sentence begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from serve_app.document import Block, Page
+from serve_app.outputs.markdown import HEADINGS
+
+HEADING_LEVELS = {label: len(marks) for label, marks in HEADINGS.items()} | {"doc_title": 1}
+"""Levels of the labels that are headings, from 1."""
+
+CAPTIONS = frozenset({"figure_title", "vision_footnote"})
+
+MARGINALS = frozenset({"header", "header_image", "footer", "footer_image", "number", "footnote", "aside_text"})
+"""Labels of what stands around a page's running text, and may part a paragraph from its continuation."""
+
+RUNNING_TEXT = frozenset({"text"})
+"""Labels of what may run on: paragraphs, and no titles, tables, formulas or references."""
+
+_SHORTEST_LINE = 3
+"""Words of a paragraph that runs on without a hyphen; less is as likely a label or a signature."""
+
+_FORBIDDEN = re.compile("[^\t\n -\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+_UNFINISHED = re.compile(
+    r"""
+      [^\W_] [»“”"’')\]]*             # a word or a number, perhaps at the end of a quotation
+      (?: , | \s?[-‐–—] | \u00ad )?$  # and what leads on
+    """,
+    re.VERBOSE,
+)
+
+_BROKEN_WORD = re.compile(r"(?P<word>\w*[^\W\d_])[-‐\u00ad]$")
+
+_LIST_MARK = re.compile(r"(?:\w{1,3}|[ivxlcdm]+)[.)]")
+
+_ADDRESS = re.compile(r"\S*(?:@|://|^www\.)\S")
+
+# Hyphens that belong to the word. There is no list of all of them; these are the ones that grammar puts.
+_OWN_HYPHEN_AFTER = re.compile(r"(?:кое|[A-ZА-ЯЁ]{2,})$")
+_OWN_HYPHEN_BEFORE = re.compile(r"(?:нибудь|либо|таки)\b|на-")
+_OWN_HYPHEN = re.compile(
+    r"(?:из-(?:за|под)|(?:кто|кого|кому|кем|ком|чего|чему|чем|что|где|куда|откуда|когда|как|почему|зачем|чей"
+    r"|как(?:ой|ого|ому|им|ом|ая|ую|ие|их|ими))-то)$"
+)
+
+
+@dataclass(frozen=True)
+class _Paragraph:
+    text: str
+    label: str = ""
+    group: int | None = None
+
+    @property
+    def may_run_on(self) -> bool:
+        return self.label in RUNNING_TEXT and _UNFINISHED.search(self.text.rstrip()) is not None
+
+    @property
+    def marginal(self) -> bool:
+        return self.label in MARGINALS
+
+
+def document_text(pages: Iterable[Page]) -> Iterator[str]:
+    """The text of all pages that have some, a blank line apart, in pieces to be put one behind the other.
+
+    A paragraph that runs on from a page to the next one, and what an engine has put in one group, are one paragraph;
+    headers, footers and footnotes that stood between come behind it. A page where nothing runs on reads as its `text`.
+    """
+    between = ""
+    for paragraph in _paragraphs(pages):
+        yield between + paragraph.text
+        between = "\n\n"
+
+
+def is_formula(block: Block) -> bool:
+    return "formula" in block.label and block.label != "formula_number"
+
+
+def xml_text(text: str) -> str:
+    """`text` as XML 1.0, HTML and UTF-8 can hold it: line breaks are LF; other controls and half surrogates are gone."""
+    for line_break in ("\r\n", "\r", "\v", "\f", "\x85"):
+        text = text.replace(line_break, "\n")
+    return _FORBIDDEN.sub("", text)
+
+
+def _paragraphs(pages: Iterable[Page]) -> Iterator[_Paragraph]:
+    held: list[_Paragraph] = []  # one that may run on, and the marginals behind it
+    held_of = 0
+    for page in pages:
+        paragraphs = _of_page(page)
+        body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
+        if held and body and page.number == held_of + 1 and _continues(held[0].text, paragraphs[body[0]]):
+            first = body[0]
+            whole = _Paragraph(_joined(held[0].text, paragraphs[first].text), paragraphs[first].label)
+            paragraphs = [whole, *held[1:], *paragraphs[:first], *paragraphs[first + 1 :]]
+            body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
+        else:
+            yield from held
+        last = body[-1] if body and paragraphs[body[-1]].may_run_on else len(paragraphs)
+        yield from paragraphs[:last]
+        held, held_of = paragraphs[last:], page.number
+    yield from held
+
+
+def _of_page(page: Page) -> list[_Paragraph]:
+    blocks = [block for block in page.blocks if block.text]
+    if "\n\n".join(block.text for block in blocks) != page.text:  # an engine whose text is more than its blocks
+        return [_Paragraph(page.text)] if page.text else []
+    paragraphs: list[_Paragraph] = []
+    for block in blocks:
+        before = paragraphs[-1] if paragraphs else None
+        # Tables and pictures get numbers of their own as groups, which may happen to be those of a text.
+        if (
+            before
+            and block.group is not None
+            and block.group == before.group
+            and {block.label, before.label} == {"text"}
+        ):
+            paragraphs[-1] = _Paragraph(_joined(before.text, block.text), block.label, block.group)
+        else:
+            paragraphs.append(_Paragraph(block.text, block.label, block.group))
+    return paragraphs
+
+
+def _continues(text: str, following: _Paragraph) -> bool:
+    start = following.text.lstrip()
+    if following.label not in RUNNING_TEXT or _LIST_MARK.match(start) or _ADDRESS.match(start):
+        return False
+    if _BROKEN_WORD.search(text.rstrip()):
+        return start[:1].islower()
+    return start.lstrip("«„“\"'(")[:1].islower() and len(text.split()) >= _SHORTEST_LINE
+
+
+def _joined(text: str, following: str) -> str:
+    """Both as one paragraph. A hyphen that only broke a word is gone; one that may belong to the word stays."""
+    text, following = text.rstrip(), following.lstrip()
+    broken = _BROKEN_WORD.search(text)
+    if broken:
+        own = not following[:1].islower() or _has_own_hyphen(broken["word"], following)
+        return (text if own and not text.endswith("\u00ad") else text[:-1]) + following
+    if re.search(r"\d[-‐]$", text):
+        return text + following
+    return f"{text} {following}"
+
+
+def _has_own_hyphen(word: str, following: str) -> bool:
+    rest = re.match(r"\w*", following)
+    whole = f"{word.lower()}-{rest[0] if rest else ''}"
+    return bool(
+        _OWN_HYPHEN_AFTER.fullmatch(word) or _OWN_HYPHEN_BEFORE.match(following) or _OWN_HYPHEN.fullmatch(whole)
+    )

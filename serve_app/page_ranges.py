@@ -1,0 +1,34 @@
+"""Which pages of a document are asked for: `1-3,7`, from 1; `5-` is the rest from 5 on."""
+
+from __future__ import annotations
+
+import re
+
+_TERM = re.compile(r"([1-9][0-9]{0,8})(?:(-)([1-9][0-9]{0,8})?)?")
+
+
+def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
+    """Ranges of page numbers, both ends included; None is the document's end. Raises ValueError, for the client to read."""
+    ranges: list[tuple[int, int | None]] = []
+    for term in text.replace(" ", "").split(","):
+        match = _TERM.fullmatch(term)
+        if match is None:
+            raise ValueError("must be page numbers and ranges, such as '1-3,7' or '5-'")
+        first = int(match[1])
+        last = int(match[3]) if match[3] else None if match[2] else first
+        if last is not None and last < first:
+            raise ValueError(f"the range {first}-{last} goes backwards")
+        ranges.append((first, last))
+    return ranges
+
+
+def selected_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:
+    """The numbers in these ranges, each once, in ascending order. Raises ValueError for one past the end."""
+    past = max(last or first for first, last in ranges)
+    if past > page_count:
+        raise ValueError(f"there is no page {past}: the document has {page_count} page{'s' * (page_count != 1)}")
+    numbers: list[int] = []
+    for first, last in sorted((first, last or page_count) for first, last in ranges):
+        after = numbers[-1] + 1 if numbers else 1
+        numbers.extend(range(max(first, after), last + 1))
+    return numbers

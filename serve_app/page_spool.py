@@ -1,0 +1,79 @@
+"""Where the pages of a document wait until all are there: a few in memory, the rest on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+
+from serve_app.document import Figure, Page
+
+PAGES_IN_MEMORY = 16
+"""A page of dense text, with its words, takes up to 2 MB as an object and a tenth of that on disk."""
+
+BYTES_IN_MEMORY = 2 * 2**20
+
+
+class PageSpool:
+    """Pages and figures, added as they are done and read back in order, as often as one likes.
+
+    Its file has no name and is gone with the process. Not for use by two threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115 - closed by close()
+        self._pages: dict[int, Page | tuple[int, int]] = {}
+        self._figures: dict[str, tuple[int, int]] = {}
+        self._in_memory = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    @property
+    def small(self) -> bool:
+        """Whether all of it is in memory."""
+        return self._in_memory == len(self._pages)
+
+    def add(self, page: Page, figures: tuple[Figure, ...] = ()) -> None:
+        for figure in figures:
+            self._figures[figure.path] = self._write(figure.jpeg)
+        if self._in_memory < PAGES_IN_MEMORY:
+            self._in_memory += 1
+            self._pages[page.number] = page
+        else:
+            self._pages[page.number] = self._write(page.model_dump_json().encode())
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._pages
+
+    def pages(self) -> Iterator[Page]:
+        """In the order of their numbers."""
+        for number in sorted(self._pages):
+            kept = self._pages[number]
+            yield kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept))
+
+    def pages_as_json(self) -> Iterator[bytes]:
+        """Each page as a JSON object, in the order of their numbers."""
+        for number in sorted(self._pages):
+            kept = self._pages[number]
+            yield kept.model_dump_json().encode() if isinstance(kept, Page) else self._read(*kept)
+
+    @property
+    def figure_paths(self) -> list[str]:
+        return list(self._figures)
+
+    def figure(self, path: str) -> bytes | None:
+        """The JPEG file that pages link as `path`."""
+        place = self._figures.get(path)
+        return None if place is None else self._read(*place)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, data: bytes) -> tuple[int, int]:
+        start = self._file.seek(0, 2)
+        self._file.write(data)
+        return start, len(data)
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(size)

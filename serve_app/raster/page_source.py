@@ -1,0 +1,189 @@
+"""A document of any kind as pages, each drawn or decoded when it is asked for.
+
+The bytes come from anybody: run this where a crash or a hang costs nothing else (see `isolation`).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Protocol
+
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from serve_app.errors import CorruptDocument, EmptyDocument, TooManyPages
+from serve_app.raster.images import DecodedImage, check_size, decode_opened, image_errors, open_image, sniff
+from serve_app.raster.pdf import PdfSource
+from serve_app.raster.text_layer import TextPage
+
+MAX_TIFF_DIRECTORIES = 10_000
+"""How many directories a TIFF may have, pages and others: following their chain stays a matter of milliseconds."""
+
+_SUBFILE_TYPE = 254  # TIFF tag: bit 0 for a thumbnail, bit 2 for a transparency mask
+
+_ENTRIES_SEARCHED = 64
+"""In how many entries of a directory its subfile type is searched: sorted, as the format has them, it is the first."""
+
+
+class PageSource(Protocol):
+    """An opened document. Pages are numbered from 1 to `page_count`; what fails on one leaves the others."""
+
+    @property
+    def page_count(self) -> int: ...
+
+    def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
+        """The pixels of a page.
+
+        `dpi`: of an image, what it has, whatever the file says; of a PDF, what it is drawn at, as far as
+        `max_pixels` lets it: the answer's `dpi` is the true one. Where it is None, `default_dpi`.
+
+        Raises CorruptDocument and TooLarge, for this page.
+        """
+
+    def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
+        """The page's own text, in pixels of the page as `render` draws it; None where there is none to be trusted.
+
+        Raises CorruptDocument, for this page.
+        """
+
+    def close(self) -> None: ...
+
+
+def open_source(data: bytes, *, password: str | None, max_pixels: int) -> PageSource:
+    """Open a document: a PDF, a TIFF of one or more pages, or an image; of an animation, the first frame.
+
+    What it is, its first bytes say. An image of one page is refused here if it is damaged at its
+    beginning or has over `max_pixels`; pages of others when they are rendered.
+
+    Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, CorruptDocument, PasswordRequired,
+    TooLarge and TooManyPages.
+    """
+    if not data:
+        raise EmptyDocument()
+    match sniff(data):
+        case "PDF":
+            return PdfSource(data, password)
+        case "TIFF":
+            return TiffSource(data, max_pixels)
+        case kind:
+            return ImageSource(kind, data, max_pixels)
+
+
+class ImageSource:
+    """An image of one page."""
+
+    page_count = 1
+
+    def __init__(self, kind: str, data: bytes, max_pixels: int) -> None:
+        self._kind, self._data = kind, data
+        # Kept for the first rendering, which is mostly the only one; not longer, as it holds the pixels then.
+        self._opened: ImageFile | None = self._open(max_pixels)
+
+    def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
+        image, self._opened = self._opened or self._open(max_pixels), None
+        with image_errors(self._kind):
+            check_size(image.size, max_pixels)
+            return decode_opened(image, self._data, dpi_hint=dpi, default_dpi=default_dpi)
+
+    def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
+        return None
+
+    def close(self) -> None:
+        self._opened = None
+
+    def _open(self, max_pixels: int) -> ImageFile:
+        with image_errors(self._kind):
+            return open_image(self._kind, self._data, max_pixels)
+
+
+class TiffSource:
+    """A TIFF. Each page is read as if it were the file's first, so no other stands in its way."""
+
+    def __init__(self, data: bytes, max_pixels: int) -> None:
+        self._data = data
+        self._directories = _TiffDirectories(data)
+        self._pages = self._directories.pages()
+        self._stream = io.BytesIO(data)
+        self.page_count = len(self._pages)
+        if self.page_count == 1:
+            self._open(1, max_pixels)
+
+    def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
+        image = self._open(number, max_pixels)
+        with image_errors("TIFF"):
+            return decode_opened(image, self._data, dpi_hint=dpi, default_dpi=default_dpi)
+
+    def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
+        return None
+
+    def close(self) -> None:
+        self._stream = io.BytesIO()
+
+    def _open(self, number: int, max_pixels: int) -> TiffImageFile:
+        with image_errors("TIFF"):
+            self._directories.put_first(self._stream, self._pages[number - 1])
+            self._stream.seek(0)
+            image = TiffImageFile(self._stream)
+            check_size(image.size, max_pixels)
+            return image
+
+
+class _TiffDirectories:
+    """The chain of directories in a TIFF or BigTIFF: https://www.awaresystems.be/imaging/tiff/bigtiff.html."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        order = "<" if data.startswith(b"II") else ">"
+        big = 43 in data[2:4]
+        self._offset = struct.Struct(order + ("Q" if big else "I"))
+        self._count = struct.Struct(order + ("Q" if big else "H"))
+        self._entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
+        self._short, self._long = struct.Struct(order + "H"), struct.Struct(order + "I")
+        self._first_at = 8 if big else 4
+
+    def pages(self) -> list[int]:
+        """Offsets of the directories that are pages: the first, and what is neither a thumbnail nor a mask.
+
+        One that lies outside the file is a page as well, and ends the chain: it cannot be read, and was there once.
+
+        Raises CorruptDocument for a chain that comes back to itself, and TooManyPages.
+        """
+        pages: list[int] = []
+        seen: set[int] = set()
+        offset = self._read(self._offset, self._first_at) or 0
+        while offset or not pages:
+            if offset in seen:
+                raise CorruptDocument("The pages of the TIFF lead back to each other.")
+            if len(seen) == MAX_TIFF_DIRECTORIES:
+                raise TooManyPages(f"The TIFF has more than {MAX_TIFF_DIRECTORIES} pages.")
+            seen.add(offset)
+            count = self._read(self._count, offset)
+            entries = offset + self._count.size
+            if not pages or count is None or not self._subfile_type(entries, count) & 0b101:
+                pages.append(offset)
+            offset = 0 if count is None else self._read(self._offset, entries + count * self._entry.size) or 0
+        return pages
+
+    def put_first(self, stream: io.BytesIO, offset: int) -> None:
+        """Let the header of the file in `stream` point to the directory at `offset`."""
+        stream.seek(self._first_at)
+        stream.write(self._offset.pack(offset))
+
+    def _subfile_type(self, entries: int, count: int) -> int:
+        for index in range(min(count, _ENTRIES_SEARCHED)):
+            position = entries + index * self._entry.size
+            if position + self._entry.size > len(self._data):
+                break
+            tag, kind, _, value = self._entry.unpack_from(self._data, position)
+            if tag == _SUBFILE_TYPE:
+                number: int = (self._short if kind == 3 else self._long).unpack_from(value)[0]
+                return number
+        return 0
+
+    def _read(self, number: struct.Struct, position: int) -> int | None:
+        """The number at `position`; None where that lies outside the file."""
+        if position + number.size > len(self._data):
+            return None
+        value: int = number.unpack_from(self._data, position)[0]
+        return value

@@ -1,0 +1,89 @@
+"""Pages and outputs of long documents: bounded memory, the same answer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serve_app.document import (
+    Block,
+    Document,
+    DocumentStatus,
+    DocumentSummary,
+    EngineInfo,
+    ErrorInfo,
+    Figure,
+    Page,
+    StorageInfo,
+    Word,
+)
+from serve_app.outputs.json import document_json
+from serve_app.page_ranges import parse_page_ranges, selected_pages
+from serve_app.page_spool import PAGES_IN_MEMORY, PageSpool
+
+TRICKY = 'кавычки "«»", \\ и\nстрока\u2028, \x00 и 𝔸.'
+
+
+def page(number: int) -> Page:
+    word = Word(text=TRICKY, bbox=(1, 2, 3, 4), confidence=0.5)
+    block = Block(label="text", text=f"Лист {number}. {TRICKY}", bbox=(1, 2, 3, 4), order=0, words=[word])
+    return Page(number=number, width=9, height=9, dpi=72, text=block.text, markdown=f"*{block.text}*", blocks=[block])
+
+
+@pytest.mark.parametrize("count", [1, PAGES_IN_MEMORY, PAGES_IN_MEMORY * 3])
+def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int) -> None:
+    spool = PageSpool()
+    for number in reversed(range(2, count + 1)):
+        spool.add(page(number), (Figure(f"imgs/{number}.jpg", bytes([number]) * number),))
+    spool.add(Page(number=1, width=0, height=0, dpi=0, error=ErrorInfo(code="corrupt_document", message="нет")))
+    summary = DocumentSummary(
+        id="20261124-1",
+        status=DocumentStatus.PARTIAL,
+        page_count=count,
+        engine=EngineInfo(name="x", version="1"),
+        timings_ms={"total": 1.5},
+        storage=StorageInfo(status="stored", keys={"result": TRICKY}),
+    )
+    answer = json.loads(b"".join(document_json(summary, spool, include_images=False)))
+    pages = [spool_page for spool_page in spool.pages()]
+    expected = Document(
+        **summary.model_dump(),
+        pages=pages,
+        text="\n\n".join(each.text for each in pages[1:]),
+        markdown="\n\n".join(each.markdown for each in pages[1:]),
+    )
+    assert answer == expected.model_dump(mode="json")
+    assert [each.number for each in pages] == list(range(1, count + 1))
+    assert all(spool.figure(f"imgs/{number}.jpg") == bytes([number]) * number for number in range(2, count + 1))
+    assert spool.figure("imgs/1.jpg") is None
+    spool.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1", [1]),
+        ("1-3, 7", [1, 2, 3, 7]),
+        ("9-", [9, 10]),
+        ("3,1-2,2", [1, 2, 3]),
+        ("10", [10]),
+        ("1-10", [*range(1, 11)]),
+    ],
+)
+def test_ranges_choose_pages(text: str, numbers: list[int]) -> None:
+    assert selected_pages(parse_page_ranges(text), 10) == numbers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0-3", "9-3", "-3", "a", "1-2-3", "1,", "1.5", "+1", "١", "1\n2", "99999999999", "1-0"]
+)
+def test_what_is_no_range_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_page_ranges(text)
+
+
+@pytest.mark.parametrize("text", ["11", "1-11", "11-", "999999999", "1-999999999"])
+def test_pages_past_the_end_are_said_to_be_missing(text: str) -> None:
+    with pytest.raises(ValueError, match=r"there is no page \d+: the document has 10 pages"):
+        selected_pages(parse_page_ranges(text), 10)
