@@ -27,6 +27,7 @@ LOAD = "load generator"
 # What a process is, by its command line or its title; the first match names it.
 ROLES = {
     "serve_app.raster.decoder": "decoder",
+    "serve_app.outputs.pdf_writer": "PDF writer",
     "ray::ServeReplica:ocr:Ingress": "ingress",
     "ray::ServeReplica:ocr:Rasterizer": "rasterizer",
     "ray::ServeReplica:ocr:Recognizer": "recognizers",
@@ -113,6 +114,11 @@ class Machine:
         return sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
 
 
+def role_of(command_line: str) -> str:
+    """What a process is, by its command line, its words a space apart."""
+    return next((role for mark, role in ROLES.items() if mark in command_line), "other")
+
+
 def cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str, float]]:
     """Role and CPU seconds so far of the service's processes, by their id and start."""
     spent = {}
@@ -122,8 +128,7 @@ def cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str
             times = process.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        role = next((role for mark, role in ROLES.items() if mark in line), "other")
-        spent[process.pid, process.create_time()] = (role, times.user + times.system)
+        spent[process.pid, process.create_time()] = (role_of(line), times.user + times.system)
     return spent
 
 

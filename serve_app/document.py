@@ -64,6 +64,15 @@ class Block(BaseModel):
     polygon: list[tuple[float, float]] | None = Field(None, description="Its outline, where the engine has one")
     group: int | None = Field(None, description="Blocks of the same group continue each other")
     figure: str | None = Field(None, description="Of a picture: its path as Markdown links it")
+    level: int | None = Field(None, description="Of a heading: its level in the document, 1 for the document's title")
+    continues_from: int | None = Field(
+        None,
+        description="Of a table that began on an earlier page: that page's number. The whole table is there, "
+        "wherever the document is one piece",
+    )
+    markdown_span: tuple[int, int] | None = Field(
+        None, description="[start, end) of it in the page's Markdown, in characters, where the engine tells"
+    )
     confidence: float | None = Field(None, description="Mean confidence of its words, 0..1, where the engine has one")
     words: list[Word] = Field(default_factory=list, description="Its words, where the engine has them")
 
@@ -156,8 +165,10 @@ class DocumentSummary(BaseModel):
     page_count: int = Field(description="Pages of the document, also those that were not asked for")
     engine: EngineInfo
     degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
+    warnings: list[ErrorInfo] = Field(default_factory=list, description="What the document as a whole lacks")
     timings_ms: dict[str, float] = Field(
-        description="Milliseconds by stage: receive, fetch, rasterize, queue, analyze, recognize, store, total"
+        description="Milliseconds by stage: receive, fetch, text_layer, rasterize, queue, analyze, recognize, "
+        "restructure, store, total. Those of pages are added up"
     )
     storage: StorageInfo
 

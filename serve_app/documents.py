@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
+import re
 import secrets
-import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from serve_app.document import (
     DocumentStatus,
@@ -38,29 +37,24 @@ from serve_app.errors import (
     TooManyPages,
 )
 from serve_app.options import RecognitionOptions
-from serve_app.outputs.archive import write_zip
-from serve_app.outputs.kinds import IN_ARCHIVE, MEDIA_TYPES, OutputKind, write_output
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
 from serve_app.outputs.overlay import OVERLAYS
-from serve_app.outputs.pdf_writer import searchable_pdf
+from serve_app.outputs.rendering import Renderer
 from serve_app.page_ranges import selected_pages
 from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.settings import Limits
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
+from serve_app.structure import PageOutline, outline_of
 
 log = logging.getLogger("ray.serve.ingress")
 
 FIGURES_AT_ONCE = 8
 """Pictures of one document on their way to the store."""
 
-RESULT_BYTES_IN_MEMORY = 4 * 2**20
-
 PDFS_AT_ONCE = 2
 """Searchable PDFs that are written at a time: each has a process, and perhaps a gigabyte."""
-
-PDF_PAGE_S = 1.0
-"""What a page may add to the time that writing a searchable PDF takes."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,7 @@ class Wanted:
     page_ranges: list[tuple[int, int | None]] | None = None
     max_pages: int | None = None
     text_layer: bool = False
+    restructure: bool = True
     output: OutputKind | None = None
     include_images: bool = False
 
@@ -140,6 +135,13 @@ class Reading:
         self.page_count = page_count
         self.numbers = numbers
         self.spool = PageSpool()
+        self.renderer = Renderer(
+            source,
+            self.spool,
+            password=wanted.password,
+            pdf_places=documents.pdf_places,
+            decode_s=documents.limits.decode_s,
+        )
         self._documents = documents
         self._file = file
         self._timings_ms = timings_ms
@@ -147,6 +149,7 @@ class Reading:
         self._engine: EngineInfo | None = None
         self._failed = 0
         self._degraded = False
+        self._outlines: list[PageOutline] = []
 
     def __enter__(self) -> Reading:
         return self
@@ -199,18 +202,39 @@ class Reading:
     async def finish(self) -> DocumentSummary:
         """Store the result; where that fails, the summary says so and still comes."""
         assert self._engine is not None, "a page was read"
+        warnings = await self._restructure()
         summary = DocumentSummary(
             id=self.id,
             status=DocumentStatus.PARTIAL if self._failed else DocumentStatus.DONE,
             page_count=self.page_count,
             engine=self._engine,
             degraded=self._degraded,
+            warnings=warnings,
             timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
             storage=StorageInfo(status="failed"),
         )
         await self._keep(summary)
         summary.timings_ms["total"] = _ms_since(self._started)
         return summary
+
+    async def _restructure(self) -> list[ErrorInfo]:
+        """Make of the pages one document, where the engine can; where that fails, say so."""
+        if len(self._outlines) < 2:
+            return []
+        started = time.perf_counter()
+        outlines = sorted(self._outlines, key=lambda outline: outline.number)
+        limit_s = self._documents.limits.page_s
+        try:
+            async with asyncio.timeout(limit_s):
+                self.spool.structure = await self._documents.pipeline.structure(
+                    self.wanted.engine, outlines, self.wanted.options
+                )
+        except (ServiceError, TimeoutError) as error:
+            reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
+            log.warning("document %s: pages are not made one piece: %s", self.id, reason)
+            return [ErrorInfo(code="not_restructured", message="Tables and headings are as they are page by page.")]
+        self._timings_ms["restructure"] = _ms_since(started)
+        return []
 
     @property
     def _missing(self) -> int:
@@ -228,6 +252,8 @@ class Reading:
             for stage, ms in result.timings_ms.items():
                 self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
             self.spool.add(page, reading.figures)
+            if self.wanted.restructure and (outline := outline_of(page)) is not None:
+                self._outlines.append(outline)
         else:
             self._failed += 1
             error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
@@ -253,7 +279,9 @@ class Reading:
         try:
             with ExitStack() as files:
                 parts = [
-                    store.put(keys[name], files.enter_context(await self.rendered(kind, summary)), MEDIA_TYPES[kind])
+                    store.put(
+                        keys[name], files.enter_context(await self.renderer.rendered(kind, summary)), MEDIA_TYPES[kind]
+                    )
                     for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN))
                 ]
                 if self._documents.keep_source:
@@ -270,45 +298,6 @@ class Reading:
             log.error("document %s could not be stored: %s", self.id, error, exc_info=unexpected)
         self._documents.monitor.report(failure)
         summary.timings_ms["store"] = _ms_since(started)
-
-    async def rendered(self, kind: OutputKind, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
-        """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
-
-        Raises ServiceError where the original cannot be made a PDF of.
-        """
-        if kind is OutputKind.PDF:
-            return await self._pdf()
-        file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=RESULT_BYTES_IN_MEMORY))  # noqa: SIM115 - see above
-        try:
-            if kind is OutputKind.ZIP:
-                await self._archive(summary, file)
-            else:
-                write = partial(write_output, kind, summary, self.spool, file, include_images=include_images)
-                # What is quicker than a thread is found is written at once.
-                quick = self.spool.small and kind in (OutputKind.JSON, OutputKind.MARKDOWN, OutputKind.TEXT)
-                write() if quick else await asyncio.to_thread(write)
-            file.seek(0)
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-    async def _pdf(self) -> BinaryIO:
-        timeout_s = self._documents.limits.decode_s + PDF_PAGE_S * len(self.numbers)
-        async with self._documents.pdf_places:
-            return await searchable_pdf(
-                self.source, self.spool.pages_as_json(), password=self.wanted.password, timeout_s=timeout_s
-            )
-
-    async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:
-        with ExitStack() as opened:
-            files: dict[str, BinaryIO] = {}
-            for kind, name in IN_ARCHIVE.items():
-                try:
-                    files[name] = opened.enter_context(await self.rendered(kind, summary))
-                except ServiceError as error:
-                    files[f"{name}.error.txt"] = io.BytesIO(error.message.encode())
-            await asyncio.to_thread(write_zip, files, self.spool, to)
 
 
 async def _all(writes: Iterable[Awaitable[None]]) -> None:
@@ -337,12 +326,23 @@ def _may_have_pages(source: bytes) -> bool:
 def _with_own_figures(reading: PageReading, number: int) -> PageReading:
     """Pages name their figures by place alone; in a document, each page needs names of its own."""
     page, figures = reading.page, []
+    added = f"page-{number}-"
+    links = sorted(
+        match.start()
+        for figure in reading.figures
+        for match in re.finditer(re.escape(figure.path), page.markdown)
+        if not figure.path.startswith(OVERLAYS)
+    )
+    for block in page.blocks:
+        if block.markdown_span is not None:
+            start, end = (place + len(added) * bisect_left(links, place) for place in block.markdown_span)
+            block.markdown_span = start, end
     for figure in reading.figures:
         if figure.path.startswith(OVERLAYS):  # has the page's number already
             figures.append(figure)
             continue
         folder, _, name = figure.path.rpartition("/")
-        path = f"{folder}/page-{number}-{name}".lstrip("/")
+        path = f"{folder}/{added}{name}".lstrip("/")
         figures.append(replace(figure, path=path))
         page.markdown = page.markdown.replace(figure.path, path)
         for block in page.blocks:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 from serve_app.document import Figure, Page
+from serve_app.structure import Structure
 
 PAGES_IN_MEMORY = 16
 """A page of dense text, with its words, takes up to 2 MB as an object and a tenth of that on disk."""
@@ -24,6 +25,7 @@ class PageSpool:
         self._pages: dict[int, Page | tuple[int, int]] = {}
         self._figures: dict[str, tuple[int, int]] = {}
         self._in_memory = 0
+        self.structure = Structure()
 
     def __len__(self) -> int:
         return len(self._pages)
@@ -46,16 +48,18 @@ class PageSpool:
         return number in self._pages
 
     def pages(self) -> Iterator[Page]:
-        """In the order of their numbers."""
+        """As parts of the document (see `Structure.as_one_piece`), in the order of their numbers."""
         for number in sorted(self._pages):
-            kept = self._pages[number]
-            yield kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept))
+            yield self.structure.as_one_piece(self._page(number))
 
     def pages_as_json(self) -> Iterator[bytes]:
-        """Each page as a JSON object, in the order of their numbers."""
+        """Each page as it was read, as a JSON object, in the order of their numbers."""
         for number in sorted(self._pages):
             kept = self._pages[number]
-            yield kept.model_dump_json().encode() if isinstance(kept, Page) else self._read(*kept)
+            if isinstance(kept, Page) or self.structure.changes(number):
+                yield self.structure.annotated(self._page(number)).model_dump_json().encode()
+            else:
+                yield self._read(*kept)
 
     @property
     def figure_paths(self) -> list[str]:
@@ -68,6 +72,10 @@ class PageSpool:
 
     def close(self) -> None:
         self._file.close()
+
+    def _page(self, number: int) -> Page:
+        kept = self._pages[number]
+        return kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept))
 
     def _write(self, data: bytes) -> tuple[int, int]:
         start = self._file.seek(0, 2)

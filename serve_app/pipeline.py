@@ -21,6 +21,7 @@ from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
 from serve_app.document import ErrorInfo, PageResult, SourceFile
 from serve_app.errors import ENGINE_UNAVAILABLE, EngineFailed, EngineLoading, QueueFull, RecognitionFailed, ServiceError
 from serve_app.options import RecognitionOptions
+from serve_app.structure import PageOutline, Structure
 
 log = logging.getLogger("ray.serve.pipeline")
 
@@ -124,6 +125,20 @@ class Pipeline:
                     task.cancel()
                 for _ in range(spare):
                     self._admission.give_spare()
+
+    async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
+        """How the document of these pages is of one piece, by the engine that has read them. Raises ServiceError."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                changes = await self._recognizers[engine].restructure.remote(outlines, options)
+            except RayActorError:
+                log.warning("the structure of a document lost its recognizer (try %d of %d)", attempt, ATTEMPTS)
+                await asyncio.sleep(RETRY_PAUSE_S * attempt)
+                continue
+            if isinstance(changes, ServiceError):
+                raise changes
+            return Structure(changes)
+        raise RecognitionFailed("Every replica that looked at the document's structure died.")
 
     async def _outcome(
         self,

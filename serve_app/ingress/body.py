@@ -71,6 +71,10 @@ class OcrRequest(BaseModel):
     text_layer: Literal["auto", "ignore"] = Field(
         "ignore", description="`auto`: pages of a PDF that have text of their own are not recognized"
     )
+    restructure: bool = Field(
+        True,
+        description="Across pages, join tables that go on and set the levels of headings, where the engine can",
+    )
     output: OutputKind | None = Field(None, description="Form of the answer; default: what `Accept` asks for, or JSON")
     include_images: bool = Field(False, description="Pictures within the answer: in JSON as base64, in Markdown inline")
     overlay: bool = Field(False, description="A picture of each recognized page with its blocks marked, as figures are")

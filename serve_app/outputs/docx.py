@@ -33,7 +33,7 @@ from docx.text.paragraph import Paragraph
 
 from serve_app.document import Block, Page
 from serve_app.outputs.tables import Slot, table_grid, table_html, table_pictures, table_rows
-from serve_app.outputs.text import CAPTIONS, HEADING_LEVELS, MARGINALS, is_formula, xml_text
+from serve_app.outputs.text import CAPTIONS, MARGINALS, MAX_HEADING_LEVEL, heading_level, is_formula, xml_text
 
 FONT = "Arial"  # has Cyrillic, Greek, Hebrew and Arabic, and every office suite has it or one of its measures
 MONOSPACED_FONT = "Courier New"
@@ -112,7 +112,7 @@ class _Writer:
         lines = [stripped for line in xml_text(text).split("\n") if (stripped := line.strip())]
         if not lines:
             return
-        level = HEADING_LEVELS.get(block.label)
+        level = heading_level(block)
         if level is not None:
             self._paragraph(" ".join(lines), f"Heading {level}")
             return
@@ -216,7 +216,7 @@ def _prepare_styles(document: Document) -> dict[str, str]:
         defaults.find(qn("w:rFonts")).set(qn(f"w:{script}"), FONT)
     defaults.remove(defaults.find(qn("w:lang")))  # the text is in the language that it is in
     ids = {}
-    for name in (f"Heading {level}" for level in set(HEADING_LEVELS.values())):
+    for name in (f"Heading {level}" for level in range(1, MAX_HEADING_LEVEL + 1)):
         heading = cast(ParagraphStyle, document.styles[name])
         heading.font.color.rgb = RGBColor(0, 0, 0)
         ids[name] = heading.style_id

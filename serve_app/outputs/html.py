@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from serve_app.document import Block, Page
 from serve_app.outputs.tables import table_html, table_pictures
-from serve_app.outputs.text import CAPTIONS, HEADING_LEVELS, MARGINALS, is_formula, xml_text
+from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula, xml_text
 
 _CSS_DPI = 96  # pixels of CSS an inch
 
@@ -22,7 +22,7 @@ body { max-width: 50rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui
   color: #1a1a1a; background: #fff; overflow-wrap: break-word; }
 section { padding: 1.5rem 0; border-bottom: 1px solid #ccc; }
 section:last-child { border-bottom: 0; }
-h1, h2, p, pre, td, th, figcaption { unicode-bidi: plaintext; text-align: start; }
+h1, h2, h3, h4, h5, h6, p, pre, td, th, figcaption { unicode-bidi: plaintext; text-align: start; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; line-height: 1.3; }
 table { border-collapse: collapse; margin: 1rem 0; }
@@ -36,7 +36,7 @@ img { max-width: 100%; height: auto; }
   body { max-width: none; padding: 0; }
   section { padding: 0; border: 0; break-after: page; }
   section:last-child { break-after: auto; }
-  h1, h2 { break-after: avoid; }
+  h1, h2, h3, h4, h5, h6 { break-after: avoid; }
   tr, figure { break-inside: avoid; }
 }
 """
@@ -87,7 +87,7 @@ def _block(block: Block, page: Page, figure: Callable[[str], bytes | None]) -> I
     lines = [_text(stripped) for line in xml_text(text).split("\n") if (stripped := line.strip())]
     if not lines:
         return
-    level = HEADING_LEVELS.get(block.label)
+    level = heading_level(block)
     if level is not None:
         yield f"<h{level}>{' '.join(lines)}</h{level}>\n"
     elif is_formula(block):

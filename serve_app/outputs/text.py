@@ -16,6 +16,9 @@ from serve_app.outputs.markdown import HEADINGS
 HEADING_LEVELS = {label: len(marks) for label, marks in HEADINGS.items()} | {"doc_title": 1}
 """Levels of the labels that are headings, from 1."""
 
+MAX_HEADING_LEVEL = 6
+"""Of Markdown and HTML."""
+
 CAPTIONS = frozenset({"figure_title", "vision_footnote"})
 
 MARGINALS = frozenset({"header", "header_image", "footer", "footer_image", "number", "footnote", "aside_text"})
@@ -77,6 +80,11 @@ def document_text(pages: Iterable[Page]) -> Iterator[str]:
     for paragraph in _paragraphs(pages):
         yield between + paragraph.text
         between = "\n\n"
+
+
+def heading_level(block: Block) -> int | None:
+    """From 1; None for what is no heading."""
+    return block.level or HEADING_LEVELS.get(block.label)
 
 
 def is_formula(block: Block) -> bool:

@@ -28,6 +28,7 @@ from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoa
 from serve_app.recognition.memory import MemoryLimit
 from serve_app.recognition.readers import Readers
 from serve_app.settings import EngineSettings, Limits
+from serve_app.structure import BlockChange, PageOutline
 
 log = logging.getLogger("ray.serve.recognizer")
 
@@ -125,6 +126,18 @@ class Recognizer:
                 "recognize": read.run_ms,
             },
         )
+
+    async def restructure(
+        self, pages: Sequence[PageOutline], options: RecognitionOptions
+    ) -> list[BlockChange] | ServiceError:
+        """What to change on these pages so that their document is of one piece."""
+        if self._phase is not EnginePhase.INITIALIZED:
+            return EngineLoading()  # a new replica: the one that has read the pages is gone
+        try:
+            return await asyncio.to_thread(self._engine.restructure, pages, options)
+        except Exception:
+            log.exception("engine %s failed on the structure of a document", self._engine.name)
+            return RecognitionFailed()
 
     async def state(self) -> EngineState:
         return EngineState(

@@ -22,23 +22,10 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from rapidfuzz import fuzz
 
-from tests.support.pdfs import encrypted, pages_pdf, text_pdf
+from tests.support.pdfs import encrypted, pages_pdf, scan, text_pdf
 from tests.support.service import Service
 
 Deploy = Callable[..., Service]
-
-
-def scan(*pages: bytes, damaged: int | None = None) -> bytes:
-    """A PDF of these page images, one of them (from 0) damaged."""
-    images = [Image.open(io.BytesIO(page)).convert("L") for page in pages]
-    whole = io.BytesIO()
-    images[0].save(whole, "PDF", save_all=True, append_images=images[1:], resolution=200)
-    with pikepdf.open(io.BytesIO(whole.getvalue())) as pdf:
-        if damaged is not None:
-            pdf.pages[damaged].obj.Type = pikepdf.Name.Broken
-        out = io.BytesIO()
-        pdf.save(out)
-    return out.getvalue()
 
 
 def blank(pages: int) -> bytes:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docx
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image, ImageDraw
 
 from tests.conftest import SAMPLES
+from tests.support.pdfs import scan
 from tests.support.service import KEY, Service, deploy
 from tests.support.tiny_paddleocr_vl import OCR_TEXT, TABLE_HTML, TinyModels
 
@@ -160,3 +165,50 @@ def test_markdown_and_text_alone(vl: Service, russian_page: bytes) -> None:
         text = client.post("/ocr", files={"file": russian_page}, headers={"Accept": "text/plain"})
     assert markdown.text.startswith(f"# {OCR_TEXT}") and "<table>" in markdown.text
     assert "Товар\tPrice\nЧай\t3.50" in text.text and "<" not in text.text
+
+
+def test_tables_of_pages_that_follow_each_other_are_one_in_the_document(vl: Service, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (300, 400), "white").save(stream, "PNG")
+    book = scan(*[stream.getvalue()] * 3)
+    whole_page = {"options": json.dumps({"useLayoutDetection": False, "promptLabel": "table"})}
+    with vl.client() as client:
+        archive = client.post("/ocr", files={"file": book}, data={**whole_page, "output": "zip"})
+    with zipfile.ZipFile(io.BytesIO(archive.content)) as files:
+        files.extractall(tmp_path)
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["status"] == "done" and document["warnings"] == []
+    assert document["timings_ms"]["restructure"] > 0
+    # The tiny model reads the same rows on each page, which count as the table's head and are there once.
+    assert document["markdown"].count("<table") == 1 and document["text"] == "Товар\tPrice\nЧай\t3.50"
+    for page in document["pages"]:
+        (block,) = page["blocks"]
+        assert (block["content"], page["markdown"].count("<table")) == (TABLE_HTML, 1)
+        assert block["continues_from"] == (None if page["number"] == 1 else 1)
+    assert len(BeautifulSoup((tmp_path / "result.html").read_text(), "html.parser").find_all("table")) == 1
+    assert len(docx.Document(str(tmp_path / "result.docx")).tables) == 1
+    assert (tmp_path / "result.md").read_text() == document["markdown"]
+    # Where pages are what they are on paper, each has its own rows.
+    told = subprocess.run(
+        ["pdftotext", str(tmp_path / "result.pdf"), "-"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [page.split() for page in told.split("\f")[:3]] == [["Товар", "Price", "Чай", "3.50"]] * 3
+
+    apart = read(vl, book, restructure="false", **whole_page)
+    assert apart["markdown"].count("<table") == 3 and "restructure" not in apart["timings_ms"]
+
+
+def test_pictures_of_a_document_have_names_of_their_own(vl: Service, russian_page: bytes) -> None:
+    document = read(vl, scan(russian_page, russian_page), include_images="true")
+    figures = [block["figure"] for page in document["pages"] for block in page["blocks"] if block["figure"]]
+    assert len(set(figures)) == 2 and set(figures) == set(document["images"])
+    folder = Path(document["storage"]["uri"].removeprefix("file://"))
+    for figure in figures:
+        assert base64.b64decode(document["images"][figure]) == (folder / figure).read_bytes()
+        assert f"]({figure})" in document["markdown"]
+    for page in document["pages"]:
+        for block in page["blocks"]:
+            if block["markdown_span"] is not None and block["figure"] is not None:
+                assert page["markdown"][slice(*block["markdown_span"])].strip() == f"![]({block['figure']})"
+    levels = [block["level"] for page in document["pages"] for block in page["blocks"] if block["label"] == "doc_title"]
+    assert levels == [1, 1]

@@ -12,6 +12,7 @@ import matplotlib
 import pikepdf
 from fontTools import subset
 from fontTools.ttLib import TTFont
+from PIL import Image
 
 A4 = (595, 842)
 
@@ -164,3 +165,16 @@ def text_pdf(
             *more,
         ]
     )
+
+
+def scan(*pages: bytes, damaged: int | None = None) -> bytes:
+    """A PDF of these page images, one of them (from 0) damaged."""
+    images = [Image.open(io.BytesIO(page)).convert("L") for page in pages]
+    whole = io.BytesIO()
+    images[0].save(whole, "PDF", save_all=True, append_images=images[1:], resolution=200)
+    with pikepdf.open(io.BytesIO(whole.getvalue())) as pdf:
+        if damaged is not None:
+            pdf.pages[damaged].obj.Type = pikepdf.Name.Broken
+        out = io.BytesIO()
+        pdf.save(out)
+    return out.getvalue()

@@ -125,7 +125,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
         summary = await reading.finish()
         finished(summary)
         return file_answer(
-            await reading.rendered(kind, summary, include_images=reading.wanted.include_images),
+            await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images),
             MEDIA_TYPES[kind],
             {"X-Document-ID": summary.id},
         )
@@ -159,6 +159,7 @@ async def _opened(request: Request, context: Context, started: float) -> Reading
         page_ranges=parse_page_ranges(asked.pages) if asked.pages is not None else None,
         max_pages=asked.max_pages,
         text_layer=asked.text_layer == "auto",
+        restructure=asked.restructure,
         output=asked.output,
         include_images=asked.include_images,
     )

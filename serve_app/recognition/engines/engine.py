@@ -10,6 +10,7 @@ from typing import Any
 from serve_app.document import PageImage, PageReading
 from serve_app.errors import ServiceError
 from serve_app.options import RecognitionOptions
+from serve_app.structure import BlockChange, PageOutline
 
 
 class EngineLoadError(Exception):
@@ -57,6 +58,10 @@ class Engine(ABC):
     @abstractmethod
     def read(self, analyzed: Any) -> PageReading | ServiceError:
         """One page, from what `analyze` made of it."""
+
+    def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
+        """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
+        return []
 
     def abandon(self, analyzed: Any) -> None:
         """Nobody waits for this page any more: its `read` may end early. Called from any thread; must not block."""

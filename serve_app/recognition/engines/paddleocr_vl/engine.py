@@ -28,9 +28,11 @@ from serve_app.recognition.engines.paddleocr_vl.adapter import (
 )
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.plain import page_reading
+from serve_app.recognition.engines.paddleocr_vl.restructure import restructure
 from serve_app.recognition.engines.paddleocr_vl.server_process import ServerProcess
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import AWAY_RETRY_AFTER_S, VlmClient
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings, VlmServerSettings
+from serve_app.structure import BlockChange, PageOutline
 
 log = logging.getLogger("ray.serve.paddleocr_vl")
 
@@ -142,6 +144,9 @@ class PaddleOcrVlEngine(Engine):
         except Exception:  # whatever the library may raise for this page, the engine goes on
             log.exception("paddleocr-vl failed on page %d", analyzed.number)
             return RecognitionFailed()
+
+    def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
+        return restructure(pages, pretty=options.parsing.prettify_markdown)
 
     def abandon(self, analyzed: _Prepared) -> None:
         analyzed.budget.abandon()

@@ -11,6 +11,8 @@ from serve_app.options import ParsingOptions
 
 FIGURE_QUALITY = 90  # of JPEG, 0..100
 
+_BETWEEN = "\n\n"  # what the library's Markdown has between blocks
+
 
 def page_reading(
     result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
@@ -19,12 +21,13 @@ def page_reading(
     pruned: dict[str, Any] = {
         name: value for name, value in result.json["res"].items() if name not in ("input_path", "page_index")
     }
-    markdown = result._to_markdown(pretty=options.prettify_markdown, show_formula_number=options.show_formula_number)
-    figures = tuple(Figure(path, _jpeg(picture)) for path, picture in markdown["markdown_images"].items())
-    paths = {figure.path for figure in figures}
+    markdown, pictures, spans = _markdown(result, options)
+    figures = tuple(Figure(path, _jpeg(picture)) for path, picture in pictures.items())
     blocks = [
-        _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in paths else None)
-        for order, (block, raw) in enumerate(zip(pruned["parsing_res_list"], result["parsing_res_list"], strict=True))
+        _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in pictures else None, span)
+        for order, (block, raw, span) in enumerate(
+            zip(pruned["parsing_res_list"], result["parsing_res_list"], spans, strict=True)
+        )
     ]
     page = Page(
         number=number,
@@ -33,7 +36,7 @@ def page_reading(
         dpi=dpi,
         rotation=max(0, int(pruned.get("doc_preprocessor_res", {}).get("angle", 0))),
         text="\n\n".join(block.text for block in blocks if block.text),
-        markdown=markdown["markdown_texts"].strip(),
+        markdown=markdown,
         blocks=blocks,
         degraded=bool(warnings),
         warnings=warnings,
@@ -41,7 +44,45 @@ def page_reading(
     return PageReading(page, figures, pruned)
 
 
-def _block(order: int, block: dict[str, Any], figure: str | None) -> Block:
+_Span = tuple[int, int]
+
+
+def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any], list[_Span | None]]:
+    """What the library's `_to_markdown` gives (text, pictures by path), and where each block stands in the text."""
+    from paddlex.inference.common.result.converter import MarkdownConverter
+
+    pieces: list[str] = []
+
+    def remembered(write: Any) -> Any:
+        def written(block: Any) -> str:
+            pieces.append(write(block))
+            return pieces[-1]
+
+        return written
+
+    writers = result._build_handle_funcs_dict(pretty=options.prettify_markdown)
+    converted = MarkdownConverter.convert(
+        result["parsing_res_list"],
+        handle_funcs_dict={label: remembered(write) for label, write in writers.items()},
+        show_formula_number=options.show_formula_number,
+        imgs_in_doc=result["imgs_in_doc"],
+    )
+    text: str = converted["markdown_texts"]
+    markdown = text.strip()
+    blank = len(text) - len(text.lstrip())
+    spans: list[_Span | None] = []
+    written_pieces, end = iter(pieces), 0
+    for block in result["parsing_res_list"]:
+        if block.label not in writers:
+            spans.append(None)
+            continue
+        start = end + len(_BETWEEN) * (end > 0)
+        end = start + len(next(written_pieces))
+        spans.append((min(max(start - blank, 0), len(markdown)), min(max(end - blank, 0), len(markdown))))
+    return markdown, converted["markdown_images"], spans
+
+
+def _block(order: int, block: dict[str, Any], figure: str | None, markdown_span: _Span | None) -> Block:
     label, content = block["block_label"], block["block_content"].strip()
     text = table_text(content) if label == "table" else content
     left, top, right, bottom = block["block_bbox"]
@@ -56,6 +97,7 @@ def _block(order: int, block: dict[str, Any], figure: str | None) -> Block:
         polygon=[(float(x), float(y)) for x, y in polygon] if polygon else None,
         group=block["group_id"],
         figure=figure,
+        markdown_span=markdown_span,
     )
 
 

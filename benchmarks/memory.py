@@ -1,0 +1,97 @@
+"""What the service's processes hold in memory while something is done."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from benchmarks.service import role_of
+
+
+@dataclass(frozen=True)
+class MemoryPeaks:
+    """The most memory, in MB, during one watch.
+
+    `by_role`: what the processes of a role had of their own at a time; `total`: what all of them had at a time;
+    `object_store`: what Ray's object store took of the machine's shared memory.
+    """
+
+    by_role: dict[str, float]
+    total: float
+    object_store: float
+
+
+class MemoryWatch:
+    """Looks every SAMPLE_S at the memory of the service's processes, in a thread, while it is entered.
+
+    Own memory is what the project itself limits (serve_app.recognition.memory), and what of it is swapped out:
+    pages of Ray's object store count as resident in each process that has read them, though they are there once.
+    """
+
+    SAMPLE_S = 0.1
+
+    def __init__(self, service: psutil.Process) -> None:
+        self._service = service
+        self._store = _object_store(service)
+        self._by_role: dict[str, float] = defaultdict(float)
+        self._total = self._object_store = 0.0
+        self._failure: Exception | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memory-watch", daemon=True)
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def peaks(self) -> MemoryPeaks:
+        """To be called after the watch. Raises what went wrong in it."""
+        if self._failure is not None:
+            raise self._failure
+        return MemoryPeaks(dict(self._by_role), self._total, self._object_store)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._look()
+                if self._stop.wait(self.SAMPLE_S):
+                    return
+        except Exception as error:
+            self._failure = error
+
+    def _look(self) -> None:
+        now: dict[str, float] = defaultdict(float)
+        for process in [self._service, *self._service.children(recursive=True)]:
+            try:
+                now[role_of(" ".join(process.cmdline()))] += _own_mb(process.pid)
+            except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
+                continue
+        for role, mb in now.items():
+            self._by_role[role] = max(self._by_role[role], mb)
+        self._total = max(self._total, sum(now.values()))
+        self._object_store = max(self._object_store, self._store.stat().st_blocks * 512 / 1e6)
+
+
+def _own_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "VmSwap:"))) * 1024 / 1e6
+
+
+def _object_store(service: psutil.Process) -> Path:
+    """The file that Ray's object store is: it has no name any more, but the raylet has it open."""
+    for process in service.children(recursive=True):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            if role_of(" ".join(process.cmdline())) == "raylet" and "/plasma" in os.readlink(descriptor):
+                return descriptor
+    raise RuntimeError("Ray's object store was not found")
