@@ -1,4 +1,4 @@
-"""Draws the sample pages of this folder, `page-ru.png` and `page-en.png`, and writes their true text beside them.
+"""Draws the samples of this folder: `page-ru.png` and `page-en.png`, their true text, and both in `scan.pdf`.
 
     python samples/make_samples.py [FOLDER]
 
@@ -8,11 +8,13 @@ The same fonts and the same Pillow give the same pixels, so tests use these func
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import pikepdf
 from PIL import Image, ImageDraw, ImageFont
 
 DPI = 200
@@ -151,10 +153,35 @@ Quick checks help: the quick brown fox jumps over the lazy dog, and the five box
 }
 
 
+def write_scan(pages: Iterable[Image.Image], to: Path) -> None:
+    """A PDF of page images, as a scanner makes it: without any text."""
+    with pikepdf.new() as pdf:
+        for page in pages:
+            grey = page.convert("L")
+            picture = pdf.make_stream(
+                zlib.compress(grey.tobytes(), 9),
+                Type=pikepdf.Name.XObject,
+                Subtype=pikepdf.Name.Image,
+                Width=grey.width,
+                Height=grey.height,
+                ColorSpace=pikepdf.Name.DeviceGray,
+                BitsPerComponent=8,
+                Filter=pikepdf.Name.FlateDecode,
+            )
+            width, height = (side * 72 / DPI for side in grey.size)
+            leaf = pdf.add_blank_page(page_size=(width, height))
+            leaf.obj.Resources = pikepdf.Dictionary(XObject=pikepdf.Dictionary(Page=picture))
+            leaf.obj.Contents = pdf.make_stream(f"{width:.2f} 0 0 {height:.2f} 0 0 cm /Page Do".encode())
+        pdf.save(to, deterministic_id=True)
+
+
 def main(folder: Path) -> None:
+    pages = []
     for name, sample in SAMPLES.items():
-        sample.draw().save(folder / f"{name}.png", optimize=True, dpi=(DPI, DPI))
+        pages.append(sample.draw())
+        pages[-1].save(folder / f"{name}.png", optimize=True, dpi=(DPI, DPI))
         (folder / f"{name}.txt").write_text(sample.text, encoding="utf-8")
+    write_scan(pages, folder / "scan.pdf")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def document_markdown(pages: Iterable[Page]) -> Iterator[str]:
 def _block(block: Block) -> str:
     lines = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
     heading = HEADINGS.get(block.label)
+    if block.figure is not None:
+        return "\n\n".join(filter(None, (f"![]({block.figure})", "\n".join(map(_line, lines)))))
     if heading is None or not lines:
         return "\n".join(map(_line, lines))
     title = _inline(" ".join(lines))

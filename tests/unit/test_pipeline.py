@@ -25,6 +25,7 @@ from serve_app.errors import (
 )
 from serve_app.options import RecognitionOptions
 from serve_app.pipeline import Pipeline
+from serve_app.structure import BlockChange, PageOutline
 
 
 def reading() -> PageResult:
@@ -286,3 +287,25 @@ async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_m
     await document.aclose()
     await settle()
     assert [page.cancelled() for page in pages[1:]] == [True, True]
+
+
+async def test_the_structure_of_a_document_is_asked_for_again_where_its_replica_died() -> None:
+    change = BlockChange(1, 0, level=2)
+    recognizer = Handle(ActorDiedError(), [change])
+    handles: Any = (Handle(None), {"x": recognizer})
+    way = Pipeline(
+        *handles,
+        queue=1,
+        window=1,
+        is_ready=lambda engine: True,
+        has_replicas=lambda engine: True,
+        fallbacks={},
+        engine_wait_s=1,
+    )
+    outlines = [PageOutline(1, ())]
+    structure = await way.structure("x", outlines, RecognitionOptions())
+    assert structure.changes(1) and not structure.changes(2)
+    assert recognizer.calls == [(outlines, RecognitionOptions())] * 2
+    recognizer.answers = [EngineLoading()]
+    with pytest.raises(EngineLoading):
+        await way.structure("x", outlines, RecognitionOptions())

@@ -16,6 +16,7 @@ from serve_app.document import Block, Box, Page, PageImage, PageReading, Word
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.outputs.markdown import page_markdown
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
 from serve_app.settings import TesseractSettings
 
@@ -55,7 +56,7 @@ class TesseractEngine(Engine):
 
     def read(self, task: PageTask) -> PageReading | ServiceError:
         try:
-            return PageReading(self._page(task.image, task.options.languages or self._settings.languages))
+            return self._page(task.image, task.options.languages or self._settings.languages)
         except ServiceError as error:
             return error
         except Exception:  # whatever a library may raise for this page, the engine goes on
@@ -66,7 +67,7 @@ class TesseractEngine(Engine):
         while self._prepared:
             self._prepared.popitem()[1].End()
 
-    def _page(self, image: PageImage, languages: tuple[str, ...]) -> Page:
+    def _page(self, image: PageImage, languages: tuple[str, ...]) -> PageReading:
         unknown = [language for language in languages if language not in self._settings.languages]
         if unknown:
             known = ", ".join(self._settings.languages)
@@ -85,16 +86,18 @@ class TesseractEngine(Engine):
                 again = self._reading(api, image, SAUVOLA, deadline)
                 if _certainty(again[0]) > _certainty(blocks):
                     blocks, rotation = again
-        return Page(
+        blocks, figures = cut_figures(image.pixels, blocks, rotation)
+        page = Page(
             number=image.number,
             width=width,
             height=height,
             dpi=image.dpi,
             rotation=rotation,
-            text="\n\n".join(block.text for block in blocks),
+            text="\n\n".join(block.text for block in blocks if block.text),
             markdown=page_markdown(blocks),
             blocks=blocks,
         )
+        return PageReading(page, figures)
 
     def _reading(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
         """Blocks and rotation under one way of telling ink from paper. Raises PageTimeout, RecognitionFailed."""
@@ -147,17 +150,11 @@ class TesseractEngine(Engine):
         return api
 
     def _read(self, api: Any) -> tuple[list[Block], int]:
-        """The recognized paragraphs in reading order, and how the text is turned: clockwise degrees."""
+        """Paragraphs and possible pictures in reading order, and how the text is turned: clockwise degrees."""
         level = self._tesserocr.RIL
         types = self._tesserocr.PT
-        pictures = {
-            types.FLOWING_IMAGE,
-            types.HEADING_IMAGE,
-            types.PULLOUT_IMAGE,
-            types.HORZ_LINE,
-            types.VERT_LINE,
-            types.NOISE,
-        }
+        pictures = {types.FLOWING_IMAGE, types.HEADING_IMAGE, types.PULLOUT_IMAGE}
+        no_text = {*pictures, types.HORZ_LINE, types.VERT_LINE, types.NOISE}
         blocks: list[Block] = []
         turns: Counter[int] = Counter()
         paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
@@ -165,7 +162,13 @@ class TesseractEngine(Engine):
         if iterator is None:
             return [], 0
         for item in self._tesserocr.iterate_level(iterator, level.WORD):
-            if item.Empty(level.WORD) or item.BlockType() in pictures:
+            kind = item.BlockType()
+            if kind in pictures and item.IsAtBeginningOf(level.BLOCK):
+                # On a turned page, BoundingBox is turned once too often for these.
+                outline = item.BlockPolygon()
+                if outline:
+                    blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), order=len(blocks)))
+            if kind in no_text or item.Empty(level.WORD):
                 continue
             if item.IsAtBeginningOf(level.PARA):  # asked at a later word, the text would begin there
                 paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
@@ -201,6 +204,11 @@ def _mean_confidence(words: list[Word]) -> float:
 def _certainty(blocks: list[Block]) -> float:
     """How much was read with how much confidence: characters, each counted by its word's confidence."""
     return sum(len(word.text) * (word.confidence or 0.0) for word in _words(blocks))
+
+
+def _bounds(outline: list[tuple[float, float]]) -> Box:
+    across, down = zip(*outline, strict=True)
+    return int(min(across)), int(min(down)), int(max(across)), int(max(down))
 
 
 def _box(item: Any, level: int) -> Box:
