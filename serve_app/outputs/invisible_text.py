@@ -7,6 +7,7 @@ left. One matrix then takes that frame to the PDF page, so rotation is settled i
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,25 @@ Matrix = tuple[float, float, float, float, float, float]
 WORD_GAP = 0.2
 """Least space between words of a line, in heights of the line: readers of PDF join words that are closer."""
 
+ALIKE = 1.4
+"""Lines whose heights differ no more are of one size. Readers of PDF take lines of two sizes for two paragraphs, and
+find no columns in such."""
+
+LINE_SPACING = 1.4
+"""Most distance of lines in a paragraph, in sizes of its text: readers of PDF take lines farther apart for two
+paragraphs. Text that is set wider is made larger than its letters, by no more than ALIKE."""
+
 SKEWED = 1.5
 """A line that is so many times as high as its highest word runs askew; its words keep baselines of their own."""
 
 NARROWEST = 1 / 6
 """A character's least width in heights: of narrower ones, as in words that run upwards, readers of PDF take two alike
 side by side for one, so such words are set lower than their boxes."""
+
+_STANDING = re.compile(
+    r"[«„“\"'‘(]*[A-IK-PR-Za-fhik-or-xz0-9АБВГЕЁЖЗИЙКЛМНОПРСТУФХЧШЪЫЬЭЮЯабвгеёжзийклмнопстхчшъыьэюя]+[.:!?»”\"'’%-]*"
+)
+"""A word of nothing that reaches below the line it stands on, so that its box tells where that is."""
 
 _CHARACTER_WIDTH = ADVANCE / 1000
 _SIDES = {"L": "L", "EN": "L", "AN": "L", "R": "R", "AL": "R"}  # by bidirectional class; others are neutral
@@ -129,15 +143,51 @@ def _reading_matrix(page: Page, frame: PageFrame) -> Matrix:
 
 
 def _page_runs(page: Page) -> Iterator[_Run]:
-    for block in sorted(page.blocks, key=lambda block: block.order):
-        words = [
-            Word(text=text, bbox=_reading_box(page, word.bbox)) for word in block.words if (text := _clean(word.text))
-        ]
-        if words:
-            for line in _lines(words):
-                yield from _line_runs(line)
+    blocks = [(block, _block_lines(page, block)) for block in sorted(page.blocks, key=lambda block: block.order)]
+    heights = sorted(_height(line) for _, lines in blocks for line in lines for _ in line)
+    usual = heights[len(heights) // 2] if heights else 0
+    for block, lines in blocks:
+        if lines:
+            yield from _paragraph_runs(lines, usual)
         else:
             yield from _block_runs(block, _reading_box(page, block.bbox))
+
+
+def _block_lines(page: Page, block: Block) -> list[list[Word]]:
+    words = [Word(text=text, bbox=_reading_box(page, word.bbox)) for word in block.words if (text := _clean(word.text))]
+    return _lines(words) if words else []
+
+
+def _paragraph_runs(lines: Sequence[Sequence[Word]], usual: int) -> Iterator[_Run]:
+    """Lines about as high as `usual`, the page's text, get one size, so that readers of PDF see one paragraph.
+
+    How high a line is, and how low its lowest letter hangs, depends on what letters it has.
+    """
+    sizes = [
+        usual if max(_height(line), usual) <= ALIKE * min(_height(line), usual) else _height(line) for line in lines
+    ]
+    bottoms = [
+        _below_baseline(line, size) if len(lines) > 1 else max(word.bbox[3] for word in line)
+        for line, size in zip(lines, sizes, strict=True)
+    ]
+    spacings = sorted(below - above for above, below in pairwise(bottoms) if below > above)
+    if spacings:
+        widest = spacings[len(spacings) // 2] / LINE_SPACING
+        sizes = [round(max(size, min(widest, ALIKE * size))) for size in sizes]
+    for line, size, bottom in zip(lines, sizes, bottoms, strict=True):
+        yield from _line_runs(line, size, bottom)
+
+
+def _height(line: Sequence[Word]) -> int:
+    return max(1, *(word.bbox[3] - word.bbox[1] for word in line))
+
+
+def _below_baseline(line: Sequence[Word], size: int) -> int:
+    """Where letters that hang lowest end, or would."""
+    standing = sorted(word.bbox[3] for word in line if _STANDING.fullmatch(word.text))
+    if not standing:
+        return max(word.bbox[3] for word in line)
+    return standing[len(standing) // 2] - round(DESCENT / 1000 * size)
 
 
 def _lines(words: Sequence[Word]) -> list[list[Word]]:
@@ -153,16 +203,15 @@ def _lines(words: Sequence[Word]) -> list[list[Word]]:
     return lines
 
 
-def _line_runs(line: Sequence[Word]) -> Iterator[_Run]:
+def _line_runs(line: Sequence[Word], size: int, lowest: int) -> Iterator[_Run]:
     """One size for the line and one baseline, so that readers of PDF see that it is one."""
-    lowest = max(word.bbox[3] for word in line)
-    height = max(1, *(word.bbox[3] - word.bbox[1] for word in line))
-    skewed = lowest - min(word.bbox[1] for word in line) > SKEWED * height
+    height = _height(line)
+    skewed = lowest - min(word.bbox[1] for word in line) > SKEWED * max(height, size)
     for word, following in zip(line, [*line[1:], None], strict=True):
         left, _, right, bottom = word.bbox
         if following is not None and following.bbox[0] > left:
             right = min(right, math.floor(following.bbox[0] - WORD_GAP * height))
-        yield _Run(_visual(word.text), left, bottom if skewed else lowest, max(1, right - left), height)
+        yield _Run(_visual(word.text), left, bottom if skewed else lowest, max(1, right - left), size)
 
 
 def _block_runs(block: Block, box: Box) -> Iterator[_Run]:

@@ -22,8 +22,13 @@ EXAMPLES = re.findall(r"```bash\n([^`]*?curl[^`]*?)```\n```(\w+)\n(.*?)```", REA
 CHANGING = {"id", "request_id", "timings_ms", "storage", "version"}
 
 
-def test_every_curl_of_the_readme_has_an_answer() -> None:
-    assert len(EXAMPLES) == 4
+SEARCHABLE = re.findall(r"^curl .* -o searchable.pdf .*$", README, re.M)
+
+
+def test_every_curl_of_the_readme_has_an_answer_or_a_test() -> None:
+    curls = re.findall(r"^ *curl .*", README, re.M)
+    assert len(curls) == len(EXAMPLES) + len(SEARCHABLE) + 1, "one is tested with PaddleOCR-VL"
+    assert len(EXAMPLES) == 5
     assert {
         source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)
     } == {
@@ -50,8 +55,25 @@ def test_an_example_gives_the_answer_that_the_readme_shows(
         )
     if form == "text":
         assert done.stdout.startswith(answer.strip())
+    elif form == "jsonl":
+        shown, real = (list(map(json.loads, text.splitlines())) for text in (answer, done.stdout))
+        assert len(shown) == len(real)
+        assert_shown(shown, real)
     else:
         assert_shown(json.loads(answer), json.loads(done.stdout))
+
+
+def test_the_searchable_pdf_of_the_readme_has_the_text_of_both_pages(
+    service: Service, russian_text: str, english_text: str, tmp_path: Path
+) -> None:
+    (command,) = SEARCHABLE
+    command = command.replace("-o searchable.pdf", f"-o {tmp_path}/searchable.pdf")
+    environment = {**os.environ, "OCR": service.url, "KEY": KEY}
+    subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, timeout=60, check=True)
+    told = subprocess.run(
+        ["pdftotext", str(tmp_path / "searchable.pdf"), "-"], capture_output=True, text=True, check=True
+    ).stdout
+    assert [page.split() for page in told.split("\f")[:2]] == [russian_text.split(), english_text.split()]
 
 
 def assert_shown(shown: Any, real: Any) -> None:

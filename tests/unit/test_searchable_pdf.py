@@ -127,6 +127,45 @@ def test_words_of_a_skewed_line_stay_one_line() -> None:
         assert np.allclose(np.array(box) * 2, expected, atol=2), text
 
 
+COLUMNS = (
+    ["первая строка текста", "вторая строка, где", "мало, а тут", "как она есть", "снова строка"],
+    ["рядом стоит другая", "колонка с её словами", "она читается после", "первой, не через", "промежуток между"],
+)
+
+
+@pytest.mark.parametrize("spacing", [24, 30, 34])
+def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing: int) -> None:
+    def words(column: int, lines: list[str]) -> Iterator[tuple[str, Box]]:
+        for index, line in enumerate(lines):
+            left, baseline = 20 + 300 * column, 40 + 2 * column + spacing * index
+            for text in line.split():
+                # As an engine has them: where the ink is, which depends on the letters.
+                top = baseline - (18 if re.search("[бвёйф]", text) else 13)
+                bottom = baseline + (5 if re.search("[руфцщ,]", text) else 0)
+                yield text, (left, top, left + 11 * len(text), bottom)
+                left += 11 * len(text) + 9
+
+    blocks = [words_block(*words(column, lines), order=column) for column, lines in enumerate(COLUMNS)]
+    data = searchable(plain_pdf(), page_of(*blocks))
+    assert lines_of(data) == [line for lines in COLUMNS for line in lines]
+    places = [
+        (word, 40 + 2 * column + spacing * index)
+        for column, lines in enumerate(COLUMNS)
+        for index, line in enumerate(lines)
+        for word in line.split()
+    ]
+    for (text, (_, top, _, bottom)), (word, baseline) in zip(word_boxes(data), places, strict=True):
+        assert text == word and top * 2 < baseline < bottom * 2, "the baseline is in the word's box"
+
+
+def test_columns_of_blocks_without_words_are_read_one_after_the_other() -> None:
+    blocks = [
+        region("\n".join(lines), (20 + 300 * column, 20, 280 + 300 * column, 180), order=column)
+        for column, lines in enumerate(COLUMNS)
+    ]
+    assert lines_of(searchable(plain_pdf(), page_of(*blocks))) == [line for lines in COLUMNS for line in lines]
+
+
 @pytest.mark.parametrize("text", ["Ёлка", "naïve", "中文字", "𝔘😀ab", "é", "x<y&z", "№1—2", "(\\)"])
 def test_any_character_is_found(text: str) -> None:
     data = searchable(plain_pdf(), page_of(words_block((text, (20, 20, 200, 50)))))
