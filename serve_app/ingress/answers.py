@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
 
+_FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
+"""What browsers shall save, with a name that says what it is."""
 
-def file_answer(file: BinaryIO, media_type: str, headers: Mapping[str, str]) -> Response:
+
+def document_answer(file: BinaryIO, kind: OutputKind, document_id: str) -> Response:
     """A rendered output as the answer; the file is closed by then, or when the last of it was sent."""
+    headers = {"X-Document-ID": document_id, "X-Content-Type-Options": "nosniff"}
+    if kind in _FILES:
+        headers["Content-Disposition"] = f'attachment; filename="{document_id}.{kind}"'
+    elif kind is OutputKind.HTML:
+        headers["Content-Security-Policy"] = (
+            "sandbox"  # beside the page's own policy, should it ever be shown from here
+        )
+    media_type = MEDIA_TYPES[kind]
     size = file.seek(0, 2)
     file.seek(0)
     if size <= WHOLE_BYTES:
         with file:
-            return Response(file.read(), headers=dict(headers), media_type=media_type)
+            return Response(file.read(), headers=headers, media_type=media_type)
     return StreamingResponse(_chunks(file), headers={**headers, "Content-Length": str(size)}, media_type=media_type)
 
 

@@ -249,6 +249,13 @@ def test_accept_chooses_the_form(service: Service, russian_page: bytes, accept: 
     answer = read(service, russian_page, engine="dummy", accept=accept)
     assert answer.status_code == 200 and answer.content.lower().startswith(begins.lower())
     assert answer.headers["content-type"].startswith(accept.partition(",")[0])
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (answer.headers.get("content-security-policy") == "sandbox") is accept.startswith("text/html")
+    if answer.content.startswith((b"PK", b"%PDF-")):
+        name = answer.headers["x-document-id"] + {
+            "application/pdf": ".pdf", "application/zip": ".zip"
+        }.get(accept, ".docx")  # fmt: skip
+        assert answer.headers["content-disposition"] == f'attachment; filename="{name}"'
 
 
 def test_output_wins_over_accept_and_has_to_be_known(service: Service, russian_page: bytes) -> None:

@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from serve_app.document import Document, DocumentSummary
 from serve_app.documents import Reading, Wanted
 from serve_app.errors import FieldError, InvalidField, RequestTimeout
-from serve_app.ingress.answers import file_answer
+from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import OcrForm, OcrRequest, read_submission
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.event_stream import EventStream
@@ -124,11 +124,8 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
                 pass
         summary = await reading.finish()
         finished(summary)
-        return file_answer(
-            await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images),
-            MEDIA_TYPES[kind],
-            {"X-Document-ID": summary.id},
-        )
+        rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
+        return document_answer(rendered, kind, summary.id)
 
 
 def _accepted(accept: str) -> OutputKind:

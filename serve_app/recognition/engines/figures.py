@@ -20,10 +20,13 @@ LEAST_SIDE = 1 / 25
 """Of a figure, in parts of the page's shorter side: 8 mm on A4. Less is a speck or the edge of a scan."""
 
 MAX_SHARE = 0.8
-"""Of the page. What takes more is the paper's background, or the desk on which it lies."""
+"""Of the page, what a figure may take. What takes more is the paper, or the desk on which it lies."""
+
+MAX_EDGES = 2
+"""Of the page's edges, those that a figure may touch. A shadow, a scanner's lid and a book's gutter touch more."""
 
 STRIP = 0.1
-"""Of the page's width or height: a strip along an edge that is no thicker is a scanner's lid, or a book's gutter."""
+"""Of the page's width or height: what is no thicker and lies along an edge is a lid or a gutter too."""
 
 MAX_TEXT_SHARE = 0.1
 """Of a figure, what words take that were read well. More is a paragraph in a shadow or under a stamp."""
@@ -95,10 +98,11 @@ class _Page:
         width, height = right - left, bottom - top
         if min(width, height) < LEAST_SIDE * min(self.width, self.height):
             return False
-        if width * height > MAX_SHARE * self.width * self.height:
+        at_sides = (left <= 0) + (right >= self.width)
+        at_ends = (top <= 0) + (bottom >= self.height)
+        if width * height > MAX_SHARE * self.width * self.height or at_sides + at_ends > MAX_EDGES:
             return False
-        at_side, at_end = left <= 0 or right >= self.width, top <= 0 or bottom >= self.height
-        if (at_side and width <= STRIP * self.width) or (at_end and height <= STRIP * self.height):
+        if (at_sides and width <= STRIP * self.width) or (at_ends and height <= STRIP * self.height):
             return False
         read = sum(_area(_common(word.bbox, box)) for word in words if (word.confidence or 0) >= READ_WELL)
         if read > MAX_TEXT_SHARE * width * height:

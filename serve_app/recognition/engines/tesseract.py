@@ -86,6 +86,8 @@ class TesseractEngine(Engine):
                 again = self._reading(api, image, SAUVOLA, deadline)
                 if _certainty(again[0]) > _certainty(blocks):
                     blocks, rotation = again
+                    # A local threshold breaks pictures, and the paper's shades, into pieces.
+                    blocks = [block for block in blocks if block.label != IMAGE]
         blocks, figures = cut_figures(image.pixels, blocks, rotation)
         page = Page(
             number=image.number,
