@@ -43,6 +43,7 @@ from serve_app.outputs.rendering import Renderer
 from serve_app.page_ranges import selected_pages
 from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.raster.images import HEADER_WITHIN
 from serve_app.settings import Limits
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
@@ -85,14 +86,16 @@ class Documents:
         keep_source: bool,
         limits: Limits,
         share: Callable[[bytes], Any],
+        fetch: Callable[[Any], Awaitable[bytes | memoryview]],
     ) -> None:
-        """`share` makes of a file what travels to rasterizers (see SourceFile.data)."""
+        """`share` makes of a file what travels to rasterizers (see SourceFile.data), `fetch` the file of that."""
         self.pipeline = pipeline
         self.store = store
         self.monitor = monitor
         self.keep_source = keep_source
         self.limits = limits
         self.pdf_places = asyncio.Semaphore(PDFS_AT_ONCE)
+        self.fetch = fetch
         self._share = share
 
     async def open(self, source: bytes, wanted: Wanted, *, timings_ms: dict[str, float], started: float) -> Reading:
@@ -112,7 +115,7 @@ class Documents:
         most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
         if len(numbers) > most:
             raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}. Choose some with 'pages'.")
-        return Reading(self, source, file, wanted, page_count, numbers, dict(timings_ms), started)
+        return Reading(self, file, wanted, page_count, numbers, dict(timings_ms), started)
 
 
 class Reading:
@@ -121,7 +124,6 @@ class Reading:
     def __init__(
         self,
         documents: Documents,
-        source: bytes,
         file: SourceFile,
         wanted: Wanted,
         page_count: int,
@@ -130,13 +132,12 @@ class Reading:
         started: float,
     ) -> None:
         self.id = file.id
-        self.source = source
         self.wanted = wanted
         self.page_count = page_count
         self.numbers = numbers
         self.spool = PageSpool()
         self.renderer = Renderer(
-            source,
+            self._source,
             self.spool,
             password=wanted.password,
             pdf_places=documents.pdf_places,
@@ -217,6 +218,10 @@ class Reading:
         summary.timings_ms["total"] = _ms_since(self._started)
         return summary
 
+    async def _source(self) -> bytes | memoryview:
+        """The document's own file, which is not held here: it would be once more in memory for as long as pages come."""
+        return await self._documents.fetch(self._file.data)
+
     async def _restructure(self) -> list[ErrorInfo]:
         """Make of the pages one document, where the engine can; where that fails, say so."""
         if len(self._outlines) < 2:
@@ -285,7 +290,8 @@ class Reading:
                     for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN))
                 ]
                 if self._documents.keep_source:
-                    parts.append(store.put(keys["source"], self.source, "application/octet-stream"))
+                    source = bytes(await self._source())
+                    parts.append(store.put(keys["source"], source, "application/octet-stream"))
                 await _all(parts)
             paths = self.spool.figure_paths
             for start in range(0, len(paths), FIGURES_AT_ONCE):
@@ -320,7 +326,7 @@ def document_folder(document_id: str) -> str:
 
 def _may_have_pages(source: bytes) -> bool:
     """Whether a file is of a kind that may hold several pages, or none; the others need not be opened to know."""
-    return b"%PDF-" in source[:1024] or source[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return b"%PDF-" in source[:HEADER_WITHIN] or source[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _with_own_figures(reading: PageReading, number: int) -> PageReading:

@@ -73,7 +73,13 @@ class Ingress:
         self._context = Context(
             settings=settings,
             documents=Documents(
-                pipeline, store, store_monitor, keep_source=settings.store.keep_source, limits=limits, share=_shared
+                pipeline,
+                store,
+                store_monitor,
+                keep_source=settings.store.keep_source,
+                limits=limits,
+                share=_shared,
+                fetch=_fetched,
             ),
             fetcher=Fetcher(
                 max_bytes=int(limits.body_mb * 1e6),
@@ -94,6 +100,12 @@ class Ingress:
 def _shared(source: bytes) -> Any:
     """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
     return ray.put(np.frombuffer(source, np.uint8))
+
+
+async def _fetched(shared: Any) -> memoryview:
+    """The file, where it lies."""
+    array = await shared
+    return memoryview(array)
 
 
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:

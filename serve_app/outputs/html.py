@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 from collections.abc import Callable, Iterable, Iterator
+
+from PIL import Image
 
 from serve_app.document import Block, Page
 from serve_app.outputs.tables import table_html, table_pictures
@@ -77,11 +80,11 @@ def html_document(pages: Iterable[Page], *, title: str, figure: Callable[[str], 
 
 def _block(block: Block, page: Page, figure: Callable[[str], bytes | None]) -> Iterator[str]:
     if block.figure is not None:
-        yield _picture(block.figure, block, page, figure)
+        yield _picture(block.figure, page, figure)
     if block.label == "table":
         yield table_html(block) + "\n"
         for path in table_pictures(block):
-            yield _picture(path, block, page, figure)
+            yield _picture(path, page, figure)
         return
     text = (block.content or block.text) if is_formula(block) else block.text
     lines = [_text(stripped) for line in xml_text(text).split("\n") if (stripped := line.strip())]
@@ -102,16 +105,15 @@ def _class(label: str) -> str:
     return ' class="marginal"' if label in MARGINALS else ""
 
 
-def _picture(path: str, block: Block, page: Page, figure: Callable[[str], bytes | None]) -> str:
+def _picture(path: str, page: Page, figure: Callable[[str], bytes | None]) -> str:
     jpeg = figure(path)
     if jpeg is None:
         return '<p class="note">A picture of this page is missing.</p>\n'
-    alt = f"Picture on page {page.number}"
-    width = ""
-    if path == block.figure and block.bbox[2] > block.bbox[0]:
-        width = f' width="{max(1, (block.bbox[2] - block.bbox[0]) * _CSS_DPI // page.dpi)}"'
+    with Image.open(io.BytesIO(jpeg)) as image:  # no more than its header is read
+        width = max(1, image.width * _CSS_DPI // page.dpi)
     data = base64.b64encode(jpeg).decode()
-    return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{alt}"{width}></figure>\n'
+    alt = f"Picture on page {page.number}"
+    return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{width}"></figure>\n'
 
 
 def _text(text: str) -> str:

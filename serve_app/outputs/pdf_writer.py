@@ -43,7 +43,9 @@ _ERRORS: dict[str, type[ServiceError]] = {
 }
 
 
-async def searchable_pdf(source: bytes, pages: Iterable[bytes], *, password: str | None, timeout_s: float) -> BinaryIO:
+async def searchable_pdf(
+    source: bytes | memoryview, pages: Iterable[bytes], *, password: str | None, timeout_s: float
+) -> BinaryIO:
     """The PDF as a file, at its beginning, for the caller to close. `pages` are `Page`s as JSON, in order.
 
     Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies or takes too long.
@@ -103,8 +105,8 @@ def main() -> None:
     password = json.loads(sys.stdin.buffer.readline())
     pages = (_without_own_text(Page.model_validate_json(line)) for line in sys.stdin.buffer)
     try:
-        with result.open("wb") as file:
-            write_searchable_pdf(source.read_bytes(), pages, password=password, to=file)
+        with source.open("rb") as original, result.open("wb") as file:
+            write_searchable_pdf(original, pages, password=password, to=file)
     except ServiceError as error:
         print(json.dumps({"code": error.code, "message": error.message}), flush=True)
         sys.exit(REFUSED)

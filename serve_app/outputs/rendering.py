@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import BinaryIO, cast
@@ -23,10 +24,16 @@ PDF_PAGE_S = 1.0
 
 
 class Renderer:
-    """Makes files of the pages in `spool`; of `source`, the document's own file, where the form asks for it."""
+    """Makes files of the pages in `spool`, and of `source`, the document's own file, where the form asks for it."""
 
     def __init__(
-        self, source: bytes, spool: PageSpool, *, password: str | None, pdf_places: asyncio.Semaphore, decode_s: float
+        self,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+        spool: PageSpool,
+        *,
+        password: str | None,
+        pdf_places: asyncio.Semaphore,
+        decode_s: float,
     ) -> None:
         """`pdf_places`: searchable PDFs that are written at a time. `decode_s`: longest opening of `source`."""
         self._source = source
@@ -61,7 +68,7 @@ class Renderer:
         timeout_s = self._decode_s + PDF_PAGE_S * len(self._spool)
         async with self._pdf_places:
             return await searchable_pdf(
-                self._source, self._spool.pages_as_json(), password=self._password, timeout_s=timeout_s
+                await self._source(), self._spool.pages_as_json(), password=self._password, timeout_s=timeout_s
             )
 
     async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:

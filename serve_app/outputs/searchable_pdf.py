@@ -7,7 +7,6 @@ The bytes come from anybody: run this where a crash or a hang costs nothing else
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ from serve_app.document import Page
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
-from serve_app.raster.images import image_errors, open_image, sniff
+from serve_app.raster.images import HEADER_WITHIN, image_errors, open_image, sniff
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
 
@@ -50,10 +49,10 @@ _HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
 _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
 
 
-def write_searchable_pdf(source: bytes, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
+def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
     """Write the recognized pages of the document `source` to `to`, as a PDF in which their text is found.
 
-    `source`: a PDF or an image, as `open_source` takes them. `pages`: a selection of its pages, in the order they
+    `source`: a file with a PDF or an image, as `open_source` takes them; of a PDF, what is needed is read from it. `pages`: a selection of its pages, in the order they
     shall have; iterated once. A page with an `error` has its picture and no text. Text that a page of a PDF has of its
     own, visible or from another OCR, is left there beside the new. The answer is not encrypted, and its bytes are the
     same each time.
@@ -61,17 +60,19 @@ def write_searchable_pdf(source: bytes, pages: Iterable[Page], *, password: str 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
     """
-    if not source:
+    beginning = source.read(HEADER_WITHIN)
+    source.seek(0)
+    if not beginning:
         raise EmptyDocument()
-    kind = sniff(source)
+    kind = sniff(beginning)
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
             with _pdf_errors():
-                original = opened.enter_context(Pdf.open(io.BytesIO(source), password=password or ""))
+                original = opened.enter_context(Pdf.open(source, password=password or ""))
             layers = _add_pdf_pages(result, original, pages, font)
         else:
-            layers = _add_image_pages(result, kind, source, pages, font)
+            layers = _add_image_pages(result, kind, source.read(), pages, font)
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with _pdf_errors():

@@ -40,8 +40,9 @@ MAX_PNG_CHUNKS = 1000
 
 _TAKEN = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
-_PDF_HEADER_WITHIN = 1024
-"""Bytes in which readers of PDF look for its header: some writers put a mail's or a printer's lines before it."""
+HEADER_WITHIN = 1024
+"""Bytes that tell what a file is: readers of PDF look so far for its header, before which some writers put a mail's or
+a printer's lines."""
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
@@ -115,7 +116,7 @@ def sniff(data: bytes) -> str:
     # "BM" begins many a text; the size of the header behind it does not.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if b"%PDF-" in data[:_PDF_HEADER_WITHIN]:
+    if b"%PDF-" in data[:HEADER_WITHIN]:
         return "PDF"
     raise UnsupportedMediaType(f"This kind of file is not supported. {_TAKEN}")
 

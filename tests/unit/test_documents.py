@@ -59,9 +59,19 @@ class TwoPages:
 
 async def opened(tmp_path: Path, pipeline: TwoPages, **wanted: Any) -> Reading:
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
+
+    async def fetch(data: bytes) -> bytes:
+        return data
+
     documents = Documents(
-        cast(Pipeline, pipeline), store, StoreMonitor(store), keep_source=False, limits=Limits(), share=lambda data: data
-    )  # fmt: skip
+        cast(Pipeline, pipeline),
+        store,
+        StoreMonitor(store),
+        keep_source=False,
+        limits=Limits(),
+        share=lambda data: data,
+        fetch=fetch,
+    )
     request = Wanted(engine="x", options=RecognitionOptions(), **wanted)
     return await documents.open(TWO_PAGES, request, timings_ms={}, started=time.perf_counter())
 

@@ -40,9 +40,9 @@ def page(number: int, *blocks: Block, dpi: int = 300) -> Page:
     return Page(number=number, width=2480, height=3508, dpi=dpi, blocks=list(blocks))
 
 
-def jpeg() -> bytes:
+def jpeg(size: tuple[int, int] = (30, 10)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (30, 10), (200, 30, 30)).save(file, "JPEG")
+    Image.new("RGB", size, (200, 30, 30)).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -155,13 +155,20 @@ def test_a_nested_table_is_text_of_its_cell() -> None:
 
 
 def test_a_picture_is_inside_the_file_and_as_wide_as_on_paper() -> None:
-    picture = jpeg()
+    picture = jpeg((300, 100))
     soup = parsed(page(3, block("Надпись", "image", figure="imgs/a.jpg")), pictures={"imgs/a.jpg": picture})
     (image,) = soup.select("figure img")
     head, data = str(image["src"]).split(",")
     assert (head, base64.b64decode(data)) == ("data:image/jpeg;base64", picture)
     assert (image["alt"], image["width"]) == ("Picture on page 3", "96")  # 300 pixels at 300 dpi: an inch
     assert texts(soup, "p") == ["Надпись"]
+
+
+def test_a_picture_of_a_turned_page_is_as_wide_as_it_is_upright() -> None:
+    turned = page(1, block("", "image", figure="imgs/a.jpg"))
+    turned.rotation = 90
+    (image,) = parsed(turned, pictures={"imgs/a.jpg": jpeg((100, 300))}).select("figure img")
+    assert image["width"] == "32"
 
 
 def test_pictures_of_a_table_stand_below_it() -> None:

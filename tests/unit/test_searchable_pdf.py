@@ -62,7 +62,7 @@ def plain_pdf(count: int = 1, change: Callable[[Pdf], None] = lambda pdf: None, 
 def searchable(source: bytes, *pages: Page, password: str | None = None) -> bytes:
     """The result, which qpdf must find sound."""
     out = io.BytesIO()
-    write_searchable_pdf(source, iter(pages), password=password, to=out)
+    write_searchable_pdf(io.BytesIO(source), iter(pages), password=password, to=out)
     with Pdf.open(io.BytesIO(out.getvalue())) as pdf:
         assert pdf.check_pdf_syntax() == []
         assert pdf.get_warnings() == []
@@ -516,7 +516,7 @@ def test_an_error_of_the_caller_is_not_taken_for_a_damaged_document() -> None:
         raise ValueError("the spool is gone")
 
     with pytest.raises(ValueError, match="spool"):
-        write_searchable_pdf(plain_pdf(2), pages(), password=None, to=io.BytesIO())
+        write_searchable_pdf(io.BytesIO(plain_pdf(2)), pages(), password=None, to=io.BytesIO())
 
 
 # Images

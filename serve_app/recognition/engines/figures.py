@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +64,8 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
     """The blocks of a page with those of the label IMAGE made figures, and their files.
 
     `blocks` are in reading order; `rotation` is that of the page's text (see Page), and figures are turned
-    upright as it is. What an engine took for a picture and is none is left out, and the others keep their order.
+    upright as it is. What an engine took for a picture and is none is left out; the others are numbered anew.
     """
-    if all(block.label != IMAGE for block in blocks):
-        return list(blocks), ()
     words = [word for block in blocks for word in block.words]
     page = _Page(pixels)
     kept, figures = list[Block](), dict[str, Figure]()
@@ -88,10 +87,12 @@ class _Page:
 
     def __init__(self, pixels: RgbPixels) -> None:
         self.height, self.width = pixels.shape[:2]
+        self._pixels = pixels
         self._cell = max(1, round(min(self.width, self.height) * CELL))
-        self._grey: npt.NDArray[np.int16] = np.asarray(
-            Image.fromarray(pixels).convert("L").reduce(self._cell), dtype=np.int16
-        )
+
+    @cached_property
+    def _grey(self) -> npt.NDArray[np.int16]:
+        return np.asarray(Image.fromarray(self._pixels).convert("L").reduce(self._cell), dtype=np.int16)
 
     def is_figure(self, box: Box, words: Sequence[Word]) -> bool:
         left, top, right, bottom = box

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from html.parser import HTMLParser
 from typing import Any
 
 from serve_app.document import Block, Box, ErrorInfo, Figure, Page, PageReading
 from serve_app.options import ParsingOptions
-
-FIGURE_QUALITY = 90  # of JPEG, 0..100
+from serve_app.recognition.engines.figures import jpeg
 
 _BETWEEN = "\n\n"  # what the library's Markdown has between blocks
 
@@ -22,7 +20,7 @@ def page_reading(
         name: value for name, value in result.json["res"].items() if name not in ("input_path", "page_index")
     }
     markdown, pictures, spans = _markdown(result, options)
-    figures = tuple(Figure(path, _jpeg(picture)) for path, picture in pictures.items())
+    figures = tuple(Figure(path, jpeg(picture)) for path, picture in pictures.items())
     blocks = [
         _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in pictures else None, span)
         for order, (block, raw, span) in enumerate(
@@ -127,9 +125,3 @@ class _Cells(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.rows and self.rows[-1]:
             self.rows[-1][-1] += data
-
-
-def _jpeg(picture: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="JPEG", quality=FIGURE_QUALITY)
-    return buffer.getvalue()
