@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import BinaryIO
 
 from fastapi import Response
@@ -12,6 +13,10 @@ from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
 
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
+
+BYTES_PER_SECOND = 200 * 2**20
+"""Serve takes what is sent into a queue without a bound, and passes all of it on at once: sent as fast as it is read,
+an answer would be in memory twice before the first of it leaves."""
 
 _FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
 """What browsers shall save, with a name that says what it is."""
@@ -35,7 +40,8 @@ def document_answer(file: BinaryIO, kind: OutputKind, document_id: str) -> Respo
     return StreamingResponse(_chunks(file), headers={**headers, "Content-Length": str(size)}, media_type=media_type)
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     with file:
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
+            await asyncio.sleep(CHUNK_BYTES / BYTES_PER_SECOND)
