@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,8 @@ class MemoryWatch:
         now: dict[str, float] = defaultdict(float)
         for process in [self._service, *self._service.children(recursive=True)]:
             try:
+                if time.time() - process.create_time() < self.SAMPLE_S:
+                    continue  # until it runs its own program, it has its parent's memory and command line
                 now[role_of(" ".join(process.cmdline()))] += _own_mb(process.pid)
             except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
                 continue
@@ -91,7 +94,8 @@ def _own_mb(pid: int) -> float:
 def _object_store(service: psutil.Process) -> Path:
     """The file that Ray's object store is: it has no name any more, but the raylet has it open."""
     for process in service.children(recursive=True):
-        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
-            if role_of(" ".join(process.cmdline())) == "raylet" and "/plasma" in os.readlink(descriptor):
-                return descriptor
+        if role_of(" ".join(process.cmdline())) == "raylet":
+            for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+                if "/plasma" in os.readlink(descriptor):
+                    return descriptor
     raise RuntimeError("Ray's object store was not found")

@@ -37,6 +37,9 @@ ROLES = {
     "raylet/raylet": "raylet",
     "ray/dashboard": "dashboard",
     "ray/_private/runtime_env/agent": "dashboard",
+    # The titles of the agents, once they run.
+    "ray::DashboardAgent": "dashboard",
+    "ray::RuntimeEnvAgent": "dashboard",
     "ray/_private": "monitors",
     "serve_app serve": "command line",
 }

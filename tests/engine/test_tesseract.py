@@ -148,7 +148,11 @@ def test_pictures_and_rules_are_not_text(engine: Engine) -> None:
     pixels[300:306, 80:920] = 0
     pixels[400:700, 200:800] = np.linspace(30, 220, 600, dtype=np.uint8)[None, :, None]
     page = read(engine, pixels)
-    assert [block.text for block in page.blocks] == ["Первый абзац стоит над рисунком."]
+    assert [(block.label, block.text) for block in page.blocks] == [
+        ("text", "Первый абзац стоит над рисунком."),
+        ("image", ""),
+    ]
+    assert page.text == "Первый абзац стоит над рисунком."
 
 
 # languages

@@ -78,3 +78,10 @@ def test_blank_blocks_and_pages_leave_no_gap() -> None:
         Page(number=3, width=1, height=1, dpi=200, text="b", markdown="b"),
     ]
     assert "".join(document_markdown(pages)) == "a\\*\n\nb"
+
+
+def test_a_figure_is_linked_where_it_stands_with_the_text_it_has_below() -> None:
+    picture = Block(label="image", text="", bbox=(0, 0, 1, 1), order=1, figure="imgs/a_1.jpg")
+    seal = picture.model_copy(update={"label": "seal", "text": "# ОАО", "figure": "imgs/b.jpg"})
+    markdown = page_markdown([block("a"), picture, block("b"), seal])
+    assert markdown == "a\n\n![](imgs/a_1.jpg)\n\nb\n\n![](imgs/b.jpg)\n\n\\# ОАО"

@@ -72,13 +72,16 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
     for block in blocks:
         if block.label != IMAGE:
             kept.append(block.model_copy(update={"order": len(kept)}))
-        elif page.is_figure(block.bbox, words):
-            box = left, top, right, bottom = page.fitted(block.bbox)
-            path = f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
-            if path not in figures:
-                upright = np.rot90(pixels[top:bottom, left:right], rotation // 90)
-                figures[path] = Figure(path, jpeg(Image.fromarray(np.ascontiguousarray(upright))))
-                kept.append(block.model_copy(update={"bbox": box, "figure": path, "order": len(kept)}))
+            continue
+        if not page.may_be_figure(block.bbox, words):
+            continue
+        box = left, top, right, bottom = page.fitted(block.bbox)
+        path = f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
+        if path in figures or not page.has_content(box):
+            continue
+        upright = np.rot90(pixels[top:bottom, left:right], rotation // 90)
+        figures[path] = Figure(path, jpeg(Image.fromarray(np.ascontiguousarray(upright))))
+        kept.append(block.model_copy(update={"bbox": box, "figure": path, "order": len(kept)}))
     return kept, tuple(figures.values())
 
 
@@ -94,20 +97,25 @@ class _Page:
     def _grey(self) -> npt.NDArray[np.int16]:
         return np.asarray(Image.fromarray(self._pixels).convert("L").reduce(self._cell), dtype=np.int16)
 
-    def is_figure(self, box: Box, words: Sequence[Word]) -> bool:
+    def may_be_figure(self, box: Box, words: Sequence[Word]) -> bool:
+        """Whether its size and place are a figure's, and it is not a region of text."""
         left, top, right, bottom = box
         width, height = right - left, bottom - top
-        if min(width, height) < LEAST_SIDE * min(self.width, self.height):
-            return False
         at_sides = (left <= 0) + (right >= self.width)
         at_ends = (top <= 0) + (bottom >= self.height)
-        if width * height > MAX_SHARE * self.width * self.height or at_sides + at_ends > MAX_EDGES:
-            return False
-        if (at_sides and width <= STRIP * self.width) or (at_ends and height <= STRIP * self.height):
+        if (
+            min(width, height) < LEAST_SIDE * min(self.width, self.height)
+            or width * height > MAX_SHARE * self.width * self.height
+            or at_sides + at_ends > MAX_EDGES
+            or (at_sides and width <= STRIP * self.width)
+            or (at_ends and height <= STRIP * self.height)
+        ):
             return False
         read = sum(_area(_common(word.bbox, box)) for word in words if (word.confidence or 0) >= READ_WELL)
-        if read > MAX_TEXT_SHARE * width * height:
-            return False
+        return read <= MAX_TEXT_SHARE * width * height
+
+    def has_content(self, box: Box) -> bool:
+        """Whether there is more to be seen than one tone."""
         inside = self._grey[self._cells(box)]
         ground = np.bincount(inside.ravel() // TONES).argmax() * TONES + TONES // 2
         return bool((np.abs(inside - ground) > TONES).mean() >= LEAST_CONTENT)
