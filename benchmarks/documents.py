@@ -6,15 +6,13 @@ same for each engine, and a thousand pages are read in a minute. The answers are
 A process may have the document's file once and grow little beside it, however many the pages. Ray's object store is
 apart: it holds the pixels of the pages in flight, and those that are done until Ray frees them, some seconds later.
 
-Fairness: single pages, one after another, first alone and then while a long document is worked on.
-All pages are alike, so a single one that takes turns with the document's waits for one of them at most.
+Fairness: single pages alone, and while a long document is worked on (see fairness.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import tempfile
 import time
 import zipfile
@@ -24,14 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
-import numpy as np
 import psutil
 from matplotlib.figure import Figure
 
+from benchmarks.fairness import BESIDE_PAGES, Waits, fairness_table, fairness_target, single_pages
 from benchmarks.memory import MemoryPeaks, MemoryWatch
 from benchmarks.report import Cell, Report, Table, Target
 from benchmarks.scans import TEXT, pdf_of_scans, scans
-from benchmarks.service import KEY, running_service
+from benchmarks.service import pdf_form, running_service, service_config, session_of
 
 SUMMARY = "memory by the pages of a document, and single pages beside a long one"
 
@@ -40,8 +38,6 @@ FILES = 3  # of all processes: as it comes in, in the decoder and in the PDF wri
 STORED_PAGES = 100  # of pixels in Ray's object store; 16 are in flight
 PAGE_MB = 11.6  # A4 at 200 dpi
 WARM_UP_PAGES = 20
-BESIDE_PAGES = 300
-SLOWER = 3
 COLOURS = {
     "ingress": "#0b6e4f",
     "proxy": "#7fb69e",
@@ -51,8 +47,6 @@ COLOURS = {
     "PDF writer": "#8e6c8a",
     "object store": "black",
 }
-PAGE_S = 0.1  # of the engine `dummy`, where single pages wait
-REQUEST_S = 1800
 
 
 @dataclass(frozen=True)
@@ -66,15 +60,6 @@ class Run:
     peaks: MemoryPeaks
 
 
-@dataclass(frozen=True)
-class Waits:
-    """Latencies of single pages in ms, and the document's pages a second meanwhile."""
-
-    alone_ms: list[float]
-    beside_ms: list[float]
-    pages_per_s: float
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pages", type=int, nargs="*", default=[50, 200, 500, 1000], help="default 50 200 500 1000; none: no memory"
@@ -86,60 +71,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", choices=("dummy", "tesseract"), default="dummy", help="where single pages wait (default dummy)"
     )
+    parser.add_argument(
+        "--page-s", type=float, nargs="+", default=[0.1], help="what a page costs the engine dummy there (default 0.1)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
     sizes = sorted(arguments.pages)
     runs: dict[str, list[Run]] = {}
-    waits = None
+    waits: list[Waits] = []
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         print("drawing pages", flush=True)
         pages = scans(max(WARM_UP_PAGES, BESIDE_PAGES if arguments.requests else 1, *sizes))
         if sizes:
             engine = {"name": "dummy", "replicas": 1, "text": TEXT}
-            config = _config(folder, engine, "benchmarks.dense_reader:build")
+            config = service_config(folder, engine, "benchmarks.dense_reader:build")
             with running_service(config, folder) as (address, service):
                 runs = asyncio.run(_memory(address, service, pages, sizes, arguments.outputs))
         if arguments.requests:
-            engine = {"name": "dummy", "replicas": 1, "page_s": PAGE_S, "max_batch": 1}
-            if arguments.engine == "tesseract":
-                engine = {"name": "tesseract", "replicas": os.cpu_count() or 1}
-            with running_service(_config(folder, engine, "serve_app.app:build"), folder) as (address, _):
-                waits = asyncio.run(_fairness(address, pages, arguments.requests))
-    return _report(runs, waits, arguments)
-
-
-def _config(folder: Path, engine: Mapping[str, Any], build: str) -> dict[str, Any]:
-    application = {
-        "name": "ocr",
-        "route_prefix": "/",
-        "import_path": build,
-        "args": {
-            "engines": [dict(engine)],
-            "store": {"kind": "folder", "path": str(folder / "output")},
-            "temp_dir": str(folder / "temp"),
-        },
-    }
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": 8081},
-        "logging_config": {"log_level": "WARNING"},
-        "applications": [application],
-    }
-
-
-def _session(address: str) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        address, headers={"Authorization": f"Bearer {KEY}"}, timeout=aiohttp.ClientTimeout(total=REQUEST_S)
-    )
-
-
-def _form(file: bytes, output: str) -> aiohttp.FormData:
-    form = aiohttp.FormData()
-    form.add_field("output", output)
-    form.add_field("file", file, filename="document.pdf", content_type="application/pdf")
-    return form
+            document = pages[:BESIDE_PAGES]
+            for page_s in arguments.page_s if arguments.engine == "dummy" else [0.0]:
+                waits.append(
+                    single_pages(folder, document, engine=arguments.engine, page_s=page_s, requests=arguments.requests)
+                )
+    return _report(runs, waits)
 
 
 async def _memory(
@@ -147,7 +103,7 @@ async def _memory(
 ) -> dict[str, list[Run]]:
     """Runs by output: one of each size, then one more of the smallest."""
     runs: dict[str, list[Run]] = {}
-    async with _session(address) as session:
+    async with session_of(address) as session:
         for output in outputs:  # of all forms: the first of them should not pay for code that is loaded once
             await _document(session, service, pages[:WARM_UP_PAGES], output)
         for output in outputs:
@@ -164,7 +120,7 @@ async def _document(
     file = pdf_of_scans(pages)
     with tempfile.TemporaryFile() as answer, MemoryWatch(service) as watch:
         started = time.perf_counter()
-        async with session.post("/ocr", data=_form(file, output)) as response:
+        async with session.post("/ocr", data=pdf_form(file, output)) as response:
             if response.status != 200:
                 raise RuntimeError(f"answer {response.status}: {(await response.text())[:300]}")
             async for chunk in response.content.iter_chunked(2**18):
@@ -190,62 +146,16 @@ def _check(answer: IO[bytes], output: str, pages: int) -> None:
         raise RuntimeError(f"not all of {pages} pages were read: {head[:300]!r}")
 
 
-async def _fairness(address: str, pages: Sequence[bytes], requests: int) -> Waits:
-    async with _session(address) as session:
-        single = pdf_of_scans(pages[:1])
-        print("single pages alone", flush=True)
-        await _single(session, single)
-        alone = [await _single(session, single) for _ in range(requests)]
-        print(f"single pages beside {BESIDE_PAGES} pages", flush=True)
-        document = _form(pdf_of_scans(pages[:BESIDE_PAGES]), "ndjson")
-        async with session.post("/ocr", data=document) as response:
-            done = 0
-            begun = asyncio.Event()
-
-            async def count() -> None:
-                nonlocal done
-                async for chunk in response.content.iter_any():
-                    done += chunk.count(b'"progress"')
-                    if done:
-                        begun.set()
-
-            counting = asyncio.create_task(count())
-            await begun.wait()
-            started, done_before = time.perf_counter(), done
-            beside = [await _single(session, single) for _ in range(requests)]
-            pages_per_s = (done - done_before) / (time.perf_counter() - started)
-            if counting.done():
-                raise RuntimeError(f"{BESIDE_PAGES} pages were done before {requests} single ones")
-            counting.cancel()
-            response.close()  # the rest need not be read
-    return Waits(alone, beside, pages_per_s)
-
-
-async def _single(session: aiohttp.ClientSession, file: bytes) -> float:
-    """Its latency in ms."""
-    started = time.perf_counter()
-    async with session.post("/ocr", data=_form(file, "json")) as response:
-        body = await response.read()
-    if response.status != 200 or b'"status":"done"' not in body:
-        raise RuntimeError(f"answer {response.status}: {body[:300]!r}")
-    return (time.perf_counter() - started) * 1000
-
-
-def _report(runs: Mapping[str, Sequence[Run]], waits: Waits | None, arguments: argparse.Namespace) -> Report:
-    tables: list[Table] = []
-    targets: list[Target] = []
-    for output, documents in runs.items():
-        tables.append(_memory_table(output, documents))
-        targets += _memory_targets(output, documents)
+def _report(runs: Mapping[str, Sequence[Run]], waits: Sequence[Waits]) -> Report:
+    tables = [_memory_table(output, documents) for output, documents in runs.items()]
     if runs:
         tables.append(_speed_table(runs))
-    if waits is not None:
-        table, target = _fairness_part(waits, arguments.engine)
-        tables.append(table)
-        targets.append(target)
+    tables += map(fairness_table, waits)
+    targets = [target for output, documents in runs.items() for target in _memory_targets(output, documents)]
+    targets += map(fairness_target, waits)
     data = {
         "documents": {output: [asdict(document) for document in documents] for output, documents in runs.items()},
-        "waits": asdict(waits) if waits is not None else None,
+        "waits": [asdict(each) for each in waits],
     }
     return Report(tables, targets, data, figure=_figure(runs) if runs else None)
 
@@ -298,21 +208,6 @@ def _speed_table(runs: Mapping[str, Sequence[Run]]) -> Table:
         for run in documents
     ]
     return Table("Documents, in this order", ("output", "pages", "file MB", "answer MB", "s", "pages/s"), rows)
-
-
-def _fairness_part(waits: Waits, engine: str) -> tuple[Table, Target]:
-    rows: list[tuple[Cell, ...]] = []
-    p95 = []
-    for name, latencies in (("alone", waits.alone_ms), (f"beside {BESIDE_PAGES} pages", waits.beside_ms)):
-        p50, p95_ms = (float(ms) for ms in np.percentile(latencies, (50, 95)))
-        rows.append((name, len(latencies), p50, p95_ms, max(latencies)))
-        p95.append(p95_ms)
-    table = Table(
-        f"Single pages, one after another; engine {engine}. The document did {waits.pages_per_s:.1f} pages/s meanwhile.",
-        ("", "requests", "p50 ms", "p95 ms", "max ms"),
-        rows,
-    )
-    return table, Target("p95 beside a long document", p95[1] / p95[0], SLOWER, at_least=False, unit="times that alone")
 
 
 def _figure(runs: Mapping[str, Sequence[Run]]) -> Figure:

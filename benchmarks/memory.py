@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +72,13 @@ class MemoryWatch:
 
     def _look(self) -> None:
         now: dict[str, float] = defaultdict(float)
-        for process in [self._service, *self._service.children(recursive=True)]:
+        lines: dict[int, list[str]] = {}
+        for process in [self._service, *self._service.children(recursive=True)]:  # parents before their children
             try:
-                if time.time() - process.create_time() < self.SAMPLE_S:
-                    continue  # until it runs its own program, it has its parent's memory and command line
-                now[role_of(" ".join(process.cmdline()))] += _own_mb(process.pid)
+                line = lines[process.pid] = process.cmdline()
+                # Until it runs its own program, a child has its parent's command line, and its memory, which is one.
+                if lines.get(process.ppid()) != line:
+                    now[role_of(" ".join(line))] += _own_mb(process.pid)
             except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
                 continue
         for role, mb in now.items():

@@ -39,7 +39,7 @@ import numpy as np
 import psutil
 
 from benchmarks.report import Cell, Report, Table, Target
-from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
+from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, service_config, take
 from samples.make_samples import SAMPLES, draw_page
 from tests.support.vlm_server import VlmServer
 
@@ -155,23 +155,7 @@ def _config(folder: Path, layout: Path, vlm: VlmServer) -> dict[str, Any]:
         "layout_model_dir": str(layout),
         "vlm": {"backend": "vllm-server", "url": vlm.url, "pages_at_once": TARGET_CLIENTS},
     }
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": 8081},
-        "logging_config": {"log_level": "WARNING"},
-        "applications": [
-            {
-                "name": "ocr",
-                "route_prefix": "/",
-                "import_path": "serve_app.app:build",
-                "args": {
-                    "engines": [engine],
-                    "store": {"kind": "folder", "path": str(folder / "output")},
-                    "temp_dir": str(folder / "temp"),
-                },
-            }
-        ],
-    }
+    return service_config(folder, engine)
 
 
 class _Library:

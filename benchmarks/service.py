@@ -15,12 +15,14 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import yaml
 
 KEY = "benchmark-key"
 START_S = 120
 STOP_S = 60
+REQUEST_S = 1800
 
 LOAD = "load generator"
 
@@ -52,6 +54,40 @@ def take(answers: SimpleQueue[Any], workers: Sequence[Any]) -> Any:
             raise RuntimeError("a process of the benchmark died")
         time.sleep(0.05)
     return answers.get()
+
+
+def service_config(folder: Path, engine: Mapping[str, Any], build: str = "serve_app.app:build") -> dict[str, Any]:
+    """The Serve config of a service with one engine, and all its files in `folder`; `build` makes the application."""
+    application = {
+        "name": "ocr",
+        "route_prefix": "/",
+        "import_path": build,
+        "args": {
+            "engines": [dict(engine)],
+            "store": {"kind": "folder", "path": str(folder / "output")},
+            "temp_dir": str(folder / "temp"),
+        },
+    }
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": 8081},
+        "logging_config": {"log_level": "WARNING"},
+        "applications": [application],
+    }
+
+
+def session_of(address: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        address, headers={"Authorization": f"Bearer {KEY}"}, timeout=aiohttp.ClientTimeout(total=REQUEST_S)
+    )
+
+
+def pdf_form(file: bytes, output: str) -> aiohttp.FormData:
+    """The body of POST /ocr."""
+    form = aiohttp.FormData()
+    form.add_field("output", output)
+    form.add_field("file", file, filename="document.pdf", content_type="application/pdf")
+    return form
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import secrets
 import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -104,8 +105,14 @@ class Documents:
         `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
         start. Raises ServiceError where the document cannot be opened, or has too many pages.
         """
-        file = SourceFile(new_document_id(), self._share(source), wanted.password)
-        page_count = await self.pipeline.count_pages(file) if _may_have_pages(source) else 1
+        with ExitStack() as place:
+            place.enter_context(self.pipeline.place())
+            file = SourceFile(new_document_id(), self._share(source), wanted.password)
+            page_count = await self.pipeline.count_pages(file) if _may_have_pages(source) else 1
+            numbers = self._chosen(wanted, page_count)
+            return Reading(self, file, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
+
+    def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
         numbers = list(range(1, page_count + 1))
         if wanted.page_ranges is not None:
             try:
@@ -115,7 +122,7 @@ class Documents:
         most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
         if len(numbers) > most:
             raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}. Choose some with 'pages'.")
-        return Reading(self, file, wanted, page_count, numbers, dict(timings_ms), started)
+        return numbers
 
 
 class Reading:
@@ -130,14 +137,18 @@ class Reading:
         numbers: list[int],
         timings_ms: dict[str, float],
         started: float,
+        place: AbstractContextManager[Any],
     ) -> None:
+        """`place` is the document's in the pipeline, and left when its pages are done."""
         self.id = file.id
         self.wanted = wanted
         self.page_count = page_count
         self.numbers = numbers
         self.spool = PageSpool()
+        # The document's own file is not held here: it would be once more in memory for as long as pages come.
+        self._source = partial(documents.fetch, file.data)
         self.renderer = Renderer(
-            self._source,
+            self._source,  # not a method: they would hold each other, and the file, until the garbage is collected
             self.spool,
             password=wanted.password,
             pdf_places=documents.pdf_places,
@@ -145,6 +156,8 @@ class Reading:
         )
         self._documents = documents
         self._file = file
+        self._place = ExitStack()
+        self._place.enter_context(place)
         self._timings_ms = timings_ms
         self._started = started
         self._engine: EngineInfo | None = None
@@ -158,6 +171,7 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._place.close()
         self.spool.close()
 
     async def pages(self) -> AsyncGenerator[Page, None]:
@@ -194,6 +208,7 @@ class Reading:
                     if self._engine is None and isinstance(outcome.result, ENGINE_UNAVAILABLE):
                         raise outcome.result
                 yield self._kept(outcome)
+        self._place.close()
         if self._engine is None:
             raise errors[0] if errors else RecognitionFailed()
         for number in self.numbers:
@@ -217,10 +232,6 @@ class Reading:
         await self._keep(summary)
         summary.timings_ms["total"] = _ms_since(self._started)
         return summary
-
-    async def _source(self) -> bytes | memoryview:
-        """The document's own file, which is not held here: it would be once more in memory for as long as pages come."""
-        return await self._documents.fetch(self._file.data)
 
     async def _restructure(self) -> list[ErrorInfo]:
         """Make of the pages one document, where the engine can; where that fails, say so."""

@@ -145,6 +145,11 @@ class QueueFull(ServiceError):
     status, code, default_message = 503, "queue_full", "The service is at its limit; try again shortly."
 
 
+class ServiceUnavailable(ServiceError):
+    status, code = 503, "service_unavailable"
+    default_message = "A part of the service is not available; try again shortly."
+
+
 class EngineLoading(ServiceError):
     status, code, default_message = 503, "engine_loading", "The OCR engine is still loading; try again shortly."
 

@@ -10,16 +10,25 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
 from serve_app.document import ErrorInfo, PageResult, SourceFile
-from serve_app.errors import ENGINE_UNAVAILABLE, EngineFailed, EngineLoading, QueueFull, RecognitionFailed, ServiceError
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    EngineFailed,
+    EngineLoading,
+    QueueFull,
+    RecognitionFailed,
+    ServiceError,
+    ServiceUnavailable,
+)
 from serve_app.options import RecognitionOptions
 from serve_app.structure import PageOutline, Structure
 
@@ -44,7 +53,7 @@ class Pipeline:
     """Sends pages to the rasterizer and on to the recognizer of the engine that was asked for.
 
     At most `queue` pages of one pipeline wait or are worked on, and `window` of one document. A document
-    for whose first page there is no place is refused with QueueFull; its others wait for places.
+    for which there is no place is refused with QueueFull; pages beyond its first wait for places.
     """
 
     def __init__(
@@ -72,19 +81,17 @@ class Pipeline:
         self._fallbacks = fallbacks
         self._engine_wait_s = engine_wait_s
 
+    def place(self) -> AbstractContextManager[None]:
+        """A place for a document, to be held from its opening until its pages are done. Raises QueueFull."""
+        return self._admission.place()
+
     async def count_pages(self, source: SourceFile) -> int:
         """How many pages the document has. Raises ServiceError where it cannot be opened."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                count = await self._rasterizer.count_pages.remote(source.id, source.data, source.password)
-            except RayActorError:
-                log.warning("a document lost its rasterizer (try %d of %d)", attempt, ATTEMPTS)
-                await asyncio.sleep(RETRY_PAUSE_S * attempt)
-                continue
-            if isinstance(count, ServiceError):
-                raise count
-            return int(count)
-        raise RecognitionFailed("The document could not be opened: every rasterizer that tried it died.")
+
+        def ask() -> Any:
+            return self._rasterizer.count_pages.remote(source.id, source.data, source.password)
+
+        return int(await self._asked(ask, "a document lost its rasterizer"))
 
     async def pages(
         self,
@@ -98,47 +105,59 @@ class Pipeline:
     ) -> AsyncGenerator[PageOutcome, None]:
         """Yield each of these pages as it is done, in whatever order. Pages in flight are given up when it is closed.
 
-        `text_layer`: pages that have text of their own are not recognized.
-        Raises QueueFull before anything is begun.
+        `text_layer`: pages that have text of their own are not recognized. The caller holds a `place`, which is
+        for one page; for others at the same time, more are taken while there are many.
         """
         waiting = list(reversed(numbers))
         running: set[asyncio.Task[PageOutcome]] = set()
         spare = 0
-        with self._admission.place():
-            try:
-                while waiting or running:
-                    while waiting and len(running) < self._window:
-                        if len(running) > spare:
-                            if not self._admission.take_spare():
-                                break
-                            spare += 1
-                        work = self._outcome(source, waiting.pop(), engine, options, dpi, text_layer)
-                        running.add(asyncio.create_task(work))
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    while spare and 1 + spare > len(running) + len(waiting):
-                        self._admission.give_spare()
-                        spare -= 1
-                    for task in done:
-                        yield task.result()
-            finally:
-                for task in running:
-                    task.cancel()
-                for _ in range(spare):
+        try:
+            while waiting or running:
+                while waiting and len(running) < self._window:
+                    if len(running) > spare:
+                        if not self._admission.take_spare():
+                            break
+                        spare += 1
+                    work = self._outcome(source, waiting.pop(), engine, options, dpi, text_layer)
+                    running.add(asyncio.create_task(work))
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                while spare and 1 + spare > len(running) + len(waiting):
                     self._admission.give_spare()
+                    spare -= 1
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            for _ in range(spare):
+                self._admission.give_spare()
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
         """How the document of these pages is of one piece, by the engine that has read them. Raises ServiceError."""
+
+        def ask() -> Any:
+            return self._recognizers[engine].restructure.remote(outlines, options)
+
+        return Structure(await self._asked(ask, "the structure of a document lost its recognizer"))
+
+    async def _asked(self, ask: Callable[[], Awaitable[Any]], lost: str) -> Any:
+        """What a replica answers; another one is asked where it dies. Raises ServiceError."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                changes = await self._recognizers[engine].restructure.remote(outlines, options)
+                answer = await ask()
             except RayActorError:
-                log.warning("the structure of a document lost its recognizer (try %d of %d)", attempt, ATTEMPTS)
+                log.warning("%s (try %d of %d)", lost, attempt, ATTEMPTS)
                 await asyncio.sleep(RETRY_PAUSE_S * attempt)
                 continue
-            if isinstance(changes, ServiceError):
-                raise changes
-            return Structure(changes)
-        raise RecognitionFailed("Every replica that looked at the document's structure died.")
+            except BackPressureError:
+                raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
+            except DeploymentUnavailableError:
+                log.exception("a deployment has failed; `serve status` tells why")
+                raise ServiceUnavailable(retry_after_s=BUSY_RETRY_AFTER_S) from None
+            if isinstance(answer, ServiceError):
+                raise answer
+            return answer
+        raise RecognitionFailed("The document could not be read: every replica that tried it died.")
 
     async def _outcome(
         self,
@@ -149,20 +168,37 @@ class Pipeline:
         dpi: int | None,
         text_layer: bool,
     ) -> PageOutcome:
+        try:
+            result = await self._read(source, number, engine, options, dpi, text_layer)
+        except Exception:  # whatever it is, the other pages of the document are not to blame
+            log.exception("page %d of a document failed", number)
+            result = RecognitionFailed()
+        return PageOutcome(number, result)
+
+    async def _read(
+        self,
+        source: SourceFile,
+        number: int,
+        engine: str,
+        options: RecognitionOptions,
+        dpi: int | None,
+        text_layer: bool,
+    ) -> PageResult | ServiceError:
         if text_layer and (own := await self._own_text(source, number, dpi)) is not None:
-            return PageOutcome(number, own)
+            return own
         result = await self._page(source, number, engine, options, dpi)
         fallback = self._fallbacks.get(engine)
         # A page that one engine failed on may be easy for another; what is wrong with it is wrong for both.
         if isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)) and fallback is not None:
             result = _stood_in(await self._page(source, number, fallback, options, dpi), result)
-        return PageOutcome(number, result)
+        return result
 
     async def _own_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
         """The page's own text. Where that fails, its pixels may still be recognized."""
         try:
             own = await self._rasterizer.read_text.remote(source.id, source.data, source.password, number, dpi)
-        except RayActorError:
+        except (RayError, RayServeException) as error:
+            log.warning("page %d's own text could not be read: %s", number, type(error).__name__)
             return None
         return own if isinstance(own, PageResult) else None
 

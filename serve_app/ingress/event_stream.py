@@ -45,12 +45,14 @@ class EventStream(StreamingResponse):
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
         }
-        super().__init__(_events(reading, framed, finished), headers=headers, media_type=media_type)
+        self._events = _events(reading, framed, finished)
+        super().__init__(self._events, headers=headers, media_type=media_type)
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
-            await super().__call__(scope, receive, send)
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
 
 
 async def _events(
@@ -69,6 +71,11 @@ async def _events(
     except ServiceError as error:
         log.info("document %s: %s", reading.id, error.code)
         yield framed("error", {"code": error.code, "message": error.message})
+        return
+    except Exception:
+        log.exception("document %s failed", reading.id)
+        failure = ServiceError()
+        yield framed("error", {"code": failure.code, "message": failure.message})
         return
     finished(summary)
     yield framed("document", summary.model_dump(mode="json"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from serve_app.batching import BatchQueue
 from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageResult, SourceFile
 from serve_app.errors import ServiceError
 from serve_app.outputs.markdown import page_markdown
@@ -38,34 +39,40 @@ class Rasterizer:
         )
         # One thread: the decoder's process lives as long as the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rasterizer")
+        self._queue: BatchQueue[Callable[[], Any], Any] = BatchQueue(self._run, max_batch=1)
 
     async def count_pages(self, document: str, data: Any, password: str | None) -> int | ServiceError:
         """Open a document."""
-        return await self._in_thread(self._decoder.count_pages, SourceFile(document, data, password))
+        return await self._in_turn(document, self._decoder.count_pages, SourceFile(document, data, password))
 
     async def rasterize(
         self, document: str, data: Any, password: str | None, number: int, dpi: int | None
     ) -> PageImage | ServiceError:
         """Decode page `number` (from 1). `dpi`: to draw a PDF's page at, or what an image's file should say."""
-        return await self._in_thread(self._decode, SourceFile(document, data, password), number, dpi)
+        return await self._in_turn(document, self._decode, SourceFile(document, data, password), number, dpi)
 
     async def read_text(
         self, document: str, data: Any, password: str | None, number: int, dpi: int | None
     ) -> PageResult | ServiceError | None:
         """The text that page `number` has of its own; None where it has none, or none to be trusted."""
-        return await self._in_thread(self._read_text, SourceFile(document, data, password), number, dpi)
+        return await self._in_turn(document, self._read_text, SourceFile(document, data, password), number, dpi)
 
     def __del__(self) -> None:
         self._thread.submit(self._decoder.close)
         self._thread.shutdown()
 
-    async def _in_thread(self, work: Callable[..., Answer], *arguments: Any) -> Answer | ServiceError:
+    async def _in_turn(self, document: str, work: Callable[..., Answer], *arguments: Any) -> Answer | ServiceError:
+        """Documents take turns: one of many pages, or of slow ones, does not keep the others waiting."""
         try:
             # The log's request id is in the context.
             call = partial(contextvars.copy_context().run, work, *arguments)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            return cast(Answer, (await self._queue.submit(call, caller=document)).result)
         except ServiceError as error:
             return error
+
+    async def _run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        (call,) = calls
+        return [await asyncio.get_running_loop().run_in_executor(self._thread, call)]
 
     def _read_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
         started = time.perf_counter()

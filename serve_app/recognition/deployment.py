@@ -17,11 +17,11 @@ from pydantic import SecretStr
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from serve_app.document import EngineInfo, PageImage, PageResult
+from serve_app.batching import BatchQueue
+from serve_app.document import EngineInfo, ErrorInfo, PageImage, PageReading, PageResult
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError
 from serve_app.options import RecognitionOptions
 from serve_app.outputs.overlay import overlay_figure
-from serve_app.recognition.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
@@ -114,8 +114,7 @@ class Recognizer:
             return read.result
         reading = read.result
         if options.overlay:
-            figure = await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number)
-            reading = replace(reading, figures=(*reading.figures, figure))
+            reading = await self._with_overlay(reading, image)
         return PageResult(
             reading=reading,
             engine=EngineInfo(name=self._engine.name, version=self._engine.version),
@@ -126,6 +125,18 @@ class Recognizer:
                 "recognize": read.run_ms,
             },
         )
+
+    async def _with_overlay(self, reading: PageReading, image: PageImage) -> PageReading:
+        try:
+            figure = await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number)
+        except Exception:
+            log.exception("no overlay of page %d", image.number)
+            warning = ErrorInfo(
+                code="no_overlay", message="The picture of this page with its blocks could not be drawn."
+            )
+            page = reading.page.model_copy(update={"warnings": [*reading.page.warnings, warning]})
+            return replace(reading, page=page)
+        return replace(reading, figures=(*reading.figures, figure))
 
     async def restructure(
         self, pages: Sequence[PageOutline], options: RecognitionOptions

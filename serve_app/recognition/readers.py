@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import Any
 
+from serve_app.batching import Batched
 from serve_app.document import PageReading
 from serve_app.errors import ServiceError
-from serve_app.recognition.batching import Batched
 from serve_app.recognition.engine_thread import EngineThread
 from serve_app.recognition.engines.engine import Engine
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve_app.recognition.batching import BatchQueue
+from serve_app.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 
 

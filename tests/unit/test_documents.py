@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from serve_app.admission import Admission
 from serve_app.document import Block, EngineInfo, Figure, Page, PageReading, PageResult, SourceFile
 from serve_app.documents import Documents, Reading, Wanted
-from serve_app.errors import RecognitionFailed, ServiceError
+from serve_app.errors import EngineLoading, InvalidField, QueueFull, RecognitionFailed, ServiceError, TooManyPages
 from serve_app.options import RecognitionOptions
 from serve_app.outputs.kinds import OutputKind
 from serve_app.pipeline import PageOutcome, Pipeline
@@ -42,6 +46,10 @@ class TwoPages:
     def __init__(self, structure: Structure | Exception) -> None:
         self.answer = structure
         self.asked: list[Sequence[PageOutline]] = []
+        self.admission = Admission(1)
+
+    def place(self) -> AbstractContextManager[None]:
+        return self.admission.place()
 
     async def count_pages(self, source: SourceFile) -> int:
         return 2
@@ -57,7 +65,9 @@ class TwoPages:
         return self.answer
 
 
-async def opened(tmp_path: Path, pipeline: TwoPages, **wanted: Any) -> Reading:
+async def opened(
+    tmp_path: Path, pipeline: TwoPages, *, limits: Limits | None = None, started_ago_s: float = 0, **wanted: Any
+) -> Reading:
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
 
     async def fetch(data: bytes) -> bytes:
@@ -68,12 +78,12 @@ async def opened(tmp_path: Path, pipeline: TwoPages, **wanted: Any) -> Reading:
         store,
         StoreMonitor(store),
         keep_source=False,
-        limits=Limits(),
+        limits=limits or Limits(),
         share=lambda data: data,
         fetch=fetch,
     )
     request = Wanted(engine="x", options=RecognitionOptions(), **wanted)
-    return await documents.open(TWO_PAGES, request, timings_ms={}, started=time.perf_counter())
+    return await documents.open(TWO_PAGES, request, timings_ms={}, started=time.perf_counter() - started_ago_s)
 
 
 async def read(reading: Reading) -> list[int]:
@@ -132,3 +142,75 @@ async def test_spans_are_right_after_pictures_have_names_of_their_own(tmp_path: 
             ]
             assert pieces == ["## Глава", f"![]({each.blocks[1].figure})", "<table>"]
             assert f"page-{each.number}-" in (each.blocks[1].figure or "")
+
+
+async def test_a_document_holds_its_place_until_its_pages_are_done_and_no_longer(tmp_path: Path) -> None:
+    pipeline = TwoPages(Structure())
+    with await opened(tmp_path, pipeline) as reading:
+        with pytest.raises(QueueFull):
+            await opened(tmp_path, pipeline)
+        await read(reading)
+        with await opened(tmp_path, pipeline):
+            pass
+    with await opened(tmp_path, pipeline):  # given up before its pages were read
+        pass
+    with pytest.raises(InvalidField):
+        await opened(tmp_path, pipeline, page_ranges=[(3, 3)])
+    with pytest.raises(TooManyPages):
+        await opened(tmp_path, pipeline, max_pages=1)
+    with await opened(tmp_path, pipeline):
+        pass
+
+
+async def test_a_request_cannot_raise_the_services_limit_of_pages(tmp_path: Path) -> None:
+    with pytest.raises(TooManyPages, match="limit is 1"):
+        await opened(tmp_path, TwoPages(Structure()), limits=Limits(max_pages=1), max_pages=10)
+
+
+class Slow(TwoPages):
+    """Its second page takes for ever."""
+
+    async def pages(self, *_: Any, **__: Any) -> AsyncIterator[PageOutcome]:
+        yield PageOutcome(1, page(1))
+        await asyncio.sleep(60)
+
+
+async def test_what_is_done_by_the_deadline_is_answered_and_the_rest_says_why(tmp_path: Path) -> None:
+    limits = Limits(document_s=0.2, request_s=50)
+    with await opened(tmp_path, Slow(Structure()), limits=limits) as reading:
+        assert await read(reading) == [1, 2]
+        summary = await reading.finish()
+        document = json.loads(await text_of(reading, OutputKind.JSON, summary))
+    assert summary.status == "partial"
+    assert [each["error"] and each["error"]["code"] for each in document["pages"]] == [None, "document_timeout"]
+
+
+async def test_time_before_a_documents_opening_counts(tmp_path: Path) -> None:
+    limits = Limits(document_s=30, request_s=50)
+    with await opened(tmp_path, Slow(Structure()), limits=limits, started_ago_s=29.9) as reading:
+        started = time.monotonic()
+        await read(reading)
+        assert time.monotonic() - started < 5
+
+
+async def test_nobody_waits_for_all_pages_to_hear_that_the_engine_is_away(tmp_path: Path) -> None:
+    class Away(TwoPages):
+        async def pages(self, *_: Any, **__: Any) -> AsyncIterator[PageOutcome]:
+            yield PageOutcome(1, EngineLoading(retry_after_s=1))
+            raise AssertionError("asked for more")
+
+    with await opened(tmp_path, Away(Structure())) as reading, pytest.raises(EngineLoading):
+        await read(reading)
+
+
+async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer(tmp_path: Path) -> None:
+    class Mixed(TwoPages):
+        async def pages(self, *_: Any, **__: Any) -> AsyncIterator[PageOutcome]:
+            yield PageOutcome(2, page(2))
+            own = page(1)
+            own.page.text_source = "text_layer"
+            yield PageOutcome(1, PageResult(own.reading, EngineInfo(name="text-layer", version="1")))
+
+    with await opened(tmp_path, Mixed(Structure())) as reading:
+        await read(reading)
+        assert (await reading.finish()).engine.name == "x"

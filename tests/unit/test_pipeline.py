@@ -15,12 +15,14 @@ from serve_app import pipeline
 from serve_app.admission import Admission
 from serve_app.document import EngineInfo, Page, PageReading, PageResult, SourceFile
 from serve_app.errors import (
+    CorruptDocument,
     EngineFailed,
     EngineLoading,
     PageTimeout,
     QueueFull,
     RecognitionFailed,
     ServiceError,
+    ServiceUnavailable,
     VlmServerAway,
 )
 from serve_app.options import RecognitionOptions
@@ -71,6 +73,28 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "LOOK_S", 0.02)
 
 
+def pipeline_of(
+    rasterizer: Handle,
+    recognizer: Handle,
+    *,
+    ready: bool = True,
+    has_replicas: bool = True,
+    fallback: Handle | None = None,
+    queue: int = 8,
+    window: int = 4,
+) -> Pipeline:
+    handles: Any = (rasterizer, {"x": recognizer, "other": fallback})
+    return Pipeline(
+        *handles,
+        queue=queue,
+        window=window,
+        is_ready=lambda engine: ready,
+        has_replicas=lambda engine: has_replicas,
+        fallbacks={"x": "other"} if fallback is not None else {},
+        engine_wait_s=0.1,
+    )
+
+
 async def recognize(
     recognizer: Handle,
     *,
@@ -79,16 +103,7 @@ async def recognize(
     fallback: Handle | None = None,
 ) -> tuple[PageResult | ServiceError, Handle]:
     rasterizer = Handle("pixels")
-    handles: Any = (rasterizer, {"x": recognizer, "other": fallback})
-    way = Pipeline(
-        *handles,
-        queue=8,
-        window=4,
-        is_ready=lambda engine: ready,
-        has_replicas=lambda engine: has_replicas,
-        fallbacks={"x": "other"} if fallback is not None else {},
-        engine_wait_s=0.1,
-    )
+    way = pipeline_of(rasterizer, recognizer, ready=ready, has_replicas=has_replicas, fallback=fallback)
     (outcome,) = [
         outcome async for outcome in way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
     ]
@@ -131,9 +146,32 @@ async def test_a_page_that_takes_every_replica_down_is_given_up() -> None:
     assert len(recognizer.calls) == pipeline.ATTEMPTS
 
 
-async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death() -> None:
-    with pytest.raises(RayTaskError):
-        await recognize(Handle(RayTaskError("recognize", "traceback", ZeroDivisionError())))
+async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death_and_costs_its_page_only() -> None:
+    recognizer = Handle(RayTaskError("recognize", "traceback", ZeroDivisionError()))
+    result, _ = await recognize(recognizer)
+    assert isinstance(result, RecognitionFailed) and len(recognizer.calls) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble", [ActorDiedError(), RayTaskError("read_text", "traceback", OSError()), CorruptDocument()]
+)
+async def test_a_page_whose_own_text_cannot_be_read_is_recognized(trouble: Exception) -> None:
+    way = pipeline_of(Handle(trouble), Handle(RESULT))
+    found = way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None, text_layer=True)
+    assert [outcome.result async for outcome in found] == [RESULT]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error"),
+    [(BackPressureError(1, 1), QueueFull), (DeploymentUnavailableError(DeploymentID("x")), ServiceUnavailable)],
+)
+async def test_a_document_that_no_rasterizer_can_open_now_may_be_sent_again(
+    trouble: Exception, error: type[ServiceError]
+) -> None:
+    with pytest.raises(error) as refused:
+        await pipeline_of(Handle(trouble), Handle(RESULT)).count_pages(SOURCE)
+    assert refused.value.retry_after_s
+    assert await pipeline_of(Handle(ActorDiedError(), 3), Handle(RESULT)).count_pages(SOURCE) == 3
 
 
 async def test_a_replica_without_an_engine_does_not_decide_where_another_has_one() -> None:
@@ -221,17 +259,7 @@ class Numbers(Handle):
 
 def gated(queue: int = 8, window: int = 3) -> tuple[Pipeline, Gate]:
     gate = Gate()
-    handles: Any = (Numbers(None), {"x": gate})
-    way = Pipeline(
-        *handles,
-        queue=queue,
-        window=window,
-        is_ready=lambda engine: True,
-        has_replicas=lambda engine: True,
-        fallbacks={},
-        engine_wait_s=1,
-    )
-    return way, gate
+    return pipeline_of(Numbers(None), gate, queue=queue, window=window), gate
 
 
 async def settle() -> None:
@@ -263,17 +291,31 @@ async def test_a_document_has_a_window_of_pages_in_flight_and_gives_each_when_it
 
 async def test_documents_leave_half_of_the_places_to_others_and_give_theirs_back() -> None:
     way, gate = gated(queue=4, window=4)
-    document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
-    first = asyncio.ensure_future(anext(document))
-    await settle()
-    assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
-    with way._admission.place(), way._admission.place(), pytest.raises(QueueFull), way._admission.place():
+    with way.place():
+        document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
+        first = asyncio.ensure_future(anext(document))
+        await settle()
+        assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
+        with way.place(), way.place(), pytest.raises(QueueFull), way.place():
+            pass
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await document.aclose()
+    with way.place(), way.place(), way.place(), way.place():
         pass
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    await document.aclose()
-    with way._admission.place(), way._admission.place(), way._admission.place(), way._admission.place():
-        pass
+
+
+async def test_a_document_gives_places_back_as_its_last_pages_are_done() -> None:
+    way, gate = gated(queue=4, window=4)
+    with way.place():
+        document = way.pages(SOURCE, [1, 2], engine="x", options=RecognitionOptions(), dpi=None)
+        first = asyncio.ensure_future(anext(document))
+        await settle()
+        gate.done(1)
+        await first
+        with way.place(), way.place(), way.place():
+            pass
+        await document.aclose()
 
 
 async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_more() -> None:
@@ -292,16 +334,7 @@ async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_m
 async def test_the_structure_of_a_document_is_asked_for_again_where_its_replica_died() -> None:
     change = BlockChange(1, 0, level=2)
     recognizer = Handle(ActorDiedError(), [change])
-    handles: Any = (Handle(None), {"x": recognizer})
-    way = Pipeline(
-        *handles,
-        queue=1,
-        window=1,
-        is_ready=lambda engine: True,
-        has_replicas=lambda engine: True,
-        fallbacks={},
-        engine_wait_s=1,
-    )
+    way = pipeline_of(Handle(None), recognizer)
     outlines = [PageOutline(1, ())]
     structure = await way.structure("x", outlines, RecognitionOptions())
     assert structure.changes(1) and not structure.changes(2)
