@@ -13,10 +13,12 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
-from serve_app.settings import LEAST_PAGES_AT_A_REPLICA, EngineSettings, Secrets, Settings
+from serve_app.settings import EngineSettings, Secrets, Settings
 
 # A replica that does not answer for this long, three times over, is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
+# Pages stand in line within a rasterizer, where documents take turns; those that wait outside would not.
+RASTERIZER_CALLS = 256
 # Questions for an engine's state have room beside its pages.
 STATE_CALLS = 2
 
@@ -32,7 +34,7 @@ def build(settings: Settings) -> Application:
 
     rasterizer = serve.deployment(
         num_replicas=settings.raster.replicas,
-        max_ongoing_requests=LEAST_PAGES_AT_A_REPLICA,
+        max_ongoing_requests=RASTERIZER_CALLS,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,

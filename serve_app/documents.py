@@ -55,8 +55,8 @@ log = logging.getLogger("ray.serve.ingress")
 FIGURES_AT_ONCE = 8
 """Pictures of one document on their way to the store."""
 
-PDFS_AT_ONCE = 2
-"""Searchable PDFs that are written at a time: each has a process, and perhaps a gigabyte."""
+WRITERS_AT_ONCE = 2
+"""PDFs and DOCX files that are written at a time: each has a process, and perhaps a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Documents:
         self.monitor = monitor
         self.keep_source = keep_source
         self.limits = limits
-        self.pdf_places = asyncio.Semaphore(PDFS_AT_ONCE)
+        self.writer_places = asyncio.Semaphore(WRITERS_AT_ONCE)
         self.fetch = fetch
         self._share = share
 
@@ -151,8 +151,8 @@ class Reading:
             self._source,  # not a method: they would hold each other, and the file, until the garbage is collected
             self.spool,
             password=wanted.password,
-            pdf_places=documents.pdf_places,
-            decode_s=documents.limits.decode_s,
+            places=documents.writer_places,
+            limits=documents.limits,
         )
         self._documents = documents
         self._file = file

@@ -180,3 +180,14 @@ class RequestTimeout(ServiceError):
 class DocumentTimeout(ServiceError):
     status, code = 504, "document_timeout"
     default_message = "The document took longer than the limit; this page was not read."
+
+
+_OF_DOCUMENTS: dict[str, type[ServiceError]] = {
+    error.code: error
+    for error in (CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType)
+}
+
+
+def document_error(code: str, message: str) -> ServiceError:
+    """What a process of ours that reads a document has said is wrong with it. Raises KeyError for another code."""
+    return _OF_DOCUMENTS[code](message)

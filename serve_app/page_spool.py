@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from serve_app.document import Figure, Page
 from serve_app.structure import Structure
@@ -14,6 +15,14 @@ PAGES_IN_MEMORY = 16
 BYTES_IN_MEMORY = 2 * 2**20
 
 
+@dataclass(frozen=True)
+class _Written:
+    """Where in the file a page is, as JSON: start and size."""
+
+    whole: tuple[int, int]
+    without_words: tuple[int, int]
+
+
 class PageSpool:
     """Pages and figures, added as they are done and read back in order, as often as one likes.
 
@@ -22,7 +31,7 @@ class PageSpool:
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115 - closed by close()
-        self._pages: dict[int, Page | tuple[int, int]] = {}
+        self._pages: dict[int, Page | _Written] = {}
         self._figures: dict[str, tuple[int, int]] = {}
         self._in_memory = 0
         self.structure = Structure()
@@ -42,24 +51,33 @@ class PageSpool:
             self._in_memory += 1
             self._pages[page.number] = page
         else:
-            self._pages[page.number] = self._write(page.model_dump_json().encode())
+            without_words = page.model_dump_json(exclude={"blocks": {"__all__": {"words"}}})
+            self._pages[page.number] = _Written(
+                self._write(page.model_dump_json().encode()), self._write(without_words.encode())
+            )
 
     def __contains__(self, number: object) -> bool:
         return number in self._pages
 
     def pages(self) -> Iterator[Page]:
-        """As parts of the document (see `Structure.as_one_piece`), in the order of their numbers."""
+        """As parts of the document (see `Structure.as_one_piece`), in the order of their numbers.
+
+        Their blocks may be without words, which are most of a page and slow to read back.
+        """
         for number in sorted(self._pages):
-            yield self.structure.as_one_piece(self._page(number))
+            kept = self._pages[number]
+            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.without_words))
+            yield self.structure.as_one_piece(page)
 
     def pages_as_json(self) -> Iterator[bytes]:
         """Each page as it was read, as a JSON object, in the order of their numbers."""
         for number in sorted(self._pages):
             kept = self._pages[number]
-            if isinstance(kept, Page) or self.structure.changes(number):
-                yield self.structure.annotated(self._page(number)).model_dump_json().encode()
-            else:
-                yield self._read(*kept)
+            if isinstance(kept, _Written) and not self.structure.changes(number):
+                yield self._read(*kept.whole)
+                continue
+            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
+            yield self.structure.annotated(page).model_dump_json().encode()
 
     @property
     def figure_paths(self) -> list[str]:
@@ -72,10 +90,6 @@ class PageSpool:
 
     def close(self) -> None:
         self._file.close()
-
-    def _page(self, number: int) -> Page:
-        kept = self._pages[number]
-        return kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept))
 
     def _write(self, data: bytes) -> tuple[int, int]:
         start = self._file.seek(0, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ log = logging.getLogger("ray.serve.pipeline")
 # A page that has taken this many replicas down with it is not given another.
 ATTEMPTS = 4
 RETRY_PAUSE_S = 0.2
+# Of a document, pages that have each taken so many down before the others are not tried any more.
+DEADLY_PAGES = 2
 # How often a page that waits looks whether there still is somebody to wait for.
 LOOK_S = 1.0
 
@@ -80,6 +83,7 @@ class Pipeline:
         self._has_replicas = has_replicas
         self._fallbacks = fallbacks
         self._engine_wait_s = engine_wait_s
+        self._deadly_pages: Counter[str] = Counter()  # by document, while it is read
 
     def place(self) -> AbstractContextManager[None]:
         """A place for a document, to be held from its opening until its pages are done. Raises QueueFull."""
@@ -131,6 +135,7 @@ class Pipeline:
                 task.cancel()
             for _ in range(spare):
                 self._admission.give_spare()
+            self._deadly_pages.pop(source.id, None)
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
         """How the document of these pages is of one piece, by the engine that has read them. Raises ServiceError."""
@@ -208,6 +213,10 @@ class Pipeline:
         recognizer = self._recognizers[engine]
         image = None
         for attempt in range(1, ATTEMPTS + 1):
+            if self._deadly_pages[source.id] >= DEADLY_PAGES:
+                return RecognitionFailed(
+                    "Not tried: other pages of this document have ended every replica that tried them."
+                )
             if image is None:
                 image = self._rasterizer.rasterize.remote(source.id, source.data, source.password, number, dpi)
             try:
@@ -230,6 +239,7 @@ class Pipeline:
                 image = None
             log.warning("a page lost %s (try %d of %d)", lost, attempt, ATTEMPTS)
             await asyncio.sleep(RETRY_PAUSE_S * attempt)
+        self._deadly_pages[source.id] += 1
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
 
     async def _answer(self, response: Any, engine: str) -> PageResult | ServiceError:
@@ -246,8 +256,15 @@ class Pipeline:
             return waiting.result()
         finally:
             if not waiting.done():
+                waiting.add_done_callback(_looked_at)
                 waiting.cancel()
                 response.cancel()  # Serve would go on with it
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Nobody is left to hear how it ends, and asyncio is not to warn of that."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def _awaited(response: Awaitable[PageResult | ServiceError]) -> PageResult | ServiceError:

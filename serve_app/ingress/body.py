@@ -64,7 +64,9 @@ class OcrRequest(BaseModel):
     pages: str | None = Field(
         None, max_length=1000, description="Pages to read, such as `1-3,7` or `5-`; default: all", examples=["1-3,7"]
     )
-    password: str | None = Field(None, max_length=1000, description="Password of an encrypted PDF")
+    password: str | None = Field(
+        None, max_length=1000, pattern=r"^[^\x00]*$", description="Password of an encrypted PDF"
+    )
     max_pages: int | None = Field(
         None, ge=1, description="Refuse the document if it has more pages; the service has a limit of its own"
     )

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import BinaryIO
 
 from serve_app.document import DocumentSummary
-from serve_app.outputs.docx import write_docx
 from serve_app.outputs.html import html_document
 from serve_app.outputs.json import document_json
 from serve_app.outputs.markdown import document_markdown
@@ -54,9 +53,9 @@ IN_ARCHIVE = {
 def write_output(
     kind: OutputKind, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
 ) -> None:
-    """Write the document in this form, one of those that are made of its pages alone.
+    """Write the document in this form, one of those that are made page by page.
 
-    `include_images`: JSON and Markdown hold the pictures; HTML and DOCX always do.
+    `include_images`: JSON and Markdown hold the pictures; HTML always does.
     """
     match kind:
         case OutputKind.JSON:
@@ -68,10 +67,8 @@ def write_output(
             _write_text(document_text(spool.pages()), to)
         case OutputKind.HTML:
             _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
-        case OutputKind.DOCX:
-            write_docx(spool.pages(), title=summary.id, figure=spool.figure, to=to)
         case _:
-            raise ValueError(f"{kind} is not made of pages alone")
+            raise ValueError(f"{kind} is not made here")
 
 
 def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:

@@ -11,7 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from serve_app.document import Block, Figure, Page, RgbPixels
 
 JPEG_QUALITY = 85
-MAX_JPEG_SIDE = 65_500  # libjpeg's; a larger page is drawn smaller
+MAX_SIDE = 4000
+"""Pixels of the picture: to look at it takes no more, and a large page would be a hundred megabytes."""
+
 OVERLAYS = "overlays/"
 """Where the pictures of a document's pages lie, beside its result."""
 
@@ -45,8 +47,7 @@ def overlay(pixels: RgbPixels, page: Page) -> bytes:
     says, boxes are scaled to them.
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    if max(image.size) > MAX_JPEG_SIDE:
-        image.thumbnail((MAX_JPEG_SIDE, MAX_JPEG_SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     draw = ImageDraw.Draw(image)
     across = image.width / page.width if page.width else 1
     down = image.height / page.height if page.height else 1

@@ -10,17 +10,19 @@ from contextlib import ExitStack
 from functools import partial
 from typing import BinaryIO, cast
 
+from serve_app.admission import BUSY_RETRY_AFTER_S
 from serve_app.document import DocumentSummary
-from serve_app.errors import ServiceError
+from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
 from serve_app.outputs.kinds import IN_ARCHIVE, OutputKind, write_output
-from serve_app.outputs.pdf_writer import searchable_pdf
+from serve_app.outputs.writer_process import docx_file, searchable_pdf
 from serve_app.page_spool import PageSpool
+from serve_app.settings import Limits
 
 BYTES_IN_MEMORY = 4 * 2**20
 
-PDF_PAGE_S = 1.0
-"""What a page may add to the time that writing a searchable PDF takes."""
+PAGE_S = 2.0
+"""What a page may add to the time that a process of its own takes to write a file."""
 
 
 class Renderer:
@@ -32,23 +34,23 @@ class Renderer:
         spool: PageSpool,
         *,
         password: str | None,
-        pdf_places: asyncio.Semaphore,
-        decode_s: float,
+        places: asyncio.Semaphore,
+        limits: Limits,
     ) -> None:
-        """`pdf_places`: searchable PDFs that are written at a time. `decode_s`: longest opening of `source`."""
+        """`places` are for processes that write a file; `limits` holds how long one may take, or wait for its place."""
         self._source = source
         self._spool = spool
         self._password = password
-        self._pdf_places = pdf_places
-        self._decode_s = decode_s
+        self._places = places
+        self._limits = limits
 
     async def rendered(self, kind: OutputKind, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
         """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
 
-        Raises ServiceError where the original cannot be made a PDF of.
+        Raises ServiceError where a process of its own cannot make one, or not in time.
         """
-        if kind is OutputKind.PDF:
-            return await self._pdf()
+        if kind in (OutputKind.PDF, OutputKind.DOCX):
+            return await self._apart(kind, summary)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
         try:
             if kind is OutputKind.ZIP:
@@ -64,12 +66,20 @@ class Renderer:
             raise
         return file
 
-    async def _pdf(self) -> BinaryIO:
-        timeout_s = self._decode_s + PDF_PAGE_S * len(self._spool)
-        async with self._pdf_places:
-            return await searchable_pdf(
-                await self._source(), self._spool.pages_as_json(), password=self._password, timeout_s=timeout_s
-            )
+    async def _apart(self, kind: OutputKind, summary: DocumentSummary) -> BinaryIO:
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
+        try:
+            timeout_s = self._limits.decode_s + PAGE_S * len(self._spool)
+            if kind is OutputKind.DOCX:
+                return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
+            source = await self._source()
+            return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)
+        finally:
+            self._places.release()
 
     async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:
         with ExitStack() as opened:

@@ -129,8 +129,9 @@ def _add_pdf_pages(result: Pdf, original: Pdf, pages: Iterable[Page], font: Invi
         layers.append((name, _compressed(text_content(page, frame, font, name))))
     with _pdf_errors():
         result.add_pages_from(original, indices)
+        seen: set[tuple[int, int]] = set()
         for leaf in result.pages:
-            _defuse_page(leaf.obj)
+            _defuse_page(leaf.obj, seen)
         _defuse_fields(result)
         Sanitizer().remove_attachments().apply(result)
     return layers
@@ -164,11 +165,16 @@ def _unused_font_name(leaf: pikepdf.Page) -> str:
     return name
 
 
-def _defuse_page(leaf: pikepdf.Object) -> None:
+def _defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
+    """`seen`: lists of annotations that are done, as pages may share one of a hundred thousand."""
     for key in set(leaf.keys()) - set(_PAGE_KEYS):
         del leaf[key]
     annotations = leaf.get("/Annots")
-    for annotation in annotations if isinstance(annotations, Array) else ():
+    if not isinstance(annotations, Array) or annotations.objgen in seen:
+        return
+    if annotations.is_indirect:
+        seen.add(annotations.objgen)
+    for annotation in annotations:
         _defuse(annotation)
 
 

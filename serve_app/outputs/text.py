@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_app.document import Block, Page
 from serve_app.outputs.markdown import HEADINGS
@@ -30,6 +30,13 @@ RUNNING_TEXT = frozenset({"text"})
 _SHORTEST_LINE = 3
 """Words of a paragraph that runs on without a hyphen; less is as likely a label or a signature."""
 
+_END = 100
+"""Characters at the end of a paragraph, and at the start of the next one, that tell whether it runs on. A text is
+never searched as a whole: it may be one word of a million letters."""
+
+_MOST_PIECES = 100
+"""Pages that one paragraph runs on over; more are rather a page of nothing but names."""
+
 _FORBIDDEN = re.compile("[^\t\n -\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _UNFINISHED = re.compile(
@@ -40,7 +47,7 @@ _UNFINISHED = re.compile(
     re.VERBOSE,
 )
 
-_BROKEN_WORD = re.compile(r"(?P<word>\w*[^\W\d_])[-‐\u00ad]$")
+_BROKEN_WORD = re.compile(r"(?P<word>\w{0,60}[^\W\d_])[-‐\u00ad]$")
 
 _LIST_MARK = re.compile(r"(?:\w{1,3}|[ivxlcdm]+)[.)]")
 
@@ -57,13 +64,23 @@ _OWN_HYPHEN = re.compile(
 
 @dataclass(frozen=True)
 class _Paragraph:
-    text: str
+    """`pieces`, put one behind the other, are its text: of one that runs on, what each page has of it."""
+
+    pieces: tuple[str, ...]
     label: str = ""
     group: int | None = None
 
     @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def end(self) -> str:
+        return self.pieces[-1][-_END:]
+
+    @property
     def may_run_on(self) -> bool:
-        return self.label in RUNNING_TEXT and _UNFINISHED.search(self.text.rstrip()) is not None
+        return self.label in RUNNING_TEXT and _UNFINISHED.search(self.end.rstrip()) is not None
 
     @property
     def marginal(self) -> bool:
@@ -104,9 +121,9 @@ def _paragraphs(pages: Iterable[Page]) -> Iterator[_Paragraph]:
     for page in pages:
         paragraphs = _of_page(page)
         body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
-        if held and body and page.number == held_of + 1 and _continues(held[0].text, paragraphs[body[0]]):
+        if held and body and page.number == held_of + 1 and _continues(held[0], paragraphs[body[0]]):
             first = body[0]
-            whole = _Paragraph(_joined(held[0].text, paragraphs[first].text), paragraphs[first].label)
+            whole = _Paragraph(_joined(held[0], paragraphs[first]), paragraphs[first].label)
             paragraphs = [whole, *held[1:], *paragraphs[:first], *paragraphs[first + 1 :]]
             body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
         else:
@@ -120,7 +137,7 @@ def _paragraphs(pages: Iterable[Page]) -> Iterator[_Paragraph]:
 def _of_page(page: Page) -> list[_Paragraph]:
     blocks = [block for block in page.blocks if block.text]
     if "\n\n".join(block.text for block in blocks) != page.text:  # an engine whose text is more than its blocks
-        return [_Paragraph(page.text)] if page.text else []
+        return [_Paragraph((page.text,))] if page.text else []
     paragraphs: list[_Paragraph] = []
     for block in blocks:
         before = paragraphs[-1] if paragraphs else None
@@ -131,31 +148,36 @@ def _of_page(page: Page) -> list[_Paragraph]:
             and block.group == before.group
             and {block.label, before.label} == {"text"}
         ):
-            paragraphs[-1] = _Paragraph(_joined(before.text, block.text), block.label, block.group)
+            following = _Paragraph((block.text,), block.label, block.group)
+            paragraphs[-1] = replace(following, pieces=_joined(before, following))
         else:
-            paragraphs.append(_Paragraph(block.text, block.label, block.group))
+            paragraphs.append(_Paragraph((block.text,), block.label, block.group))
     return paragraphs
 
 
-def _continues(text: str, following: _Paragraph) -> bool:
-    start = following.text.lstrip()
+def _continues(above: _Paragraph, following: _Paragraph) -> bool:
+    start = following.pieces[0][:_END].lstrip()
     if following.label not in RUNNING_TEXT or _LIST_MARK.match(start) or _ADDRESS.match(start):
         return False
-    if _BROKEN_WORD.search(text.rstrip()):
+    if len(above.pieces) >= _MOST_PIECES:
+        return False
+    if _BROKEN_WORD.search(above.end.rstrip()):
         return start[:1].islower()
-    return start.lstrip("«„“\"'(")[:1].islower() and len(text.split()) >= _SHORTEST_LINE
+    long_enough = len(above.pieces) > 1 or len(above.end) == _END or len(above.end.split()) >= _SHORTEST_LINE
+    return start.lstrip("«„“\"'(")[:1].islower() and long_enough
 
 
-def _joined(text: str, following: str) -> str:
-    """Both as one paragraph. A hyphen that only broke a word is gone; one that may belong to the word stays."""
-    text, following = text.rstrip(), following.lstrip()
-    broken = _BROKEN_WORD.search(text)
+def _joined(above: _Paragraph, following: _Paragraph) -> tuple[str, ...]:
+    """The pieces of both as one paragraph. A hyphen that only broke a word is gone; one that may belong to it stays."""
+    *before, last = above.pieces
+    last, first, *rest = last.rstrip(), following.pieces[0].lstrip(), *following.pieces[1:]
+    broken = _BROKEN_WORD.search(last[-_END:])
     if broken:
-        own = not following[:1].islower() or _has_own_hyphen(broken["word"], following)
-        return (text if own and not text.endswith("\u00ad") else text[:-1]) + following
-    if re.search(r"\d[-‐]$", text):
-        return text + following
-    return f"{text} {following}"
+        own = not first[:1].islower() or _has_own_hyphen(broken["word"], first[:_END])
+        last = last if own and not last.endswith("\u00ad") else last[:-1]
+    elif not re.search(r"\d[-‐]$", last[-_END:]):
+        last += " "
+    return (*before, last, first, *rest)
 
 
 def _has_own_hyphen(word: str, following: str) -> bool:

@@ -18,15 +18,7 @@ import numpy as np
 
 from serve_app.child_process import child_environment, python_module
 from serve_app.document import SourceFile
-from serve_app.errors import (
-    CorruptDocument,
-    EmptyDocument,
-    PasswordRequired,
-    ServiceError,
-    TooLarge,
-    TooManyPages,
-    UnsupportedMediaType,
-)
+from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, document_error
 from serve_app.raster.decoder import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
@@ -53,11 +45,6 @@ MAX_DEATHS = 3
 """Pages of one document that may kill or hold up the process, before the others are not tried any more."""
 
 REMEMBERED_DOCUMENTS = 1000
-
-_ERRORS: dict[str, type[ServiceError]] = {
-    error.code: error
-    for error in (CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType)
-}
 
 # glibc gives the memory of each page back and faults it in again for the next, which takes longer than
 # decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
@@ -171,7 +158,7 @@ class IsolatedDecoder:
                 break
         if "error" in answer:
             logger.info("A document of %d bytes was refused: %s %s", len(data), answer["message"], answer["detail"])
-            raise _ERRORS[answer["error"]](answer["message"])
+            raise document_error(answer["error"], answer["message"])
         return answer
 
     def _pages(self, child: _Child, answer: dict[str, Any], deadline: float) -> int:

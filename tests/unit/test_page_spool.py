@@ -46,7 +46,8 @@ def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int
         storage=StorageInfo(status="stored", keys={"result": TRICKY}),
     )
     answer = json.loads(b"".join(document_json(summary, spool, include_images=False)))
-    pages = [spool_page for spool_page in spool.pages()]
+    pages = [Page(number=1, width=0, height=0, dpi=0, error=ErrorInfo(code="corrupt_document", message="нет"))]
+    pages += [page(number) for number in range(2, count + 1)]
     expected = Document(
         **summary.model_dump(),
         pages=pages,
@@ -54,7 +55,13 @@ def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int
         markdown="\n\n".join(each.markdown for each in pages[1:]),
     )
     assert answer == expected.model_dump(mode="json")
-    assert [each.number for each in pages] == list(range(1, count + 1))
+    parts = list(spool.pages())
+    assert [(each.number, each.text, each.markdown) for each in parts] == [
+        (each.number, each.text, each.markdown) for each in pages
+    ]
+    on_disk = [each.number for each in parts if each.blocks and not each.blocks[0].words]
+    assert len(on_disk) == max(0, count - PAGES_IN_MEMORY), "a long document is not in memory"
+    assert spool.small is (count <= PAGES_IN_MEMORY)
     assert all(spool.figure(f"imgs/{number}.jpg") == bytes([number]) * number for number in range(2, count + 1))
     assert spool.figure("imgs/1.jpg") is None
     spool.close()

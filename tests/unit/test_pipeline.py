@@ -342,3 +342,15 @@ async def test_the_structure_of_a_document_is_asked_for_again_where_its_replica_
     recognizer.answers = [EngineLoading()]
     with pytest.raises(EngineLoading):
         await way.structure("x", outlines, RecognitionOptions())
+
+
+async def test_a_document_whose_pages_end_every_replica_is_given_up() -> None:
+    recognizer = Handle(ActorDiedError())
+    way = pipeline_of(Handle("pixels"), recognizer, window=1)
+    document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
+    outcomes = [outcome.result async for outcome in document]
+    assert all(isinstance(outcome, RecognitionFailed) for outcome in outcomes) and len(outcomes) == 8
+    assert len(recognizer.calls) == pipeline.DEADLY_PAGES * pipeline.ATTEMPTS
+    recognizer.answers = [RESULT]
+    again = way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
+    assert [outcome.result async for outcome in again] == [RESULT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -173,3 +174,19 @@ def test_text_comes_out_while_pages_still_come_in() -> None:
 )
 def test_characters_that_xml_forbids(text: str, clean: str) -> None:
     assert xml_text(text) == clean
+
+
+@pytest.mark.parametrize("letters", ["а" * 300_000, "а" * 300_000 + "-", "а1" * 150_000, "-" * 300_000, "а-" * 150_000])
+def test_a_word_without_an_end_costs_no_more_than_its_length(letters: str) -> None:
+    started = time.perf_counter()
+    text = "".join(document_text(page(number, letters) for number in range(1, 4)))
+    assert time.perf_counter() - started < 1
+    assert len(text) > 890_000
+
+
+def test_text_that_runs_on_over_very_many_pages_costs_no_more_than_its_length() -> None:
+    line = "и ещё немного текста " * 2_000 + "и"
+    started = time.perf_counter()
+    text = "".join(document_text(page(number, line) for number in range(1, 501)))
+    assert time.perf_counter() - started < 5
+    assert text.count("\n\n") == 4 and text.split() == " ".join([line] * 500).split()
