@@ -49,8 +49,10 @@ class OcrRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image_base64: str | None = Field(None, description="The image as base64, plain or as a data: URI")
-    image_url: str | None = Field(None, description="An http or https URL of the image")
+    image_base64: str | None = Field(
+        None, description="The document (a PDF or an image) as base64, plain or as a data: URI"
+    )
+    image_url: str | None = Field(None, description="An http or https URL of the document")
     language: str | None = Field(
         None, max_length=100, description="Languages of the text, joined by '+' (`rus+eng`); default: all configured"
     )
@@ -93,9 +95,9 @@ class OcrRequest(BaseModel):
 
 
 class OcrForm(OcrRequest):
-    """The same as a form, where the image may be a file."""
+    """The same as a form, where the document may be a file."""
 
-    file: bytes | None = Field(None, description="The image as a file", json_schema_extra={"format": "binary"})
+    file: bytes | None = Field(None, description="The document as a file", json_schema_extra={"format": "binary"})
 
 
 @dataclass(frozen=True)
@@ -235,10 +237,10 @@ async def _submission(fields: dict[str, Any], file: bytes | None) -> Submission:
         ["file"] if file is not None else []
     )
     if not given:
-        raise InvalidField(f"Send the image as one of: {', '.join(SOURCES)}.")
+        raise InvalidField(f"Send the document as one of: {', '.join(SOURCES)}.")
     if len(given) > 1:
         raise InvalidField(
-            f"Send one image at a time; this request has {' and '.join(given)}.",
+            f"Send one document at a time; this request has {' and '.join(given)}.",
             fields=tuple(FieldError(name, "only one source may be given") for name in given),
         )
     source = file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from fastapi import FastAPI
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, TaskCancelledError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -41,7 +41,7 @@ class ErrorResponses:
             await self._app(scope, receive, send_and_note)
         except ServiceError as error:
             await error_response(error, request_id_of(scope))(scope, receive, send)
-        except ClientDisconnect:
+        except (ClientDisconnect, TaskCancelledError):
             log.info("the client left before its request was read")
         except RayActorError:
             # What dies behind the ingress is handled by the pipeline; this is the proxy in front of it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -26,6 +26,7 @@ from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text
 from serve_app.raster.images import HEADER_WITHIN, image_errors, open_image, sniff
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
+from serve_app.raster.pdf import PdfSource
 
 MAX_PAGE_POINTS = 14_400
 """Longest side of an image's page, which viewers of PDF set; a larger one is scaled to it."""
@@ -35,6 +36,8 @@ UNREAD_MAX_PIXELS = 10**8
 
 _Layer = tuple[str, bytes]
 """The font's name in the page's resources, and the compressed content stream; empty for no text."""
+
+_GLANCE: dict[str, Any] = {"dpi": 72, "default_dpi": 72, "max_pixels": 10**7}
 
 _FONT_NAME = "/OcrText"
 _A4 = (595, 842)
@@ -53,8 +56,8 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     """Write the recognized pages of the document `source` to `to`, as a PDF in which their text is found.
 
     `source`: a file with a PDF or an image, as `open_source` takes them; of a PDF, what is needed is read from it. `pages`: a selection of its pages, in the order they
-    shall have; iterated once. A page with an `error` has its picture and no text. Text that a page of a PDF has of its
-    own, visible or from another OCR, is left there beside the new. The answer is not encrypted, and its bytes are the
+    shall have; iterated once. A page with an `error` has its picture and no text. A page of a PDF whose own text can be
+    searched (see `text_layer`) is left as it is; what others have, such as another OCR's, stays beside the new. The answer is not encrypted, and its bytes are the
     same each time.
 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
@@ -68,9 +71,11 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
+            own_text = opened.enter_context(closing(_OwnText(source.read(), password)))
+            source.seek(0)
             with _pdf_errors():
                 original = opened.enter_context(Pdf.open(source, password=password or ""))
-            layers = _add_pdf_pages(result, original, pages, font)
+            layers = _add_pdf_pages(result, original, pages, font, own_text)
         else:
             layers = _add_image_pages(result, kind, source.read(), pages, font)
         if not layers:
@@ -117,7 +122,28 @@ def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, fac
 # Pages of a PDF
 
 
-def _add_pdf_pages(result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont) -> list[_Layer]:
+class _OwnText:
+    """Tells whether the text that a page shows can be searched as it is."""
+
+    def __init__(self, data: bytes, password: str | None) -> None:
+        self._document: PdfSource | None = None
+        with suppress(ServiceError):  # more than PDFium can read
+            self._document = PdfSource(data, password)
+
+    def is_on(self, number: int) -> bool:
+        try:
+            return self._document is not None and self._document.text_page(number, **_GLANCE) is not None
+        except ServiceError:
+            return False
+
+    def close(self) -> None:
+        if self._document is not None:
+            self._document.close()
+
+
+def _add_pdf_pages(
+    result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, own_text: _OwnText
+) -> list[_Layer]:
     indices, layers = [], []
     for page in pages:
         with _pdf_errors():
@@ -126,7 +152,8 @@ def _add_pdf_pages(result: Pdf, original: Pdf, pages: Iterable[Page], font: Invi
             leaf = original.pages[page.number - 1]
             name, frame = _unused_font_name(leaf), _frame(leaf)
         indices.append(page.number - 1)
-        layers.append((name, _compressed(text_content(page, frame, font, name))))
+        content = b"" if own_text.is_on(page.number) else text_content(page, frame, font, name)
+        layers.append((name, _compressed(content)))
     with _pdf_errors():
         result.add_pages_from(original, indices)
         seen: set[tuple[int, int]] = set()

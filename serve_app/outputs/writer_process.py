@@ -130,7 +130,7 @@ def main() -> None:
     try:
         with os.fdopen(source, "rb") as original, os.fdopen(result, "wb") as to:
             if kind == "pdf":
-                write_searchable_pdf(original, map(_without_own_text, pages), password=settings["password"], to=to)
+                write_searchable_pdf(original, pages, password=settings["password"], to=to)
             else:
                 _write_docx(original, pages, settings, to)
     except ServiceError as error:
@@ -150,11 +150,6 @@ def _write_docx(pictures: BinaryIO, pages: Iterable[Page], settings: dict[str, A
         return None if place is None else os.pread(pictures.fileno(), place[1], place[0])
 
     write_docx(pages, title=settings["title"], figure=picture, to=to)
-
-
-def _without_own_text(page: Page) -> Page:
-    """Text that the PDF has itself is not laid over it a second time."""
-    return page.model_copy(update={"blocks": []}) if page.text_source == "text_layer" else page
 
 
 if __name__ == "__main__":

@@ -113,12 +113,26 @@ def test_options_go_with_a_request_in_json_and_in_a_form(vl: Service, russian_pa
 def test_a_turned_page_is_read_upright_where_that_is_asked_for(vl: Service) -> None:
     page = Image.new("RGB", (600, 800), "white")
     ImageDraw.Draw(page).rectangle((0, 0, 600, 110), fill="black")  # how the tiny model tells a page's head
-    stream = io.BytesIO()
-    page.rotate(90, expand=True).save(stream, "PNG")
-    (turned,) = read(vl, stream.getvalue(), options='{"useDocOrientationClassify": true}')["pages"]
-    assert turned["rotation"] in (90, 270) and (turned["width"], turned["height"]) == (600, 800)
-    (as_it_is,) = read(vl, stream.getvalue())["pages"]
+    (upright,) = read(vl, as_png(page))["pages"]
+    for degrees in (90, 180, 270):
+        given = page.rotate(degrees, expand=True)  # counterclockwise
+        (turned,) = read(vl, as_png(given), options='{"useDocOrientationClassify": true}')["pages"]
+        assert (turned["width"], turned["height"]) == given.size
+        assert turned["rotation"] == 360 - degrees, "clockwise"
+        for block, standing in zip(turned["blocks"], upright["blocks"], strict=True):
+            # Where the block would be if one drew it on the upright page and turned that.
+            mask = Image.new("L", page.size)
+            left, top, right, bottom = standing["bbox"]
+            ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
+            assert block["bbox"] == pytest.approx(mask.rotate(degrees, expand=True).getbbox(), abs=2)
+    (as_it_is,) = read(vl, as_png(page.rotate(90, expand=True)))["pages"]
     assert as_it_is["rotation"] == 0 and (as_it_is["width"], as_it_is["height"]) == (800, 600)
+
+
+def as_png(page: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    page.save(stream, "PNG")
+    return stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired
 from serve_app.outputs import writer_process
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
 from serve_app.page_spool import PageSpool
-from tests.support.pdfs import encrypted, pages_pdf
+from tests.support.pdfs import encrypted, pages_pdf, text_pdf
 
 BOX = (10, 10, 90, 30)
 
@@ -42,7 +42,7 @@ def told(pdf: bytes) -> list[str]:
 
 async def within(seconds: float, look: Callable[[], Any]) -> Any:
     async with asyncio.timeout(seconds):
-        while not (found := look()):
+        while not (found := look()):  # noqa: ASYNC110 - what is looked for is another process
             await asyncio.sleep(0.005)
     return found
 
@@ -52,9 +52,11 @@ def children() -> set[int]:
 
 
 async def test_a_pdf_has_its_text_once_where_a_page_had_it_already(spool: PageSpool) -> None:
+    born = text_pdf([(20, 60, 12, "Этот лист набран на компьютере.")], size=(300, 100))
     spool.add(page(1))
-    spool.add(page(2, text_source="text_layer"))
-    with await searchable_pdf(pages_pdf([b"", b""], size=(100, 100)), spool, password=None, timeout_s=30) as file:
+    with await searchable_pdf(born, spool, password=None, timeout_s=30) as file:
+        assert told(file.read()) == ["Этот", "лист", "набран", "на", "компьютере."]
+    with await searchable_pdf(pages_pdf([b""], size=(100, 100)), spool, password=None, timeout_s=30) as file:
         assert told(file.read()) == ["слово"]
 
 

@@ -27,12 +27,16 @@ def page_reading(
             zip(pruned["parsing_res_list"], result["parsing_res_list"], spans, strict=True)
         )
     ]
+    width, height = pruned["width"], pruned["height"]
+    rotation = max(0, int(pruned.get("doc_preprocessor_res", {}).get("angle", 0)))
+    if rotation:
+        blocks = [_as_given(block, rotation, width, height) for block in blocks]
     page = Page(
         number=number,
-        width=pruned["width"],
-        height=pruned["height"],
+        width=width if rotation % 180 == 0 else height,
+        height=height if rotation % 180 == 0 else width,
         dpi=dpi,
-        rotation=max(0, int(pruned.get("doc_preprocessor_res", {}).get("angle", 0))),
+        rotation=rotation,
         text="\n\n".join(block.text for block in blocks if block.text),
         markdown=markdown,
         blocks=blocks,
@@ -97,6 +101,27 @@ def _block(order: int, block: dict[str, Any], figure: str | None, markdown_span:
         figure=figure,
         markdown_span=markdown_span,
     )
+
+
+def _as_given(block: Block, rotation: int, width: int, height: int) -> Block:
+    """A block of the page that was turned upright (`width` x `height`), with its place on the page as it came."""
+    left, top, right, bottom = block.bbox
+    corners = [_place(x, y, rotation, width, height) for x, y in ((left, top), (right, bottom))]
+    (x1, x2), (y1, y2) = (sorted(map(int, axis)) for axis in zip(*corners, strict=True))
+    polygon = block.polygon and [_place(x, y, rotation, width, height) for x, y in block.polygon]
+    return block.model_copy(update={"bbox": (x1, y1, x2, y2), "polygon": polygon})
+
+
+def _place(x: float, y: float, rotation: int, width: int, height: int) -> tuple[float, float]:
+    match rotation:
+        case 90:
+            return height - y, x
+        case 180:
+            return width - x, height - y
+        case 270:
+            return y, width - x
+        case _:
+            return x, y
 
 
 def table_text(html: str) -> str:
