@@ -16,6 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from serve_app.allocator import give_back
 from serve_app.document import (
     DocumentStatus,
     DocumentSummary,
@@ -172,6 +173,8 @@ class Reading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._place.close()
+        if not self.spool.small:
+            give_back()
         self.spool.close()
 
     async def pages(self) -> AsyncGenerator[Page, None]:

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app import __version__
 from serve_app.admission import Admission
+from serve_app.allocator import keep_little
 from serve_app.documents import Documents
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
@@ -45,6 +46,7 @@ class Ingress:
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
+        keep_little()
         limits = settings.limits
         self._keys = keys
         self._docs_open = settings.docs_without_key

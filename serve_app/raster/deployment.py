@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
+from serve_app.allocator import keep_little
 from serve_app.batching import BatchQueue
 from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageResult, SourceFile
 from serve_app.errors import ServiceError
@@ -32,6 +33,7 @@ class Rasterizer:
     """
 
     def __init__(self, settings: RasterSettings, limits: Limits) -> None:
+        keep_little()
         self._decoder = IsolatedDecoder(
             max_pixels=int(limits.image_megapixels * 1e6),
             default_dpi=settings.default_dpi,

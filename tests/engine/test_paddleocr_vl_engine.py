@@ -131,8 +131,9 @@ def test_a_reading_travels_between_processes_small_and_without_pixels(engine: Pa
 
 def test_a_turned_page_says_how_it_was_turned(engine: PaddleOcrVlEngine) -> None:
     found = read(engine, turned(), use_doc_orientation_classify=True).page
-    assert (found.rotation, found.width, found.height) == (270, WIDTH, HEIGHT)
-    assert found.blocks[0].bbox == scaled(LIGHT_BOXES[0].box)
+    assert (found.rotation, found.width, found.height) == (270, HEIGHT, WIDTH)
+    left, top, right, bottom = scaled(LIGHT_BOXES[0].box)
+    assert found.blocks[0].bbox == (top, WIDTH - right, bottom, WIDTH - left), "where it is on the page as it came"
 
 
 def test_blocks_stop_at_the_tokens_that_a_request_allows(engine: PaddleOcrVlEngine) -> None:
