@@ -138,6 +138,16 @@ def _engine_html(content: str) -> str | None:
     return xml_text(clean) if "<table" in clean else None  # a character reference may have been a control
 
 
+def with_text_escaped(content: str) -> str:
+    """An engine's HTML of a table in which `a<b`, read off the page, is text and not the beginning of a tag."""
+    return _TAG.sub(_markup, content)
+
+
+def _markup(match: re.Match[str]) -> str:
+    name = (match["name"] or "").lower()
+    return match[0] if name in _TAGS or name in _DROPPED_TAGS else html.escape(match[0])
+
+
 def _known_tag(match: re.Match[str]) -> str:
     name = (match["name"] or "").lower()
     if name in _TAGS:

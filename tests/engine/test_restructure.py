@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.document import Block, Page
 from serve_app.options import ParsingOptions
+from serve_app.outputs.tables import table_html, table_rows
 from serve_app.recognition.engines.paddleocr_vl import restructure as module
 from serve_app.recognition.engines.paddleocr_vl.plain import page_reading
 from serve_app.recognition.engines.paddleocr_vl.restructure import restructure
@@ -256,3 +257,13 @@ def test_outlines_leave_out_what_is_not_needed() -> None:
     )
     outline = outline_of(with_table)
     assert outline is not None and [block.content for block in outline.blocks] == ["", "<table>"]
+
+
+def test_signs_that_look_like_tags_are_text_in_a_joined_table() -> None:
+    pages = read([[("table", table("если a<b то|1"), WIDE)], [("table", table("если c<d то|2"), WIDE)]])
+    assert pages[0].blocks[0].text == "Товар\tЦена\nесли a<b то\t1"
+    (whole,) = structured(pages)[0].blocks
+    assert whole.text == "Товар\tЦена\nесли a<b то\t1\nесли c<d то\t2"
+    assert [[cell.text for cell in row] for row in table_rows(table_html(whole))][1:] == [
+        ["если a<b то", "1"], ["если c<d то", "2"],
+    ]  # fmt: skip

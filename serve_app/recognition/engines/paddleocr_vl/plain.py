@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app.document import Block, Box, ErrorInfo, Figure, Page, PageReading
 from serve_app.options import ParsingOptions
+from serve_app.outputs.tables import with_text_escaped
 from serve_app.recognition.engines.figures import jpeg
 
 _BETWEEN = "\n\n"  # what the library's Markdown has between blocks
@@ -129,7 +130,7 @@ def table_text(html: str) -> str:
     if "<table" not in html:
         return html
     cells = _Cells()
-    cells.feed(html)
+    cells.feed(with_text_escaped(html))
     cells.close()
     return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in cells.rows)
 

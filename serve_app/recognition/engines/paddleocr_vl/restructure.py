@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.outputs.tables import with_text_escaped
 from serve_app.outputs.text import MAX_HEADING_LEVEL
 from serve_app.recognition.engines.paddleocr_vl.plain import table_text
 from serve_app.structure import BlockChange, OutlinedBlock, PageOutline
@@ -134,7 +135,8 @@ def _table_markdown(block: Any, content: str, *, pretty: bool) -> str:
 def _as_library_block(block: OutlinedBlock) -> Any:
     from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLBlock
 
-    converted = PaddleOCRVLBlock(block.label, list(block.bbox), _MARKS.sub("", block.content))
+    content = with_text_escaped(block.content) if block.label == "table" else _MARKS.sub("", block.content)
+    converted = PaddleOCRVLBlock(block.label, list(block.bbox), content)
     converted.order = block.order
     return converted
 
