@@ -59,7 +59,7 @@ def write_output(
     """
     match kind:
         case OutputKind.JSON:
-            to.writelines(document_json(summary, spool, include_images=include_images))
+            _write(document_json(summary, spool, include_images=include_images), to)
         case OutputKind.MARKDOWN:
             parts = document_markdown(spool.pages())
             _write_text(_with_images(parts, spool) if include_images else parts, to)
@@ -84,4 +84,10 @@ def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
 
 def _write_text(parts: Iterable[str], to: BinaryIO) -> None:
     # Half of a surrogate pair, which no engine should give, must not cost the document.
-    to.writelines(part.encode("utf-8", "replace") for part in parts)
+    _write((part.encode("utf-8", "replace") for part in parts), to)
+
+
+def _write(parts: Iterable[bytes], to: BinaryIO) -> None:
+    # Not writelines: a spooled file looks at its size only after the last of them.
+    for part in parts:
+        to.write(part)
