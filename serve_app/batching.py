@@ -36,7 +36,8 @@ class _Waiting(Generic[Item, Result]):
     future: asyncio.Future[Batched[Result]]
     since: float
     context: contextvars.Context
-    turn: int
+    caller: str
+    turn: float
     arrival: int
 
     def __lt__(self, other: _Waiting[Item, Result]) -> bool:
@@ -63,10 +64,11 @@ class BatchQueue(Generic[Item, Result]):
         self._room = room
         self._max_batch = max_batch
         self._waiting: list[_Waiting[Item, Result]] = []  # a heap
-        # Start-time fair queueing with items of cost 1: each item of a caller has a turn after its last one's,
-        # and whoever comes anew has the turn that is now.
-        self._turn = 0
-        self._next_turns: dict[str, int] = {}
+        # Weighted fair queueing with items of cost 1: each item of a caller has a turn after its last one's, and
+        # whoever comes anew has the turn that is now. A turn is over when each caller has had one item of its own:
+        # so newcomers without end do not keep the second page of a document waiting for ever.
+        self._turn = 0.0
+        self._next_turns: dict[str, float] = {}
         self._arrivals = itertools.count()
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -88,6 +90,7 @@ class BatchQueue(Generic[Item, Result]):
             asyncio.get_running_loop().create_future(),
             time.perf_counter(),
             contextvars.copy_context(),
+            caller,
             turn=max(self._turn, self._next_turns.get(caller, 0)),
             arrival=next(self._arrivals),
         )
@@ -119,11 +122,13 @@ class BatchQueue(Generic[Item, Result]):
                 await self._room()
                 if not self._waiting:  # they left meanwhile
                     continue
+            callers = len({waiting.caller for waiting in self._waiting})
             batch = [heapq.heappop(self._waiting) for _ in range(min(len(self._waiting), self._max_batch))]
-            self._turn = batch[-1].turn
-            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
+            taken = len(batch)
             await self._run_batch(batch)
             del batch  # its pages must not stay in memory until the next one
+            self._turn += taken / callers
+            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

@@ -31,6 +31,7 @@ from serve_app.document import (
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     DocumentTimeout,
+    EmptyDocument,
     FieldError,
     InvalidField,
     RecognitionFailed,
@@ -38,6 +39,7 @@ from serve_app.errors import (
     ServiceError,
     TooManyPages,
 )
+from serve_app.file_content import FileContent, unnamed_file
 from serve_app.options import RecognitionOptions
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
 from serve_app.outputs.overlay import OVERLAYS
@@ -45,7 +47,7 @@ from serve_app.outputs.rendering import Renderer
 from serve_app.page_ranges import selected_pages
 from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
-from serve_app.raster.images import HEADER_WITHIN
+from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.settings import Limits
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
@@ -55,6 +57,9 @@ log = logging.getLogger("ray.serve.ingress")
 
 FIGURES_AT_ONCE = 8
 """Pictures of one document on their way to the store."""
+
+PAGED = ("PDF", "TIFF")
+"""Kinds of file that may hold several pages, or none; the others need not be opened to know."""
 
 WRITERS_AT_ONCE = 2
 """PDFs and DOCX files that are written at a time: each has a process, and perhaps a gigabyte."""
@@ -87,7 +92,7 @@ class Documents:
         *,
         keep_source: bool,
         limits: Limits,
-        share: Callable[[bytes], Any],
+        share: Callable[[FileContent], Any],
         fetch: Callable[[Any], Awaitable[bytes | memoryview]],
     ) -> None:
         """`share` makes of a file what travels to rasterizers (see SourceFile.data), `fetch` the file of that."""
@@ -100,7 +105,9 @@ class Documents:
         self.fetch = fetch
         self._share = share
 
-    async def open(self, source: bytes, wanted: Wanted, *, timings_ms: dict[str, float], started: float) -> Reading:
+    async def open(
+        self, source: FileContent, wanted: Wanted, *, timings_ms: dict[str, float], started: float
+    ) -> Reading:
         """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
 
         `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
@@ -108,8 +115,11 @@ class Documents:
         """
         with ExitStack() as place:
             place.enter_context(self.pipeline.place())
+            if not source:
+                raise EmptyDocument()
+            kind = sniff(source[:HEADER_WITHIN])
             file = SourceFile(new_document_id(), self._share(source), wanted.password)
-            page_count = await self.pipeline.count_pages(file) if _may_have_pages(source) else 1
+            page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
             return Reading(self, file, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
 
@@ -304,7 +314,7 @@ class Reading:
                     for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN))
                 ]
                 if self._documents.keep_source:
-                    source = bytes(await self._source())
+                    source = files.enter_context(await asyncio.to_thread(unnamed_file, await self._source()))
                     parts.append(store.put(keys["source"], source, "application/octet-stream"))
                 await _all(parts)
             paths = self.spool.figure_paths
@@ -336,11 +346,6 @@ def document_folder(document_id: str) -> str:
     """`yyyy/mm/dd/id`: where the results of a document lie in the store."""
     day = document_id[:8]
     return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
-
-
-def _may_have_pages(source: bytes) -> bool:
-    """Whether a file is of a kind that may hold several pages, or none; the others need not be opened to know."""
-    return b"%PDF-" in source[:HEADER_WITHIN] or source[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _with_own_figures(reading: PageReading, number: int) -> PageReading:

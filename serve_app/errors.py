@@ -184,7 +184,10 @@ class DocumentTimeout(ServiceError):
 
 _OF_DOCUMENTS: dict[str, type[ServiceError]] = {
     error.code: error
-    for error in (CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType)
+    for error in (
+        *(CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType),
+        ServiceUnavailable,
+    )
 }
 
 

@@ -27,6 +27,7 @@ from serve_app.errors import (
     UnsupportedMediaType,
     UploadStalled,
 )
+from serve_app.file_content import MAPPED_BYTES, FileContent, mapped
 from serve_app.options import ParsingOptions
 from serve_app.outputs.kinds import OutputKind
 from serve_app.page_ranges import parse_page_ranges
@@ -105,7 +106,7 @@ class Submission:
     """What a client sent: the options, and the document's bytes unless they are behind `image_url`."""
 
     request: OcrRequest
-    source: bytes | None
+    source: FileContent | None
 
 
 async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -> Submission:
@@ -194,9 +195,14 @@ async def _read_form(request: Request, max_bytes: int) -> Submission:
         raise InvalidRequest("The form could not be read.") from None
     try:
         fields, file = _form_fields(form)
-        return await _submission(fields, await file.read() if file is not None else None)
+        return await _submission(fields, await _content(file) if file is not None else None)
     finally:
         await form.close()
+
+
+async def _content(file: UploadFile) -> FileContent:
+    """What was uploaded. What is large is on disk already, and stays there."""
+    return mapped(file.file) if (file.size or 0) > MAPPED_BYTES else await file.read()
 
 
 def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
@@ -228,7 +234,7 @@ def _object_of(name: str, text: str) -> Any:
         raise _invalid(name, "is not a JSON object") from None
 
 
-async def _submission(fields: dict[str, Any], file: bytes | None) -> Submission:
+async def _submission(fields: dict[str, Any], file: FileContent | None) -> Submission:
     try:
         request = OcrRequest.model_validate(fields)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from serve_app import __version__
 from serve_app.admission import Admission
 from serve_app.allocator import keep_little
 from serve_app.documents import Documents
+from serve_app.file_content import FileContent
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
@@ -99,7 +100,7 @@ class Ingress:
         return create_app(self._context, self._keys, docs_open=self._docs_open)
 
 
-def _shared(source: bytes) -> Any:
+def _shared(source: FileContent) -> Any:
     """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
     return ray.put(np.frombuffer(source, np.uint8))
 

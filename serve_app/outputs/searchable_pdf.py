@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
-from pikepdf.sanitize import Sanitizer
 from PIL import Image
 
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
+from serve_app.file_content import FileContent, mapped
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
 from serve_app.raster.images import HEADER_WITHIN, image_errors, open_image, sniff
@@ -71,8 +71,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
-            own_text = opened.enter_context(closing(_OwnText(source.read(), password)))
-            source.seek(0)
+            own_text = opened.enter_context(closing(_OwnText(mapped(source), password)))
             with _pdf_errors():
                 original = opened.enter_context(Pdf.open(source, password=password or ""))
             layers = _add_pdf_pages(result, original, pages, font, own_text)
@@ -125,7 +124,7 @@ def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, fac
 class _OwnText:
     """Tells whether the text that a page shows can be searched as it is."""
 
-    def __init__(self, data: bytes, password: str | None) -> None:
+    def __init__(self, data: FileContent, password: str | None) -> None:
         self._document: PdfSource | None = None
         with suppress(ServiceError):  # more than PDFium can read
             self._document = PdfSource(data, password)
@@ -155,12 +154,11 @@ def _add_pdf_pages(
         content = b"" if own_text.is_on(page.number) else text_content(page, frame, font, name)
         layers.append((name, _compressed(content)))
     with _pdf_errors():
-        result.add_pages_from(original, indices)
+        result.add_pages_from(original, indices)  # which leaves behind what belongs to no page, such as attached files
         seen: set[tuple[int, int]] = set()
         for leaf in result.pages:
             _defuse_page(leaf.obj, seen)
         _defuse_fields(result)
-        Sanitizer().remove_attachments().apply(result)
     return layers
 
 

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, cast
 from serve_app.child_process import child_environment, die_with, limit_memory, python_module
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, TooLarge, document_error
+from serve_app.file_content import unnamed_file
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 from serve_app.page_spool import PageSpool
@@ -44,8 +45,7 @@ async def searchable_pdf(
 
     Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if it is late.
     """
-    with cast(BinaryIO, tempfile.TemporaryFile()) as original:
-        await asyncio.to_thread(original.write, source)
+    with await asyncio.to_thread(unnamed_file, source) as original:
         return await _written("pdf", original, {"password": password}, spool.pages_as_json(), timeout_s)
 
 

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import struct
 import sys
+import tempfile
 from collections import OrderedDict
 from typing import Any, BinaryIO
 
@@ -28,7 +30,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from serve_app.child_process import die_with, limit_memory
-from serve_app.errors import ServiceError
+from serve_app.errors import ServiceError, ServiceUnavailable
+from serve_app.file_content import MAPPED_BYTES, FileContent, mapped
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
 
@@ -38,6 +41,10 @@ TEXT_PAGE: TypeAdapter[TextPage | None] = TypeAdapter(TextPage | None)
 # Documents whose pages come in turns stay open, up to so many and so many bytes of file.
 OPEN_DOCUMENTS = 8
 OPEN_BYTES = 256 * 2**20
+# And no longer than so many seconds after the last of them was asked for.
+IDLE_S = 30.0
+
+CHUNK_BYTES = 2**20
 
 
 def pack_header(fields: dict[str, Any]) -> bytes:
@@ -53,12 +60,13 @@ def main() -> None:
     limit_memory(memory_bytes)
     _write(answers, pack_header({}))
     documents = OpenDocuments()
-    while (fields := _read_header(requests)) is not None:
-        data = requests.read(fields["size"])
-        if len(data) < fields["size"]:
-            sys.exit("a request ended early")
+    while True:
+        if not select.select([requests], [], [], IDLE_S)[0]:  # a request is read to its end, so nothing is buffered
+            documents.close()
+        if (fields := _read_header(requests)) is None:
+            return
         try:
-            _answer(fields, data, documents, answers)
+            _answer(fields, _received(requests, fields["size"]), documents, answers)
         except ServiceError as error:
             detail = repr(error.__cause__)[:500] if error.__cause__ else ""
             _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
@@ -76,7 +84,7 @@ class OpenDocuments:
         self._sources.move_to_end(document)
         return self._sources[document][0]
 
-    def open(self, document: str, data: bytes, password: str | None, max_pixels: int) -> PageSource:
+    def open(self, document: str, data: FileContent, password: str | None, max_pixels: int) -> PageSource:
         """Raises what `open_source` raises."""
         source = open_source(data, password=password, max_pixels=max_pixels)
         # A document of one page is not asked for again.
@@ -89,8 +97,12 @@ class OpenDocuments:
             oldest.close()
         return source
 
+    def close(self) -> None:
+        while self._sources:
+            self._sources.popitem()[1][0].close()
 
-def _answer(fields: dict[str, Any], data: bytes, documents: OpenDocuments, answers: int) -> None:
+
+def _answer(fields: dict[str, Any], data: FileContent, documents: OpenDocuments, answers: int) -> None:
     """Raises ServiceError before anything is written."""
     source = documents.get(fields["document"])
     if source is None:
@@ -112,6 +124,32 @@ def _answer(fields: dict[str, Any], data: bytes, documents: OpenDocuments, answe
     height, width, _ = image.pixels.shape
     _write(answers, pack_header({"width": width, "height": height, "dpi": image.dpi}))
     _write(answers, np.ascontiguousarray(image.pixels).data.cast("B"))
+
+
+def _received(requests: BinaryIO, size: int) -> FileContent:
+    """The document's file. Raises ServiceUnavailable where the disk has no room for it, after reading it."""
+    if size < MAPPED_BYTES:
+        return _exactly(requests, size)
+    failure: OSError | None = None
+    with tempfile.TemporaryFile() as file:
+        for start in range(0, size, CHUNK_BYTES):
+            chunk = _exactly(requests, min(CHUNK_BYTES, size - start))
+            if failure is None:
+                try:
+                    file.write(chunk)
+                    file.flush()
+                except OSError as error:
+                    failure = error
+        if failure is not None:
+            raise ServiceUnavailable("The service has no room for the document now.") from failure
+        return mapped(file)
+
+
+def _exactly(requests: BinaryIO, size: int) -> bytes:
+    data = requests.read(size)
+    if len(data) < size:
+        sys.exit("a request ended early")
+    return data
 
 
 def _take_over_pipes() -> tuple[BinaryIO, int]:

@@ -41,7 +41,7 @@ MAX_PNG_CHUNKS = 1000
 _TAKEN = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
 HEADER_WITHIN = 1024
-"""Bytes that tell what a file is: readers of PDF look so far for its header, before which some writers put a mail's or
+"""FileContent that tell what a file is: readers of PDF look so far for its header, before which some writers put a mail's or
 a printer's lines."""
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)

@@ -13,7 +13,16 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from serve_app.errors import CorruptDocument, EmptyDocument, TooManyPages
-from serve_app.raster.images import DecodedImage, check_size, decode_opened, image_errors, open_image, sniff
+from serve_app.file_content import FileContent
+from serve_app.raster.images import (
+    HEADER_WITHIN,
+    DecodedImage,
+    check_size,
+    decode_opened,
+    image_errors,
+    open_image,
+    sniff,
+)
 from serve_app.raster.pdf import PdfSource
 from serve_app.raster.text_layer import TextPage
 
@@ -50,7 +59,7 @@ class PageSource(Protocol):
     def close(self) -> None: ...
 
 
-def open_source(data: bytes, *, password: str | None, max_pixels: int) -> PageSource:
+def open_source(data: FileContent, *, password: str | None, max_pixels: int) -> PageSource:
     """Open a document: a PDF, a TIFF of one or more pages, or an image; of an animation, the first frame.
 
     What it is, its first bytes say. An image of one page is refused here if it is damaged at its
@@ -61,13 +70,13 @@ def open_source(data: bytes, *, password: str | None, max_pixels: int) -> PageSo
     """
     if not data:
         raise EmptyDocument()
-    match sniff(data):
+    match sniff(data[:HEADER_WITHIN]):
         case "PDF":
             return PdfSource(data, password)
         case "TIFF":
-            return TiffSource(data, max_pixels)
+            return TiffSource(bytes(data), max_pixels)
         case kind:
-            return ImageSource(kind, data, max_pixels)
+            return ImageSource(kind, bytes(data), max_pixels)
 
 
 class ImageSource:

@@ -8,6 +8,7 @@ filled forms included; the permissions that its author wished for are not ours t
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from serve_app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from serve_app.file_content import FileContent
 from serve_app.raster.images import MAX_SIDE, DecodedImage
 from serve_app.raster.text_layer import TextPage, read_text_layer
 
@@ -50,9 +52,11 @@ class PdfSource:
     for one that is encrypted by other means than a password.
     """
 
-    def __init__(self, data: bytes, password: str | None) -> None:
-        self._data, self._password = data, password
-        self._document = _open(data, password)
+    def __init__(self, data: FileContent, password: str | None) -> None:
+        # Memory that PDFium reads from for as long as the document is open.
+        self._data = data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
+        self._password = password
+        self._document = _open(self._data, password)
         self._pages_loaded = 0
         self.page_count = len(self._document)
 
@@ -102,7 +106,7 @@ class _Canvas:
     dpi: int
 
 
-def _open(data: bytes, password: str | None) -> Any:
+def _open(data: bytes | ctypes.Array[ctypes.c_char], password: str | None) -> Any:
     # Not PdfDocument(data): it leaves a document of zero pages open for ever.
     encoded = password.encode("utf-8", "surrogatepass") if password else None
     raw = pdfium_c.FPDF_LoadMemDocument64(data, len(data), encoded)

@@ -240,5 +240,36 @@ async def test_a_caller_who_was_away_does_not_overtake_everybody_for_it() -> Non
         await queue.submit(f"a{n}", caller="a")
     late = [queue.submit(f"b{n}", caller="b") for n in range(3)] + [queue.submit("a10", caller="a")]
     await asyncio.gather(*late)
-    assert order[10:] == ["b0", "b1", "a10", "b2"]
+    assert order[10:] == ["b0", "a10", "b1", "b2"]
+    await queue.close()
+
+
+async def test_callers_who_are_gone_are_forgotten() -> None:
+    async def run(items: Sequence[int]) -> list[int]:
+        return list(items)
+
+    queue = BatchQueue(run, max_batch=1)
+    for number in range(50):
+        await queue.submit(number, caller=f"document {number}")
+    assert len(queue._next_turns) <= 2
+    await queue.close()
+
+
+async def test_newcomers_without_end_do_not_keep_a_long_document_waiting() -> None:
+    done: list[str] = []
+
+    async def run(items: Sequence[str]) -> list[str]:
+        done.extend(items)
+        await asyncio.sleep(0)
+        return list(items)
+
+    queue = BatchQueue(run, max_batch=1)
+    tasks = [asyncio.create_task(queue.submit("long", caller="long")) for _ in range(5)]
+    for number in range(60):  # five of them always wait
+        tasks.append(asyncio.create_task(queue.submit("single", caller=str(number))))
+        await asyncio.sleep(0)
+        while len(queue) >= 10:
+            await asyncio.sleep(0)
+    assert done.count("long") == 5
+    await asyncio.gather(*tasks)
     await queue.close()

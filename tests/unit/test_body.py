@@ -28,7 +28,7 @@ async def _ocr(request: Request) -> JSONResponse:
     submission = await read_submission(request, max_bytes=MAX_BYTES, stall_s=0.3)
     source = submission.source
     return JSONResponse(
-        {"bytes": None if source is None else source.decode("latin-1"), **submission.request.model_dump()}
+        {"bytes": None if source is None else bytes(source).decode("latin-1"), **submission.request.model_dump()}
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pypdfium2.version import PDFIUM_INFO
 
+from serve_app.allocator import give_back
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
 from serve_app.raster import pdf as pdf_module
 from serve_app.raster.images import MAX_SIDE, DecodedImage
@@ -288,21 +289,25 @@ def resident_bytes() -> int:
 
 def test_memory_does_not_grow_with_the_pages_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(3)
-    count = 300
+    count, side = 200, 400
     kids = b" ".join(b"%d 0 R" % (5 + 2 * index) for index in range(count))
     objects = [CATALOG, b"<</Type/Pages/Count %d/Kids[%b]>>" % (count, kids), b"null"]
     objects.append(stream(b"100 0 0 100 0 0 cm /I Do"))
     for index in range(count):
         resources = b"/Resources<</XObject<</I %d 0 R>>>>" % (6 + 2 * index)
         objects.append(b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 100 100]/Contents 4 0 R%b>>" % resources)
-        kind = b"/Type/XObject/Subtype/Image/Width 150/Height 150/ColorSpace/DeviceGray/BitsPerComponent 8"
-        objects.append(stream(noise.bytes(150 * 150), kind))
-    data = pdf_of(objects)
+        kind = b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceGray/BitsPerComponent 8" % (side, side)
+        objects.append(stream(noise.bytes(side * side), kind))
     monkeypatch.setattr(pdf_module, "PAGES_PER_OPENING", 20)
-    source = opened(data)
-    for _ in range(50):
-        source.render(1, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS)
-    before = resident_bytes()
-    for index in range(1000):
-        source.render(index % 300 + 1, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS)
-    assert resident_bytes() - before < 4 * 2**20
+    source = opened(pdf_of(objects))
+
+    def grown_by_drawing(numbers: range) -> int:
+        give_back()
+        before = resident_bytes()
+        for number in numbers:
+            source.render(number, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS)
+        give_back()
+        return resident_bytes() - before
+
+    grown_by_drawing(range(1, 21))
+    assert grown_by_drawing(range(21, count + 1)) < 30 * side * side, "PDFium keeps each picture it has drawn"

@@ -22,6 +22,7 @@ from PIL import Image, ImageFont, ImageOps
 
 from serve_app.document import Block, Box, ErrorInfo, Page, Word
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, UnsupportedMediaType
+from serve_app.file_content import unnamed_file
 from serve_app.outputs.glyphless_font import glyphless_face
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 
@@ -62,7 +63,8 @@ def plain_pdf(count: int = 1, change: Callable[[Pdf], None] = lambda pdf: None, 
 def searchable(source: bytes, *pages: Page, password: str | None = None) -> bytes:
     """The result, which qpdf must find sound."""
     out = io.BytesIO()
-    write_searchable_pdf(io.BytesIO(source), iter(pages), password=password, to=out)
+    with unnamed_file(source) as file:
+        write_searchable_pdf(file, iter(pages), password=password, to=out)
     with Pdf.open(io.BytesIO(out.getvalue())) as pdf:
         assert pdf.check_pdf_syntax() == []
         assert pdf.get_warnings() == []
@@ -398,7 +400,11 @@ def test_what_acts_or_hides_in_the_original_is_gone_and_web_links_stay() -> None
         )
         shown = pdf.make_indirect(shown)
         page.Annots.append(shown)
-        pdf.Root.AcroForm = Dictionary(Fields=Array([field, shown]), XFA="script-marker")
+        parent = pdf.make_indirect(Dictionary(FT=Name.Tx, T="parent", AA=Dictionary(K=script), A=script))
+        child = Dictionary(Type=Name.Annot, Subtype=Name.Widget, Rect=Array([0, 0, 9, 9]), Parent=parent)
+        parent.Kids = Array([pdf.make_indirect(child)])
+        page.Annots.append(parent.Kids[0])
+        pdf.Root.AcroForm = Dictionary(Fields=Array([field, shown, parent]), XFA="script-marker")
 
     data = searchable(plain_pdf(change=change), page_of())
 
@@ -515,8 +521,8 @@ def test_an_error_of_the_caller_is_not_taken_for_a_damaged_document() -> None:
         yield page_of()
         raise ValueError("the spool is gone")
 
-    with pytest.raises(ValueError, match="spool"):
-        write_searchable_pdf(io.BytesIO(plain_pdf(2)), pages(), password=None, to=io.BytesIO())
+    with unnamed_file(plain_pdf(2)) as file, pytest.raises(ValueError, match="spool"):
+        write_searchable_pdf(file, pages(), password=None, to=io.BytesIO())
 
 
 # Images

@@ -115,7 +115,7 @@ def _main(package: str, temp: str, patience_s: str) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in a folder, in which files may come and go meanwhile."""
+    """FileContent of all files in a folder, in which files may come and go meanwhile."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:
