@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import secrets
 import time
-from bisect import bisect_left
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, aclosing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -23,7 +19,6 @@ from serve_app.document import (
     EngineInfo,
     ErrorInfo,
     Page,
-    PageReading,
     PageResult,
     SourceFile,
     StorageInfo,
@@ -39,24 +34,20 @@ from serve_app.errors import (
     ServiceError,
     TooManyPages,
 )
-from serve_app.file_content import FileContent, unnamed_file
+from serve_app.figure_paths import with_own_figures
+from serve_app.file_content import FileContent
 from serve_app.options import RecognitionOptions
-from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
-from serve_app.outputs.overlay import OVERLAYS
+from serve_app.outputs.kinds import OutputKind
 from serve_app.outputs.rendering import Renderer
 from serve_app.page_ranges import selected_pages
 from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.settings import Limits
-from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.store import Store, StoreUnavailable
+from serve_app.storage.results import Results, new_document_id
 from serve_app.structure import PageOutline, outline_of
 
 log = logging.getLogger("ray.serve.ingress")
-
-FIGURES_AT_ONCE = 8
-"""Pictures of one document on their way to the store."""
 
 PAGED = ("PDF", "TIFF")
 """Kinds of file that may hold several pages, or none; the others need not be opened to know."""
@@ -87,19 +78,15 @@ class Documents:
     def __init__(
         self,
         pipeline: Pipeline,
-        store: Store,
-        monitor: StoreMonitor,
+        results: Results,
         *,
-        keep_source: bool,
         limits: Limits,
         share: Callable[[FileContent], Any],
         fetch: Callable[[Any], Awaitable[bytes | memoryview]],
     ) -> None:
         """`share` makes of a file what travels to rasterizers (see SourceFile.data), `fetch` the file of that."""
         self.pipeline = pipeline
-        self.store = store
-        self.monitor = monitor
-        self.keep_source = keep_source
+        self.results = results
         self.limits = limits
         self.writer_places = asyncio.Semaphore(WRITERS_AT_ONCE)
         self.fetch = fetch
@@ -242,7 +229,7 @@ class Reading:
             timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
             storage=StorageInfo(status="failed"),
         )
-        await self._keep(summary)
+        await self._documents.results.keep(summary, self.spool, self.renderer, self._source)
         summary.timings_ms["total"] = _ms_since(self._started)
         return summary
 
@@ -272,7 +259,7 @@ class Reading:
     def _kept(self, outcome: PageOutcome) -> Page:
         if isinstance(outcome.result, PageResult):
             result = outcome.result
-            reading = result.reading if self.page_count == 1 else _with_own_figures(result.reading, outcome.number)
+            reading = result.reading if self.page_count == 1 else with_own_figures(result.reading, outcome.number)
             page = reading.page
             page.number = outcome.number
             if self._engine is None or page.text_source == "recognition":
@@ -289,91 +276,6 @@ class Reading:
             page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
             self.spool.add(page)
         return page
-
-    async def _keep(self, summary: DocumentSummary) -> None:
-        store = self._documents.store
-        folder = document_folder(self.id)
-        keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
-        # Beside the Markdown, at the paths by which it links them.
-        keys.update({path: f"{folder}/{path}" for path in self.spool.figure_paths})
-        if self._documents.keep_source:
-            keys["source"] = f"{folder}/source"
-        summary.storage = StorageInfo(
-            status="stored",
-            uri=store.uri(folder),
-            keys={name: store.full_key(key) for name, key in keys.items()},
-        )
-        started = time.perf_counter()
-        failure: Exception | None = None
-        try:
-            with ExitStack() as files:
-                parts = [
-                    store.put(
-                        keys[name], files.enter_context(await self.renderer.rendered(kind, summary)), MEDIA_TYPES[kind]
-                    )
-                    for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN))
-                ]
-                if self._documents.keep_source:
-                    source = files.enter_context(await asyncio.to_thread(unnamed_file, await self._source()))
-                    parts.append(store.put(keys["source"], source, "application/octet-stream"))
-                await _all(parts)
-            paths = self.spool.figure_paths
-            for start in range(0, len(paths), FIGURES_AT_ONCE):
-                some = {path: self.spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
-                await _all([store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
-        except Exception as error:
-            failure = error
-            summary.storage = StorageInfo(status="failed")
-            unexpected = None if isinstance(error, StoreUnavailable) else error
-            log.error("document %s could not be stored: %s", self.id, error, exc_info=unexpected)
-        self._documents.monitor.report(failure)
-        summary.timings_ms["store"] = _ms_since(started)
-
-
-async def _all(writes: Iterable[Awaitable[None]]) -> None:
-    """Wait for all, then raise what one of them raised: a file is not closed under another one."""
-    for failure in await asyncio.gather(*writes, return_exceptions=True):
-        if failure is not None:
-            raise failure
-
-
-def new_document_id() -> str:
-    """An id that cannot be guessed and that tells the day, and so the place of its result (UTC)."""
-    return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(12)}"
-
-
-def document_folder(document_id: str) -> str:
-    """`yyyy/mm/dd/id`: where the results of a document lie in the store."""
-    day = document_id[:8]
-    return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
-
-
-def _with_own_figures(reading: PageReading, number: int) -> PageReading:
-    """Pages name their figures by place alone; in a document, each page needs names of its own."""
-    page, figures = reading.page, []
-    added = f"page-{number}-"
-    links = sorted(
-        match.start()
-        for figure in reading.figures
-        for match in re.finditer(re.escape(figure.path), page.markdown)
-        if not figure.path.startswith(OVERLAYS)
-    )
-    for block in page.blocks:
-        if block.markdown_span is not None:
-            start, end = (place + len(added) * bisect_left(links, place) for place in block.markdown_span)
-            block.markdown_span = start, end
-    for figure in reading.figures:
-        if figure.path.startswith(OVERLAYS):  # has the page's number already
-            figures.append(figure)
-            continue
-        folder, _, name = figure.path.rpartition("/")
-        path = f"{folder}/{added}{name}".lstrip("/")
-        figures.append(replace(figure, path=path))
-        page.markdown = page.markdown.replace(figure.path, path)
-        for block in page.blocks:
-            block.content = block.content and block.content.replace(figure.path, path)
-            block.figure = path if block.figure == figure.path else block.figure
-    return replace(reading, page=page, figures=tuple(figures))
 
 
 def _ms_since(started: float) -> float:

@@ -45,6 +45,17 @@ LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What is the same for all pages of a document."""
+
+    source: SourceFile
+    engine: str
+    options: RecognitionOptions
+    dpi: int | None
+    text_layer: bool
+
+
+@dataclass(frozen=True)
 class PageOutcome:
     """What became of one page; `number` counts from 1."""
 
@@ -112,6 +123,7 @@ class Pipeline:
         `text_layer`: pages that have text of their own are not recognized. The caller holds a `place`, which is
         for one page; for others at the same time, more are taken while there are many.
         """
+        asked = _Asked(source, engine, options, dpi, text_layer)
         waiting = list(reversed(numbers))
         running: set[asyncio.Task[PageOutcome]] = set()
         spare = 0
@@ -122,8 +134,7 @@ class Pipeline:
                         if not self._admission.take_spare():
                             break
                         spare += 1
-                    work = self._outcome(source, waiting.pop(), engine, options, dpi, text_layer)
-                    running.add(asyncio.create_task(work))
+                    running.add(asyncio.create_task(self._outcome(asked, waiting.pop())))
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 while spare and 1 + spare > len(running) + len(waiting):
                     self._admission.give_spare()
@@ -164,53 +175,37 @@ class Pipeline:
             return answer
         raise RecognitionFailed("The document could not be read: every replica that tried it died.")
 
-    async def _outcome(
-        self,
-        source: SourceFile,
-        number: int,
-        engine: str,
-        options: RecognitionOptions,
-        dpi: int | None,
-        text_layer: bool,
-    ) -> PageOutcome:
+    async def _outcome(self, asked: _Asked, number: int) -> PageOutcome:
         try:
-            result = await self._read(source, number, engine, options, dpi, text_layer)
+            result = await self._read(asked, number)
         except Exception:  # whatever it is, the other pages of the document are not to blame
             log.exception("page %d of a document failed", number)
             result = RecognitionFailed()
         return PageOutcome(number, result)
 
-    async def _read(
-        self,
-        source: SourceFile,
-        number: int,
-        engine: str,
-        options: RecognitionOptions,
-        dpi: int | None,
-        text_layer: bool,
-    ) -> PageResult | ServiceError:
-        if text_layer and (own := await self._own_text(source, number, dpi)) is not None:
+    async def _read(self, asked: _Asked, number: int) -> PageResult | ServiceError:
+        if asked.text_layer and (own := await self._own_text(asked, number)) is not None:
             return own
-        result = await self._page(source, number, engine, options, dpi)
-        fallback = self._fallbacks.get(engine)
+        result = await self._page(asked, number, asked.engine)
+        fallback = self._fallbacks.get(asked.engine)
         # A page that one engine failed on may be easy for another; what is wrong with it is wrong for both.
         if isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)) and fallback is not None:
-            result = _stood_in(await self._page(source, number, fallback, options, dpi), result)
+            result = _stood_in(await self._page(asked, number, fallback), result)
         return result
 
-    async def _own_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
+    async def _own_text(self, asked: _Asked, number: int) -> PageResult | None:
         """The page's own text. Where that fails, its pixels may still be recognized."""
+        source = asked.source
         try:
-            own = await self._rasterizer.read_text.remote(source.id, source.data, source.password, number, dpi)
+            own = await self._rasterizer.read_text.remote(source.id, source.data, source.password, number, asked.dpi)
         except (RayError, RayServeException) as error:
             log.warning("page %d's own text could not be read: %s", number, type(error).__name__)
             return None
         return own if isinstance(own, PageResult) else None
 
-    async def _page(
-        self, source: SourceFile, number: int, engine: str, options: RecognitionOptions, dpi: int | None
-    ) -> PageResult | ServiceError:
-        recognizer = self._recognizers[engine]
+    async def _page(self, asked: _Asked, number: int, engine: str) -> PageResult | ServiceError:
+        """The page as `engine` reads it, which may be the fallback of the one asked for."""
+        source, recognizer = asked.source, self._recognizers[engine]
         image = None
         for attempt in range(1, ATTEMPTS + 1):
             if self._deadly_pages[source.id] >= DEADLY_PAGES:
@@ -218,9 +213,9 @@ class Pipeline:
                     "Not tried: other pages of this document have ended every replica that tried them."
                 )
             if image is None:
-                image = self._rasterizer.rasterize.remote(source.id, source.data, source.password, number, dpi)
+                image = self._rasterizer.rasterize.remote(source.id, source.data, source.password, number, asked.dpi)
             try:
-                result = await self._answer(recognizer.recognize.remote(image, options, source.id), engine)
+                result = await self._answer(recognizer.recognize.remote(image, asked.options, source.id), engine)
                 if not isinstance(result, EngineFailed) or attempt == ATTEMPTS or not self._is_ready(engine):
                     return result
                 # This replica cannot load its engine, but another one could.

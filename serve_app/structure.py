@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from serve_app.document import Block, Box, Page
 
-HEADINGS = ("doc_title", "paragraph_title")
+HEADING_LABELS = ("doc_title", "paragraph_title")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BlockChange:
 
 def outline_of(page: Page) -> PageOutline | None:
     """None for a page without anything that the document could change."""
-    if not any(block.label == "table" or block.label in HEADINGS for block in page.blocks):
+    if not any(block.label == "table" or block.label in HEADING_LABELS for block in page.blocks):
         return None
     return PageOutline(
         page.number,
@@ -65,7 +65,7 @@ def outline_of(page: Page) -> PageOutline | None:
 
 
 def _content(block: Block) -> str:
-    return (block.content or block.text) if block.label == "table" or block.label in HEADINGS else ""
+    return (block.content or block.text) if block.label == "table" or block.label in HEADING_LABELS else ""
 
 
 class Structure:

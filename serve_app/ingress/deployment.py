@@ -33,6 +33,7 @@ from serve_app.recognition.deployment import EnginePhase
 from serve_app.settings import Secrets, Settings, resolve
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.results import Results
 
 
 @serve.ingress()
@@ -77,9 +78,7 @@ class Ingress:
             settings=settings,
             documents=Documents(
                 pipeline,
-                store,
-                store_monitor,
-                keep_source=settings.store.keep_source,
+                Results(store, store_monitor, keep_source=settings.store.keep_source),
                 limits=limits,
                 share=_shared,
                 fetch=_fetched,

@@ -81,7 +81,7 @@ class _Writer:
         self._page_count += 1
         self._break_due = self._page_count > 1
         if page.error is not None:
-            note = f"Page {page.number} could not be read: {page.error.message} ({page.error.code})"
+            note = f"Page {page.number}: {page.error.message} ({page.error.code})"
             self._paragraph(note, "note")
         for block in page.blocks:
             self._block(block, page, figure)

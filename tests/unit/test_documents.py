@@ -22,6 +22,7 @@ from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.settings import FolderStoreSettings, Limits
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.results import Results
 from serve_app.structure import BlockChange, PageOutline, Structure
 
 TWO_PAGES = b"%PDF-"  # what it is only matters to rasterizers
@@ -75,9 +76,7 @@ async def opened(
 
     documents = Documents(
         cast(Pipeline, pipeline),
-        store,
-        StoreMonitor(store),
-        keep_source=False,
+        Results(store, StoreMonitor(store), keep_source=False),
         limits=limits or Limits(),
         share=lambda data: data,
         fetch=fetch,

@@ -83,7 +83,7 @@ def test_each_page_begins_a_new_one_whatever_it_begins_with() -> None:
     pages = [page(1, block("а")), page(2), page(3, block("б\tв", "table")), failed, page(5, block("г", "title"))]
     document = read(*pages)
     breaks = [item.text for item in document.paragraphs if item.paragraph_format.page_break_before]
-    assert breaks == ["", "", "Page 4 could not be read: Слишком долго. (page_timeout)", "г"]
+    assert breaks == ["", "", "Page 4: Слишком долго. (page_timeout)", "г"]
     assert len(document.element.findall(PAGE_BREAKS)) == len(pages) - 1
     assert document.element.body[-1].tag == qn("w:sectPr")
 

@@ -182,7 +182,7 @@ def test_what_is_missing_is_said() -> None:
     soup = parsed(page(1, block("", "image", figure="../../etc/passwd")), failed)
     assert texts(soup, ".note") == [
         "A picture of this page is missing.",
-        "Page 2 could not be read: <Слишком долго> (page_timeout)",
+        "Page 2: <Слишком долго> (page_timeout)",
     ]
 
 

@@ -1,0 +1,106 @@
+"""What is kept of a document that was read: its result as JSON and Markdown, its figures, perhaps its own file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+from serve_app.document import DocumentSummary, StorageInfo
+from serve_app.file_content import unnamed_file
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+from serve_app.outputs.rendering import Renderer
+from serve_app.page_spool import PageSpool
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.store import Store, StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+
+FIGURES_AT_ONCE = 8
+"""Pictures of one document on their way to the store."""
+
+
+class Results:
+    """Keeps the results of documents in a store, each in a folder of its own."""
+
+    def __init__(self, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
+        self._store = store
+        self._monitor = monitor
+        self._keep_source = keep_source
+
+    async def keep(
+        self,
+        summary: DocumentSummary,
+        spool: PageSpool,
+        renderer: Renderer,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+    ) -> None:
+        """Store a document. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
+
+        Where it fails, the log says why, and nothing is raised: the document can still be answered.
+        """
+        started = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            await self._put_all(summary, spool, renderer, source)
+        except Exception as error:
+            failure = error
+            summary.storage = StorageInfo(status="failed")
+            unexpected = None if isinstance(error, StoreUnavailable) else error
+            log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
+        self._monitor.report(failure)
+        summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
+
+    async def _put_all(
+        self,
+        summary: DocumentSummary,
+        spool: PageSpool,
+        renderer: Renderer,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+    ) -> None:
+        store, folder, paths = self._store, document_folder(summary.id), spool.figure_paths
+        keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
+        # Beside the Markdown, at the paths by which it links them.
+        keys.update({path: f"{folder}/{path}" for path in paths})
+        if self._keep_source:
+            keys["source"] = f"{folder}/source"
+        # Before the result is written, as it tells where it lies.
+        summary.storage = StorageInfo(
+            status="stored",
+            uri=store.uri(folder),
+            keys={name: store.full_key(key) for name, key in keys.items()},
+        )
+        with ExitStack() as files:
+            writes = []
+            for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN)):
+                file = files.enter_context(await renderer.rendered(kind, summary))
+                writes.append(store.put(keys[name], file, MEDIA_TYPES[kind]))
+            if self._keep_source:
+                file = files.enter_context(await asyncio.to_thread(unnamed_file, await source()))
+                writes.append(store.put(keys["source"], file, "application/octet-stream"))
+            await _all(writes)
+        for start in range(0, len(paths), FIGURES_AT_ONCE):
+            some = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
+            await _all([store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
+
+
+async def _all(writes: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, then raise what one of them raised: a file is not closed under another one."""
+    for failure in await asyncio.gather(*writes, return_exceptions=True):
+        if failure is not None:
+            raise failure
+
+
+def new_document_id() -> str:
+    """An id that cannot be guessed and that tells the day, and so the place of its result (UTC)."""
+    return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(12)}"
+
+
+def document_folder(document_id: str) -> str:
+    """`yyyy/mm/dd/id`: where the results of a document lie in the store."""
+    day = document_id[:8]
+    return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"
