@@ -102,6 +102,11 @@ class Page(BaseModel):
     warnings: list[ErrorInfo] = Field(default_factory=list)
     error: ErrorInfo | None = None
 
+    @property
+    def note(self) -> str | None:
+        """What readers of the document are told in place of a page that failed."""
+        return None if self.error is None else f"Page {self.number}: {self.error.message} ({self.error.code})"
+
 
 class EngineInfo(BaseModel):
     name: str

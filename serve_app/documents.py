@@ -159,7 +159,7 @@ class Reading:
         self._timings_ms = timings_ms
         self._started = started
         self._engine: EngineInfo | None = None
-        self._failed = 0
+        self.failed = 0
         self._degraded = False
         self._outlines: list[PageOutline] = []
 
@@ -221,7 +221,7 @@ class Reading:
         warnings = await self._restructure()
         summary = DocumentSummary(
             id=self.id,
-            status=DocumentStatus.PARTIAL if self._failed else DocumentStatus.DONE,
+            status=DocumentStatus.PARTIAL if self.failed else DocumentStatus.DONE,
             page_count=self.page_count,
             engine=self._engine,
             degraded=self._degraded,
@@ -271,7 +271,7 @@ class Reading:
             if self.wanted.restructure and (outline := outline_of(page)) is not None:
                 self._outlines.append(outline)
         else:
-            self._failed += 1
+            self.failed += 1
             error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
             page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
             self.spool.add(page)

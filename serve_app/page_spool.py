@@ -33,6 +33,7 @@ class PageSpool:
         self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115 - closed by close()
         self._pages: dict[int, Page | _Written] = {}
         self._figures: dict[str, tuple[int, int]] = {}
+        self._figures_of: dict[int, list[str]] = {}
         self._in_memory = 0
         self.structure = Structure()
 
@@ -47,6 +48,7 @@ class PageSpool:
     def add(self, page: Page, figures: tuple[Figure, ...] = ()) -> None:
         for figure in figures:
             self._figures[figure.path] = self._write(figure.jpeg)
+            self._figures_of.setdefault(page.number, []).append(figure.path)
         if self._in_memory < PAGES_IN_MEMORY:
             self._in_memory += 1
             self._pages[page.number] = page
@@ -82,6 +84,10 @@ class PageSpool:
     @property
     def figure_paths(self) -> list[str]:
         return list(self._figures)
+
+    def figures_of(self, number: int) -> list[str]:
+        """Paths of the figures of one page."""
+        return self._figures_of.get(number, [])
 
     def figure(self, path: str) -> bytes | None:
         """The JPEG file that pages link as `path`."""

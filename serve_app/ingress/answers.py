@@ -9,6 +9,7 @@ from typing import BinaryIO
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
+from serve_app.document import DocumentSummary
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
 
 WHOLE_BYTES = 1 * 2**20
@@ -22,11 +23,19 @@ _FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
 """What browsers shall save, with a name that says what it is."""
 
 
-def document_answer(file: BinaryIO, kind: OutputKind, document_id: str) -> Response:
-    """A rendered output as the answer; the file is closed by then, or when the last of it was sent."""
-    headers = {"X-Document-ID": document_id, "X-Content-Type-Options": "nosniff"}
+def document_answer(file: BinaryIO, kind: OutputKind, summary: DocumentSummary, *, failed: int) -> Response:
+    """A rendered output as the answer; the file is closed by then, or when the last of it was sent.
+
+    `failed`: how many pages have an error, which not every form can tell.
+    """
+    headers = {
+        "X-Document-ID": summary.id,
+        "X-Document-Status": summary.status,
+        "X-Pages-Failed": str(failed),
+        "X-Content-Type-Options": "nosniff",
+    }
     if kind in _FILES:
-        headers["Content-Disposition"] = f'attachment; filename="{document_id}.{kind}"'
+        headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{kind}"'
     elif kind is OutputKind.HTML:
         headers["Content-Security-Policy"] = (
             "sandbox"  # beside the page's own policy, should it ever be shown from here

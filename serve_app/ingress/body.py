@@ -7,6 +7,7 @@ import binascii
 import json
 import time
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -291,6 +292,8 @@ def _invalid_fields(error: ValidationError) -> InvalidField:
         depth = 3 if "vlmExtraArgs" in location else 2
         name = _field_name(".".join(location[:depth]))
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
+        if problem["type"] == "extra_forbidden" and (meant := get_close_matches(name, OcrForm.model_fields, n=1)):
+            message += f"; did you mean '{meant[0]}'?"
         if len(location) > depth or name in problems:
             message = f"is not valid; it is the {_described(location)}"
         problems[name] = message

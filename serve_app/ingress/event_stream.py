@@ -1,13 +1,14 @@
 """A document as it is read: an event for each page that is done, then the summary, in one of two framings.
 
 start      {"id", "page_count", "pages": how many were asked for}
-page       {"progress": {"done", "failed", "total"}, "page": a Page}
+page       {"progress": {"done", "failed", "total"}, "page": a Page}; with `include_images`, {"images": {path: base64}}
 document   a DocumentSummary: the last event of a document that was read
 error      {"code", "message"}: the last event of one that was not
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -61,24 +62,39 @@ async def _events(
     total = len(reading.numbers)
     yield framed("start", {"id": reading.id, "page_count": reading.page_count, "pages": total})
     done = failed = 0
+    left = True
     try:
         async with aclosing(reading.pages()) as pages:
             async for page in pages:
                 done, failed = done + (page.error is None), failed + (page.error is not None)
                 progress = {"done": done, "failed": failed, "total": total}
-                yield framed("page", {"progress": progress, "page": page.model_dump(mode="json")})
+                event = {"progress": progress, "page": page.model_dump(mode="json")}
+                if reading.wanted.include_images:
+                    event["images"] = _images(reading, page.number)
+                yield framed("page", event)
         summary = await reading.finish()
+        left = False
     except ServiceError as error:
+        left = False
         log.info("document %s: %s", reading.id, error.code)
         yield framed("error", {"code": error.code, "message": error.message})
         return
     except Exception:
+        left = False
         log.exception("document %s failed", reading.id)
         failure = ServiceError()
         yield framed("error", {"code": failure.code, "message": failure.message})
         return
+    finally:
+        if left:
+            log.info("document %s: the client left after %d of %d page(s)", reading.id, done + failed, total)
     finished(summary)
     yield framed("document", summary.model_dump(mode="json"))
+
+
+def _images(reading: Reading, number: int) -> dict[str, str]:
+    paths = reading.spool.figures_of(number)
+    return {path: base64.b64encode(reading.spool.figure(path) or b"").decode() for path in paths}
 
 
 def _as_sse(kind: str, data: dict[str, Any]) -> str:

@@ -80,9 +80,8 @@ class _Writer:
             self._width, self._height = _set_page(self._section, landscape=page.width > page.height)
         self._page_count += 1
         self._break_due = self._page_count > 1
-        if page.error is not None:
-            note = f"Page {page.number}: {page.error.message} ({page.error.code})"
-            self._paragraph(note, "note")
+        if page.note is not None:
+            self._paragraph(page.note, "note")
         for block in page.blocks:
             self._block(block, page, figure)
         if self._break_due:  # a page of nothing is still a page

@@ -69,9 +69,8 @@ def html_document(pages: Iterable[Page], *, title: str, figure: Callable[[str], 
     )
     for page in pages:
         yield f'<section id="page-{page.number}">\n'
-        if page.error is not None:
-            note = f"Page {page.number}: {page.error.message} ({page.error.code})"
-            yield f'<p class="note">{_text(note)}</p>\n'
+        if page.note is not None:
+            yield f'<p class="note">{_text(page.note)}</p>\n'
         for block in page.blocks:
             yield from _block(block, page, figure)
         yield "</section>\n"

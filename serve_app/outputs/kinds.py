@@ -61,10 +61,10 @@ def write_output(
         case OutputKind.JSON:
             _write(document_json(summary, spool, include_images=include_images), to)
         case OutputKind.MARKDOWN:
-            parts = document_markdown(spool.pages())
+            parts = document_markdown(spool.pages(), notes=True)
             _write_text(_with_images(parts, spool) if include_images else parts, to)
         case OutputKind.TEXT:
-            _write_text(document_text(spool.pages()), to)
+            _write_text(document_text(spool.pages(), notes=True), to)
         case OutputKind.HTML:
             _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
         case _:

@@ -46,12 +46,16 @@ def page_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(filter(None, map(_block, blocks)))
 
 
-def document_markdown(pages: Iterable[Page]) -> Iterator[str]:
-    """The Markdown of all pages that have some, a blank line apart, in parts."""
+def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
+    """The Markdown of all pages that have some, a blank line apart, in parts.
+
+    `notes`: a page that failed is a quotation that says so.
+    """
     separator = ""
     for page in pages:
-        if page.markdown:
-            yield separator + page.markdown
+        markdown = page.markdown if page.note is None or not notes else f"> {_line(page.note)}"
+        if markdown:
+            yield separator + markdown
             separator = "\n\n"
 
 

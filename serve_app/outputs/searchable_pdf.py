@@ -47,6 +47,7 @@ _PAGE_KEYS = (
     *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
     *("/UserUnit", "/Contents", "/Group", "/Annots", "/Tabs"),
 )
+_TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
 _HARMLESS_ACTIONS = ("/GoTo", "/Named", "/URI")
 _HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
 _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
@@ -55,10 +56,11 @@ _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent"
 def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
     """Write the recognized pages of the document `source` to `to`, as a PDF in which their text is found.
 
-    `source`: a file with a PDF or an image, as `open_source` takes them; of a PDF, what is needed is read from it. `pages`: a selection of its pages, in the order they
-    shall have; iterated once. A page with an `error` has its picture and no text. A page of a PDF whose own text can be
-    searched (see `text_layer`) is left as it is; what others have, such as another OCR's, stays beside the new. The answer is not encrypted, and its bytes are the
-    same each time.
+    `source`: a file with a PDF or an image, as `open_source` takes them; of a PDF, what is needed is read from it.
+    `pages`: a selection of its pages, in the order they shall have; iterated once. A page with an `error` has its
+    picture and no text. A page of a PDF whose own text can be
+    searched (see `text_layer`) is left as it is; what others have, such as another OCR's, stays beside the new. Title
+    and author stay. The answer is not encrypted, and its bytes are the same each time.
 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
@@ -75,6 +77,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
             with _pdf_errors():
                 original = opened.enter_context(Pdf.open(source, password=password or ""))
             layers = _add_pdf_pages(result, original, pages, font, own_text)
+            _copy_title(result, original)
         else:
             layers = _add_image_pages(result, kind, source.read(), pages, font)
         if not layers:
@@ -160,6 +163,14 @@ def _add_pdf_pages(
             _defuse_page(leaf.obj, seen)
         _defuse_fields(result)
     return layers
+
+
+def _copy_title(result: Pdf, original: Pdf) -> None:
+    with _pdf_errors():
+        for key in _TITLE_KEYS:
+            told = original.docinfo.get(key)
+            if isinstance(told, pikepdf.String):
+                result.docinfo[key] = bytes(told)
 
 
 def _frame(leaf: pikepdf.Page) -> PageFrame:

@@ -87,14 +87,15 @@ class _Paragraph:
         return self.label in MARGINALS
 
 
-def document_text(pages: Iterable[Page]) -> Iterator[str]:
+def document_text(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
     """The text of all pages that have some, a blank line apart, in pieces to be put one behind the other.
 
     A paragraph that runs on from a page to the next one, and what an engine has put in one group, are one paragraph;
     headers, footers and footnotes that stood between come behind it. A page where nothing runs on reads as its `text`.
+    `notes`: a page that failed is a paragraph in brackets that says so.
     """
     between = ""
-    for paragraph in _paragraphs(pages):
+    for paragraph in _paragraphs(pages, notes):
         yield between + paragraph.text
         between = "\n\n"
 
@@ -115,11 +116,11 @@ def xml_text(text: str) -> str:
     return _FORBIDDEN.sub("", text)
 
 
-def _paragraphs(pages: Iterable[Page]) -> Iterator[_Paragraph]:
+def _paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:
     held: list[_Paragraph] = []  # one that may run on, and the marginals behind it
     held_of = 0
     for page in pages:
-        paragraphs = _of_page(page)
+        paragraphs = [_Paragraph((f"[{page.note}]",))] if notes and page.note is not None else _of_page(page)
         body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
         if held and body and page.number == held_of + 1 and _continues(held[0], paragraphs[body[0]]):
             first = body[0]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,9 @@ SMALLEST_SIDE = 0.01
 PAGES_PER_OPENING = 100
 """After so many pages the document is opened anew: PDFium keeps every object that it has read until it is closed."""
 
+PICTURES_LOOKED_AT, PICTURE_DEPTH = 20, 3
+"""Of a page that came out blank: how many, and within how many forms within each other."""
+
 # It advises those who read the log of a document with XFA forms to install another build.
 logging.getLogger("pypdfium2").setLevel(logging.ERROR)
 
@@ -66,6 +70,8 @@ class PdfSource:
             try:
                 pixels = np.full((canvas.height, canvas.width, 3), 255, np.uint8)
                 _draw(page, pixels)
+                if _is_blank(pixels) and _has_damaged_picture(page, max_pixels):
+                    raise CorruptDocument(f"Page {number} of the PDF is damaged: its picture cannot be decoded.")
             except MemoryError as error:
                 raise TooLarge("The page needs more memory than this service has for one.") from error
         return DecodedImage(pixels, canvas.dpi)
@@ -148,6 +154,26 @@ def _canvas(page: Any, number: int, dpi: int, max_pixels: int) -> _Canvas:
     width = min(max(round(across * true_dpi), 1), MAX_SIDE)
     height = min(max(round(down * true_dpi), 1), MAX_SIDE, max(max_pixels // width, 1))
     return _Canvas(min(width, max_pixels), height, max(round(true_dpi), 1))
+
+
+def _is_blank(pixels: RgbPixels) -> bool:
+    first = pixels[0, 0, 0]
+    return bool((pixels[::50, ::50] == first).all() and (pixels == first).all())
+
+
+def _has_damaged_picture(page: Any, max_pixels: int) -> bool:
+    """Whether something that belongs on the page is missing: PDFium leaves out what it cannot decode, and does not tell."""
+    pictures = page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=PICTURE_DEPTH)
+    for picture in islice(pictures, PICTURES_LOOKED_AT):
+        width, height = ctypes.c_uint(), ctypes.c_uint()
+        if not pdfium_c.FPDFImageObj_GetImagePixelSize(picture, width, height):
+            return True
+        if width.value * height.value <= max_pixels:
+            bitmap = pdfium_c.FPDFImageObj_GetBitmap(picture)
+            if not bitmap:
+                return True
+            pdfium_c.FPDFBitmap_Destroy(bitmap)
+    return False
 
 
 def _draw(page: Any, pixels: RgbPixels) -> None:

@@ -50,6 +50,11 @@ def test_row_39_a_bad_page_costs_itself_only(
     assert document["pages"][2]["error"]["code"] == "corrupt_document"
     assert "3" in document["pages"][2]["error"]["message"]
     assert document["text"] == "\n\n".join(page["text"] for page in document["pages"][:2])
+    assert (answer.headers["x-document-status"], answer.headers["x-pages-failed"]) == ("partial", "1")
+    for form, note in (("text", "[Page 3: "), ("markdown", "> Page 3: ")):
+        told = read(service, scan(russian_page, english_page, russian_page, damaged=3), output=form, engine="dummy")
+        assert told.text.startswith("Привет\n\nПривет\n\n" + note) and "corrupt_document" in told.text
+        assert told.headers["x-pages-failed"] == "1"
     with service.client() as client:
         assert client.get("/health").json()["status"] == "healthy"
 
@@ -297,3 +302,17 @@ def test_pictures_are_in_the_answer_where_asked_for(service: Service, russian_pa
     assert base64.b64decode(document["images"]["overlays/page-1.jpg"]).startswith(b"\xff\xd8\xff")
     assert "overlays/page-1.jpg" in document["storage"]["keys"]
     assert read(service, russian_page, engine="dummy", overlay="true").json()["images"] == {}
+
+
+def test_pictures_are_in_the_stream_where_asked_for(service: Service, russian_page: bytes) -> None:
+    sent = scan(russian_page, russian_page)
+    for asked, paths in ((None, None), ("true", "overlays/page-{}.jpg")):
+        fields = {} if asked is None else {"include_images": asked}
+        lines = read(service, sent, engine="dummy", overlay="true", output="ndjson", **fields).text.splitlines()
+        for event in map(json.loads, lines[1:-1]):
+            if paths is None:
+                assert "images" not in event
+            else:
+                ((path, image),) = event["images"].items()
+                assert path == paths.format(event["page"]["number"])
+                assert base64.b64decode(image).startswith(b"\xff\xd8\xff")

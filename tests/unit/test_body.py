@@ -337,6 +337,14 @@ async def test_a_refused_option_is_told_by_its_name_and_in_plain_words(
     assert not any(mark in problem["field"] for mark in "[-")  # of pydantic's names for types
 
 
+async def test_a_misspelt_field_is_told_what_it_may_have_been(client: httpx.AsyncClient) -> None:
+    for name, words in (("image_ulr", "did you mean 'image_url'?"), ("File", "did you mean 'file'?")):
+        answer = await client.post("/ocr", json=_json(**{name: "x"}))
+        assert _code(answer) == (422, "invalid_field") and words in answer.json()["error"]["message"]
+    far = await client.post("/ocr", json=_json(completely="x"))
+    assert "did you mean" not in far.json()["error"]["message"]
+
+
 async def test_a_json_body_has_options_as_an_object_only(client: httpx.AsyncClient) -> None:
     answer = await client.post("/ocr", json=_json(options='{"maxNewTokens": 5}'))
     assert _code(answer) == (422, "invalid_field") and _fields(answer) == ["options"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from serve_app.admission import Admission
 from serve_app.document import Block, EngineInfo, Figure, Page, PageReading, PageResult, SourceFile
 from serve_app.documents import Documents, Reading, Wanted
 from serve_app.errors import EngineLoading, InvalidField, QueueFull, RecognitionFailed, ServiceError, TooManyPages
+from serve_app.ingress.event_stream import EventStream
 from serve_app.options import RecognitionOptions
 from serve_app.outputs.kinds import OutputKind
 from serve_app.pipeline import PageOutcome, Pipeline
@@ -213,3 +215,14 @@ async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer
     with await opened(tmp_path, Mixed(Structure())) as reading:
         await read(reading)
         assert (await reading.finish()).engine.name == "x"
+
+
+async def test_the_log_tells_of_a_client_who_left_a_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ray.serve.ingress")
+    with await opened(tmp_path, TwoPages(Structure([]))) as reading:
+        stream = EventStream(reading, "application/x-ndjson", nullcontext(), finished=lambda _: None)
+        events = cast(AsyncGenerator[str, None], stream.body_iterator)
+        assert json.loads(await anext(events))["event"] == "start"
+        assert json.loads(await anext(events))["event"] == "page"
+        await events.aclose()
+    assert f"document {reading.id}: the client left after 1 of 2 page(s)" in caplog.text

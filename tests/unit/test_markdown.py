@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.document import Block, Page
+from serve_app.document import Block, ErrorInfo, Page
 from serve_app.outputs.markdown import document_markdown, page_markdown
+from serve_app.outputs.text import document_text
 
 
 def block(text: str, label: str = "text") -> Block:
@@ -78,6 +79,18 @@ def test_blank_blocks_and_pages_leave_no_gap() -> None:
         Page(number=3, width=1, height=1, dpi=200, text="b", markdown="b"),
     ]
     assert "".join(document_markdown(pages)) == "a\\*\n\nb"
+
+
+def test_a_page_that_failed_is_told_of_where_it_would_be() -> None:
+    pages = [
+        Page(number=1, width=1, height=1, dpi=200, text="a", markdown="a"),
+        Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="Слишком *долго*.")),
+        Page(number=3, width=1, height=1, dpi=200, text="b", markdown="b"),
+    ]
+    note = "Page 2: Слишком {0}долго{0}. (page_timeout)"
+    assert "".join(document_markdown(pages, notes=True)) == f"a\n\n> {note.format(chr(92) + '*')}\n\nb"
+    assert "".join(document_text(pages, notes=True)) == f"a\n\n[{note.format('*')}]\n\nb"
+    assert "".join(document_markdown(pages)) == "".join(document_text(pages)) == "a\n\nb"
 
 
 def test_a_figure_is_linked_where_it_stands_with_the_text_it_has_below() -> None:

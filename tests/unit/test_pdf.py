@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import socket
 import subprocess
@@ -285,6 +286,32 @@ def test_scripts_launches_and_references_are_left_alone(tmp_path: Path) -> None:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def picture_page(data: bytes, filter_name: bytes, words: bytes = b"") -> bytes:
+    entries = b"/Type/XObject/Subtype/Image/Width 60/Height 60/ColorSpace/DeviceGray/BitsPerComponent 8/Filter/%b"
+    resources = b"/Resources<</XObject<</I 5 0 R>>/Font<</F1<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    content = b"q 100 0 0 100 0 0 cm /I Do Q " + words
+    return page_pdf(content, size=(100, 100), page=resources, more=[stream(data, entries % filter_name)])
+
+
+def white_jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (60, 60), 255).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", [b"DCTDecode", b"JPXDecode"])
+def test_a_page_is_damaged_where_the_picture_that_it_is_cannot_be_decoded(name: bytes) -> None:
+    with pytest.raises(CorruptDocument, match=r"Page 1 .* picture"):
+        opened(picture_page(b"garbage", name)).render(1, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS)
+
+
+def test_a_white_picture_and_text_beside_a_damaged_one_are_pages() -> None:
+    for data in (picture_page(white_jpeg(), b"DCTDecode"), page_pdf(b"", size=(100, 100))):
+        assert opened(data).render(1, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS).pixels.min() == 255
+    words = picture_page(b"garbage", b"DCTDecode", b"BT /F1 20 Tf 10 10 Td (Text) Tj ET")
+    assert opened(words).render(1, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS).pixels.min() < 100
 
 
 def test_memory_does_not_grow_with_the_pages_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -485,6 +485,14 @@ def test_an_encrypted_pdf_is_opened_with_its_password_and_answered_without() -> 
             searchable(source, page_of(), password=password)
 
 
+def test_title_and_author_stay() -> None:
+    def change(pdf: Pdf) -> None:
+        pdf.docinfo.update({"/Title": "Договор № 5", "/Author": "Щукин", "/Producer": "x", "/Subject": Name.Odd})
+
+    with Pdf.open(io.BytesIO(searchable(plain_pdf(change=change), page_of()))) as pdf:
+        assert {key: str(value) for key, value in pdf.docinfo.items()} == {"/Title": "Договор № 5", "/Author": "Щукин"}
+
+
 def test_bytes_are_the_same_each_time() -> None:
     page = page_of(words_block(("слово", (20, 20, 90, 50))))
 

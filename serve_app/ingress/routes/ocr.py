@@ -125,7 +125,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
         summary = await reading.finish()
         finished(summary)
         rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
-        return document_answer(rendered, kind, summary.id)
+        return document_answer(rendered, kind, summary, failed=reading.failed)
 
 
 def _accepted(accept: str) -> OutputKind:
