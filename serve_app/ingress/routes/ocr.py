@@ -95,9 +95,12 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
     """Send one document as `image_base64`, `image_url` or the multipart file `file`.
 
     PDF, TIFF, JPEG, PNG, BMP, and of WebP and GIF the first frame. The answer is JSON unless `output`
-    or `Accept` ask for another form; `application/x-ndjson` and `text/event-stream` send each page as
-    it is done. A page that cannot be read has an `error`; the others are there, and `status` is
-    `partial`.
+    or `Accept` ask for another form. A page that cannot be read has an `error`; the others are there,
+    and `status` is `partial` (the header `X-Document-Status` says so too).
+
+    `application/x-ndjson` and `text/event-stream` send each page as it is done, in whatever order: the
+    events `start` (`id`, `page_count`, `pages`), `page` (`progress`, `page`, perhaps `images`) and at last
+    `document` (all but the pages and their text) or `error` (`code`, `message`).
     """
     started = time.perf_counter()
     limit_s = context.settings.limits.request_s
