@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serve_app.errors import QueueFull
+from serve_app.errors import QueueFull, ServiceUnavailable
 
 BUSY_RETRY_AFTER_S = 5
 
 
 class Admission:
-    """`limit` places; who finds none gets QueueFull at once."""
+    """`limit` places; who finds none gets QueueFull at once, and after `close` everybody ServiceUnavailable."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
+        self._closed = False
+
+    @property
+    def held(self) -> int:
+        """Places that are taken."""
+        return self._held
+
+    def close(self) -> None:
+        self._closed = True
 
     @contextmanager
     def place(self) -> Iterator[None]:
+        if self._closed:
+            raise ServiceUnavailable("The service is being stopped.", retry_after_s=BUSY_RETRY_AFTER_S)
         if self._held >= self._limit:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
         self._held += 1

@@ -38,7 +38,7 @@ def build(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,
-    )(Rasterizer).bind(settings.raster, settings.limits)
+    )(Rasterizer).bind(settings.raster, settings.limits, settings.temp_dir)
 
     replicas = _replicas_that_fit(settings.engines)
     recognizers = {

@@ -7,9 +7,10 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 
 # These variables and no others.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME")
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -17,7 +18,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def child_environment() -> dict[str, str]:
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return environment | {"OPENBLAS_NUM_THREADS": "1"}
+    return environment | {"TMPDIR": tempfile.gettempdir(), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def python_module(name: str) -> list[str]:

@@ -182,6 +182,8 @@ class DocumentTimeout(ServiceError):
     default_message = "The document took longer than the limit; this page was not read."
 
 
+NO_ROOM_RETRY_AFTER_S = 30
+
 _OF_DOCUMENTS: dict[str, type[ServiceError]] = {
     error.code: error
     for error in (
@@ -193,4 +195,5 @@ _OF_DOCUMENTS: dict[str, type[ServiceError]] = {
 
 def document_error(code: str, message: str) -> ServiceError:
     """What a process of ours that reads a document has said is wrong with it. Raises KeyError for another code."""
-    return _OF_DOCUMENTS[code](message)
+    kind = _OF_DOCUMENTS[code]
+    return kind(message, retry_after_s=NO_ROOM_RETRY_AFTER_S if kind is ServiceUnavailable else None)

@@ -77,7 +77,7 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
     except KeyboardInterrupt:
         pass  # stopped while starting: on to stopping what has started
     finally:
-        _stop(schema)
+        _stop(schema, settings)
 
 
 def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
@@ -116,7 +116,7 @@ def _wait_until_running(application: str) -> list[str]:
         time.sleep(0.2)
 
 
-def _stop(schema: ServeDeploySchema) -> None:
+def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
     import ray
     from ray import serve
 
@@ -126,12 +126,43 @@ def _stop(schema: ServeDeploySchema) -> None:
     try:
         if ray.is_initialized():
             for application in schema.applications:
+                _drain(application.name, settings.limits.document_s)
                 serve.delete(application.name)
     except (KeyboardInterrupt, TimeoutError):
         pass  # what does not stop by itself ends with Ray
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)  # a further one must not leave processes behind
     ray.shutdown()
+
+
+def _drain(application: str, patience_s: float) -> None:
+    """Let the service refuse what is new, and wait until it has answered what it has.
+
+    To delete it stops all of its parts at once, and a document's later pages would find none to go to.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    deadline = time.monotonic() + patience_s
+    told = 0
+    try:
+        ingress: Any = serve.get_app_handle(application)
+        while time.monotonic() < deadline:
+            deployments = serve.status().applications[application].deployments
+            states = deployments["Ingress"].replica_states
+            replicas = sum(count for state, count in states.items() if state == "RUNNING")
+            # Serve picks who is asked.
+            held = dict(ingress.drain.remote().result(timeout_s=5) for _ in range(4 * replicas - 3 * (replicas == 1)))
+            working = sum(held.values())
+            if not working and len(held) >= replicas:
+                return
+            if working != told:
+                print(f"{working} request(s) in flight...", flush=True)
+                told = working
+            time.sleep(0.2)
+    except (RayError, RayServeException, TimeoutError, KeyError):
+        pass  # it has not come up, or is gone: there is nothing to wait for
 
 
 def _require_free(host: str, port: int) -> None:

@@ -32,6 +32,7 @@ def document_answer(file: BinaryIO, kind: OutputKind, summary: DocumentSummary, 
         "X-Document-ID": summary.id,
         "X-Document-Status": summary.status,
         "X-Pages-Failed": str(failed),
+        "X-Storage-Status": summary.storage.status,
         "X-Content-Type-Options": "nosniff",
     }
     if kind in _FILES:

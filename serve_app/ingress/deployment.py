@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +24,7 @@ from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
-from serve_app.ingress.monitors import EngineMonitor, writable
+from serve_app.ingress.monitors import EngineMonitor
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.routes import ocr, service
 from serve_app.pipeline import Pipeline
@@ -34,6 +33,7 @@ from serve_app.settings import Secrets, Settings, resolve
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.results import Results
+from serve_app.temp_dir import use_temp_dir
 
 
 @serve.ingress()
@@ -55,8 +55,7 @@ class Ingress:
         store = open_store(settings.store, secrets)
         store_monitor = StoreMonitor(store)
         temp_dir = resolve(settings.temp_dir)
-        if writable(temp_dir):
-            tempfile.tempdir = str(temp_dir)  # uploads too big for memory are spooled here
+        use_temp_dir(temp_dir)
         engines: dict[str, EngineMonitor] = {
             engine.name: EngineMonitor(
                 recognizers[engine.name],
@@ -94,6 +93,11 @@ class Ingress:
             admission=Admission(limits.requests),
             temp_dir=temp_dir,
         )
+
+    async def drain(self) -> tuple[str, int]:
+        """Take no more requests; returns this replica's id, and how many it is still at work on."""
+        self._context.admission.close()
+        return serve.get_replica_context().replica_id.unique_id, self._context.admission.held
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._context, self._keys, docs_open=self._docs_open)

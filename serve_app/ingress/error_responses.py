@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from serve_app.ingress.error_shape import error_response
 from serve_app.ingress.request_id import request_id_of
+from serve_app.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -46,10 +47,10 @@ class ErrorResponses:
         except RayActorError:
             # What dies behind the ingress is handled by the pipeline; this is the proxy in front of it.
             log.warning("the proxy died, and the connection with it")
-        except Exception:
-            log.exception("unexpected error in %s %s", scope["method"], scope["path"])
+        except Exception as error:
+            failure = logged_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
             if not started:
-                await error_response(ServiceError(), request_id_of(scope))(scope, receive, send)
+                await error_response(failure, request_id_of(scope))(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

@@ -22,6 +22,7 @@ from serve_app.document import DocumentSummary
 from serve_app.documents import Reading
 from serve_app.errors import ServiceError
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+from serve_app.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -79,10 +80,9 @@ async def _events(
         log.info("document %s: %s", reading.id, error.code)
         yield framed("error", {"code": error.code, "message": error.message})
         return
-    except Exception:
+    except Exception as error:
         left = False
-        log.exception("document %s failed", reading.id)
-        failure = ServiceError()
+        failure = logged_failure(log, error, f"document {reading.id} failed")
         yield framed("error", {"code": failure.code, "message": failure.message})
         return
     finally:

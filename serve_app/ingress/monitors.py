@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -106,15 +104,6 @@ _BEST_FIRST = (EnginePhase.INITIALIZED, EnginePhase.INITIALIZING, EnginePhase.NO
 
 def _rank(state: EngineState) -> tuple[int, bool]:
     return _BEST_FIRST.index(state.phase), state.backend is not None and not state.backend.available
-
-
-def writable(folder: Path) -> bool:
-    """Whether files may be made in the folder; it is created if it is missing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def first_of(monitors: Mapping[str, EngineMonitor]) -> EngineMonitor:

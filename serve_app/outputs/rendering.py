@@ -88,5 +88,7 @@ class Renderer:
                 try:
                     files[name] = opened.enter_context(await self.rendered(kind, summary))
                 except ServiceError as error:
+                    if error.status >= 500:
+                        raise  # not for want of this document's: a later try has it
                     files[f"{name}.error.txt"] = io.BytesIO(error.message.encode())
             await asyncio.to_thread(write_zip, files, self._spool, to)

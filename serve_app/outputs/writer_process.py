@@ -17,18 +17,28 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
+from serve_app.admission import BUSY_RETRY_AFTER_S
 from serve_app.child_process import child_environment, die_with, limit_memory, python_module
 from serve_app.document import Page
-from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, TooLarge, document_error
+from serve_app.errors import (
+    CorruptDocument,
+    DocumentTimeout,
+    ServiceError,
+    ServiceUnavailable,
+    TooLarge,
+    document_error,
+)
 from serve_app.file_content import unnamed_file
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 from serve_app.page_spool import PageSpool
+from serve_app.temp_dir import is_no_room, no_room
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -43,24 +53,43 @@ async def searchable_pdf(
 ) -> BinaryIO:
     """The PDF as a file, at its beginning, for the caller to close.
 
-    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if it is late.
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if it is late,
+    ServiceUnavailable if it is killed twice, or there is no room for the file.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        return await _written("pdf", original, {"password": password}, spool.pages_as_json(), timeout_s)
+        return await _written("pdf", original, {"password": password}, spool.pages_as_json, timeout_s)
 
 
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
-    """The DOCX as a file, at its beginning, for the caller to close. Raises TooLarge, and DocumentTimeout if it is late."""
+    """The DOCX as a file, at its beginning, for the caller to close. Raises TooLarge, DocumentTimeout and ServiceUnavailable."""
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
         places = {}
         for path in spool.figure_paths:
             start = pictures.tell()
             places[path] = start, pictures.write(spool.figure(path) or b"")
-        pages = (page.model_dump_json().encode() for page in spool.pages())
+
+        def pages() -> Iterator[bytes]:
+            return (page.model_dump_json().encode() for page in spool.pages())
+
         return await _written("docx", pictures, {"title": title, "pictures": places}, pages, timeout_s)
 
 
 async def _written(
+    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], timeout_s: float
+) -> BinaryIO:
+    try:
+        return await _tried(kind, source, settings, pages(), timeout_s)
+    except _Killed:
+        return await _tried(kind, source, settings, pages(), timeout_s)
+
+
+class _Killed(ServiceUnavailable):
+    """By whoever kills processes, which is not the document's doing: a system short of memory, or an operator."""
+
+    default_message = "The file could not be written now; try again shortly."
+
+
+async def _tried(
     kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], timeout_s: float
 ) -> BinaryIO:
     source.seek(0)  # which also writes what was buffered
@@ -91,6 +120,10 @@ async def _written(
             raise document_error(**json.loads(told))
         if status != 0:
             log.warning("the process that writes a %s ended with status %d", kind.upper(), status)
+            if status == -signal.SIGKILL:
+                raise _Killed(retry_after_s=BUSY_RETRY_AFTER_S)
+            if kind == "docx":
+                raise ServiceError
             raise CorruptDocument(f"The document is damaged, and no {kind.upper()} of it could be written.")
         result.seek(0)
     except BaseException:
@@ -135,6 +168,10 @@ def main() -> None:
                 _write_docx(original, pages, settings, to)
     except ServiceError as error:
         _refuse(error)
+    except OSError as error:
+        if not is_no_room(error):
+            raise
+        _refuse(no_room())
     except MemoryError:
         _refuse(TooLarge(f"The {kind.upper()} of this document needs more memory than this service has for one."))
 

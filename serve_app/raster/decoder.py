@@ -24,16 +24,18 @@ import struct
 import sys
 import tempfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from serve_app.child_process import die_with, limit_memory
-from serve_app.errors import ServiceError, ServiceUnavailable
+from serve_app.errors import ServiceError
 from serve_app.file_content import MAPPED_BYTES, FileContent, mapped
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
+from serve_app.temp_dir import has_room, no_room
 
 HEADER_LENGTH = struct.Struct(">I")
 TEXT_PAGE: TypeAdapter[TextPage | None] = TypeAdapter(TextPage | None)
@@ -66,7 +68,7 @@ def main() -> None:
         if (fields := _read_header(requests)) is None:
             return
         try:
-            _answer(fields, _received(requests, fields["size"]), documents, answers)
+            _answer(fields, _received(requests, fields["size"], documents), documents, answers)
         except ServiceError as error:
             detail = repr(error.__cause__)[:500] if error.__cause__ else ""
             _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
@@ -126,10 +128,12 @@ def _answer(fields: dict[str, Any], data: FileContent, documents: OpenDocuments,
     _write(answers, np.ascontiguousarray(image.pixels).data.cast("B"))
 
 
-def _received(requests: BinaryIO, size: int) -> FileContent:
+def _received(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileContent:
     """The document's file. Raises ServiceUnavailable where the disk has no room for it, after reading it."""
     if size < MAPPED_BYTES:
         return _exactly(requests, size)
+    if not has_room(Path(tempfile.gettempdir()), size):
+        documents.close()  # their files may be what is in the way
     failure: OSError | None = None
     with tempfile.TemporaryFile() as file:
         for start in range(0, size, CHUNK_BYTES):
@@ -141,7 +145,7 @@ def _received(requests: BinaryIO, size: int) -> FileContent:
                 except OSError as error:
                     failure = error
         if failure is not None:
-            raise ServiceUnavailable("The service has no room for the document now.") from failure
+            raise no_room() from failure
         return mapped(file)
 
 

@@ -17,7 +17,8 @@ from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageRes
 from serve_app.errors import ServiceError
 from serve_app.outputs.markdown import page_markdown
 from serve_app.raster.isolation import IsolatedDecoder
-from serve_app.settings import Limits, RasterSettings
+from serve_app.settings import Limits, RasterSettings, resolve
+from serve_app.temp_dir import use_temp_dir
 
 Answer = TypeVar("Answer")
 
@@ -32,8 +33,9 @@ class Rasterizer:
     (see errors.py).
     """
 
-    def __init__(self, settings: RasterSettings, limits: Limits) -> None:
+    def __init__(self, settings: RasterSettings, limits: Limits, temp_dir: str) -> None:
         keep_little()
+        use_temp_dir(resolve(temp_dir))
         self._decoder = IsolatedDecoder(
             max_pixels=int(limits.image_megapixels * 1e6),
             default_dpi=settings.default_dpi,

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +19,7 @@ import numpy as np
 
 from serve_app.child_process import child_environment, python_module
 from serve_app.document import SourceFile
-from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, document_error
+from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, ServiceUnavailable, TooLarge, document_error
 from serve_app.raster.decoder import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
@@ -43,6 +44,8 @@ MAX_TEXT_BYTES = 64 * 2**20
 
 MAX_DEATHS = 3
 """Pages of one document that may kill or hold up the process, before the others are not tried any more."""
+
+KILLED_RETRY_AFTER_S = 5
 
 REMEMBERED_DOCUMENTS = 1000
 
@@ -70,6 +73,7 @@ class IsolatedDecoder:
         self._deadline_s = deadline_s
         self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
         self._child: _Child | None = None
+        self._closed = False
         self._deaths: OrderedDict[str, int] = OrderedDict()  # of the child, by the documents that caused them
         self._lock = threading.Lock()
 
@@ -81,7 +85,8 @@ class IsolatedDecoder:
         """`PageSource.render`, elsewhere. Blocks for up to the deadline, and the child's start.
 
         Raises its errors and those of `open_source`; CorruptDocument also if the child died or took too
-        long; RuntimeError if the child cannot start or does not keep to the protocol.
+        long; ServiceUnavailable if it was killed from outside, twice, or there is no room for the file;
+        RuntimeError if the child cannot start or does not keep to the protocol.
         """
         return self._asked(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._image)
 
@@ -93,34 +98,55 @@ class IsolatedDecoder:
     def _asked(
         self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
     ) -> Answer:
-        size = source.data.size
         with self._lock:
             if self._deaths.get(source.id, 0) >= MAX_DEATHS:
                 raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
-            child = self._running_child()
             try:
-                deadline = time.monotonic() + self._deadline_s
-                return received(child, self._ask(child, source, task, deadline), deadline)
-            except ServiceError:
-                raise  # an answer like any other: the child is ready for the next document
-            except _TimedOut:
-                self._drop()
+                return self._tried(source, task, received)
+            except _Killed:
+                logger.warning("The decoding process was killed; the page is tried again.")
+            try:
+                return self._tried(source, task, received)
+            except _Killed:
                 self._count_death(source)
-                logger.warning("A page of %d bytes took over %g s; its process is killed.", size, self._deadline_s)
-                raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
-            except _Died:
-                self._count_death(source)
-                logger.warning("The decoding process died on a document of %d bytes: %s.", size, self._drop())
-                raise CorruptDocument("The document is damaged and could not be decoded.") from None
-            except (LookupError, TypeError) as error:
-                self._drop()
-                raise RuntimeError("the decoding process sent a header without the fields it should have") from error
-            except BaseException:
-                self._drop()  # whatever it may still send belongs to this document
-                raise
+                raise ServiceUnavailable(
+                    "The process that decodes was killed.", retry_after_s=KILLED_RETRY_AFTER_S
+                ) from None
+
+    def _tried(
+        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
+    ) -> Answer:
+        child = self._running_child()
+        try:
+            deadline = time.monotonic() + self._deadline_s
+            return received(child, self._ask(child, source, task, deadline), deadline)
+        except ServiceError:
+            raise  # an answer like any other: the child is ready for the next document
+        except _TimedOut:
+            self._drop()
+            self._count_death(source)
+            logger.warning(
+                "A page of %d bytes took over %g s; its process is killed.", source.data.size, self._deadline_s
+            )
+            raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
+        except _Died:
+            end = self._drop()
+            # No document does that, unless to a system that is short of memory.
+            if end == signal.SIGKILL.name and not self._closed:
+                raise _Killed from None
+            self._count_death(source)
+            logger.warning("The decoding process died on a document of %d bytes: %s.", source.data.size, end)
+            raise CorruptDocument("The document is damaged and could not be decoded.") from None
+        except (LookupError, TypeError) as error:
+            self._drop()
+            raise RuntimeError("the decoding process sent a header without the fields it should have") from error
+        except BaseException:
+            self._drop()  # whatever it may still send belongs to this document
+            raise
 
     def close(self) -> None:
         """End the child; a decode in flight fails at once."""
+        self._closed = True
         child = self._child
         if child is not None:
             child.kill()
@@ -157,8 +183,12 @@ class IsolatedDecoder:
             if "unknown" not in answer:
                 break
         if "error" in answer:
-            logger.info("A document of %d bytes was refused: %s %s", len(data), answer["message"], answer["detail"])
-            raise document_error(answer["error"], answer["message"])
+            error = document_error(answer["error"], answer["message"])
+            if isinstance(error, ServiceUnavailable):
+                logger.error("No room for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
+            else:
+                logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, answer["detail"])
+            raise error
         return answer
 
     def _pages(self, child: _Child, answer: dict[str, Any], deadline: float) -> int:
@@ -196,6 +226,10 @@ class _TimedOut(Exception):
 
 
 class _Died(Exception):
+    pass
+
+
+class _Killed(Exception):
     pass
 
 

@@ -15,11 +15,12 @@ PROBE_KEY = ".write-check"
 
 
 class StoreMonitor:
-    """`degraded` is the last known state; only its changes are logged."""
+    """`degraded` is the last known state, `reason` why it is so; only its changes are logged."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.degraded = False
+        self.reason: str | None = None
 
     def report(self, failure: BaseException | None) -> None:
         """A write's outcome."""
@@ -28,6 +29,7 @@ class StoreMonitor:
         if failure is None and self.degraded:
             log.info("the store is back")
         self.degraded = failure is not None
+        self.reason = None if failure is None else str(failure)
 
     async def look(self) -> None:
         """A cheap look while all is well; after a failure, a write."""

@@ -17,6 +17,7 @@ from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
+from serve_app.temp_dir import is_no_room
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -44,15 +45,16 @@ class Results:
         Where it fails, the log says why, and nothing is raised: the document can still be answered.
         """
         started = time.perf_counter()
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             await self._put_all(summary, spool, renderer, source)
         except Exception as error:
             failure = error
             summary.storage = StorageInfo(status="failed")
-            unexpected = None if isinstance(error, StoreUnavailable) else error
+            unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-        self._monitor.report(failure)
+        if not is_no_room(failure):  # in the store, that is StoreUnavailable; here it is the folder for temporary files
+            self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
 
     async def _put_all(

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.support.pdfs import pages_pdf
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
@@ -112,6 +114,22 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
         dashboard = re.search(r"Dashboard +(\S+)", first_output)
         assert dashboard is not None and httpx.get(dashboard[1]).status_code == 200
         assert len(list((home / "output").rglob("result.json"))) == 1
+        # More pages than are in flight at once: the later ones are still to be asked for.
+        with ThreadPoolExecutor() as client:
+            book = pages_pdf([b""] * 60, size=(200, 200))
+            asked = client.submit(
+                httpx.post,
+                f"http://127.0.0.1:{port}/ocr",
+                headers={"X-API-Key": key[1]},
+                files={"file": book},
+                timeout=60,
+            )
+            time.sleep(1)
+            assert not asked.done()
+            running.ctrl_c()
+            document = asked.result()
+        assert document.status_code == 200 and len(document.json()["pages"]) == 60, document.text[:300]
+        assert document.json()["status"] == "done" and "1 request(s) in flight" in running.output
     assert running.process.returncode == 0
     for word in ("warning", "traceback", "error"):
         assert word not in running.output.lower(), running.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,6 @@ from serve_app.document import SourceFile
 from serve_app.errors import CorruptDocument, ServiceUnavailable
 from serve_app.file_content import MAPPED_BYTES, unnamed_file
 from serve_app.raster import decoder as decoder_module
-from serve_app.raster import isolation as isolation_module
 from serve_app.raster.decoder import OPEN_DOCUMENTS, OpenDocuments
 from serve_app.raster.isolation import MAX_DEATHS, IsolatedDecoder
 from tests.support.pdfs import pages_pdf
@@ -62,7 +62,7 @@ def test_a_document_of_one_page_is_not_kept() -> None:
 
 def received(data: bytes, size: int) -> bytes | mmap.mmap:
     with unnamed_file(data) as pipe:
-        return decoder_module._received(pipe, size)
+        return decoder_module._received(pipe, size, OpenDocuments())
 
 
 @pytest.mark.parametrize("size", [MAPPED_BYTES - 1, MAPPED_BYTES, 3 * MAPPED_BYTES + 5])
@@ -80,8 +80,17 @@ def test_without_room_on_the_disk_the_request_is_read_to_its_end_and_refused(mon
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     pipe = io.BytesIO(b"x" * 2 * MAPPED_BYTES + b"next")
     with pytest.raises(ServiceUnavailable):
-        decoder_module._received(pipe, 2 * MAPPED_BYTES)
+        decoder_module._received(pipe, 2 * MAPPED_BYTES, OpenDocuments())
     assert pipe.read() == b"next"
+
+
+def test_documents_that_are_done_make_room_for_one_that_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = OpenDocuments()
+    documents.open("done", TWO_PAGES, None, 10**6)
+    monkeypatch.setattr(decoder_module, "has_room", lambda *_: False)
+    with unnamed_file(LARGE) as pipe:
+        decoder_module._received(pipe, len(LARGE), documents)
+    assert documents.get("done") is None
 
 
 @pytest.fixture
@@ -98,6 +107,14 @@ def source(name: str, data: bytes) -> SourceFile:
 def child() -> psutil.Process:
     (found,) = (each for each in psutil.Process().children() if "serve_app.raster.decoder" in each.cmdline())
     return found
+
+
+def end(how: signal.Signals) -> None:
+    """The child, whose status is left for whom it belongs to."""
+    ended = child()
+    ended.send_signal(how)
+    while ended.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.005)
 
 
 def own_mb(process: psutil.Process) -> float:
@@ -118,18 +135,17 @@ def test_open_documents_take_no_memory_for_their_files(isolated: IsolatedDecoder
 def test_a_document_that_kills_the_process_with_each_page_is_given_up(
     isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def dies(*_: Any) -> Any:
-        raise isolation_module._Died
-
     asked = 0
+    ask = IsolatedDecoder._ask
 
-    def counted(*arguments: Any) -> Any:
+    def crashing(self: IsolatedDecoder, *arguments: Any) -> Any:
         nonlocal asked
         asked += 1
-        dies()
+        end(signal.SIGSEGV)
+        return ask(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(IsolatedDecoder, "_ask", counted)
+        patched.setattr(IsolatedDecoder, "_ask", crashing)
         for _ in range(MAX_DEATHS):
             with pytest.raises(CorruptDocument, match="damaged and could not be decoded"):
                 isolated.decode(source("deadly", TWO_PAGES), 1, None)
@@ -168,3 +184,24 @@ def test_documents_nobody_asks_for_are_closed_and_opened_again() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_page_whose_process_is_killed_from_outside_is_tried_again(
+    isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = IsolatedDecoder._ask
+    kills = 1
+
+    def killed_first(self: IsolatedDecoder, *arguments: Any) -> Any:
+        nonlocal kills
+        if kills:
+            kills -= 1
+            end(signal.SIGKILL)
+        return ask(self, *arguments)
+
+    monkeypatch.setattr(IsolatedDecoder, "_ask", killed_first)
+    assert isolated.count_pages(source("innocent", TWO_PAGES)) == 2
+    kills = 2
+    with pytest.raises(ServiceUnavailable):
+        isolated.count_pages(source("innocent", TWO_PAGES))
+    assert isolated.count_pages(source("innocent", TWO_PAGES)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from serve_app.settings import Limits, RasterSettings
 from tests.support.pdfs import pages_pdf
 
 
-async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_first() -> None:
-    rasterizer = Rasterizer(RasterSettings(), Limits())
+async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_first(
+    tmp_path: Path,
+) -> None:
+    rasterizer = Rasterizer(RasterSettings(), Limits(), str(tmp_path))
     long = np.frombuffer(pages_pdf([b""] * 12), np.uint8)
     short = np.frombuffer(pages_pdf([b""]), np.uint8)
     drawn: list[str] = []
@@ -30,8 +33,8 @@ async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_fi
     await asyncio.gather(*many)
 
 
-async def test_errors_are_answers() -> None:
-    rasterizer = Rasterizer(RasterSettings(), Limits())
+async def test_errors_are_answers(tmp_path: Path) -> None:
+    rasterizer = Rasterizer(RasterSettings(), Limits(), str(tmp_path))
     damaged = np.frombuffer(b"%PDF-1.7 nothing", np.uint8)
     assert isinstance(await rasterizer.count_pages("a", damaged, None), CorruptDocument)
     assert isinstance(await rasterizer.rasterize("a", damaged, None, 1, None), CorruptDocument)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from PIL import Image
 
 from serve_app.document import Block, Figure, Page, Word
-from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired
+from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired, ServiceUnavailable
 from serve_app.outputs import writer_process
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
 from serve_app.page_spool import PageSpool
@@ -95,3 +98,35 @@ async def test_a_writer_has_limits_and_is_ended_when_it_is_late_or_not_wanted_an
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     assert children() == before
+
+
+async def test_a_writer_that_is_killed_is_not_the_documents_fault(spool: PageSpool) -> None:
+    spool.add(page(1))
+    before = children()
+
+    async def kill(times: int) -> None:
+        for _ in range(times):
+            (writer,) = await within(10, lambda: children() - before)
+            os.kill(writer, signal.SIGKILL)
+            await within(10, lambda pid=writer: pid not in children())
+
+    once = asyncio.create_task(kill(1))
+    with await docx_file(spool, title="", timeout_s=30) as file:
+        assert [p.text for p in docx.Document(file).paragraphs] == ["слово"]
+    await once
+    twice = asyncio.create_task(kill(2))
+    with pytest.raises(ServiceUnavailable):
+        await docx_file(spool, title="", timeout_s=30)
+    await twice
+
+
+async def test_a_full_disk_is_told_as_that(spool: PageSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.add(page(1))
+
+    def full() -> Any:
+        return open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed by whom it is given to
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ServiceUnavailable, match="disk") as refusal:
+        await docx_file(spool, title="", timeout_s=30)
+    assert refusal.value.retry_after_s

@@ -112,6 +112,9 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
+        # With the line at its end, what tells of documents that were lost with this process.
+        log.info("document %s: %d page(s) begin", reading.id, len(reading.numbers))
+
         def finished(summary: DocumentSummary) -> None:
             log.info(
                 "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Header
 
 from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.monitors import first_of, writable
+from serve_app.ingress.monitors import first_of
 from serve_app.ingress.negotiation import best_match
 from serve_app.recognition.deployment import EnginePhase, EngineState
 from serve_app.settings import resolve
+from serve_app.temp_dir import has_room, writable
 
 router = APIRouter(tags=["service"])
 
@@ -64,7 +65,7 @@ async def health(
     monitor = first_of(context.engines)
     default = monitor.state
     storage_ok = not context.store_monitor.degraded
-    temp_ok = writable(context.temp_dir)
+    temp_ok = writable(context.temp_dir) and has_room(context.temp_dir, context.settings.limits.body_mb * 1e6)
     if store.kind == "folder":
         s3, output_dir = "not_configured", str(resolve(store.path))
     else:
@@ -80,6 +81,7 @@ async def health(
         "docs": _TEXTS[best_match(accept_language, ("ru", "en"))]["health_docs"],
         "version": __version__,
         "output_writable": storage_ok,
+        "storage_reason": context.store_monitor.reason,
         "temp_writable": temp_ok,
         "engines": {name: _engine(monitor.state) for name, monitor in context.engines.items()},
     }
