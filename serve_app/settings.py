@@ -272,7 +272,10 @@ class Settings(_Strict):
     limits: Limits = Limits()
     raster: RasterSettings = RasterSettings()
     ingress_replicas: int = Field(1, ge=1, description="Ingress replicas; 2 or more in production")
-    temp_dir: str = Field("temp", description="Folder for uploads in flight, relative to where the service was started")
+    temp_dir: str = Field(
+        "temp",
+        description="Folder for uploads, open documents and outputs being made, on each node; relative to where the service was started",
+    )
     docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without a key")
     allowed_private_networks: tuple[str, ...] = Field(
         (), description="Networks (CIDR) that image_url may reach although they are not public"
