@@ -65,8 +65,8 @@ class BatchQueue(Generic[Item, Result]):
         self._max_batch = max_batch
         self._waiting: list[_Waiting[Item, Result]] = []  # a heap
         # Weighted fair queueing with items of cost 1: each item of a caller has a turn after its last one's, and
-        # whoever comes anew has the turn that is now. A turn is over when each caller has had one item of its own:
-        # so newcomers without end do not keep the second page of a document waiting for ever.
+        # whoever comes anew has the turn of those that were taken last. A turn is over when each caller has had one
+        # item of its own: so newcomers without end do not keep the second page of a document waiting for ever.
         self._turn = 0.0
         self._next_turns: dict[str, float] = {}
         self._arrivals = itertools.count()
@@ -114,6 +114,7 @@ class BatchQueue(Generic[Item, Result]):
             self._waiting.pop().future.cancel()
 
     async def _work(self) -> None:
+        served = 0.0  # turns that the last batch took, which are over when the next one begins
         while True:
             if not self._waiting:
                 self._arrived.clear()
@@ -122,13 +123,13 @@ class BatchQueue(Generic[Item, Result]):
                 await self._room()
                 if not self._waiting:  # they left meanwhile
                     continue
+            self._turn += served
+            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
             callers = len({waiting.caller for waiting in self._waiting})
             batch = [heapq.heappop(self._waiting) for _ in range(min(len(self._waiting), self._max_batch))]
-            taken = len(batch)
+            served = len(batch) / callers
             await self._run_batch(batch)
             del batch  # its pages must not stay in memory until the next one
-            self._turn += taken / callers
-            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

@@ -58,6 +58,7 @@ class Readers:
         Threads of its own are kept busy by the batch that is analyzed meanwhile. An engine of one thread
         analyzes when it has read.
         """
+        await asyncio.sleep(0)  # whoever has just been told that its page is analyzed now takes its thread, or waits
         while self._waiting or (not self._own and self._free.empty()):
             self._changed.clear()
             await self._changed.wait()

@@ -93,6 +93,33 @@ async def test_a_page_is_answered_when_it_is_done_not_when_its_batch_is(monkeypa
     assert all(isinstance(result, PageResult) for result in await asyncio.gather(*others))
 
 
+async def test_a_single_page_is_read_next_after_the_one_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await recognizer(DummySettings(max_batch=1))
+    read: list[int] = []
+    begun, go_on = threading.Event(), threading.Semaphore(0)
+
+    def slow(task: PageTask) -> PageReading:
+        read.append(task.image.number)
+        begun.set()
+        assert go_on.acquire(timeout=10)
+        return PageReading(Page(number=task.image.number, width=1, height=1, dpi=1))
+
+    monkeypatch.setattr(made._engine, "read", slow)
+    images = [replace(IMAGE, number=number) for number in range(1, 9)]
+    long = [asyncio.create_task(made.recognize(image, OPTIONS, "long")) for image in images]
+    for _ in range(2):  # some way into the document
+        go_on.release()
+    await asyncio.wait(long, return_when=asyncio.FIRST_COMPLETED)
+    while len(read) < 3:
+        await asyncio.to_thread(begun.wait, 0.01)
+    single = asyncio.create_task(made.recognize(replace(IMAGE, number=100), OPTIONS, "single"))
+    await asyncio.sleep(0.05)
+    for _ in images:
+        go_on.release()
+    await asyncio.gather(*long, single)
+    assert read == [1, 2, 3, 100, 4, 5, 6, 7, 8]
+
+
 @pytest.mark.parametrize("stage", ["analyze", "read"])
 async def test_an_engine_that_raises_fails_its_pages_and_goes_on(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = await recognizer()

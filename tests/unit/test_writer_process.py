@@ -124,7 +124,7 @@ async def test_a_full_disk_is_told_as_that(spool: PageSpool, monkeypatch: pytest
     spool.add(page(1))
 
     def full() -> Any:
-        return open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - closed by whom it is given to
+        return open("/dev/full", "r+b", buffering=0)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(ServiceUnavailable, match="disk") as refusal:
