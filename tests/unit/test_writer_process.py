@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import docx
@@ -48,6 +49,10 @@ async def within(seconds: float, look: Callable[[], Any]) -> Any:
         while not (found := look()):  # noqa: ASYNC110 - what is looked for is another process
             await asyncio.sleep(0.005)
     return found
+
+
+def gone(pid: int) -> bool:
+    return pid not in children()
 
 
 def children() -> set[int]:
@@ -108,7 +113,7 @@ async def test_a_writer_that_is_killed_is_not_the_documents_fault(spool: PageSpo
         for _ in range(times):
             (writer,) = await within(10, lambda: children() - before)
             os.kill(writer, signal.SIGKILL)
-            await within(10, lambda pid=writer: pid not in children())
+            await within(10, partial(gone, writer))
 
     once = asyncio.create_task(kill(1))
     with await docx_file(spool, title="", timeout_s=30) as file:
