@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
-import itertools
 import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -36,12 +35,6 @@ class _Waiting(Generic[Item, Result]):
     future: asyncio.Future[Batched[Result]]
     since: float
     context: contextvars.Context
-    caller: str
-    turn: float
-    arrival: int
-
-    def __lt__(self, other: _Waiting[Item, Result]) -> bool:
-        return (self.turn, self.arrival) < (other.turn, other.arrival)
 
 
 class BatchQueue(Generic[Item, Result]):
@@ -63,19 +56,17 @@ class BatchQueue(Generic[Item, Result]):
         self._run = run
         self._room = room
         self._max_batch = max_batch
-        self._waiting: list[_Waiting[Item, Result]] = []  # a heap
-        # Weighted fair queueing with items of cost 1: each item of a caller has a turn after its last one's, and
-        # whoever comes anew has the turn of those that were taken last. A turn is over when each caller has had one
-        # item of its own: so newcomers without end do not keep the second page of a document waiting for ever.
-        self._turn = 0.0
-        self._next_turns: dict[str, float] = {}
-        self._arrivals = itertools.count()
+        # A line for each caller, whose turn is next first; they are gone with their last item.
+        self._lines: OrderedDict[str, deque[_Waiting[Item, Result]]] = OrderedDict()
+        # Whose items the running batch has. They go to the end when the next one begins, not before: who came
+        # meanwhile is then before them.
+        self._served: list[str] = []
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Items that wait; those in the running batch do not count."""
-        return len(self._waiting)
+        return sum(map(len, self._lines.values()))
 
     async def submit(self, item: Item, *, caller: str = "") -> Batched[Result]:
         """Wait for a place in a batch, then for its result. Raises what `run` raises.
@@ -90,19 +81,17 @@ class BatchQueue(Generic[Item, Result]):
             asyncio.get_running_loop().create_future(),
             time.perf_counter(),
             contextvars.copy_context(),
-            caller,
-            turn=max(self._turn, self._next_turns.get(caller, 0)),
-            arrival=next(self._arrivals),
         )
-        self._next_turns[caller] = waiting.turn + 1
-        heapq.heappush(self._waiting, waiting)
+        line = self._lines.setdefault(caller, deque())
+        line.append(waiting)
         self._arrived.set()
         try:
             return await waiting.future
         except asyncio.CancelledError:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
-                heapq.heapify(self._waiting)
+            if waiting in line:
+                line.remove(waiting)
+                if not line and self._lines.get(caller) is line:
+                    del self._lines[caller]
             raise
 
     async def close(self) -> None:
@@ -110,26 +99,40 @@ class BatchQueue(Generic[Item, Result]):
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
-        while self._waiting:
-            self._waiting.pop().future.cancel()
+        for line in self._lines.values():
+            for waiting in line:
+                waiting.future.cancel()
+        self._lines.clear()
 
     async def _work(self) -> None:
-        served = 0.0  # turns that the last batch took, which are over when the next one begins
         while True:
-            if not self._waiting:
+            if not self._lines:
                 self._arrived.clear()
                 await self._arrived.wait()
             if self._room is not None:
                 await self._room()
-                if not self._waiting:  # they left meanwhile
+                if not self._lines:  # they left meanwhile
                     continue
-            self._turn += served
-            self._next_turns = {caller: turn for caller, turn in self._next_turns.items() if turn > self._turn}
-            callers = len({waiting.caller for waiting in self._waiting})
-            batch = [heapq.heappop(self._waiting) for _ in range(min(len(self._waiting), self._max_batch))]
-            served = len(batch) / callers
+            batch = self._next_batch()
             await self._run_batch(batch)
             del batch  # its pages must not stay in memory until the next one
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        """One item of each caller in turn, and once more around while there is room."""
+        for caller in self._served:
+            if caller in self._lines:
+                self._lines.move_to_end(caller)
+        self._served = []
+        batch: list[_Waiting[Item, Result]] = []
+        while self._lines and len(batch) < self._max_batch:
+            caller, line = next(iter(self._lines.items()))
+            batch.append(line.popleft())
+            self._served.append(caller)
+            if line:
+                self._lines.move_to_end(caller)
+            else:
+                del self._lines[caller]
+        return batch
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
