@@ -116,7 +116,7 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
         assert len(list((home / "output").rglob("result.json"))) == 1
         # More pages than are in flight at once: the later ones are still to be asked for.
         with ThreadPoolExecutor() as client:
-            book = pages_pdf([b""] * 60, size=(200, 200))
+            book = pages_pdf([b""] * 40, size=(200, 200))
             asked = client.submit(
                 httpx.post,
                 f"http://127.0.0.1:{port}/ocr",
@@ -128,7 +128,7 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
             assert not asked.done()
             running.ctrl_c()
             document = asked.result()
-        assert document.status_code == 200 and len(document.json()["pages"]) == 60, document.text[:300]
+        assert document.status_code == 200 and len(document.json()["pages"]) == 40, document.text[:300]
         assert document.json()["status"] == "done" and "1 request(s) in flight" in running.output
     assert running.process.returncode == 0
     for word in ("warning", "traceback", "error"):

@@ -345,7 +345,9 @@ def test_markdown_renders_to_the_text_of_all_pages(answer: Answer, sheets: list[
     rendered = BeautifulSoup(MarkdownIt("commonmark").render((answer.folder / "result.md").read_text()), "html.parser")
     text = rendered.get_text(" ")
     _has_in_order(text, answer, sheets)
-    assert not rendered.find_all(["script", "a", "code", "blockquote", "ol", "ul", "hr"])
+    (note,) = rendered.find_all("blockquote")
+    assert f"Page {CORRUPT}" in note.get_text() and "corrupt_document" in note.get_text()
+    assert not rendered.find_all(["script", "a", "code", "ol", "ul", "hr"])
 
 
 def test_html_has_a_section_a_page(answer: Answer, sheets: list[Sheet]) -> None:
@@ -368,7 +370,7 @@ def test_word_reads_the_docx_back(answer: Answer, sheets: list[Sheet]) -> None:
     document = docx.Document(str(answer.folder / "result.docx"))
     text = "\n".join(paragraph.text for paragraph in document.paragraphs)
     _has_in_order(text, answer, sheets)
-    assert f"Page {CORRUPT} could not be read" in text
+    assert f"Page {CORRUPT} of the PDF is damaged" in text
     (picture,) = document.inline_shapes
     assert abs(picture.width.inches - PHOTO.width / DPI) < 0.05
     breaks = [paragraph for paragraph in document.paragraphs if paragraph.paragraph_format.page_break_before]
@@ -377,7 +379,8 @@ def test_word_reads_the_docx_back(answer: Answer, sheets: list[Sheet]) -> None:
 
 def test_the_plain_text_is_that_of_the_json(answer: Answer, sheets: list[Sheet]) -> None:
     text = (answer.folder / "result.txt").read_text()
-    assert text == answer.document["text"]
+    assert text.count(f"\n\n[Page {CORRUPT}: ") == 1
+    assert re.sub(r"\[Page [^\]]*\]\n\n", "", text) == answer.document["text"]
     _has_in_order(text, answer, sheets)
 
 
