@@ -13,8 +13,9 @@ serve: $(VENV)/serve.installed tessdata  ## run the service on this machine unti
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed tessdata poppler  ## all tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/dev.installed tessdata poppler  ## all tests; those with a Ray one after another
+	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
+	@$(BIN)/python -m pytest tests/service tests/faults
 
 check: lint types unit  ## what needs no Ray: under a minute
 
