@@ -13,7 +13,7 @@ from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
-from serve_app.settings import EngineSettings, Secrets, Settings
+from serve_app.settings import EngineSettings, Secrets, Settings, with_environment
 
 # A replica that does not answer for this long, three times over, is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
@@ -25,6 +25,7 @@ STATE_CALLS = 2
 
 def build(settings: Settings) -> Application:
     """Ingress -> Rasterizer -> one Recognizer for each engine. What a Serve config says of a deployment wins."""
+    settings = with_environment(settings)
     secrets = Secrets.from_environment()
     # Serve's line for each call is kept where a call is a request; behind it, it would be noise.
     access_log = LoggingConfig(encoding=settings.log_format.upper())

@@ -122,15 +122,23 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class PaddlexPage:
+    """A page in PaddleX's own form: `prunedResult` of /layout-parsing, and its Markdown to the last blank."""
+
+    pruned_result: dict[str, Any]
+    markdown: str
+
+
+@dataclass(frozen=True)
 class PageReading:
     """What an engine makes of one page: plain data, without the page's pixels.
 
-    `pruned_result` is the page in PaddleX's own form (`prunedResult` of /layout-parsing), where the engine has it.
+    `paddlex` is there where that form is the engine's own.
     """
 
     page: Page
     figures: tuple[Figure, ...] = ()
-    pruned_result: dict[str, Any] | None = None
+    paddlex: PaddlexPage | None = None
 
 
 @dataclass(frozen=True)

@@ -58,16 +58,21 @@ WRITERS_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer."""
+    """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer.
+
+    `paddlex`: pages are kept in PaddleX's form as well, where the engine has it. `pdf_dpi` is for PDFs only.
+    """
 
     engine: str
     options: RecognitionOptions
     dpi: int | None = None
+    pdf_dpi: int | None = None
     password: str | None = None
     page_ranges: list[tuple[int, int | None]] | None = None
     max_pages: int | None = None
     text_layer: bool = False
     restructure: bool = True
+    paddlex: bool = False
     output: OutputKind | None = None
     include_images: bool = False
 
@@ -108,7 +113,7 @@ class Documents:
             file = SourceFile(new_document_id(), self._share(source), wanted.password)
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
-            return Reading(self, file, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
+            return Reading(self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
 
     def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
         numbers = list(range(1, page_count + 1))
@@ -130,6 +135,7 @@ class Reading:
         self,
         documents: Documents,
         file: SourceFile,
+        kind: str,
         wanted: Wanted,
         page_count: int,
         numbers: list[int],
@@ -137,8 +143,9 @@ class Reading:
         started: float,
         place: AbstractContextManager[Any],
     ) -> None:
-        """`place` is the document's in the pipeline, and left when its pages are done."""
+        """`kind` is what `sniff` says of the file, `place` is the document's in the pipeline, and left when its pages are done."""
         self.id = file.id
+        self.kind = kind
         self.wanted = wanted
         self.page_count = page_count
         self.numbers = numbers
@@ -188,7 +195,7 @@ class Reading:
             self.numbers,
             engine=self.wanted.engine,
             options=self.wanted.options,
-            dpi=self.wanted.dpi,
+            dpi=(self.wanted.pdf_dpi if self.kind == "PDF" else None) or self.wanted.dpi,
             text_layer=self.wanted.text_layer,
         )
         async with aclosing(outcomes):
@@ -267,7 +274,7 @@ class Reading:
             self._degraded |= page.degraded
             for stage, ms in result.timings_ms.items():
                 self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
-            self.spool.add(page, reading.figures)
+            self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)
             if self.wanted.restructure and (outline := outline_of(page)) is not None:
                 self._outlines.append(outline)
         else:

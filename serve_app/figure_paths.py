@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import replace
 
-from serve_app.document import PageReading
-from serve_app.outputs.overlay import OVERLAYS
+from serve_app.document import Page, PageReading
+from serve_app.outputs.overlay import OVERLAYS, PICTURES
 
 
 def with_own_figures(reading: PageReading, number: int) -> PageReading:
     """The page with `page-{number}-` before the names of its figures, in all places where they are linked."""
     page, figures = reading.page, []
-    added = f"page-{number}-"
+    added = _added(number)
     links = sorted(
         match.start()
         for figure in reading.figures
         for match in re.finditer(re.escape(figure.path), page.markdown)
-        if not figure.path.startswith(OVERLAYS)
+        if not _of_whole_page(figure.path)
     )
     for block in page.blocks:
         if block.markdown_span is not None:
             start, end = (place + len(added) * bisect_left(links, place) for place in block.markdown_span)
             block.markdown_span = start, end
     for figure in reading.figures:
-        if figure.path.startswith(OVERLAYS):  # has the page's number already
+        if _of_whole_page(figure.path):
             figures.append(figure)
             continue
         folder, _, name = figure.path.rpartition("/")
@@ -36,3 +37,31 @@ def with_own_figures(reading: PageReading, number: int) -> PageReading:
             block.content = block.content and block.content.replace(figure.path, path)
             block.figure = path if block.figure == figure.path else block.figure
     return replace(reading, page=page, figures=tuple(figures))
+
+
+def own_path(path: str, number: int) -> str:
+    """The path by which the page alone links a figure of its own."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{name.removeprefix(_added(number))}".lstrip("/")
+
+
+def with_own_paths(page: Page, paths: Iterable[str]) -> Page:
+    """What `with_own_figures` has done to a page and its figures `paths`, undone on a copy."""
+    page = page.model_copy(update={"blocks": [block.model_copy() for block in page.blocks]})
+    for path in paths:
+        own = own_path(path, page.number)
+        page.markdown = page.markdown.replace(path, own)
+        for block in page.blocks:
+            block.content = block.content and block.content.replace(path, own)
+            block.figure = own if block.figure == path else block.figure
+            block.markdown_span = None
+    return page
+
+
+def _added(number: int) -> str:
+    return f"page-{number}-"
+
+
+def _of_whole_page(path: str) -> bool:
+    """Whether it is one of the pictures that have the page's number already."""
+    return path.startswith((OVERLAYS, PICTURES))

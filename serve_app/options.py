@@ -109,10 +109,11 @@ def _check_pixels(least: int | None, most: int | None) -> None:
 class RecognitionOptions:
     """What a request asks of an engine; an engine looks at what concerns it.
 
-    `overlay`: with a picture of the page on which its blocks are marked.
+    `overlay`: with a picture of the page on which its blocks are marked; `picture`: with one of the page as it was read.
     `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's own.
     """
 
     languages: tuple[str, ...] = ()
     parsing: ParsingOptions = field(default_factory=ParsingOptions)
     overlay: bool = False
+    picture: bool = False

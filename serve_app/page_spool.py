@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serve_app.document import Figure, Page
+from serve_app.document import Figure, PaddlexPage, Page
 from serve_app.structure import Structure
 
 PAGES_IN_MEMORY = 16
@@ -34,6 +35,7 @@ class PageSpool:
         self._pages: dict[int, Page | _Written] = {}
         self._figures: dict[str, tuple[int, int]] = {}
         self._figures_of: dict[int, list[str]] = {}
+        self._paddlex: dict[int, tuple[int, int]] = {}
         self._in_memory = 0
         self.structure = Structure()
 
@@ -45,7 +47,10 @@ class PageSpool:
         """Whether all of it is in memory."""
         return self._in_memory == len(self._pages)
 
-    def add(self, page: Page, figures: tuple[Figure, ...] = ()) -> None:
+    def add(self, page: Page, figures: tuple[Figure, ...] = (), paddlex: PaddlexPage | None = None) -> None:
+        if paddlex is not None:
+            written = json.dumps([paddlex.pruned_result, paddlex.markdown], separators=(",", ":"))
+            self._paddlex[page.number] = self._write(written.encode())
         for figure in figures:
             self._figures[figure.path] = self._write(figure.jpeg)
             self._figures_of.setdefault(page.number, []).append(figure.path)
@@ -84,6 +89,11 @@ class PageSpool:
     @property
     def figure_paths(self) -> list[str]:
         return list(self._figures)
+
+    def paddlex(self, number: int) -> PaddlexPage | None:
+        """The page in PaddleX's form, where it was added in it."""
+        place = self._paddlex.get(number)
+        return None if place is None else PaddlexPage(*json.loads(self._read(*place)))
 
     def figures_of(self, number: int) -> list[str]:
         """Paths of the figures of one page."""

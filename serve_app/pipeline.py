@@ -20,7 +20,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import BUSY_RETRY_AFTER_S, Admission
-from serve_app.document import ErrorInfo, PageResult, SourceFile
+from serve_app.document import ErrorInfo, PaddlexPage, PageResult, SourceFile
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     EngineFailed,
@@ -31,6 +31,7 @@ from serve_app.errors import (
     ServiceUnavailable,
 )
 from serve_app.options import RecognitionOptions
+from serve_app.paddlex.restructuring import Restructuring
 from serve_app.structure import PageOutline, Structure
 
 log = logging.getLogger("ray.serve.pipeline")
@@ -155,6 +156,17 @@ class Pipeline:
             return self._recognizers[engine].restructure.remote(outlines, options)
 
         return Structure(await self._asked(ask, "the structure of a document lost its recognizer"))
+
+    async def restructure_pages(
+        self, engine: str, pages: Sequence[dict[str, Any]], how: Restructuring
+    ) -> list[PaddlexPage]:
+        """Pages in PaddleX's form, made of one piece. Raises ServiceError."""
+
+        def ask() -> Any:
+            return self._recognizers[engine].restructure_pages.remote(pages, how)
+
+        restructured: list[PaddlexPage] = await self._asked(ask, "pages to restructure lost their recognizer")
+        return restructured
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]], lost: str) -> Any:
         """What a replica answers; another one is asked where it dies. Raises ServiceError."""

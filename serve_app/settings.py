@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -277,6 +278,10 @@ class Settings(_Strict):
         description="Folder for uploads, open documents and outputs being made, on each node; relative to where the service was started",
     )
     docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without a key")
+    open_surfaces: tuple[Literal["paddlex"], ...] = Field(
+        (),
+        description="APIs that are served without a key, on a private network: `paddlex`; OCR_OPEN_SURFACES in the environment wins",
+    )
     allowed_private_networks: tuple[str, ...] = Field(
         (), description="Networks (CIDR) that image_url may reach although they are not public"
     )
@@ -303,6 +308,15 @@ class Settings(_Strict):
             if engine.fallback is not None and engine.fallback not in set(names) - {engine.name}:
                 raise ValueError(f"the fallback of {engine.name} is not another configured engine")
         return engines
+
+
+def with_environment(settings: Settings) -> Settings:
+    """The settings, with what the environment of whoever builds the graph says of them. Raises ValidationError."""
+    surfaces = os.environ.get("OCR_OPEN_SURFACES")
+    if not surfaces:
+        return settings
+    named = tuple(name for name in re.split(r"[\s,]+", surfaces) if name)
+    return Settings.model_validate({**settings.model_dump(), "open_surfaces": named})
 
 
 class Secrets(_Strict):

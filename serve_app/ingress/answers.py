@@ -41,7 +41,11 @@ def document_answer(file: BinaryIO, kind: OutputKind, summary: DocumentSummary, 
         headers["Content-Security-Policy"] = (
             "sandbox"  # beside the page's own policy, should it ever be shown from here
         )
-    media_type = MEDIA_TYPES[kind]
+    return file_answer(file, MEDIA_TYPES[kind], headers)
+
+
+def file_answer(file: BinaryIO, media_type: str, headers: dict[str, str]) -> Response:
+    """A file as the answer; it is closed by then, or when the last of it was sent."""
     size = file.seek(0, 2)
     file.seek(0)
     if size <= WHOLE_BYTES:

@@ -9,13 +9,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import Unauthorized
 from serve_app.ingress.keys import KeyRing
+from serve_app.ingress.request_scope import path_of
 
 # Existing clients send each of these: `Bearer X`, `token X` and `X-API-Key: X`.
 _SCHEMES = ("bearer", "token")
 
 
 class Authentication:
-    """ASGI middleware: a valid key, or 401; puts the key's name into `scope["state"]["key_name"]`."""
+    """ASGI middleware: a valid key, or 401; puts the key's name into `scope["state"]["key_name"]`, or None.
+
+    There is none where the path is open and no key was sent; a wrong one is wrong there too.
+    """
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, is_open: Callable[[str], bool]) -> None:
         """`is_open` tells of a path whether it is served without a key."""
@@ -24,19 +28,13 @@ class Authentication:
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._is_open(path_of(scope)):
+        if scope["type"] == "http":
             presented = _presented_key(Headers(scope=scope))
             name = self._keys.name_of(presented) if presented else None
-            if name is None:
+            if name is None and (presented or not self._is_open(path_of(scope))):
                 raise Unauthorized
             scope.setdefault("state", {})["key_name"] = name
         await self._app(scope, receive, send)
-
-
-def path_of(scope: Scope) -> str:
-    """The path below the application's route prefix."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _presented_key(headers: Headers) -> bytes | None:

@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -110,12 +111,20 @@ class Submission:
     source: FileContent | None
 
 
-async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -> Submission:
-    """Read the body of `POST /ocr`: JSON, multipart or urlencoded.
+@dataclass(frozen=True)
+class Body:
+    """What a client sent, not looked at yet; `file` is a form's."""
 
-    The size is checked before and while the body arrives. Raises InvalidRequest, InvalidField,
-    InvalidBase64, EmptyDocument, TooLarge, UnsupportedMediaType, UploadStalled, and
-    ClientDisconnect when the client is gone.
+    fields: dict[str, Any]
+    file: FileContent | None
+    is_json: bool
+
+
+async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_json_parts: int = MAX_JSON_PARTS) -> Body:
+    """Read a body: JSON, multipart or urlencoded.
+
+    The size is checked before and while the body arrives. Raises InvalidRequest, InvalidField, TooLarge,
+    UnsupportedMediaType, UploadStalled, and ClientDisconnect when the client is gone.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed request bodies are not accepted.")
@@ -129,7 +138,7 @@ async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -
 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
-        return await _read_json(request)
+        return await _read_json(request, max_json_parts)
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         return await _read_form(request, max_bytes)
     if not kind and length == "0":
@@ -158,17 +167,17 @@ def _limited(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: flo
     return receive_within_limits
 
 
-async def _read_json(request: Request) -> Submission:
+async def _read_json(request: Request, max_parts: int) -> Body:
     body = await request.body()
     if not body.strip():
         raise InvalidRequest("The request has no body.")
-    fields = await _off_loop(len(body), _parse_json, body)
-    return await _submission(fields, None)
+    fields = await _off_loop(len(body), partial(_parse_json, max_parts=max_parts), body)
+    return Body(fields, None, is_json=True)
 
 
-def _parse_json(body: bytes) -> dict[str, Any]:
+def _parse_json(body: bytes, *, max_parts: int) -> dict[str, Any]:
     # Parsing millions of small values would hold the interpreter, and with it every other request, for seconds.
-    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > MAX_JSON_PARTS:
+    if sum(body.count(mark) for mark in (b",", b"[", b"{")) > max_parts:
         raise InvalidRequest("The JSON body has too many parts.")
     try:
         fields = json.loads(body, object_pairs_hook=_without_duplicates)
@@ -186,7 +195,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-async def _read_form(request: Request, max_bytes: int) -> Submission:
+async def _read_form(request: Request, max_bytes: int) -> Body:
     _, parameters = parse_options_header(request.headers["content-type"])
     if parameters.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
         raise InvalidRequest("The form's charset is not supported; send UTF-8.")
@@ -196,7 +205,7 @@ async def _read_form(request: Request, max_bytes: int) -> Submission:
         raise InvalidRequest("The form could not be read.") from None
     try:
         fields, file = _form_fields(form)
-        return await _submission(fields, await _content(file) if file is not None else None)
+        return Body(fields, await _content(file) if file is not None else None, is_json=False)
     finally:
         await form.close()
 
@@ -235,11 +244,18 @@ def _object_of(name: str, text: str) -> Any:
         raise _invalid(name, "is not a JSON object") from None
 
 
-async def _submission(fields: dict[str, Any], file: FileContent | None) -> Submission:
+async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -> Submission:
+    """Read and check the body of `POST /ocr`. Raises what `read_body` and `submission_of` raise."""
+    return await submission_of(await read_body(request, max_bytes=max_bytes, stall_s=stall_s))
+
+
+async def submission_of(body: Body) -> Submission:
+    """The service's own form of a request. Raises InvalidField, InvalidBase64 and EmptyDocument."""
+    fields, file = body.fields, body.file
     try:
         request = OcrRequest.model_validate(fields)
     except ValidationError as error:
-        raise _invalid_fields(error) from None
+        raise invalid_fields(error, OcrForm) from None
     given = [name for name in SOURCES[:2] if getattr(request, name) is not None] + (
         ["file"] if file is not None else []
     )
@@ -252,10 +268,16 @@ async def _submission(fields: dict[str, Any], file: FileContent | None) -> Submi
         )
     source = file
     if request.image_base64 is not None:
-        source = await _off_loop(len(request.image_base64), decode_base64, request.image_base64)
+        source = await decoded(request.image_base64)
     if source is not None and not source:
         raise EmptyDocument
     return Submission(request, source)
+
+
+async def decoded(text: str) -> bytes:
+    """`decode_base64`, where it does not keep others waiting."""
+    decoded: bytes = await _off_loop(len(text), decode_base64, text)
+    return decoded
 
 
 def decode_base64(text: str) -> bytes:
@@ -284,7 +306,8 @@ def _invalid(field: str, message: str) -> InvalidField:
     return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
 
 
-def _invalid_fields(error: ValidationError) -> InvalidField:
+def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidField:
+    """The error of a body that is not of this model, field by field, in plain words."""
     problems: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_input=False)[:20]:
         location = [str(part) for part in problem["loc"]]
@@ -292,7 +315,7 @@ def _invalid_fields(error: ValidationError) -> InvalidField:
         depth = 3 if "vlmExtraArgs" in location else 2
         name = _field_name(".".join(location[:depth]))
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
-        if problem["type"] == "extra_forbidden" and (meant := get_close_matches(name, OcrForm.model_fields, n=1)):
+        if problem["type"] == "extra_forbidden" and (meant := get_close_matches(name, model.model_fields, n=1)):
             message += f"; did you mean '{meant[0]}'?"
         if len(location) > depth or name in problems:
             message = f"is not valid; it is the {_described(location)}"

@@ -26,7 +26,8 @@ from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.monitors import EngineMonitor
 from serve_app.ingress.request_id import RequestId
-from serve_app.ingress.routes import ocr, service
+from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH
+from serve_app.ingress.routes import ocr, paddlex, service
 from serve_app.pipeline import Pipeline
 from serve_app.recognition.deployment import EnginePhase
 from serve_app.settings import Secrets, Settings, resolve
@@ -135,9 +136,12 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.state.context = context
     app.include_router(service.router)
     app.include_router(ocr.router)
+    app.include_router(paddlex.router)
     error_responses.install(app)
 
     def is_open(path: str) -> bool:
+        if "paddlex" in context.settings.open_surfaces and path in (*PADDLEX_PATHS, SHARED_PATH):
+            return True
         return docs_open and is_documentation(path)
 
     # The last one added is the outermost.

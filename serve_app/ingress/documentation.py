@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from serve_app.ingress.auth import path_of
+from serve_app.ingress.request_scope import path_of
 
 _PATHS = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs")
 # Swagger UI and ReDoc write scripts and styles into their pages; ReDoc would fetch its logo from its makers.

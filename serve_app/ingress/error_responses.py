@@ -13,7 +13,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
 from serve_app.ingress.error_shape import error_response
-from serve_app.ingress.request_id import request_id_of
 from serve_app.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
@@ -41,7 +40,7 @@ class ErrorResponses:
         try:
             await self._app(scope, receive, send_and_note)
         except ServiceError as error:
-            await error_response(error, request_id_of(scope))(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
         except (ClientDisconnect, TaskCancelledError):
             log.info("the client left before its request was read")
         except RayActorError:
@@ -50,7 +49,7 @@ class ErrorResponses:
         except Exception as error:
             failure = logged_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
             if not started:
-                await error_response(failure, request_id_of(scope))(scope, receive, send)
+                await error_response(failure, scope)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
@@ -59,10 +58,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else ServiceError)
-        response = error_response(kind(), request_id_of(request.scope))
+        response = error_response(kind(), request.scope)
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:
-        return error_response(error, request_id_of(request.scope))
+        return error_response(error, request.scope)

@@ -1,16 +1,19 @@
-"""The one shape of errors: {"error": {"code", "message", "request_id", "fields"?}}."""
+"""The one shape of errors: {"error": {"code", "message", "request_id", "fields"?}}; in PaddleX's envelope for its clients."""
 
 from __future__ import annotations
 
 from fastapi.responses import JSONResponse
+from starlette.types import Scope
 
 from serve_app.errors import ServiceError, Unauthorized, UploadStalled
+from serve_app.ingress.request_scope import is_paddlex, request_id_of
 
 
-def error_response(error: ServiceError, request_id: str) -> JSONResponse:
-    body: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
+def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
+    request_id = request_id_of(scope)
+    told: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
     if error.fields:
-        body["fields"] = [{"field": field.field, "message": field.message} for field in error.fields]
+        told["fields"] = [{"field": field.field, "message": field.message} for field in error.fields]
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -18,4 +21,8 @@ def error_response(error: ServiceError, request_id: str) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UploadStalled):
         headers["Connection"] = "close"
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    content: dict[str, object] = {"error": told}
+    if is_paddlex(scope):
+        log_id = scope["state"].get("log_id", request_id)
+        content = {"logId": log_id, "errorCode": error.status, "errorMsg": error.message, **content}
+    return JSONResponse(content, status_code=error.status, headers=headers)

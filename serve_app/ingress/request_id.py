@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequestId
 from serve_app.ingress.error_shape import error_response
+from serve_app.ingress.request_scope import request_id_of
 
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-def request_id_of(scope: Scope) -> str:
-    """The request's id; a fresh one where the client sent an id that may not be repeated."""
-    state: dict[str, str] = scope.setdefault("state", {})
-    return state.setdefault("request_id", uuid.uuid4().hex)
 
 
 class RequestId:
@@ -36,7 +30,7 @@ class RequestId:
             return
         sent = Headers(scope=scope).getlist("x-request-id")
         if len(sent) > 1 or (sent and not _VALID.fullmatch(sent[0])):
-            await error_response(InvalidRequestId(), request_id_of(scope))(scope, receive, send)
+            await error_response(InvalidRequestId(), scope)(scope, receive, send)
             return
         if sent:
             scope.setdefault("state", {})["request_id"] = sent[0]

@@ -14,8 +14,8 @@ JPEG_QUALITY = 85
 MAX_SIDE = 4000
 """Pixels of the picture: to look at it takes no more, and a large page would be a hundred megabytes."""
 
-OVERLAYS = "overlays/"
-"""Where the pictures of a document's pages lie, beside its result."""
+OVERLAYS, PICTURES = "overlays/", "pages/"
+"""Where the pictures of a document's pages lie, beside its result: with their blocks marked, and as they were read."""
 
 _PALETTE = (
     *((0xD6, 0x27, 0x28), (0x1F, 0x77, 0xB4), (0x2C, 0xA0, 0x2C), (0x94, 0x67, 0xBD), (0xC4, 0x5A, 0x00)),
@@ -37,6 +37,15 @@ _Colour = tuple[int, int, int]
 def overlay_figure(pixels: RgbPixels, page: Page, number: int) -> Figure:
     """`overlay` as it is stored and linked; `number` is the page's."""
     return Figure(f"{OVERLAYS}page-{number}.jpg", overlay(pixels, page))
+
+
+def picture_figure(pixels: RgbPixels, number: int) -> Figure:
+    """The page as it was read, at most MAX_SIDE large."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    return Figure(f"{PICTURES}page-{number}.jpg", stream.getvalue())
 
 
 def overlay(pixels: RgbPixels, page: Page) -> bytes:

@@ -147,12 +147,13 @@ def _canvas(page: Any, number: int, dpi: int, max_pixels: int) -> _Canvas:
     size = page.get_size()
     if not all(math.isfinite(side) for side in size):
         raise CorruptDocument(f"Page {number} of the PDF has no usable size.")
-    across, down = (max(side, SMALLEST_SIDE) / POINTS_PER_INCH for side in size)
-    finest = min(math.sqrt(max_pixels / (across * down)), MAX_SIDE / max(across, down))
+    across, down = (max(side, SMALLEST_SIDE) for side in size)
+    finest = POINTS_PER_INCH * min(math.sqrt(max_pixels / (across * down)), MAX_SIDE / max(across, down))
     # A whole number, so that what is told of the page is what was done.
     true_dpi = dpi if dpi <= finest else math.floor(finest) or finest
-    width = min(max(round(across * true_dpi), 1), MAX_SIDE)
-    height = min(max(round(down * true_dpi), 1), MAX_SIDE, max(max_pixels // width, 1))
+    # Rounded up, as others do: boxes of clients who draw the page themselves are on the same pixels.
+    width = min(math.ceil(across * true_dpi / POINTS_PER_INCH), MAX_SIDE)
+    height = min(math.ceil(down * true_dpi / POINTS_PER_INCH), MAX_SIDE, max(max_pixels // width, 1))
     return _Canvas(min(width, max_pixels), height, max(round(true_dpi), 1))
 
 

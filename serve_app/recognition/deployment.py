@@ -18,10 +18,11 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from serve_app.batching import BatchQueue
-from serve_app.document import EngineInfo, ErrorInfo, PageImage, PageReading, PageResult
-from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError
+from serve_app.document import EngineInfo, ErrorInfo, PaddlexPage, PageImage, PageReading, PageResult
+from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.options import RecognitionOptions
-from serve_app.outputs.overlay import overlay_figure
+from serve_app.outputs.overlay import overlay_figure, picture_figure
+from serve_app.paddlex.restructuring import Restructuring
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
@@ -113,8 +114,8 @@ class Recognizer:
         if isinstance(read.result, ServiceError):
             return read.result
         reading = read.result
-        if options.overlay:
-            reading = await self._with_overlay(reading, image)
+        if options.overlay or options.picture:
+            reading = await self._with_pictures(reading, image, options)
         return PageResult(
             reading=reading,
             engine=EngineInfo(name=self._engine.name, version=self._engine.version),
@@ -126,17 +127,19 @@ class Recognizer:
             },
         )
 
-    async def _with_overlay(self, reading: PageReading, image: PageImage) -> PageReading:
+    async def _with_pictures(self, reading: PageReading, image: PageImage, options: RecognitionOptions) -> PageReading:
+        figures = []
         try:
-            figure = await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number)
+            if options.overlay:
+                figures.append(await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number))
+            if options.picture:
+                figures.append(await asyncio.to_thread(picture_figure, image.pixels, image.number))
         except Exception:
-            log.exception("no overlay of page %d", image.number)
-            warning = ErrorInfo(
-                code="no_overlay", message="The picture of this page with its blocks could not be drawn."
-            )
+            log.exception("no picture of page %d", image.number)
+            warning = ErrorInfo(code="no_overlay", message="The picture of this page could not be drawn.")
             page = reading.page.model_copy(update={"warnings": [*reading.page.warnings, warning]})
             return replace(reading, page=page)
-        return replace(reading, figures=(*reading.figures, figure))
+        return replace(reading, figures=(*reading.figures, *figures))
 
     async def restructure(
         self, pages: Sequence[PageOutline], options: RecognitionOptions
@@ -149,6 +152,20 @@ class Recognizer:
         except Exception:
             log.exception("engine %s failed on the structure of a document", self._engine.name)
             return RecognitionFailed()
+
+    async def restructure_pages(
+        self, pages: Sequence[dict[str, Any]], how: Restructuring
+    ) -> list[PaddlexPage] | ServiceError:
+        """Pages in PaddleX's form, made of one piece."""
+        if (unavailable := await self._unavailable()) is not None and not isinstance(unavailable, VlmServerAway):
+            return unavailable
+        try:
+            return await asyncio.to_thread(self._engine.restructure_pages, pages, how)
+        except ServiceError as error:
+            return error
+        except Exception:
+            log.exception("engine %s failed on pages to restructure", self._engine.name)
+            return RecognitionFailed("The pages could not be restructured.")
 
     async def state(self) -> EngineState:
         return EngineState(

@@ -325,13 +325,20 @@ def predict(library: Any, pages: Sequence[BgrPage], options: dict[str, Any]) -> 
     """The library's own results: `pruned`, `markdown` and the `figures` that it links."""
     options = {"use_doc_orientation_classify": False, "use_doc_unwarping": False, **options}
     pretty, numbers = options.pop("prettify_markdown", False), options.pop("show_formula_number", False)
+    from paddlex.inference.serving.basic_serving._pipeline_apps._common.common import prune_result
+
     results = []
     for own in library.predict([each.copy() for each in pages], use_queues=False, **options):
-        pruned = {name: value for name, value in own.json["res"].items() if name not in ("input_path", "page_index")}
+        pruned = prune_result(own.json["res"])
         markdown = own._to_markdown(pretty=pretty, show_formula_number=numbers)
         figures = {path: picture.size for path, picture in markdown["markdown_images"].items()}
-        results.append({"pruned": pruned, "markdown": markdown["markdown_texts"].strip(), "figures": figures})
+        results.append({"pruned": pruned, "markdown": markdown["markdown_texts"], "figures": figures})
     return results
+
+
+def pruned_of(reading: PageReading) -> dict[str, Any]:
+    assert reading.paddlex is not None
+    return reading.paddlex.pruned_result
 
 
 def read(engine: PaddleOcrVlEngine, *tasks: PageTask) -> list[PageReading]:
@@ -344,8 +351,9 @@ def read(engine: PaddleOcrVlEngine, *tasks: PageTask) -> list[PageReading]:
 def compare(library: Any, engine: PaddleOcrVlEngine, pixels: BgrPage, ours: dict[str, Any], theirs: Any) -> PageReading:
     (own,) = predict(library, [pixels], CHEAP | ours | theirs)
     (reading,) = read(engine, make_task(pixels, **(CHEAP | ours)))
-    assert reading.pruned_result == own["pruned"]
-    assert reading.page.markdown == own["markdown"]
+    assert pruned_of(reading) == own["pruned"]
+    assert reading.paddlex is not None and reading.paddlex.markdown == own["markdown"]
+    assert reading.page.markdown == own["markdown"].strip()
     assert [figure.path for figure in reading.figures] == list(own["figures"])
     assert not reading.page.degraded
     return reading
@@ -371,7 +379,7 @@ def test_a_page_is_read_as_the_library_itself_reads_it(
     reading = compare(library, engine, figure_page(paper), options, library_options)
     if paper == LIGHT and "vlm_extra_args" not in options:  # pixels change nothing in scripted answers
         # Options without effect would prove nothing.
-        as_by_default = (by_default.pruned_result, by_default.page) == (reading.pruned_result, reading.page)
+        as_by_default = (pruned_of(by_default), by_default.page) == (pruned_of(reading), reading.page)
         assert as_by_default == (not options)
 
 
@@ -416,7 +424,7 @@ def test_a_figure_in_the_table_of_one_page_takes_nothing_from_another_page(
     a, b = make_task(dark, 1, **CHEAP), make_task(light, 2, **CHEAP)
     (a_alone,) = read(engine, a)
     (b_alone,) = read(engine, b)
-    assert b_alone.pruned_result == alone["pruned"]
+    assert pruned_of(b_alone) == alone["pruned"]
     assert b_alone.page.blocks[4].figure == path and path in b_alone.page.markdown
     assert read(engine, a, b) == [a_alone, b_alone]
     assert read(engine, b, a) == [b_alone, a_alone]

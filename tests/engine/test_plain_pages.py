@@ -123,9 +123,9 @@ def test_a_page_with_warnings_is_degraded() -> None:
 def test_the_reading_is_plain_data_without_file_names() -> None:
     reading = plain(library_result(("image", ""), ("text", "a"), figure=0))
     assert pickle.loads(pickle.dumps(reading)) == reading
-    assert reading.pruned_result is not None
-    assert {"input_path", "page_index"}.isdisjoint(reading.pruned_result)
-    assert b"paddlex" not in pickle.dumps(reading)
+    assert reading.paddlex is not None
+    assert {"input_path", "page_index"}.isdisjoint(reading.paddlex.pruned_result)
+    assert b"paddlex." not in pickle.dumps(reading)
 
 
 def test_an_empty_page() -> None:

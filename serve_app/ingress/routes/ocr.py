@@ -13,12 +13,14 @@ from pydantic.alias_generators import to_camel
 
 from serve_app.document import Document, DocumentSummary
 from serve_app.documents import Reading, Wanted
-from serve_app.errors import FieldError, InvalidField, RequestTimeout
+from serve_app.errors import FieldError, InvalidField, RequestTimeout, Unauthorized
 from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import OcrForm, OcrRequest, read_submission
+from serve_app.ingress.body import OcrForm, OcrRequest, Submission, read_body, submission_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.event_stream import EventStream
 from serve_app.ingress.negotiation import best_match
+from serve_app.ingress.routes import paddlex
+from serve_app.ingress.schema import inlined
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.page_ranges import parse_page_ranges
@@ -30,8 +32,8 @@ router = APIRouter(tags=["ocr"])
 
 def _body_schema() -> dict[str, Any]:
     # The body is read by hand, within limits; this tells the documentation what it may be.
-    json_schema = _inlined(OcrRequest.model_json_schema())
-    form_schema = _inlined(OcrForm.model_json_schema())
+    json_schema = inlined(OcrRequest.model_json_schema())
+    form_schema = inlined(OcrForm.model_json_schema())
     form_schema["properties"]["options"] = {
         "type": "string",
         "description": f'{form_schema["properties"]["options"]["description"]}: `{{"useChartRecognition": true}}`',
@@ -62,23 +64,6 @@ def _body_schema() -> dict[str, Any]:
     }
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without references: within an OpenAPI document they would point elsewhere."""
-    definitions = schema.pop("$defs", {})
-
-    def inline(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inline(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if "$ref" in part:
-            return inline(definitions[part["$ref"].rpartition("/")[2]])
-        return {name: inline(each) for name, each in part.items()}
-
-    inlined: dict[str, Any] = inline(schema)
-    return inlined
-
-
 @router.post(
     "/ocr",
     summary="Recognize a document",
@@ -103,12 +88,20 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
     `document` (all but the pages and their text) or `error` (`code`, `message`).
     """
     started = time.perf_counter()
-    limit_s = context.settings.limits.request_s
+    limits = context.settings.limits
+    limit_s = limits.request_s
     with ExitStack() as held:
         held.enter_context(context.admission.place())
+        deadline = asyncio.get_running_loop().time() + limit_s
         try:
-            async with asyncio.timeout(limit_s):
-                reading = held.enter_context(await _opened(request, context, started))
+            async with asyncio.timeout_at(deadline):
+                body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
+            if paddlex.asks_for_ocr(body):
+                return await paddlex.ocr(request, context, body, held, started)
+            if request.state.key_name is None:
+                raise Unauthorized  # the surface that is open is the other one
+            async with asyncio.timeout_at(deadline):
+                reading = held.enter_context(await _opened(await submission_of(body), context, started))
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
@@ -139,9 +132,7 @@ def _accepted(accept: str) -> OutputKind:
     return kinds[best_match(accept, tuple(kinds))]
 
 
-async def _opened(request: Request, context: Context, started: float) -> Reading:
-    limits = context.settings.limits
-    submission = await read_submission(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
+async def _opened(submission: Submission, context: Context, started: float) -> Reading:
     asked = submission.request
     engine = _engine(asked, context.settings.engines)
     options = RecognitionOptions(

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.document import PageImage, PageReading
+from serve_app.document import PaddlexPage, PageImage, PageReading
 from serve_app.errors import ServiceError
 from serve_app.options import RecognitionOptions
+from serve_app.paddlex.plain_restructure import restructure_pages
+from serve_app.paddlex.restructuring import Restructuring
 from serve_app.structure import BlockChange, PageOutline
 
 
@@ -62,6 +64,13 @@ class Engine(ABC):
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
         """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
         return []
+
+    def restructure_pages(self, pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
+        """Pages in PaddleX's form (`prunedResult`), in order, made of one piece. Called in any thread.
+
+        Raises InvalidField for what is not in that form, and TooLarge.
+        """
+        return restructure_pages(pages, how)
 
     def abandon(self, analyzed: Any) -> None:
         """Nobody waits for this page any more: its `read` may end early. Called from any thread; must not block."""

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.document import PageImage, PageReading
+from serve_app.document import PaddlexPage, PageImage, PageReading
 from serve_app.errors import FieldError, InvalidField, PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.paddlex.restructuring import Restructuring
 from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.paddleocr_vl import models
 from serve_app.recognition.engines.paddleocr_vl.adapter import (
@@ -29,6 +30,7 @@ from serve_app.recognition.engines.paddleocr_vl.adapter import (
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.plain import page_reading
 from serve_app.recognition.engines.paddleocr_vl.restructure import restructure
+from serve_app.recognition.engines.paddleocr_vl.restructure_pages import restructure_pages
 from serve_app.recognition.engines.paddleocr_vl.server_process import ServerProcess
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import AWAY_RETRY_AFTER_S, VlmClient
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings, VlmServerSettings
@@ -147,6 +149,9 @@ class PaddleOcrVlEngine(Engine):
 
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
         return restructure(pages, pretty=options.parsing.prettify_markdown)
+
+    def restructure_pages(self, pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
+        return restructure_pages(pages, how)
 
     def abandon(self, analyzed: _Prepared) -> None:
         analyzed.budget.abandon()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from serve_app.document import Block, Box, ErrorInfo, Figure, Page, PageReading
+from serve_app.document import Block, Box, ErrorInfo, Figure, PaddlexPage, Page, PageReading
 from serve_app.options import ParsingOptions
 from serve_app.outputs.tables import with_text_escaped
 from serve_app.recognition.engines.figures import jpeg
@@ -17,10 +17,8 @@ def page_reading(
     result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
 ) -> PageReading:
     """The page of a PaddleOCRVLResult."""
-    pruned: dict[str, Any] = {
-        name: value for name, value in result.json["res"].items() if name not in ("input_path", "page_index")
-    }
-    markdown, pictures, spans = _markdown(result, options)
+    pruned: dict[str, Any] = without_file_names(result.json["res"])
+    exact_markdown, pictures, spans = _markdown(result, options)
     figures = tuple(Figure(path, jpeg(picture)) for path, picture in pictures.items())
     blocks = [
         _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in pictures else None, span)
@@ -39,19 +37,31 @@ def page_reading(
         dpi=dpi,
         rotation=rotation,
         text="\n\n".join(block.text for block in blocks if block.text),
-        markdown=markdown,
+        markdown=exact_markdown.strip(),
         blocks=blocks,
         degraded=bool(warnings),
         warnings=warnings,
     )
-    return PageReading(page, figures, pruned)
+    return PageReading(page, figures, PaddlexPage(pruned, exact_markdown))
+
+
+def without_file_names(value: Any) -> Any:
+    """What the library tells of a page, without where it came from, as its own server prunes it."""
+    if isinstance(value, dict):
+        return {
+            name: without_file_names(each) for name, each in value.items() if name not in ("input_path", "page_index")
+        }
+    return [without_file_names(each) for each in value] if isinstance(value, list) else value
 
 
 _Span = tuple[int, int]
 
 
 def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any], list[_Span | None]]:
-    """What the library's `_to_markdown` gives (text, pictures by path), and where each block stands in the text."""
+    """What the library's `_to_markdown` gives (text, pictures by path), and where each block stands in the text.
+
+    The places are those in the text without blanks around it.
+    """
     from paddlex.inference.common.result.converter import MarkdownConverter
 
     pieces: list[str] = []
@@ -82,7 +92,7 @@ def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any]
         start = end + len(_BETWEEN) * (end > 0)
         end = start + len(next(written_pieces))
         spans.append((min(max(start - blank, 0), len(markdown)), min(max(end - blank, 0), len(markdown))))
-    return markdown, converted["markdown_images"], spans
+    return text, converted["markdown_images"], spans
 
 
 def _block(order: int, block: dict[str, Any], figure: str | None, markdown_span: _Span | None) -> Block:

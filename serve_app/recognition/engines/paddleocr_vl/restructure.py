@@ -34,7 +34,7 @@ def restructure(pages: Sequence[PageOutline], *, pretty: bool) -> list[BlockChan
     """
     # One of the library's tables is worth no attention where its box has no area: it divides by it.
     outlines = [
-        (page.number, [_as_library_block(block) for block in page.blocks if _has_area(block)]) for page in pages
+        (page.number, [_as_library_block(block) for block in page.blocks if has_area(block.bbox)]) for page in pages
     ]
     return [*_heading_changes(outlines), *_table_changes(outlines, pretty=pretty)]
 
@@ -77,7 +77,7 @@ def _heading_changes(outlines: Sequence[_Outline]) -> Iterator[BlockChange]:
 
 
 def _table_changes(outlines: Sequence[_Outline], *, pretty: bool) -> Iterator[BlockChange]:
-    for table in _continued_tables(outlines):
+    for table in continued_tables(outlines):
         content = str(table.soup)
         yield BlockChange(
             table.page,
@@ -90,7 +90,7 @@ def _table_changes(outlines: Sequence[_Outline], *, pretty: bool) -> Iterator[Bl
             yield BlockChange(number, block.order, continues_from=table.page, markdown="")
 
 
-def _continued_tables(outlines: Sequence[_Outline]) -> list[_Table]:
+def continued_tables(outlines: Sequence[_Outline]) -> list[_Table]:
     from paddlex.inference.pipelines.layout_parsing.merge_table import can_merge_tables, detect_table_headers
 
     continued: list[_Table] = []
@@ -141,8 +141,8 @@ def _as_library_block(block: OutlinedBlock) -> Any:
     return converted
 
 
-def _has_area(block: OutlinedBlock) -> bool:
-    left, top, right, bottom = block.bbox
+def has_area(box: Sequence[float]) -> bool:
+    left, top, right, bottom = box
     return right > left and bottom > top
 
 

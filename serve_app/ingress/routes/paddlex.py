@@ -1,0 +1,216 @@
+"""PaddleX's self-hosted API: POST /layout-parsing, POST /restructure-pages, and POST /ocr with a `file` in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ValidationError
+
+from serve_app.document import DocumentSummary, PaddlexPage
+from serve_app.documents import Reading, Wanted
+from serve_app.errors import InvalidField, RequestTimeout, UnsupportedMediaType
+from serve_app.ingress.answers import file_answer
+from serve_app.ingress.body import Body, decoded, invalid_fields, read_body
+from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.request_scope import note_paddlex, request_id_of
+from serve_app.ingress.schema import inlined
+from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.outputs.rendering import BYTES_IN_MEMORY
+from serve_app.paddlex.answers import pages_read, write_layout_parsing, write_ocr, write_restructured
+from serve_app.paddlex.plain_restructure import restructure_pages
+from serve_app.paddlex.requests import PDF_DPI, LayoutParsingRequest, OcrRequest, RestructureRequest
+from serve_app.paddlex.restructuring import Restructuring
+from serve_app.settings import EngineSettings, PaddleOcrVlSettings
+
+log = logging.getLogger("ray.serve.ingress")
+router = APIRouter(tags=["paddlex"])
+
+MAX_RESTRUCTURED_PARTS = 1_000_000
+"""Of the JSON of pages to restructure: some thousand pages of a hundred blocks."""
+
+MAX_LOG_ID = 256
+
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
+def _body(model: type[BaseModel]) -> dict[str, Any]:
+    schema = inlined(model.model_json_schema())
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+@router.post("/layout-parsing", summary="Layout parsing, as PaddleX has it", openapi_extra=_body(LayoutParsingRequest))
+async def layout_parsing(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    """Blocks, Markdown and pictures of each page, for clients of PaddleX's PaddleOCR-VL and PP-StructureV3 servers."""
+    started = time.perf_counter()
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
+        body = await _json_body(request, context)
+        asked = _checked(LayoutParsingRequest, body)
+        engine = _layout_engine(context)
+        wanted = Wanted(
+            engine=engine.name,
+            options=_options(engine, asked.parsing, visualize=bool(asked.visualize)),
+            pdf_dpi=PDF_DPI,
+            restructure=asked.restructure_pages,
+            paddlex=True,
+        )
+        reading = held.enter_context(await _opened(context, asked.file, wanted, started))
+        await _read(reading, request)
+        restructured = None
+        if asked.restructure_pages:
+            pages = await asyncio.to_thread(pages_read, reading.spool, asked)
+            restructured = await _restructured(context, [page.pruned_result for page in pages], _how(asked))
+        write = partial(
+            write_layout_parsing, asked, reading.spool, restructured, kind=reading.kind, log_id=_log_id(request)
+        )
+        return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
+
+
+@router.post(
+    "/restructure-pages",
+    summary="Make pages of /layout-parsing one piece, as PaddleX does",
+    openapi_extra=_body(RestructureRequest),
+)
+async def restructure(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    """Tables that go on are joined, titles get their levels, pages may become one."""
+    with context.admission.place():
+        body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
+        asked = await asyncio.to_thread(_checked, RestructureRequest, body)
+        if not asked.pages:
+            raise InvalidField("pages: there are none.")
+        how = _how(asked, concatenate=asked.concatenate_pages)
+        restructured = await _restructured(context, [page.pruned_result for page in asked.pages], how)
+        write = partial(write_restructured, asked, restructured, log_id=_log_id(request))
+        return file_answer(await _written(write), "application/json", {})
+
+
+def asks_for_ocr(body: Body) -> bool:
+    """Whether a body of POST /ocr is of PaddleX's API."""
+    return body.is_json and "file" in body.fields
+
+
+async def ocr(request: Request, context: Context, body: Body, held: ExitStack, started: float) -> Response:
+    """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
+    _note(request, body)
+    asked = _checked(OcrRequest, body)
+    engine = context.settings.engines[0]
+    parsing = ParsingOptions(
+        use_doc_orientation_classify=asked.use_doc_orientation_classify, use_doc_unwarping=asked.use_doc_unwarping
+    )
+    options = _options(engine, parsing, visualize=bool(asked.visualize))
+    wanted = Wanted(engine=engine.name, options=options, pdf_dpi=PDF_DPI, restructure=False)
+    reading = held.enter_context(await _opened(context, asked.file, wanted, started))
+    await _read(reading, request)
+    write = partial(write_ocr, asked, reading.spool, kind=reading.kind, log_id=_log_id(request))
+    return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
+
+
+async def _json_body(request: Request, context: Context, *, max_parts: int | None = None) -> Body:
+    limits = context.settings.limits
+    parts = {} if max_parts is None else {"max_json_parts": max_parts}
+    async with _in_time(context):
+        body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s, **parts)
+    if not body.is_json:
+        raise UnsupportedMediaType("Send application/json.")
+    _note(request, body)
+    return body
+
+
+def _note(request: Request, body: Body) -> None:
+    log_id = body.fields.get("logId")
+    usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID
+    note_paddlex(request.scope, cast(str, log_id) if usable else str(uuid.uuid4()))
+
+
+def _log_id(request: Request) -> str:
+    log_id: str = request.scope["state"].get("log_id", request_id_of(request.scope))
+    return log_id
+
+
+def _checked(model: type[Asked], body: Body) -> Asked:
+    try:
+        return model.model_validate(body.fields)
+    except ValidationError as error:
+        raise invalid_fields(error, model) from None
+
+
+def _layout_engine(context: Context) -> EngineSettings:
+    """The first that knows of layout; else the first one."""
+    engines = context.settings.engines
+    return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
+
+
+def _options(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
+    """What the engine can do of what is asked for; its answer tells what that was."""
+    if not isinstance(engine, PaddleOcrVlSettings):
+        parsing = ParsingOptions()
+    elif not engine.doc_preprocessor:
+        parsing = parsing.model_copy(update={"use_doc_orientation_classify": None, "use_doc_unwarping": None})
+    return RecognitionOptions(parsing=parsing, overlay=visualize, picture=visualize)
+
+
+async def _opened(context: Context, file: str, wanted: Wanted, started: float) -> Reading:
+    timings_ms = {"receive": (time.perf_counter() - started) * 1000}
+    async with _in_time(context):
+        source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
+        return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
+
+
+@asynccontextmanager
+async def _in_time(context: Context) -> AsyncIterator[None]:
+    limit_s = context.settings.limits.request_s
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError:
+        raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
+
+
+async def _read(reading: Reading, request: Request) -> DocumentSummary:
+    log.info("document %s: %d page(s) begin", reading.id, len(reading.numbers))
+    async with aclosing(reading.pages()) as pages:
+        async for _ in pages:
+            pass
+    summary = await reading.finish()
+    log.info(
+        "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
+        summary.id, request.state.key_name, summary.engine.name, len(reading.numbers), summary.status,
+        summary.timings_ms["total"],
+    )  # fmt: skip
+    return summary
+
+
+def _how(asked: LayoutParsingRequest | RestructureRequest, *, concatenate: bool = False) -> Restructuring:
+    return Restructuring(
+        merge_tables=asked.merge_tables,
+        relevel_titles=asked.relevel_titles,
+        concatenate=concatenate,
+        prettify_markdown=asked.prettify_markdown,
+        show_formula_number=asked.show_formula_number,
+    )
+
+
+async def _restructured(context: Context, pages: list[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
+    engine = _layout_engine(context)
+    if not isinstance(engine, PaddleOcrVlSettings):
+        return await asyncio.to_thread(restructure_pages, pages, how)
+    return await context.documents.pipeline.restructure_pages(engine.name, pages, how)
+
+
+async def _written(write: Callable[..., None]) -> BinaryIO:
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - for the answer
+    try:
+        await asyncio.to_thread(write, to=file)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -1,0 +1,175 @@
+"""Answers in PaddleX's form, written page by page, so that a document never lies in memory as a whole."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from serve_app.document import PaddlexPage, Page
+from serve_app.figure_paths import own_path, with_own_paths
+from serve_app.outputs.docx import write_docx
+from serve_app.outputs.overlay import OVERLAYS, PICTURES
+from serve_app.paddlex.pages import as_paddlex_page, ocr_result, page_of
+from serve_app.paddlex.requests import LayoutParsingRequest, OcrRequest, RestructureRequest
+from serve_app.page_spool import PageSpool
+
+_FAILED: dict[str, Any] = {"width": 0, "height": 0, "parsing_res_list": []}
+
+
+def write_layout_parsing(
+    asked: LayoutParsingRequest,
+    spool: PageSpool,
+    restructured: Sequence[PaddlexPage] | None,
+    *,
+    kind: str,
+    log_id: str,
+    to: BinaryIO,
+) -> None:
+    """The answer of /layout-parsing. `kind` is what the file is, by `sniff`.
+
+    `restructured`: the pages that were read, in order, where they were made of one piece.
+    """
+    pieces = iter(restructured) if restructured is not None else None
+    sizes: list[dict[str, int]] = []
+
+    def results() -> Iterator[dict[str, Any]]:
+        for page in _pages(spool):
+            sizes.append({"width": page.width, "height": page.height})
+            if page.error is not None:
+                # Pages are found by their place, so there is one for it.
+                yield _failed(page, {"markdown": {"text": "", "images": {}}})
+                continue
+            paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
+            paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
+            figures = {own_path(path, page.number): path for path in paths}
+            images = {name: _base64(spool, path) for name, path in figures.items()}
+            result: dict[str, Any] = {
+                "prunedResult": paddlex.pruned_result,
+                "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
+            }
+            if asked.visualize:
+                overlay = f"{OVERLAYS}page-{page.number}.jpg"
+                if overlay in spool.figures_of(page.number):
+                    result["outputImages"] = {"layout_det_res": _base64(spool, overlay)}
+                _add_picture(result, "inputImage", f"{PICTURES}page-{page.number}.jpg", page, spool)
+            if asked.output_formats:
+                named = with_own_paths(page, paths)
+                result["exports"] = _docx(named, {name: spool.figure(path) or b"" for name, path in figures.items()})
+            yield result
+
+    _write_envelope("layoutParsingResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
+
+
+def write_ocr(asked: OcrRequest, spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO) -> None:
+    """The answer of PaddleX's /ocr."""
+    words = bool(asked.return_word_box)
+    sizes: list[dict[str, int]] = []
+
+    def results() -> Iterator[dict[str, Any]]:
+        for page in _pages(spool):
+            sizes.append({"width": page.width, "height": page.height})
+            pruned = ocr_result(page, return_word_box=words, least_score=asked.text_rec_score_thresh or 0.0)
+            result: dict[str, Any] = {"prunedResult": pruned}
+            if page.error is not None:
+                result = _failed(page, {}) | {"prunedResult": pruned}
+            elif asked.visualize:
+                _add_picture(result, "ocrImage", f"{OVERLAYS}page-{page.number}.jpg", page, spool)
+                _add_picture(result, "inputImage", f"{PICTURES}page-{page.number}.jpg", page, spool)
+            yield result
+
+    _write_envelope("ocrResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
+
+
+def write_restructured(
+    asked: RestructureRequest, restructured: Sequence[PaddlexPage], *, log_id: str, to: BinaryIO
+) -> None:
+    """The answer of /restructure-pages."""
+    given: Iterable[Mapping[str, str]] = [page.markdown_images or {} for page in asked.pages]
+    if asked.concatenate_pages:
+        given = [{path: image for images in given for path, image in images.items()}]
+
+    def results() -> Iterator[dict[str, Any]]:
+        for number, (paddlex, images) in enumerate(zip(restructured, given, strict=True), 1):
+            result: dict[str, Any] = {
+                "prunedResult": paddlex.pruned_result,
+                "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
+            }
+            if asked.output_formats:
+                pictures = {path: decoded for path, image in images.items() if (decoded := _picture(image)) is not None}
+                result["exports"] = _docx(page_of(paddlex.pruned_result, number, pictures), pictures)
+            yield result
+
+    _write_envelope("layoutParsingResults", results(), log_id, dict, to)
+
+
+def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingRequest) -> PaddlexPage:
+    """A page that was read, in PaddleX's form, with figures by their own names."""
+    paddlex = spool.paddlex(page.number)
+    if paddlex is None:
+        named = with_own_paths(page, spool.figures_of(page.number))
+        paddlex = as_paddlex_page(named, ignore_labels=asked.markdown_ignore_labels)
+    return paddlex
+
+
+def pages_read(spool: PageSpool, asked: LayoutParsingRequest) -> list[PaddlexPage]:
+    """All pages that did not fail, in PaddleX's form."""
+    return [paddlex_page(page, spool, asked) for page in _pages(spool) if page.error is None]
+
+
+def _pages(spool: PageSpool) -> Iterator[Page]:
+    return (Page.model_validate_json(page) for page in spool.pages_as_json())
+
+
+def _failed(page: Page, also: dict[str, Any]) -> dict[str, Any]:
+    assert page.error is not None
+    return {"prunedResult": _FAILED, **also, "error": {"code": page.error.code, "message": page.error.message}}
+
+
+def _data_info(sizes: Sequence[dict[str, int]], kind: str) -> dict[str, Any]:
+    if kind == "PDF" or (kind == "TIFF" and len(sizes) > 1):
+        return {"numPages": len(sizes), "pages": sizes, "type": kind.lower()}
+    return {**sizes[0], "type": "image"}
+
+
+def _write_envelope(
+    name: str, results: Iterator[dict[str, Any]], log_id: str, more: Callable[[], dict[str, Any]], to: BinaryIO
+) -> None:
+    to.write(b'{"logId":' + _json(log_id) + b',"result":{"' + name.encode() + b'":[')
+    for index, result in enumerate(results):
+        to.write(b"," * (index > 0) + _json(result))
+    to.write(b"]")
+    for key, value in more().items():
+        to.write(b"," + _json(key) + b":" + _json(value))
+    to.write(b'},"errorCode":0,"errorMsg":"Success"}')
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def _base64(spool: PageSpool, path: str) -> str:
+    return base64.b64encode(spool.figure(path) or b"").decode()
+
+
+def _picture(image: str) -> bytes | None:
+    """The bytes of a picture that a client sent; links are not followed."""
+    _, _, encoded = image.rpartition(",")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+
+
+def _add_picture(result: dict[str, Any], name: str, path: str, page: Page, spool: PageSpool) -> None:
+    if path in spool.figures_of(page.number):
+        result[name] = _base64(spool, path)
+
+
+def _docx(page: Page, figures: Mapping[str, bytes]) -> dict[str, Any]:
+    name = f"page-{page.number}"
+    stream = io.BytesIO()
+    write_docx([page], title=name, figure=figures.get, to=stream)
+    return {"docx": {"content": base64.b64encode(stream.getvalue()).decode(), "fileName": f"{name}.docx"}}

@@ -1,0 +1,154 @@
+"""Pages of engines that are not PaddleX's, in PaddleX's form."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.document import Block, Box, PaddlexPage, Page
+from serve_app.paddlex.requests import PDF_DPI
+
+MARGINALS = ("number", "footnote", "header", "header_image", "footer", "footer_image", "aside_text")
+"""Labels that PaddleX leaves out of Markdown by default, and gives no place in the reading order."""
+
+UNREAD = {
+    "use_doc_preprocessor": False,
+    "use_layout_detection": True,
+    "use_chart_recognition": False,
+    "use_seal_recognition": False,
+    "use_ocr_for_image_block": False,
+    "format_block_content": False,
+    "merge_layout_blocks": False,
+    "markdown_ignore_labels": list(MARGINALS),
+    "return_layout_polygon_points": False,
+}
+"""Of what a client may ask for, what such an engine has done."""
+
+
+def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None) -> PaddlexPage:
+    """A page as /layout-parsing gives it; `ignore_labels` are left out of its Markdown."""
+    ignored = MARGINALS if ignore_labels is None else ignore_labels
+    blocks = sorted(page.blocks, key=lambda block: block.order)
+    labels = sorted({block.label for block in blocks})
+    order = 0
+    listed, boxes = [], []
+    for place, block in enumerate(blocks):
+        in_order = block.label not in (*MARGINALS, *ignored)
+        order += in_order
+        listed.append(
+            {
+                "block_label": block.label,
+                "block_content": block.content or block.text,
+                "block_bbox": list(block.bbox),
+                "block_id": place,
+                "block_order": order if in_order else None,
+                "group_id": place if block.group is None else block.group,
+            }
+        )
+        boxes.append(
+            {
+                "cls_id": labels.index(block.label),
+                "label": block.label,
+                "score": block.confidence if block.confidence is not None else 1.0,
+                "coordinate": list(block.bbox),
+                "order": order if in_order else None,
+                "polygon_points": _corners(block.bbox),
+            }
+        )
+    pruned = {
+        "page_count": None,
+        "width": page.width,
+        "height": page.height,
+        "model_settings": UNREAD | {"markdown_ignore_labels": list(ignored)},
+        "parsing_res_list": listed,
+        "layout_det_res": {"boxes": boxes},
+    }
+    return PaddlexPage(pruned, _markdown(page, blocks, ignored))
+
+
+def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str]) -> Page:
+    """The page of a `prunedResult`; of `figures`, those it shows. Raises LookupError, TypeError and ValueError."""
+    blocks = []
+    for order, listed in enumerate(pruned_result["parsing_res_list"]):
+        label, content, box = listed["block_label"], listed["block_content"], tuple(map(int, listed["block_bbox"]))
+        path = f"imgs/img_in_{label}_box_{'_'.join(map(str, box))}.jpg"
+        figure = path if path in figures else None
+        text = "" if figure or label == "table" else content
+        content = content if label == "table" else None
+        blocks.append(Block(label=label, text=text, content=content, bbox=box, order=order, figure=figure))
+    return Page(number=number, width=pruned_result["width"], height=pruned_result["height"], dpi=PDF_DPI, blocks=blocks)
+
+
+def _markdown(page: Page, blocks: list[Block], ignored: tuple[str, ...]) -> str:
+    from serve_app.outputs.markdown import page_markdown
+
+    if not any(block.label in ignored for block in blocks):
+        return page.markdown
+    return page_markdown([block for block in blocks if block.label not in ignored])
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of text: its score is None where the engine has none."""
+
+    text: str
+    box: Box
+    score: float | None
+    words: tuple[tuple[str, Box], ...] = ()
+
+
+def lines_of(page: Page) -> Iterator[Line]:
+    """The page's lines in reading order; of blocks without words, the block."""
+    for block in sorted(page.blocks, key=lambda block: block.order):
+        texts = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
+        counts = [len(text.split()) for text in texts]
+        if not texts:
+            continue
+        if sum(counts) != len(block.words):
+            yield Line(" ".join(texts), block.bbox, block.confidence)
+            continue
+        start = 0
+        for text, count in zip(texts, counts, strict=True):
+            words = block.words[start : start + count]
+            start += count
+            scores = [word.confidence for word in words if word.confidence is not None]
+            yield Line(
+                text,
+                _around([word.bbox for word in words]),
+                sum(scores) / len(scores) if scores else None,
+                tuple((word.text, word.bbox) for word in words),
+            )
+
+
+def ocr_result(page: Page, *, return_word_box: bool, least_score: float) -> dict[str, Any]:
+    """`prunedResult` of PaddleX's /ocr."""
+    lines = list(lines_of(page))
+    kept = [line for line in lines if line.score is None or line.score >= least_score]
+    result: dict[str, Any] = {
+        "model_settings": {"use_doc_preprocessor": False, "use_textline_orientation": False},
+        "dt_polys": [_corners(line.box) for line in lines],
+        "text_det_params": {},
+        "text_type": "general",
+        "textline_orientation_angles": [-1] * len(lines),
+        "text_rec_score_thresh": least_score,
+        "return_word_box": return_word_box,
+        "rec_texts": [line.text for line in kept],
+        "rec_scores": [1.0 if line.score is None else round(line.score, 6) for line in kept],
+        "rec_polys": [_corners(line.box) for line in kept],
+        "rec_boxes": [list(line.box) for line in kept],
+    }
+    if return_word_box:
+        result["text_word"] = [[text for text, _ in line.words] for line in kept]
+        result["text_word_boxes"] = [[list(box) for _, box in line.words] for line in kept]
+    return result
+
+
+def _corners(box: Box) -> list[list[int]]:
+    left, top, right, bottom = box
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def _around(boxes: list[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)

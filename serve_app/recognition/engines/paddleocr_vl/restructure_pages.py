@@ -1,0 +1,87 @@
+"""PaddleX's /restructure-pages: pages in its own form, made of one piece, and written anew.
+
+As the library's `restructure_pages` does it, but for its joining of tables, which parses a table of n pages n
+times (see `restructure`), and with bounds: the pages come from a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.document import PaddlexPage
+from serve_app.errors import FieldError, InvalidField, TooLarge
+from serve_app.paddlex.restructuring import Restructuring
+from serve_app.recognition.engines.paddleocr_vl.plain import without_file_names
+from serve_app.recognition.engines.paddleocr_vl.restructure import continued_tables, has_area
+
+MAX_BLOCKS = 20_000
+MAX_CHARACTERS = 4 * 2**20
+"""Of all blocks together: some thousand pages of text."""
+
+
+def restructure_pages(pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
+    """One page for each, or one for all. Raises InvalidField for what /layout-parsing did not make, and TooLarge."""
+    from paddlex.inference.pipelines.layout_parsing.title_level import assign_levels_to_parsing_res
+    from paddlex.inference.pipelines.paddleocr_vl.pipeline import _PaddleOCRVLPipeline
+    from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLResult
+
+    _check_size(pages)
+    try:
+        dressed = [{"res": {**page, "input_path": "", "page_index": index}} for index, page in enumerate(pages)]
+        results = list(_PaddleOCRVLPipeline.restructure_pages(None, dressed, merge_tables=False, relevel_titles=False))
+        blocks = [result["parsing_res_list"] for result in results]
+        if how.merge_tables:
+            _join_tables(blocks)
+        if how.relevel_titles:
+            assign_levels_to_parsing_res(blocks)
+        if how.concatenate:
+            results = [PaddleOCRVLResult(_concatenated(results))]
+        return [_written(result, how) for result in results]
+    except (AttributeError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        # The library looks at nothing before it uses it.
+        problem = "are not pages as /layout-parsing gives them"
+        raise InvalidField(f"pages: {problem}.", fields=(FieldError("pages", problem),)) from error
+
+
+def _check_size(pages: Sequence[dict[str, Any]]) -> None:
+    blocks = characters = 0
+    for page in pages:
+        listed = page.get("parsing_res_list")
+        for block in listed if isinstance(listed, list) else []:
+            blocks += 1
+            content = block.get("block_content") if isinstance(block, dict) else None
+            characters += len(content) if isinstance(content, str) else 0
+    if blocks > MAX_BLOCKS or characters > MAX_CHARACTERS:
+        raise TooLarge(f"The pages have more than {MAX_BLOCKS} blocks or {MAX_CHARACTERS} characters.")
+
+
+def _join_tables(pages: Sequence[Sequence[Any]]) -> None:
+    # One of the library's tables is worth no attention where its box has no area: it divides by it.
+    outlines = [(number, [block for block in page if has_area(block.bbox)]) for number, page in enumerate(pages, 1)]
+    for table in continued_tables(outlines):
+        table.block.content = str(table.soup)
+        for _, block in table.continued_by:
+            block.content = ""
+            block.global_group_id = table.block.global_group_id
+
+
+def _concatenated(results: Sequence[Any]) -> dict[str, Any]:
+    first = dict(results[0])
+    settings = results[-1]["model_settings"]
+    first["parsing_res_list"] = []
+    for index, result in enumerate(results):
+        for block in result["parsing_res_list"]:
+            block.page_index = index
+            first["parsing_res_list"].append(block)
+    first |= {"imgs_in_doc": [], "page_index": None, "page_count": len(results)}
+    for name, used in (("layout_det_res", "use_layout_detection"), ("doc_preprocessor_res", "use_doc_preprocessor")):
+        if settings[used]:
+            first[name] = [result[name] for result in results]
+    return first
+
+
+def _written(result: Any, how: Restructuring) -> PaddlexPage:
+    pruned = without_file_names(result.json["res"])
+    markdown = result._to_markdown(pretty=how.prettify_markdown, show_formula_number=how.show_formula_number)
+    return PaddlexPage(pruned, markdown["markdown_texts"])

@@ -1,0 +1,144 @@
+"""PaddleX's own server beside ours, on the same tiny models: the same pages, the same JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.support.official_server import official_server
+from tests.support.pdfs import pages_pdf
+from tests.support.service import Service, deploy
+from tests.support.tiny_paddleocr_vl import TinyModels
+
+
+@pytest.fixture(scope="module")
+def ours(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    from ray import serve
+
+    folder = tmp_path_factory.mktemp("paddlex")
+    engine = {
+        "name": "paddleocr-vl",
+        "device": "cpu",
+        "replicas": 1,
+        "layout_model_dir": str(tiny_models.layout),
+        "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
+        "download": False,
+    }
+    settings = {
+        "engines": [engine],
+        "store": {"kind": "folder", "path": str(folder / "output")},
+        "temp_dir": str(folder / "temp"),
+    }
+    service = deploy(settings, name="paddlex", port=serve_port)
+    service.wait_until_engines_are_ready()
+    yield service
+    serve.delete("paddlex", _blocking=False)
+
+
+@pytest.fixture(scope="module")
+def theirs(tiny_models: TinyModels) -> Iterator[str]:
+    with official_server(tiny_models) as address:
+        yield address
+
+
+def both(ours: Service, theirs: str, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    with ours.client() as client:
+        answers = client.post(path, json=body), httpx.post(f"{theirs}{path}", json=body, timeout=120)
+    for answer in answers:
+        assert answer.status_code == 200, answer.text[:500]
+    one, other = (answer.json() for answer in answers)
+    assert one.keys() == other.keys()
+    for envelope in (one, other):
+        assert envelope.pop("logId") == body["logId"] if "logId" in body else envelope.pop("logId")
+    return one, other
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """But for pictures, which are JPEGs of two encoders: there, the same names and sizes."""
+    one, other = (_without_pictures(each) for each in (one, other))
+    assert list(_differences(one, other)) == []
+
+
+def _differences(one: Any, other: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        for name in one:
+            yield from _differences(one[name], other[name], f"{at}.{name}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differences(*pair, f"{at}[{index}]")
+    elif one != other:
+        yield at, one, other
+
+
+def _without_pictures(envelope: dict[str, Any]) -> dict[str, Any]:
+    for page in envelope["result"]["layoutParsingResults"]:
+        images = page["markdown"].get("images") or {}
+        page["markdown"]["images"] = {path: _size(image) for path, image in images.items()}
+    return envelope
+
+
+def _size(image: str) -> tuple[int, int]:
+    with Image.open(io.BytesIO(base64.b64decode(image))) as opened:
+        return opened.size
+
+
+def page(seed: int, size: tuple[int, int] = (600, 800)) -> bytes:
+    """A page with something at the places where the tiny layout model finds blocks."""
+    noise = np.random.default_rng(seed).integers(200, 255, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    ImageDraw.Draw(image).rectangle((70, 560, 260, 700), fill=(200, 30, 40))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"prettifyMarkdown": False, "showFormulaNumber": True},
+    {"useLayoutDetection": False, "promptLabel": "table"},
+    {"useChartRecognition": True, "useSealRecognition": True, "mergeLayoutBlocks": False},
+    {"layoutThreshold": 0.2, "layoutNms": True, "layoutUnclipRatio": 1.1, "layoutMergeBboxesMode": "large"},
+    {"markdownIgnoreLabels": ["table"], "formatBlockContent": True, "layoutShapeMode": "rect"},
+    {"maxNewTokens": 5, "minPixels": 112896, "maxPixels": 200000, "logId": "a/b"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
+def test_an_image_is_parsed_to_the_same_json(ours: Service, theirs: str, options: dict[str, Any]) -> None:
+    assert_same(*both(ours, theirs, "/layout-parsing", {"file": b64(page(1)), "fileType": 1, **options}))
+
+
+@pytest.mark.parametrize("size", [(595.28, 841.89), (300.2, 200.7)])
+def test_a_pdf_is_parsed_to_the_same_json(ours: Service, theirs: str, size: tuple[float, float]) -> None:
+    book = pages_pdf([b"0 0 0 rg 10 10 80 40 re f", b"1 0 0 rg 30 60 40 40 re f", b""], size=size)
+    assert_same(*both(ours, theirs, "/layout-parsing", {"file": b64(book), "fileType": 0}))
+
+
+@pytest.mark.parametrize("how", [{}, {"mergeTables": False}, {"relevelTitles": False}, {"prettifyMarkdown": False}])
+def test_pages_are_made_one_piece_to_the_same_json(ours: Service, theirs: str, how: dict[str, Any]) -> None:
+    book = {"file": b64(pages_pdf([b""] * 3)), "fileType": 0}
+    one, other = both(ours, theirs, "/layout-parsing", {**book, **how, "restructurePages": True})
+    assert_same(one, other)
+    # A page that is nothing but a table: it goes on over all three.
+    table = {"useLayoutDetection": False, "promptLabel": "table", "restructurePages": True}
+    assert_same(*both(ours, theirs, "/layout-parsing", {**book, **how, **table}))
+
+    _, parsed = both(ours, theirs, "/layout-parsing", book)
+    pages = [
+        {"prunedResult": each["prunedResult"], "markdownImages": each["markdown"].get("images")}
+        for each in parsed["result"]["layoutParsingResults"]
+    ]
+    for concatenate in (False, True):
+        body = {"pages": pages, "concatenatePages": concatenate, **how}
+        assert_same(*both(ours, theirs, "/restructure-pages", body))
