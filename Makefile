@@ -3,6 +3,7 @@ PYTHON ?= python3
 PORT ?=
 CONFIG ?= configs/local.yaml
 VENV := .venv
+CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
@@ -13,7 +14,7 @@ serve: $(VENV)/serve.installed tessdata  ## run the service on this machine unti
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed tessdata poppler  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
 	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
 	@$(BIN)/python -m pytest tests/service tests/faults
 
@@ -35,9 +36,10 @@ lock: $(VENV)/dev.installed  ## after a change of dependencies in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract --extra paddleocr-vl --extra paddle-cpu -c requirements/dev.txt pyproject.toml -o requirements/paddleocr-vl.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract -c requirements/dev.txt pyproject.toml -o requirements/serve.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 requirements/clients.in -o requirements/clients.txt
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) build *.egg-info
 
 # The lock files are complete, so pip has nothing to resolve.
 $(VENV)/serve.installed: requirements/serve.txt pyproject.toml | $(VENV)/python.checked
@@ -54,6 +56,13 @@ $(VENV)/paddleocr-vl.installed: requirements/paddleocr-vl.txt $(VENV)/serve.inst
 $(VENV)/dev.installed: requirements/dev.txt $(VENV)/serve.installed
 	@echo "Installing what the tests need into $(VENV) (2 GB, a minute or two)..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/dev.txt
+	@touch $@
+
+# Clients of others, which have an environment of their own as on their users' machines.
+$(CLIENTS)/installed: requirements/clients.txt | $(VENV)/python.checked
+	@echo "Installing clients of others for the tests into $(CLIENTS) (0.6 GB, half a minute)..."
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/clients.txt
 	@touch $@
 
 $(VENV)/python.checked:

@@ -110,7 +110,7 @@ def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingRequest) -> P
     paddlex = spool.paddlex(page.number)
     if paddlex is None:
         named = with_own_paths(page, spool.figures_of(page.number))
-        paddlex = as_paddlex_page(named, ignore_labels=asked.markdown_ignore_labels)
+        paddlex = as_paddlex_page(named, ignore_labels=asked.markdown_ignore_labels, pretty=asked.prettify_markdown)
     return paddlex
 
 

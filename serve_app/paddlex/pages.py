@@ -26,8 +26,11 @@ UNREAD = {
 """Of what a client may ask for, what such an engine has done."""
 
 
-def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None) -> PaddlexPage:
-    """A page as /layout-parsing gives it; `ignore_labels` are left out of its Markdown."""
+def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> PaddlexPage:
+    """A page as /layout-parsing gives it; `ignore_labels` are left out of its Markdown.
+
+    `pretty`: pictures are HTML, as wide as on the page. There are clients that know no others.
+    """
     ignored = MARGINALS if ignore_labels is None else ignore_labels
     blocks = sorted(page.blocks, key=lambda block: block.order)
     labels = sorted({block.label for block in blocks})
@@ -64,7 +67,8 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None) -> Pad
         "parsing_res_list": listed,
         "layout_det_res": {"boxes": boxes},
     }
-    return PaddlexPage(pruned, _markdown(page, blocks, ignored))
+    markdown = _markdown(page, blocks, ignored)
+    return PaddlexPage(pruned, _with_html_pictures(markdown, page) if pretty else markdown)
 
 
 def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str]) -> Page:
@@ -86,6 +90,15 @@ def _markdown(page: Page, blocks: list[Block], ignored: tuple[str, ...]) -> str:
     if not any(block.label in ignored for block in blocks):
         return page.markdown
     return page_markdown([block for block in blocks if block.label not in ignored])
+
+
+def _with_html_pictures(markdown: str, page: Page) -> str:
+    for block in page.blocks:
+        if block.figure is not None and page.width:
+            share = round(100 * (block.bbox[2] - block.bbox[0]) / page.width)
+            picture = f'<img src="{block.figure}" alt="Image" width="{max(1, share)}%" />'
+            markdown = markdown.replace(f"![]({block.figure})", f'<div style="text-align: center;">{picture}</div>')
+    return markdown
 
 
 @dataclass(frozen=True)

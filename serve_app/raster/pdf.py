@@ -39,6 +39,9 @@ POINTS_PER_INCH = 72
 SMALLEST_SIDE = 0.01
 """Points. A page that is thinner is drawn as if it were this thin, so that its area is a number to divide by."""
 
+ROUNDING = 1e-3
+"""Pixels. Sizes are floats of four bytes: a scan that fills its page exactly is not drawn a pixel larger."""
+
 PAGES_PER_OPENING = 100
 """After so many pages the document is opened anew: PDFium keeps every object that it has read until it is closed."""
 
@@ -152,8 +155,9 @@ def _canvas(page: Any, number: int, dpi: int, max_pixels: int) -> _Canvas:
     # A whole number, so that what is told of the page is what was done.
     true_dpi = dpi if dpi <= finest else math.floor(finest) or finest
     # Rounded up, as others do: boxes of clients who draw the page themselves are on the same pixels.
-    width = min(math.ceil(across * true_dpi / POINTS_PER_INCH), MAX_SIDE)
-    height = min(math.ceil(down * true_dpi / POINTS_PER_INCH), MAX_SIDE, max(max_pixels // width, 1))
+    width, height = (max(1, math.ceil(side * true_dpi / POINTS_PER_INCH - ROUNDING)) for side in (across, down))
+    width = min(width, MAX_SIDE)
+    height = min(height, MAX_SIDE, max(max_pixels // width, 1))
     return _Canvas(min(width, max_pixels), height, max(round(true_dpi), 1))
 
 

@@ -88,7 +88,7 @@ def test_pictures_exports_and_figures_are_there_where_asked_for(service: Service
         for picture in (told["inputImage"], told["outputImages"]["layout_det_res"]):
             with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
                 assert image.format == "JPEG"
-        linked = re.findall(r"!\[\]\((imgs/img_in_[a-z_]+_box_[\d_]+\.jpg)\)", told["markdown"]["text"])
+        linked = re.findall(r'<img src="(imgs/img_in_[a-z_]+_box_[\d_]+\.jpg)"', told["markdown"]["text"])
         assert linked and set(linked) == set(told["markdown"]["images"])
         export = told["exports"]["docx"]
         document = docx.Document(io.BytesIO(base64.b64decode(export["content"])))
@@ -97,6 +97,8 @@ def test_pictures_exports_and_figures_are_there_where_asked_for(service: Service
     asked |= {"returnMarkdownImages": False, "visualize": False}
     told = result_of(post(service, "/layout-parsing", asked))["layoutParsingResults"][0]
     assert told["markdown"]["images"] == {} and "inputImage" not in told
+    plain = result_of(post(service, "/layout-parsing", {**asked, "prettifyMarkdown": False}))["layoutParsingResults"][0]
+    assert "![](imgs/img_in_" in plain["markdown"]["text"] and "<img" not in plain["markdown"]["text"]
 
 
 def test_lines_words_and_scores_of_plain_ocr(service: Service, russian_page: bytes, russian_text: str) -> None:

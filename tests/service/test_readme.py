@@ -28,7 +28,7 @@ SEARCHABLE = re.findall(r"^curl .* -o searchable.pdf .*$", README, re.M)
 def test_every_curl_of_the_readme_has_an_answer_or_a_test() -> None:
     curls = re.findall(r"^ *curl .*", README, re.M)
     assert len(curls) == len(EXAMPLES) + len(SEARCHABLE) + 1, "one is tested with PaddleOCR-VL"
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
     assert {
         source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)
     } == {

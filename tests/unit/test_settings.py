@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serve_app.settings import Secrets, Settings
+from serve_app.settings import Secrets, Settings, with_environment
 from serve_app.settings_table import settings_table
 
 ROOT = Path(__file__).parents[2]
@@ -119,3 +119,12 @@ def test_the_readme_links_to_files_that_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
     assert links
     assert not [link for link in links if not os.path.exists(ROOT / link)]
+
+
+def test_the_environment_opens_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert with_environment(Settings()).open_surfaces == ()
+    monkeypatch.setenv("OCR_OPEN_SURFACES", "paddlex, ")
+    assert with_environment(Settings(ingress_replicas=3)) == Settings(ingress_replicas=3, open_surfaces=("paddlex",))
+    monkeypatch.setenv("OCR_OPEN_SURFACES", "everything")
+    with pytest.raises(ValidationError, match="open_surfaces"):
+        with_environment(Settings())
