@@ -87,6 +87,8 @@ def test_lock_files_are_complete_and_carry_no_address() -> None:
         lock = (ROOT / f"requirements/{name}.txt").read_text()
         assert "://" not in lock and "--index" not in lock and "file:" not in lock
         assert re.search(r"^ray==2\.60\.0$", lock, re.M)
+    clients = (ROOT / "requirements/clients.txt").read_text()
+    assert "paddleocr-mcp==" in clients and "://" not in clients and "--index" not in clients
     serve, paddle, dev = (
         set(re.findall(r"^[\w.-]+==[\w.]+", (ROOT / f"requirements/{name}.txt").read_text(), re.M)) for name in names
     )
