@@ -18,7 +18,8 @@ test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests;
 	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
 	@$(BIN)/python -m pytest tests/service tests/faults
 
-check: lint types unit  ## what needs no Ray: under a minute
+check:  ## what needs no Ray: under a minute
+	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit
 
 lint: $(VENV)/dev.installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
