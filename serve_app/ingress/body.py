@@ -7,7 +7,6 @@ import binascii
 import json
 import time
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from serve_app.errors import (
     UploadStalled,
 )
 from serve_app.file_content import MAPPED_BYTES, FileContent, mapped
+from serve_app.ingress.refusals import invalid, invalid_fields
 from serve_app.options import ParsingOptions
 from serve_app.outputs.kinds import OutputKind
 from serve_app.page_ranges import parse_page_ranges
@@ -221,14 +221,14 @@ def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
     seen = set()
     for name, value in form.multi_items():
         if name in seen:
-            raise _invalid(name, "is given twice")
+            raise invalid(name, "is given twice")
         seen.add(name)
         if isinstance(value, UploadFile):
             if name != "file":
-                raise _invalid(name, "may not be a file; send the file as 'file'")
+                raise invalid(name, "may not be a file; send the file as 'file'")
             file = value
         elif name == "file":
-            raise _invalid(name, "must be sent as a file (curl: -F file=@name)")
+            raise invalid(name, "must be sent as a file (curl: -F file=@name)")
         elif value:  # browsers send the fields that were left empty
             fields[name] = _object_of(name, value) if name == "options" else value
     return fields, file
@@ -237,16 +237,11 @@ def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
 def _object_of(name: str, text: str) -> Any:
     """A form has no objects: there the options are the text of one."""
     if len(text) > MAX_OPTIONS_TEXT:
-        raise _invalid(name, f"may have at most {MAX_OPTIONS_TEXT} characters")
+        raise invalid(name, f"may have at most {MAX_OPTIONS_TEXT} characters")
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError):
-        raise _invalid(name, "is not a JSON object") from None
-
-
-async def read_submission(request: Request, *, max_bytes: int, stall_s: float) -> Submission:
-    """Read and check the body of `POST /ocr`. Raises what `read_body` and `submission_of` raise."""
-    return await submission_of(await read_body(request, max_bytes=max_bytes, stall_s=stall_s))
+        raise invalid(name, "is not a JSON object") from None
 
 
 async def submission_of(body: Body) -> Submission:
@@ -299,70 +294,6 @@ def decode_base64(text: str) -> bytes:
 
 
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
-
-
-def _invalid(field: str, message: str) -> InvalidField:
-    name = _field_name(field)
-    return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
-
-
-def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidField:
-    """The error of a body that is not of this model, field by field, in plain words."""
-    problems: dict[str, str] = {}
-    for problem in error.errors(include_url=False, include_input=False)[:20]:
-        location = [str(part) for part in problem["loc"]]
-        # Below a field with several forms stand names of the library's own for each of them.
-        depth = 3 if "vlmExtraArgs" in location else 2
-        name = _field_name(".".join(location[:depth]))
-        message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
-        if problem["type"] == "extra_forbidden" and (meant := get_close_matches(name, model.model_fields, n=1)):
-            message += f"; did you mean '{meant[0]}'?"
-        if len(location) > depth or name in problems:
-            message = f"is not valid; it is the {_described(location)}"
-        problems[name] = message
-    fields = tuple(FieldError(name, message) for name, message in problems.items())
-    return InvalidField("; ".join(f"{name}: {message}" for name, message in problems.items()), fields=fields)
-
-
-def _described(location: list[str]) -> str:
-    """What the documentation says of an option, to be read within a sentence."""
-    for name, option in ParsingOptions.model_fields.items():
-        if location[1:2] in ([name], [option.alias]):
-            description = option.description or name
-            return description[0].lower() + description[1:]
-    return location[-1]
-
-
-_PROBLEMS = {
-    "extra_forbidden": "is not a known field",
-    "string_type": "must be a string",
-    "string_too_long": "may have at most {max_length} characters",
-    "string_unicode": "is not valid Unicode",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "finite_number": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "enum": "must be one of: {expected}",
-    "literal_error": "must be one of: {expected}",
-    "tuple_type": "must be a list",
-    "model_type": "must be a JSON object",
-    "model_attributes_type": "must be a JSON object",
-    "value_error": "{error}",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-}
-
-
-def _field_name(field: str) -> str:
-    """A client's own field name, fit to be shown: short, and no half of a surrogate pair."""
-    printable = field.encode("utf-8", "replace").decode() or "?"
-    return printable if len(printable) <= 100 else f"{printable[:100]}…"
 
 
 async def _off_loop(size: int, function: Any, argument: Any) -> Any:

@@ -13,7 +13,7 @@ from serve_app.figure_paths import own_path, with_own_paths
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.overlay import OVERLAYS, PICTURES
 from serve_app.paddlex.pages import as_paddlex_page, ocr_result, page_of
-from serve_app.paddlex.requests import LayoutParsingRequest, OcrRequest, RestructureRequest
+from serve_app.paddlex.requests import LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.page_spool import PageSpool
 
 _FAILED: dict[str, Any] = {"width": 0, "height": 0, "parsing_res_list": []}
@@ -63,7 +63,7 @@ def write_layout_parsing(
     _write_envelope("layoutParsingResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
 
 
-def write_ocr(asked: OcrRequest, spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO) -> None:
+def write_ocr(asked: LinesRequest, spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO) -> None:
     """The answer of PaddleX's /ocr."""
     words = bool(asked.return_word_box)
     sizes: list[dict[str, int]] = []

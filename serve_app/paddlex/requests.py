@@ -53,7 +53,7 @@ class LayoutParsingRequest(_Written, ParsingOptions, _FileRequest):
         return ParsingOptions(**{name: getattr(self, name) for name in ParsingOptions.model_fields})
 
 
-class OcrRequest(_FileRequest):
+class LinesRequest(_FileRequest):
     """Body of POST /ocr, where it has a `file`."""
 
     use_doc_orientation_classify: bool | None = Field(None, description="Turn the page upright first")

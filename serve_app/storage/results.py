@@ -47,7 +47,11 @@ class Results:
         started = time.perf_counter()
         failure: BaseException | None = None
         try:
-            await self._put_all(summary, spool, renderer, source)
+            keys = self._keys(summary.id, spool)
+            # Before the result is written, as it tells where it lies.
+            summary.storage = self._place(summary.id, keys)
+            await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
+            await self._put_figures(keys, spool)
         except Exception as error:
             failure = error
             summary.storage = StorageInfo(status="failed")
@@ -57,37 +61,40 @@ class Results:
             self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
 
-    async def _put_all(
-        self,
-        summary: DocumentSummary,
-        spool: PageSpool,
-        renderer: Renderer,
-        source: Callable[[], Awaitable[bytes | memoryview]],
-    ) -> None:
-        store, folder, paths = self._store, document_folder(summary.id), spool.figure_paths
+    def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:
+        folder = document_folder(document_id)
         keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
         # Beside the Markdown, at the paths by which it links them.
-        keys.update({path: f"{folder}/{path}" for path in paths})
+        keys.update({path: f"{folder}/{path}" for path in spool.figure_paths})
         if self._keep_source:
             keys["source"] = f"{folder}/source"
-        # Before the result is written, as it tells where it lies.
-        summary.storage = StorageInfo(
+        return keys
+
+    def _place(self, document_id: str, keys: dict[str, str]) -> StorageInfo:
+        return StorageInfo(
             status="stored",
-            uri=store.uri(folder),
-            keys={name: store.full_key(key) for name, key in keys.items()},
+            uri=self._store.uri(document_folder(document_id)),
+            keys={name: self._store.full_key(key) for name, key in keys.items()},
         )
+
+    async def _put_pages(
+        self, keys: dict[str, str], summary: DocumentSummary, renderer: Renderer, source: bytes | memoryview | None
+    ) -> None:
         with ExitStack() as files:
             writes = []
             for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN)):
                 file = files.enter_context(await renderer.rendered(kind, summary))
-                writes.append(store.put(keys[name], file, MEDIA_TYPES[kind]))
-            if self._keep_source:
-                file = files.enter_context(await asyncio.to_thread(unnamed_file, await source()))
-                writes.append(store.put(keys["source"], file, "application/octet-stream"))
+                writes.append(self._store.put(keys[name], file, MEDIA_TYPES[kind]))
+            if source is not None:
+                file = files.enter_context(await asyncio.to_thread(unnamed_file, source))
+                writes.append(self._store.put(keys["source"], file, "application/octet-stream"))
             await _all(writes)
+
+    async def _put_figures(self, keys: dict[str, str], spool: PageSpool) -> None:
+        paths = spool.figure_paths
         for start in range(0, len(paths), FIGURES_AT_ONCE):
             some = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
-            await _all([store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
+            await _all([self._store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
 
 
 async def _all(writes: Iterable[Awaitable[None]]) -> None:

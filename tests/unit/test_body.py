@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from serve_app.errors import InvalidBase64, UploadStalled
-from serve_app.ingress.body import decode_base64, read_submission
+from serve_app.ingress.body import decode_base64, read_body, submission_of
 from serve_app.ingress.error_responses import ErrorResponses
 from serve_app.ingress.request_id import RequestId
 
@@ -25,7 +25,7 @@ MAX_BYTES = 1_000_000
 
 
 async def _ocr(request: Request) -> JSONResponse:
-    submission = await read_submission(request, max_bytes=MAX_BYTES, stall_s=0.3)
+    submission = await submission_of(await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3))
     source = submission.source
     return JSONResponse(
         {"bytes": None if source is None else bytes(source).decode("latin-1"), **submission.request.model_dump()}
@@ -185,7 +185,7 @@ async def test_row_8_a_chunked_body_over_the_limit_is_413_when_it_passes_it() ->
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(Exception, match="larger than 1 MB"):
-        await read_submission(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=1)
+        await read_body(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=1)
     assert sent <= MAX_BYTES + 100_000
 
 
@@ -196,7 +196,7 @@ async def test_row_9_an_upload_that_stalls_is_408_and_closes_the_connection() ->
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(UploadStalled):
-        await read_submission(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.05)
+        await read_body(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.05)
 
 
 async def test_an_upload_that_trickles_is_408_although_it_never_pauses_for_long() -> None:
@@ -210,7 +210,7 @@ async def test_an_upload_that_trickles_is_408_although_it_never_pauses_for_long(
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(UploadStalled):
-        await read_submission(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.2)
+        await read_body(Request(scope, receive), max_bytes=MAX_BYTES, stall_s=0.2)
     assert sent < 15
 
 

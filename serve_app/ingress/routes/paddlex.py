@@ -19,15 +19,16 @@ from serve_app.document import DocumentSummary, PaddlexPage
 from serve_app.documents import Reading, Wanted
 from serve_app.errors import InvalidField, RequestTimeout, UnsupportedMediaType
 from serve_app.ingress.answers import file_answer
-from serve_app.ingress.body import Body, decoded, invalid_fields, read_body
+from serve_app.ingress.body import Body, decoded, read_body
 from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.refusals import invalid_fields
 from serve_app.ingress.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.schema import inlined
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.answers import pages_read, write_layout_parsing, write_ocr, write_restructured
 from serve_app.paddlex.plain_restructure import restructure_pages
-from serve_app.paddlex.requests import PDF_DPI, LayoutParsingRequest, OcrRequest, RestructureRequest
+from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.paddlex.restructuring import Restructuring
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings
 
@@ -36,8 +37,6 @@ router = APIRouter(tags=["paddlex"])
 
 MAX_RESTRUCTURED_PARTS = 1_000_000
 """Of the JSON of pages to restructure: some thousand pages of a hundred blocks."""
-
-MAX_LOG_ID = 256
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -101,7 +100,7 @@ def asks_for_ocr(body: Body) -> bool:
 async def ocr(request: Request, context: Context, body: Body, held: ExitStack, started: float) -> Response:
     """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
     _note(request, body)
-    asked = _checked(OcrRequest, body)
+    asked = _checked(LinesRequest, body)
     engine = context.settings.engines[0]
     parsing = ParsingOptions(
         use_doc_orientation_classify=asked.use_doc_orientation_classify, use_doc_unwarping=asked.use_doc_unwarping
