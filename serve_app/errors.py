@@ -52,7 +52,7 @@ def _rebuild(
     return kind(message, retry_after_s=retry_after_s, fields=fields)
 
 
-# 400, 401, 403, 404, 405, 408: the request itself
+# 400, 401, 403, 404, 405, 408, 410: the request itself
 
 
 class InvalidRequest(ServiceError):
@@ -84,6 +84,14 @@ class Unauthorized(ServiceError):
 class UrlForbidden(ServiceError):
     status, code = 403, "url_forbidden"
     default_message = "The URL points to an address that this service does not fetch from."
+
+
+class LinkInvalid(ServiceError):
+    status, code, default_message = 403, "link_invalid", "This link was not made by this service, or was changed."
+
+
+class LinkExpired(ServiceError):
+    status, code, default_message = 410, "link_expired", "This link was for a time that is over."
 
 
 class NotFound(ServiceError):

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -249,6 +249,9 @@ class S3StoreSettings(_Strict):
     endpoint_url: str | None = Field(
         None, description="Endpoint of an S3-compatible cloud; unset: boto3's own (AWS, AWS_ENDPOINT_URL_S3)"
     )
+    public_endpoint_url: str | None = Field(
+        None, description="Endpoint in links for clients, where they cannot reach `endpoint_url`; unset: the same"
+    )
     region: str | None = Field(None, description="Region; unset: boto3's own")
     addressing_style: Literal["path", "virtual", "auto"] = Field("auto", description="How the bucket stands in a URL")
     checksums: Literal["when_required", "when_supported"] = Field(
@@ -282,6 +285,18 @@ class Settings(_Strict):
         (),
         description="APIs that are served without a key, on a private network: `paddlex`; OCR_OPEN_SURFACES in the environment wins",
     )
+    paddlex_images: Literal["inline", "urls"] = Field(
+        "inline",
+        description="Pictures in answers to clients of PaddleX: `inline` as base64, or `urls` of the store, which need no key",
+    )
+    link_s: int = Field(
+        86_400, gt=0, le=604_800, description="How long the URL of a stored file works, in seconds; S3 allows a week"
+    )
+    public_url: str | None = Field(
+        None,
+        pattern="^https?://[^?#]+$",
+        description="Address of the service as clients see it; unset: the one they sent; OCR_PUBLIC_URL in the environment wins",
+    )
     allowed_private_networks: tuple[str, ...] = Field(
         (), description="Networks (CIDR) that image_url may reach although they are not public"
     )
@@ -312,11 +327,12 @@ class Settings(_Strict):
 
 def with_environment(settings: Settings) -> Settings:
     """The settings, with what the environment of whoever builds the graph says of them. Raises ValidationError."""
-    surfaces = os.environ.get("OCR_OPEN_SURFACES")
-    if not surfaces:
-        return settings
-    named = tuple(name for name in re.split(r"[\s,]+", surfaces) if name)
-    return Settings.model_validate({**settings.model_dump(), "open_surfaces": named})
+    said: dict[str, Any] = {}
+    if surfaces := os.environ.get("OCR_OPEN_SURFACES"):
+        said["open_surfaces"] = tuple(name for name in re.split(r"[\s,]+", surfaces) if name)
+    if public_url := os.environ.get("OCR_PUBLIC_URL"):
+        said["public_url"] = public_url
+    return Settings.model_validate({**settings.model_dump(), **said})
 
 
 class Secrets(_Strict):

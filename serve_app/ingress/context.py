@@ -11,6 +11,7 @@ from fastapi import Request
 from serve_app.admission import Admission
 from serve_app.documents import Documents
 from serve_app.ingress.fetch import Fetcher
+from serve_app.ingress.links import Links
 from serve_app.ingress.monitors import EngineMonitor
 from serve_app.settings import Settings
 from serve_app.storage.monitor import StoreMonitor
@@ -25,6 +26,7 @@ class Context:
     engines: Mapping[str, EngineMonitor]
     store: Store
     store_monitor: StoreMonitor
+    links: Links
     admission: Admission
     temp_dir: Path
 

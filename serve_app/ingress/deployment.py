@@ -24,10 +24,11 @@ from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
+from serve_app.ingress.links import Links
 from serve_app.ingress.monitors import EngineMonitor
 from serve_app.ingress.request_id import RequestId
-from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH
-from serve_app.ingress.routes import ocr, paddlex, service
+from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH, SIGNED_PATHS
+from serve_app.ingress.routes import files, ocr, paddlex, service
 from serve_app.pipeline import Pipeline
 from serve_app.recognition.deployment import EnginePhase
 from serve_app.settings import Secrets, Settings, resolve
@@ -91,6 +92,7 @@ class Ingress:
             engines=engines,
             store=store,
             store_monitor=store_monitor,
+            links=Links(store, settings),
             admission=Admission(limits.requests),
             temp_dir=temp_dir,
         )
@@ -137,10 +139,13 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.include_router(service.router)
     app.include_router(ocr.router)
     app.include_router(paddlex.router)
+    app.include_router(files.router)
     error_responses.install(app)
 
     def is_open(path: str) -> bool:
         if "paddlex" in context.settings.open_surfaces and path in (*PADDLEX_PATHS, SHARED_PATH):
+            return True
+        if path.startswith(SIGNED_PATHS):
             return True
         return docs_open and is_documentation(path)
 

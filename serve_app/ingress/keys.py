@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from serve_app.secret_file import kept_secret
 from serve_app.settings import Secrets, Settings, resolve
 
 log = logging.getLogger("ray.serve.keys")
@@ -75,20 +74,7 @@ def local_key(file: Path) -> str:
     Raises ValueError, with what to do, if the file cannot be made or holds no key.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(secrets.token_urlsafe(32) + "\n")
-            # A link fails if the file is there: of two first starts at once, one key wins whole.
-            os.link(temporary, file)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
-        file.chmod(0o600)
-        key = file.read_text().strip()
+        key = kept_secret(file)
     except OSError as error:
         raise ValueError(
             f"No API key: OCR_API_KEYS is not set and {file} cannot be used ({error.strerror}). "

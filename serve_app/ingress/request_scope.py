@@ -10,6 +10,9 @@ PADDLEX_PATHS = ("/layout-parsing", "/restructure-pages")
 SHARED_PATH = "/ocr"
 """Of the service and of PaddleX: which of them is meant, only the body tells."""
 
+SIGNED_PATHS = "/files/"
+"""Below it a link's signature stands in for a key."""
+
 
 def request_id_of(scope: Scope) -> str:
     """The request's id; a fresh one where the client sent an id that may not be repeated."""

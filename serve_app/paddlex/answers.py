@@ -16,7 +16,14 @@ from serve_app.paddlex.pages import as_paddlex_page, ocr_result, page_of
 from serve_app.paddlex.requests import LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.page_spool import PageSpool
 
+Picture = Callable[[str], str]
+"""What stands in an answer for a picture of the spool, by its path: its bytes as base64, or a URL."""
+
 _FAILED: dict[str, Any] = {"width": 0, "height": 0, "parsing_res_list": []}
+
+
+def inline_picture(spool: PageSpool, path: str) -> str:
+    return base64.b64encode(spool.figure(path) or b"").decode()
 
 
 def write_layout_parsing(
@@ -24,6 +31,7 @@ def write_layout_parsing(
     spool: PageSpool,
     restructured: Sequence[PaddlexPage] | None,
     *,
+    picture: Picture,
     kind: str,
     log_id: str,
     to: BinaryIO,
@@ -45,7 +53,7 @@ def write_layout_parsing(
             paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
             paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
             figures = {own_path(path, page.number): path for path in paths}
-            images = {name: _base64(spool, path) for name, path in figures.items()}
+            images = {name: picture(path) for name, path in figures.items()}
             result: dict[str, Any] = {
                 "prunedResult": paddlex.pruned_result,
                 "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
@@ -53,8 +61,10 @@ def write_layout_parsing(
             if asked.visualize:
                 overlay = f"{OVERLAYS}page-{page.number}.jpg"
                 if overlay in spool.figures_of(page.number):
-                    result["outputImages"] = {"layout_det_res": _base64(spool, overlay)}
-                _add_picture(result, "inputImage", f"{PICTURES}page-{page.number}.jpg", page, spool)
+                    result["outputImages"] = {"layout_det_res": picture(overlay)}
+                input_image = f"{PICTURES}page-{page.number}.jpg"
+                if input_image in spool.figures_of(page.number):
+                    result["inputImage"] = picture(input_image)
             if asked.output_formats:
                 named = with_own_paths(page, paths)
                 result["exports"] = _docx(named, {name: spool.figure(path) or b"" for name, path in figures.items()})
@@ -63,7 +73,7 @@ def write_layout_parsing(
     _write_envelope("layoutParsingResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
 
 
-def write_ocr(asked: LinesRequest, spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO) -> None:
+def write_ocr(asked: LinesRequest, spool: PageSpool, *, picture: Picture, kind: str, log_id: str, to: BinaryIO) -> None:
     """The answer of PaddleX's /ocr."""
     words = bool(asked.return_word_box)
     sizes: list[dict[str, int]] = []
@@ -76,8 +86,10 @@ def write_ocr(asked: LinesRequest, spool: PageSpool, *, kind: str, log_id: str, 
             if page.error is not None:
                 result = _failed(page, {}) | {"prunedResult": pruned}
             elif asked.visualize:
-                _add_picture(result, "ocrImage", f"{OVERLAYS}page-{page.number}.jpg", page, spool)
-                _add_picture(result, "inputImage", f"{PICTURES}page-{page.number}.jpg", page, spool)
+                for name, folder in (("ocrImage", OVERLAYS), ("inputImage", PICTURES)):
+                    path = f"{folder}page-{page.number}.jpg"
+                    if path in spool.figures_of(page.number):
+                        result[name] = picture(path)
             yield result
 
     _write_envelope("ocrResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
@@ -150,10 +162,6 @@ def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _base64(spool: PageSpool, path: str) -> str:
-    return base64.b64encode(spool.figure(path) or b"").decode()
-
-
 def _picture(image: str) -> bytes | None:
     """The bytes of a picture that a client sent; links are not followed."""
     _, _, encoded = image.rpartition(",")
@@ -161,11 +169,6 @@ def _picture(image: str) -> bytes | None:
         return base64.b64decode(encoded, validate=True)
     except ValueError:
         return None
-
-
-def _add_picture(result: dict[str, Any], name: str, path: str, page: Page, spool: PageSpool) -> None:
-    if path in spool.figures_of(page.number):
-        result[name] = _base64(spool, path)
 
 
 def _docx(page: Page, figures: Mapping[str, bytes]) -> dict[str, Any]:

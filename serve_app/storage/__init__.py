@@ -6,7 +6,7 @@ from serve_app.settings import FolderStoreSettings, Secrets, StoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.store import Store, StoreUnavailable
 
-__all__ = ["Store", "StoreUnavailable", "open_store"]
+__all__ = ["FolderStore", "Store", "StoreUnavailable", "open_store"]
 
 
 def open_store(settings: StoreSettings, secrets: Secrets) -> Store:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hmac
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import quote, urlencode
 
+from serve_app.secret_file import kept_secret
 from serve_app.settings import FolderStoreSettings, resolve
-from serve_app.storage.store import StoreUnavailable, ThreadedStore
+from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
 
 THREADS = 4  # writes wait for the disk; more of them at once would not make it faster
 
@@ -25,9 +29,45 @@ class FolderStore(ThreadedStore):
     def __init__(self, settings: FolderStoreSettings) -> None:
         super().__init__(settings.prefix, THREADS)
         self._root = resolve(settings.path)
+        self._signing_key: bytes | None = None
 
     def uri(self, key: str) -> str:
         return (self._root / self.full_key(key)).as_uri()
+
+    def link(self, key: str, seconds: int) -> str:
+        """`files/{full key}?expires=...&signature=...`, which the ingress serves with `open_link`."""
+        full_key, expires = self.full_key(key), str(int(time.time()) + seconds)
+        query = urlencode({"expires": expires, "signature": self._signature(full_key, expires)})
+        return f"files/{quote(full_key)}?{query}"
+
+    def open_link(self, full_key: str, expires: str, signature: str) -> BinaryIO:
+        """The file of a link, to read.
+
+        Raises PermissionError where the link was not made here, TimeoutError where its time is over, KeyError
+        where the file is gone, StoreUnavailable.
+        """
+        if not hmac.compare_digest(self._signature(full_key, expires).encode(), signature.encode("utf-8", "replace")):
+            raise PermissionError(full_key)
+        if int(expires) <= time.time():
+            raise TimeoutError(full_key)
+        check_key(full_key)
+        try:
+            return (self._root / full_key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise KeyError(full_key) from None
+        except OSError as error:
+            raise StoreUnavailable(f"cannot read {full_key}: {error}") from error
+
+    def _signature(self, full_key: str, expires: str) -> str:
+        if self._signing_key is None:
+            # Beside the results: all who serve them have the same one, and links outlive each of them.
+            file = self._root / ".link-key"
+            try:
+                self._signing_key = kept_secret(file).encode()
+            except OSError as error:
+                raise StoreUnavailable(f"cannot use {file}: {error}") from error
+        message = f"{expires}\n{full_key}".encode("utf-8", "replace")
+        return hmac.new(self._signing_key, message, "sha256").hexdigest()
 
     def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         path = self._root / key

@@ -49,12 +49,21 @@ class S3Store(ThreadedStore):
         self._bucket = settings.bucket
         self._encryption = settings.server_side_encryption
         try:
-            self._client = _client(settings, secrets, patience)
+            self._client = self._linking = _client(settings, secrets, patience, settings.endpoint_url)
+            if settings.public_endpoint_url is not None:
+                self._linking = _client(settings, secrets, patience, settings.public_endpoint_url)
         except BotoCoreError as error:
             raise ValueError(f"S3 settings: {error}") from error
 
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self.full_key(key)}"
+
+    def link(self, key: str, seconds: int) -> str:
+        """Signed with the store's credentials: where those are temporary, it ends with them if that is earlier."""
+        with self._unavailable(f"cannot sign a link to {key}"):
+            return self._linking.generate_presigned_url(
+                "get_object", Params={"Bucket": self._bucket, "Key": self.full_key(key)}, ExpiresIn=seconds
+            )
 
     async def close(self) -> None:
         await super().close()
@@ -93,12 +102,12 @@ class S3Store(ThreadedStore):
             raise StoreUnavailable(f"s3://{self._bucket}: {what}: {error}") from error
 
 
-def _client(settings: S3StoreSettings, secrets: Secrets, patience: Patience) -> S3Client:
+def _client(settings: S3StoreSettings, secrets: Secrets, patience: Patience, endpoint_url: str | None) -> S3Client:
     # Clients may be shared by threads, sessions may not: hence one client, and a session of its own.
     access_key, secret_key = secrets.s3_access_key_id, secrets.s3_secret_access_key
     return boto3.session.Session().client(
         "s3",
-        endpoint_url=settings.endpoint_url,
+        endpoint_url=endpoint_url,
         region_name=settings.region,
         aws_access_key_id=access_key.get_secret_value() if access_key else None,
         aws_secret_access_key=secret_key.get_secret_value() if secret_key else None,

@@ -46,6 +46,12 @@ class Store(Protocol):
     def uri(self, key: str) -> str:
         """s3://bucket/full/key, as it is, or file:///folder/full/key, percent-encoded."""
 
+    def link(self, key: str, seconds: int) -> str:
+        """Where anybody may read what was put, for so long: a URL, or what stands behind the service's own address.
+
+        It blocks, the first time perhaps on a disk or on a network. Raises StoreUnavailable.
+        """
+
     async def close(self) -> None:
         """Finish what has begun and give threads and connections back. May be called twice."""
 
@@ -93,6 +99,9 @@ class ThreadedStore(ABC):
 
     @abstractmethod
     def uri(self, key: str) -> str: ...
+
+    @abstractmethod
+    def link(self, key: str, seconds: int) -> str: ...
 
     async def close(self) -> None:
         await asyncio.to_thread(self._executor.shutdown)

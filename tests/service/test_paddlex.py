@@ -6,6 +6,9 @@ import base64
 import io
 import json
 import re
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import docx
@@ -18,6 +21,7 @@ from rapidfuzz import fuzz
 from tests.service.test_ocr import http_server
 from tests.support.pdfs import pages_pdf, scan
 from tests.support.service import KEY, Service
+from tests.support.swift_fixture import SwiftServer
 
 
 def post(service: Service, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -201,3 +205,54 @@ def test_an_open_surface_needs_no_key_and_the_others_do(deployed: Any, russian_p
     schema = httpx.get(f"{service.url}/openapi.json").json()
     assert {"/layout-parsing", "/restructure-pages"} <= schema["paths"].keys()
     assert "file" in json.dumps(schema["paths"]["/layout-parsing"])
+
+
+def pictures_of(service: Service, page: bytes) -> list[str]:
+    asked = {"file": b64(scan(page, page)), "visualize": True}
+    pages = result_of(post(service, "/layout-parsing", asked))["layoutParsingResults"]
+    lines = result_of(post(service, "/ocr", asked))["ocrResults"]
+    told = [picture for page in pages for picture in (page["inputImage"], page["outputImages"]["layout_det_res"])]
+    return told + [picture for page in lines for picture in (page["inputImage"], page["ocrImage"])]
+
+
+def is_jpeg(data: bytes) -> bool:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.format == "JPEG"
+
+
+def test_pictures_are_urls_of_the_folder_where_the_settings_say_so(
+    deployed: Callable[..., Service], tmp_path: Path, russian_page: bytes
+) -> None:
+    settings = {"engines": [{"name": "dummy"}], "paddlex_images": "urls", "link_s": 3}
+    service = deployed(settings)
+    urls = pictures_of(service, russian_page)
+    assert len(set(urls)) == 8 and all(url.startswith(f"{service.url}/files/20") for url in urls)
+    answers = [httpx.get(url) for url in urls]
+    assert all(is_jpeg(answer.content) and answer.headers["content-type"] == "image/jpeg" for answer in answers)
+    page_1, page_2 = urls[0], urls[2]
+    other = page_1.partition("?")[0] + "?" + page_2.partition("?")[2]
+    for forged in (other, page_1 + "0", page_1.partition("?")[0], page_1.replace("page-1.jpg", "..%2Fresult.json")):
+        refused = httpx.get(forged)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "link_invalid"), forged
+    time.sleep(3.1)
+    ended = httpx.get(page_1)
+    assert (ended.status_code, ended.json()["error"]["code"]) == (410, "link_expired")
+
+    # Nothing is behind a URL where nothing could be stored.
+    (tmp_path / "output").rename(tmp_path / "away")
+    (tmp_path / "output").write_text("in the way")
+    assert all(is_jpeg(base64.b64decode(picture)) for picture in pictures_of(service, russian_page))
+
+
+def test_pictures_are_presigned_by_the_bucket(
+    deployed: Callable[..., Service], swift: SwiftServer, russian_page: bytes
+) -> None:
+    store = {"kind": "s3", "bucket": swift.bucket, "region": swift.region, "addressing_style": "path"}
+    store |= {"endpoint_url": swift.endpoint_url}
+    keys = {"OCR_S3_ACCESS_KEY_ID": swift.access_key, "OCR_S3_SECRET_ACCESS_KEY": swift.secret_key}
+    service = deployed({"engines": [{"name": "dummy"}], "paddlex_images": "urls", "store": store}, secrets=keys)
+    urls = pictures_of(service, russian_page)
+    assert all(url.startswith(f"{swift.endpoint_url}/{swift.bucket}/20") for url in urls)
+    assert all(is_jpeg(httpx.get(url).content) for url in urls)
+    with service.client() as client:
+        assert client.get("/files/20/x.jpg?expires=1&signature=1").status_code == 404

@@ -14,14 +14,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote
 
 import boto3.session
+import httpx
 import pytest
 from mypy_boto3_s3 import S3Client
 from pydantic import SecretStr
 
 from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, StoreSettings
-from serve_app.storage import Store, StoreUnavailable, open_store
+from serve_app.storage import FolderStore, Store, StoreUnavailable, open_store
 from serve_app.storage.s3 import Patience, S3Store
 from tests.support.swift import free_port
 from tests.support.swift_fixture import SwiftServer, swift  # noqa: F401
@@ -96,6 +98,54 @@ async def test_what_is_put_comes_back_byte_for_byte(store: Store, data: bytes) -
     for key in ("a.json", "2024/05/документ № 1 + «ё»?%20#.md", "a/b/c/d/e/f.txt", "dots..in/..name"):
         await store.put(key, data, MARKDOWN)
         assert await store.get(key) == data, key
+
+
+async def test_a_link_to_a_file_of_the_folder_is_good_for_this_file_and_for_its_time(tmp_path: Path) -> None:
+    settings = FolderStoreSettings(path=str(tmp_path / "results"), prefix="отдел/1")
+    async with opened(settings) as store, opened(settings) as another:
+        assert isinstance(store, FolderStore) and isinstance(another, FolderStore)
+        for key in ("a/one.jpg", "a/two.jpg"):
+            await store.put(key, key.encode(), "image/jpeg")
+        path, _, query = store.link("a/one.jpg", 60).partition("?")
+        asked = {"full_key": unquote(path.removeprefix("files/")), **dict(parse_qsl(query))}
+        with another.open_link(**asked) as file:
+            assert file.read() == b"a/one.jpg"
+        assert stat.S_IMODE((tmp_path / "results/.link-key").stat().st_mode) == 0o600
+        later = str(int(asked["expires"]) + 1)
+        for changed in (
+            {"full_key": "отдел/1/a/two.jpg"},
+            {"full_key": "отдел/1/a/../a/one.jpg"},
+            {"expires": later},
+            {"expires": ""},
+            {"expires": "\udcff"},
+            {"signature": ""},
+            {"signature": "ё"},
+        ):
+            with pytest.raises(PermissionError):
+                store.open_link(**(asked | changed))
+        query = store.link("a/one.jpg", -1).partition("?")[2]
+        with pytest.raises(TimeoutError):
+            store.open_link("отдел/1/a/one.jpg", **dict(parse_qsl(query)))
+        (tmp_path / "results/отдел/1/a/one.jpg").unlink()
+        with pytest.raises(KeyError):
+            store.open_link(**asked)
+
+
+async def test_a_link_to_an_object_needs_no_key_and_has_the_address_that_clients_see(swift: SwiftServer) -> None:  # noqa: F811
+    settings = s3_settings(swift)
+    async with opened(settings, keys_of(swift)) as store:
+        await store.put("a/счёт 1.jpg", b"JPEG", "image/jpeg")
+        link = store.link("a/счёт 1.jpg", 60)
+        assert link.startswith(f"{swift.endpoint_url}/{swift.bucket}/")
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(link)
+            assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"JPEG", "image/jpeg")
+            assert (await client.get(link.replace("a/", "b/"))).status_code == 403
+    public = settings.model_copy(update={"public_endpoint_url": "https://files.example.com"})
+    async with opened(public, keys_of(swift)) as store:
+        assert store.link("a/b.jpg", 60).startswith(
+            f"https://files.example.com/{swift.bucket}/{settings.prefix}/a/b.jpg?"
+        )
 
 
 async def test_second_put_replaces_the_first(store: Store) -> None:

@@ -123,8 +123,11 @@ def test_the_readme_links_to_files_that_exist() -> None:
     assert not [link for link in links if not os.path.exists(ROOT / link)]
 
 
-def test_the_environment_opens_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_opens_surfaces_and_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert with_environment(Settings()).open_surfaces == ()
+    monkeypatch.setenv("OCR_PUBLIC_URL", "https://ocr.example.com/read")
+    assert with_environment(Settings(ingress_replicas=3)).public_url == "https://ocr.example.com/read"
+    monkeypatch.delenv("OCR_PUBLIC_URL")
     monkeypatch.setenv("OCR_OPEN_SURFACES", "paddlex, ")
     assert with_environment(Settings(ingress_replicas=3)) == Settings(ingress_replicas=3, open_surfaces=("paddlex",))
     monkeypatch.setenv("OCR_OPEN_SURFACES", "everything")

@@ -26,11 +26,20 @@ from serve_app.ingress.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.schema import inlined
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
-from serve_app.paddlex.answers import pages_read, write_layout_parsing, write_ocr, write_restructured
+from serve_app.paddlex.answers import (
+    Picture,
+    inline_picture,
+    pages_read,
+    write_layout_parsing,
+    write_ocr,
+    write_restructured,
+)
 from serve_app.paddlex.plain_restructure import restructure_pages
 from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.paddlex.restructuring import Restructuring
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings
+from serve_app.storage import StoreUnavailable
+from serve_app.storage.results import document_folder
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["paddlex"])
@@ -63,13 +72,19 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
             paddlex=True,
         )
         reading = held.enter_context(await _opened(context, asked.file, wanted, started))
-        await _read(reading, request)
+        summary = await _read(reading, request)
         restructured = None
         if asked.restructure_pages:
             pages = await asyncio.to_thread(pages_read, reading.spool, asked)
             restructured = await _restructured(context, [page.pruned_result for page in pages], _how(asked))
         write = partial(
-            write_layout_parsing, asked, reading.spool, restructured, kind=reading.kind, log_id=_log_id(request)
+            write_layout_parsing,
+            asked,
+            reading.spool,
+            restructured,
+            picture=await _picture(context, request, reading, summary),
+            kind=reading.kind,
+            log_id=_log_id(request),
         )
         return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
 
@@ -108,8 +123,9 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
     options = _options(engine, parsing, visualize=bool(asked.visualize))
     wanted = Wanted(engine=engine.name, options=options, pdf_dpi=PDF_DPI, restructure=False)
     reading = held.enter_context(await _opened(context, asked.file, wanted, started))
-    await _read(reading, request)
-    write = partial(write_ocr, asked, reading.spool, kind=reading.kind, log_id=_log_id(request))
+    summary = await _read(reading, request)
+    picture = await _picture(context, request, reading, summary)
+    write = partial(write_ocr, asked, reading.spool, picture=picture, kind=reading.kind, log_id=_log_id(request))
     return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
 
 
@@ -186,6 +202,23 @@ async def _read(reading: Reading, request: Request) -> DocumentSummary:
         summary.timings_ms["total"],
     )  # fmt: skip
     return summary
+
+
+async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:
+    """What stands for pictures: URLs where the settings say so and there is something behind them."""
+    folder = document_folder(reading.id)
+
+    def url(path: str) -> str:
+        return context.links.of(f"{folder}/{path}", request)
+
+    if context.settings.paddlex_images == "urls" and summary.storage.status == "stored" and reading.spool.figure_paths:
+        try:
+            await asyncio.to_thread(url, reading.spool.figure_paths[0])
+        except StoreUnavailable as error:
+            log.error("document %s has its pictures inline, as the store makes no links: %s", reading.id, error)
+        else:
+            return url
+    return partial(inline_picture, reading.spool)
 
 
 def _how(asked: LayoutParsingRequest | RestructureRequest, *, concatenate: bool = False) -> Restructuring:

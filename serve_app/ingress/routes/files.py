@@ -1,0 +1,50 @@
+"""GET /files: files of a folder store, by links that were made for them; a bucket serves its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavailable
+from serve_app.ingress.answers import file_answer
+from serve_app.ingress.context import Context, context_of
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+from serve_app.storage import FolderStore, StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+router = APIRouter(tags=["files"])
+
+_MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
+    ".json": MEDIA_TYPES[OutputKind.JSON],
+    ".md": MEDIA_TYPES[OutputKind.MARKDOWN],
+}
+_HEADERS = {
+    "Cache-Control": "private, max-age=3600",
+    "Content-Security-Policy": "sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@router.get("/files/{key:path}", summary="A stored file, by a link of an answer; no key is needed")
+async def file(
+    key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
+) -> Response:
+    if not isinstance(context.store, FolderStore):
+        raise NotFound
+    try:
+        opened = await asyncio.to_thread(context.store.open_link, key, expires, signature)
+    except PermissionError:
+        raise LinkInvalid from None
+    except TimeoutError:
+        raise LinkExpired from None
+    except KeyError:
+        raise NotFound from None
+    except StoreUnavailable as error:
+        log.error("%s", error)
+        raise ServiceUnavailable from None
+    return file_answer(opened, _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream"), _HEADERS)
