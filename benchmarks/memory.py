@@ -36,9 +36,10 @@ class MemoryWatch:
 
     SAMPLE_S = 0.1
 
-    def __init__(self, service: psutil.Process) -> None:
+    def __init__(self, service: psutil.Process, *, ray: bool = True) -> None:
+        """`ray`: whether it runs on one, and so has an object store."""
         self._service = service
-        self._store = _object_store(service)
+        self._store = _object_store(service) if ray else None
         self._by_role: dict[str, float] = defaultdict(float)
         self._total = self._object_store = 0.0
         self._failure: Exception | None = None
@@ -84,7 +85,8 @@ class MemoryWatch:
         for role, mb in now.items():
             self._by_role[role] = max(self._by_role[role], mb)
         self._total = max(self._total, sum(now.values()))
-        self._object_store = max(self._object_store, self._store.stat().st_blocks * 512 / 1e6)
+        if self._store is not None:
+            self._object_store = max(self._object_store, self._store.stat().st_blocks * 512 / 1e6)
 
 
 def _own_mb(pid: int) -> float:

@@ -14,7 +14,6 @@ results are not made into JSON or Markdown, and stored nowhere; the service's ar
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from multiprocessing.queues import SimpleQueue
@@ -38,20 +37,19 @@ import aiohttp
 import numpy as np
 import psutil
 
+from benchmarks.light_pages import BLOCKS, PAGES, light_pages, vlm_service_config
+from benchmarks.load import Load, in_steady_state
 from benchmarks.report import Cell, Report, Table, Target
-from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, service_config, take
-from samples.make_samples import SAMPLES, draw_page
+from benchmarks.service import LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
 from tests.support.vlm_server import VlmServer
 
 SUMMARY = "PaddleOCR-VL over HTTP against the library's own calls in a row, with a stand-in inference server"
 
-CALLS = 16  # pages of a turn of the library
+CALLS = PAGES  # of a turn of the library
 TARGET_CLIENTS = CALLS
 TARGET_RATIO = 6
-TURNS_A_CLIENT = 4  # the first one fills the service, the last one empties it: neither is timed
+TURNS_A_CLIENT = 4  # of which the first and the last are not timed
 LEAST_PAGES = 6
-PAGE_SIZE = (1240, 1754)  # A4 at 150 dpi
-BLOCKS = 5  # of a light page that the tiny layout model sends to the VLM; its picture is the sixth
 SAMPLE_S = 0.1
 QUEUES = {"library, use_queues as it comes": None, "library, use_queues=False": False}
 ONE_EACH = f"HTTP, {TARGET_CLIENTS} clients, a page each"
@@ -59,16 +57,6 @@ ONE_EACH = f"HTTP, {TARGET_CLIENTS} clients, a page each"
 RECOGNIZER = "recognizers"  # service.py's name of the role
 STAND_IN = "stand-in server"
 LIBRARY = "library"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One page: which file, when it was sent and when its answer was there (s, a clock all processes share)."""
-
-    file: int
-    sent: float
-    done: float
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -97,12 +85,12 @@ def run(arguments: argparse.Namespace) -> Report:
         VlmServer(tokens=arguments.tokens, token_ms=arguments.token_ms) as vlm,
     ):
         folder = Path(name)
-        files = _pages(folder)
+        files = light_pages(folder)
         models = folder / "models"
         subprocess.run([sys.executable, "-m", "tests.support.tiny_paddleocr_vl", str(models)], check=True)
         library = _Library(models / "layout", vlm, files)
         try:
-            with running_service(_config(folder, models / "layout", vlm), folder) as (address, process):
+            with running_service(vlm_service_config(folder, models / "layout", vlm), folder) as (address, process):
                 http = _Http(address, process, vlm, files)
                 library.wait_until_ready()
                 http.turn(TARGET_CLIENTS, TARGET_CLIENTS)  # connections are made, code is loaded
@@ -125,37 +113,6 @@ def run(arguments: argparse.Namespace) -> Report:
     if library.digests != http.digests:
         raise RuntimeError("the service and the library did not read the same blocks")
     return _report(turns, counters["most_in_flight"], arguments)
-
-
-def _pages(folder: Path) -> list[Path]:
-    """Different pages full of text, as PNG files."""
-    paragraphs = [text for sample in SAMPLES.values() for text in sample.body.split("\n\n")]
-    paths = []
-    for number in range(CALLS):
-        turned = paragraphs[number % len(paragraphs) :] + paragraphs[: number % len(paragraphs)]
-        while True:
-            try:
-                page = draw_page(
-                    "\n\n".join(turned), title=f"Page {number + 1}", size=PAGE_SIZE, font_px=24, margin=100
-                )
-            except ValueError:  # more than fits
-                turned.pop()
-            else:
-                break
-        paths.append(folder / f"page-{number + 1}.png")
-        page.save(paths[-1], dpi=(150, 150))
-    return paths
-
-
-def _config(folder: Path, layout: Path, vlm: VlmServer) -> dict[str, Any]:
-    engine = {
-        "name": "paddleocr-vl",
-        "device": "cpu",
-        "replicas": 1,
-        "layout_model_dir": str(layout),
-        "vlm": {"backend": "vllm-server", "url": vlm.url, "pages_at_once": TARGET_CLIENTS},
-    }
-    return service_config(folder, engine)
 
 
 class _Library:
@@ -240,29 +197,20 @@ class _Http:
 
     def turn(self, clients: int, pages: int) -> Turn:
         """So many pages, never more than one of each client. Raises RuntimeError if one is not read well."""
-        spawn = mp.get_context("spawn")
-        answers: SimpleQueue[Any] = spawn.SimpleQueue()
-        start = spawn.Event()
-        load = spawn.Process(target=_clients, args=(self._address, self._files, clients, pages, answers, start))
-        load.daemon = True
-        load.start()
-        take(answers, [load])  # its modules are loaded
+        load = Load(self._address, self._files, clients, pages, _ask)
         vlm = psutil.Process(self._vlm.pid)
         before, vlm_before, machine = cpu_by_process(self._service), _cpu(vlm), Machine()
-        start.set()
-        done, memory_mb = _watched(answers, load, self._recognizer)
+        load.start()
+        answers, memory_mb = _watched(load.answers, load.process, self._recognizer)
         spent = cpu_by_role(before, cpu_by_process(self._service))
         spent[STAND_IN] = _cpu(vlm) - vlm_before
-        spent[LOAD] = take(answers, [load])
+        spent[LOAD] = take(load.answers, [load.process])
         others = machine.others(spent)
-        load.join()
-        for answer in done:
+        load.process.join()
+        for answer in answers:
             if self.digests.setdefault(answer.file, answer.digest) != answer.digest:
                 raise RuntimeError("the same page was read in two ways")
-        done.sort(key=lambda answer: answer.done)
-        since, counted = min(answer.sent for answer in done), done
-        if pages > clients:
-            since, counted = done[clients - 1].done, done[clients : pages - clients + 1]
+        since, counted = in_steady_state(answers, clients)
         return Turn(
             pages_per_s=len(counted) / (counted[-1].done - since),
             latencies_ms=[(answer.done - answer.sent) * 1000 for answer in counted],
@@ -272,45 +220,17 @@ class _Http:
         )
 
 
-def _clients(
-    address: str, files: Sequence[bytes], clients: int, pages: int, answers: SimpleQueue[Any], start: Any
-) -> None:
-    """Puts None when it is ready, then the list of all answers, then the CPU seconds it took."""
-    answers.put(None)
-    start.wait()
-    cpu = time.process_time()
-    answers.put(asyncio.run(_send(address, files, clients, pages)))
-    answers.put(time.process_time() - cpu)
-
-
-async def _send(address: str, files: Sequence[bytes], clients: int, pages: int) -> list[Answer]:
-    answers: list[Answer] = []
-
-    async def client(session: aiohttp.ClientSession, numbers: Iterator[int]) -> None:
-        for number in numbers:
-            file = number % len(files)
-            form = aiohttp.FormData()
-            form.add_field("file", files[file], filename=f"page-{file}.png", content_type="image/png")
-            sent = time.monotonic()
-            async with session.post("/ocr", data=form) as response:
-                body = await response.read()
-                done = time.monotonic()
-                if response.status != 200:
-                    raise RuntimeError(f"answer {response.status}: {body[:300]!r}")
-            (page,) = json.loads(body)["pages"]
-            if page["degraded"] or len(page["blocks"]) != BLOCKS + 1:
-                raise RuntimeError(f"{len(page['blocks'])} blocks on page {file + 1}: {page['warnings']}")
-            answers.append(Answer(file, sent, done, _digest(page["markdown"])))
-
-    numbers = iter(range(pages))  # shared: whoever is free takes the next one
-    async with aiohttp.ClientSession(
-        address,
-        headers={"Authorization": f"Bearer {KEY}"},
-        connector=aiohttp.TCPConnector(limit=clients),
-        timeout=aiohttp.ClientTimeout(total=600),
-    ) as session:
-        await asyncio.gather(*(client(session, numbers) for _ in range(clients)))
-    return answers
+async def _ask(session: aiohttp.ClientSession, file: bytes) -> str:
+    form = aiohttp.FormData()
+    form.add_field("file", file, filename="page.png", content_type="image/png")
+    async with session.post("/ocr", data=form) as response:
+        body = await response.read()
+        if response.status != 200:
+            raise RuntimeError(f"answer {response.status}: {body[:300]!r}")
+    (page,) = json.loads(body)["pages"]
+    if page["degraded"] or len(page["blocks"]) != BLOCKS + 1:
+        raise RuntimeError(f"{len(page['blocks'])} blocks on a page: {page['warnings']}")
+    return _digest(page["markdown"])
 
 
 def _watched(answers: SimpleQueue[Any], worker: Any, measured: psutil.Process) -> tuple[Any, float]:

@@ -44,8 +44,14 @@ def ours(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def theirs(tiny_models: TinyModels) -> Iterator[str]:
-    with official_server(tiny_models) as address:
-        yield address
+    arguments = {
+        "cpu_threads": 1,
+        "layout_detection_model_dir": str(tiny_models.layout),
+        "vl_rec_model_dir": str(tiny_models.vlm),
+        "use_queues": False,
+    }
+    with official_server(arguments) as server:
+        yield server.address
 
 
 def both(ours: Service, theirs: str, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

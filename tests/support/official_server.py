@@ -11,32 +11,30 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.support.swift import free_port
-from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
 START_S = 90
 
 
+@dataclass(frozen=True)
+class OfficialServer:
+    address: str
+    pid: int
+
+
 @contextlib.contextmanager
-def official_server(models: TinyModels, **more: Any) -> Iterator[str]:
-    """Its address."""
+def official_server(arguments: Mapping[str, Any]) -> Iterator[OfficialServer]:
+    """The server, ready, on a CPU; `arguments` as above."""
     port = free_port()
-    arguments = {
-        "pipeline_version": "v1.6",
-        "device": "cpu",
-        "cpu_threads": 1,
-        "layout_detection_model_dir": str(models.layout),
-        "vl_rec_model_dir": str(models.vlm),
-        "use_queues": False,
-        **more,
-    }
+    arguments = {"pipeline_version": "v1.6", "device": "cpu", **arguments}
     command = [sys.executable, "-m", "tests.support.official_server", str(port), json.dumps(arguments)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
@@ -48,7 +46,7 @@ def official_server(models: TinyModels, **more: Any) -> Iterator[str]:
                     break
             assert process.poll() is None and time.monotonic() < deadline, "the official server did not start"
             time.sleep(0.2)
-        yield address
+        yield OfficialServer(address, process.pid)
     finally:
         process.kill()
         process.wait()
