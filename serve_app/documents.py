@@ -60,11 +60,13 @@ WRITERS_AT_ONCE = 2
 class Wanted:
     """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer.
 
-    `paddlex`: pages are kept in PaddleX's form as well, where the engine has it. `pdf_dpi` is for PDFs only.
+    `key_name`: of the key that asks for it. `paddlex`: pages are kept in PaddleX's form as well, where the engine has
+    it. `pdf_dpi` is for PDFs only.
     """
 
     engine: str
     options: RecognitionOptions
+    key_name: str | None = None
     dpi: int | None = None
     pdf_dpi: int | None = None
     password: str | None = None
@@ -113,6 +115,8 @@ class Documents:
             file = SourceFile(new_document_id(), self._share(source), wanted.password)
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
+            # With the line at its end, what tells of documents that were lost with this process.
+            log.info("document %s: %d page(s) begin", file.id, len(numbers))
             return Reading(self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
 
     def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
@@ -222,6 +226,13 @@ class Reading:
             if number not in self.spool:
                 yield self._kept(PageOutcome(number, DocumentTimeout()))
 
+    async def read_all(self) -> DocumentSummary:
+        """All pages, whoever asks for no more than that, and the end. Raises ServiceError."""
+        async with aclosing(self.pages()) as pages:
+            async for _ in pages:
+                pass
+        return await self.finish()
+
     async def finish(self) -> DocumentSummary:
         """Store the result; where that fails, the summary says so and still comes."""
         assert self._engine is not None, "a page was read"
@@ -238,6 +249,11 @@ class Reading:
         )
         await self._documents.results.keep(summary, self.spool, self.renderer, self._source)
         summary.timings_ms["total"] = _ms_since(self._started)
+        log.info(
+            "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
+            self.id, self.wanted.key_name, summary.engine.name, len(self.numbers), summary.status,
+            summary.timings_ms["total"],
+        )  # fmt: skip
         return summary
 
     async def _restructure(self) -> list[ErrorInfo]:

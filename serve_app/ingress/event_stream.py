@@ -18,7 +18,6 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve_app.document import DocumentSummary
 from serve_app.documents import Reading
 from serve_app.errors import ServiceError
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
@@ -38,8 +37,6 @@ class EventStream(StreamingResponse):
         reading: Reading,
         media_type: str,
         held: AbstractContextManager[Any],
-        *,
-        finished: Callable[[DocumentSummary], None],
     ) -> None:
         framed = _as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
         headers = {
@@ -47,7 +44,7 @@ class EventStream(StreamingResponse):
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
         }
-        self._events = _events(reading, framed, finished)
+        self._events = _events(reading, framed)
         super().__init__(self._events, headers=headers, media_type=media_type)
         self._held = held
 
@@ -57,9 +54,7 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _events(
-    reading: Reading, framed: Callable[[str, dict[str, Any]], str], finished: Callable[[DocumentSummary], None]
-) -> AsyncGenerator[str, None]:
+async def _events(reading: Reading, framed: Callable[[str, dict[str, Any]], str]) -> AsyncGenerator[str, None]:
     total = len(reading.numbers)
     yield framed("start", {"id": reading.id, "page_count": reading.page_count, "pages": total})
     done = failed = 0
@@ -88,7 +83,6 @@ async def _events(
     finally:
         if left:
             log.info("document %s: the client left after %d of %d page(s)", reading.id, done + failed, total)
-    finished(summary)
     yield framed("document", summary.model_dump(mode="json"))
 
 

@@ -220,7 +220,7 @@ async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer
 async def test_the_log_tells_of_a_client_who_left_a_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ray.serve.ingress")
     with await opened(tmp_path, TwoPages(Structure([]))) as reading:
-        stream = EventStream(reading, "application/x-ndjson", nullcontext(), finished=lambda _: None)
+        stream = EventStream(reading, "application/x-ndjson", nullcontext())
         events = cast(AsyncGenerator[str, None], stream.body_iterator)
         assert json.loads(await anext(events))["event"] == "start"
         assert json.loads(await anext(events))["event"] == "page"

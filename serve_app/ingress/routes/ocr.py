@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic.alias_generators import to_camel
 
-from serve_app.document import Document, DocumentSummary
+from serve_app.document import Document
 from serve_app.documents import Reading, Wanted
 from serve_app.errors import FieldError, InvalidField, RequestTimeout, Unauthorized
 from serve_app.ingress.answers import document_answer
@@ -26,7 +25,6 @@ from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.page_ranges import parse_page_ranges
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
-log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["ocr"])
 
 
@@ -101,28 +99,16 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
             if request.state.key_name is None:
                 raise Unauthorized  # the surface that is open is the other one
             async with asyncio.timeout_at(deadline):
-                reading = held.enter_context(await _opened(await submission_of(body), context, started))
+                reading = held.enter_context(
+                    await _opened(await submission_of(body), request.state.key_name, context, started)
+                )
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
-        # With the line at its end, what tells of documents that were lost with this process.
-        log.info("document %s: %d page(s) begin", reading.id, len(reading.numbers))
-
-        def finished(summary: DocumentSummary) -> None:
-            log.info(
-                "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
-                summary.id, request.state.key_name, summary.engine.name, len(reading.numbers), summary.status,
-                summary.timings_ms["total"],
-            )  # fmt: skip
-
         kind = reading.wanted.output or _accepted(request.headers.get("accept", ""))
         if kind in STREAMED:
-            return EventStream(reading, MEDIA_TYPES[kind], held.pop_all(), finished=finished)
-        async with aclosing(reading.pages()) as pages:
-            async for _ in pages:
-                pass
-        summary = await reading.finish()
-        finished(summary)
+            return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
+        summary = await reading.read_all()
         rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
         return document_answer(rendered, kind, summary, failed=reading.failed)
 
@@ -132,7 +118,7 @@ def _accepted(accept: str) -> OutputKind:
     return kinds[best_match(accept, tuple(kinds))]
 
 
-async def _opened(submission: Submission, context: Context, started: float) -> Reading:
+async def _opened(submission: Submission, key_name: str, context: Context, started: float) -> Reading:
     asked = submission.request
     engine = _engine(asked, context.settings.engines)
     options = RecognitionOptions(
@@ -148,6 +134,7 @@ async def _opened(submission: Submission, context: Context, started: float) -> R
     wanted = Wanted(
         engine=engine.name,
         options=options,
+        key_name=key_name,
         dpi=asked.dpi,
         password=asked.password,
         page_ranges=parse_page_ranges(asked.pages) if asked.pages is not None else None,

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
@@ -67,12 +67,13 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
         wanted = Wanted(
             engine=engine.name,
             options=_options(engine, asked.parsing, visualize=bool(asked.visualize)),
+            key_name=request.state.key_name,
             pdf_dpi=PDF_DPI,
             restructure=asked.restructure_pages,
             paddlex=True,
         )
         reading = held.enter_context(await _opened(context, asked.file, wanted, started))
-        summary = await _read(reading, request)
+        summary = await reading.read_all()
         restructured = None
         if asked.restructure_pages:
             pages = await asyncio.to_thread(pages_read, reading.spool, asked)
@@ -121,9 +122,15 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
         use_doc_orientation_classify=asked.use_doc_orientation_classify, use_doc_unwarping=asked.use_doc_unwarping
     )
     options = _options(engine, parsing, visualize=bool(asked.visualize))
-    wanted = Wanted(engine=engine.name, options=options, pdf_dpi=PDF_DPI, restructure=False)
+    wanted = Wanted(
+        engine=engine.name,
+        options=options,
+        key_name=request.state.key_name,
+        pdf_dpi=PDF_DPI,
+        restructure=False,
+    )
     reading = held.enter_context(await _opened(context, asked.file, wanted, started))
-    summary = await _read(reading, request)
+    summary = await reading.read_all()
     picture = await _picture(context, request, reading, summary)
     write = partial(write_ocr, asked, reading.spool, picture=picture, kind=reading.kind, log_id=_log_id(request))
     return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
@@ -188,20 +195,6 @@ async def _in_time(context: Context) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
-
-
-async def _read(reading: Reading, request: Request) -> DocumentSummary:
-    log.info("document %s: %d page(s) begin", reading.id, len(reading.numbers))
-    async with aclosing(reading.pages()) as pages:
-        async for _ in pages:
-            pass
-    summary = await reading.finish()
-    log.info(
-        "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
-        summary.id, request.state.key_name, summary.engine.name, len(reading.numbers), summary.status,
-        summary.timings_ms["total"],
-    )  # fmt: skip
-    return summary
 
 
 async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:
