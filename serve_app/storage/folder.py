@@ -51,12 +51,7 @@ class FolderStore(ThreadedStore):
         if int(expires) <= time.time():
             raise TimeoutError(full_key)
         check_key(full_key)
-        try:
-            return (self._root / full_key).open("rb")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise KeyError(full_key) from None
-        except OSError as error:
-            raise StoreUnavailable(f"cannot read {full_key}: {error}") from error
+        return self._open(full_key)
 
     def _signature(self, full_key: str, expires: str) -> str:
         if self._signing_key is None:
@@ -72,8 +67,7 @@ class FolderStore(ThreadedStore):
     def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         path = self._root / key
         try:
-            self._make_folder(path.parent)
-            temporary = _write_temporary(path.parent, data)
+            temporary = self._write_beside(path, data)
             try:
                 os.replace(temporary, path)
             except BaseException:
@@ -84,13 +78,41 @@ class FolderStore(ThreadedStore):
             raise StoreUnavailable(f"cannot write {path}: {error}") from error
 
     def _get(self, key: str) -> bytes:
+        with self._open(key) as file:
+            return file.read()
+
+    def _open(self, key: str) -> BinaryIO:
         path = self._root / key
         try:
-            return path.read_bytes()
+            return path.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise KeyError(key) from None
         except OSError as error:
             raise StoreUnavailable(f"cannot read {path}: {error}") from error
+
+    def _keys_below(self, folder: str) -> list[str]:
+        def fail(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise StoreUnavailable(f"cannot list {folder}: {error}") from error
+
+        found = os.walk(self._root / folder, onerror=fail)
+        paths = [Path(place, name) for place, _, names in found for name in names if not _is_temporary(name)]
+        return [str(path.relative_to(self._root)) for path in paths]
+
+    def _delete(self, key: str) -> None:
+        path = self._root / key
+        try:
+            path.unlink()
+            # Folders that are empty now are of no use to anybody; one that a file is put into meanwhile stays.
+            for level in path.parents:
+                if level == self._root:
+                    break
+                level.rmdir()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise StoreUnavailable(f"cannot delete {path}: {error}") from error
 
     def _check(self) -> None:
         try:
@@ -99,6 +121,15 @@ class FolderStore(ThreadedStore):
             _write_temporary(self._root, b"\n").unlink()
         except OSError as error:
             raise StoreUnavailable(f"cannot write into {self._root}: {error}") from error
+
+    def _write_beside(self, path: Path, data: bytes | BinaryIO) -> Path:
+        while True:
+            self._make_folder(path.parent)
+            try:
+                return _write_temporary(path.parent, data)
+            except FileNotFoundError:
+                # A folder that was empty for a moment was removed: see `_delete`. Nothing was read of the data.
+                continue
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -115,6 +146,10 @@ class FolderStore(ThreadedStore):
             _sync_folder(level)
             if level == self._root:
                 return
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def _write_temporary(folder: Path, data: bytes | BinaryIO) -> Path:

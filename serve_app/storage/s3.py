@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import boto3.session
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -36,11 +38,15 @@ class Patience:
 PATIENCE = Patience()
 
 
+ONE_THREAD = TransferConfig(use_threads=False)  # the store has threads of its own
+_MISSING = ("404", "NoSuchKey")
+
+
 class S3Store(ThreadedStore):
     """Keys are objects of an existing bucket.
 
     Credentials are those of `secrets`, else those boto3 finds itself: environment, profile, web
-    identity, instance role. They need s3:PutObject and s3:GetObject, and s3:ListBucket for `check` and
+    identity, instance role. They need s3:PutObject, s3:GetObject and s3:DeleteObject, and s3:ListBucket for `check` and
     for telling a missing key from a forbidden one. Raises ValueError for settings boto3 cannot work with.
     """
 
@@ -89,6 +95,31 @@ class S3Store(ThreadedStore):
                 raise KeyError(key) from None
             with answer["Body"] as body:
                 return body.read()
+
+    def _open(self, key: str) -> BinaryIO:
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
+        try:
+            with self._unavailable(f"cannot read {key}"):
+                self._client.download_fileobj(self._bucket, key, file, Config=ONE_THREAD)
+            file.seek(0)
+        except StoreUnavailable as error:
+            file.close()
+            if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"]["Code"] in _MISSING:
+                raise KeyError(key) from None
+            raise
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _keys_below(self, folder: str) -> list[str]:
+        with self._unavailable(f"cannot list {folder}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=f"{folder}/")
+            return [found["Key"] for page in pages for found in page.get("Contents", [])]
+
+    def _delete(self, key: str) -> None:
+        with self._unavailable(f"cannot delete {key}"):
+            self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _check(self) -> None:
         with self._unavailable("cannot use the bucket"):

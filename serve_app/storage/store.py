@@ -37,6 +37,18 @@ class Store(Protocol):
     async def get(self, key: str) -> bytes:
         """What was last put. Raises KeyError (with the full key) where there is nothing, StoreUnavailable."""
 
+    async def open(self, key: str) -> BinaryIO:
+        """What was last put, as a file to read from its start; the caller closes it. Raises as `get` does."""
+
+    async def keys_below(self, folder: str) -> list[str]:
+        """All keys that begin with `folder` and a '/', in order; none where there is no such folder.
+
+        Raises StoreUnavailable.
+        """
+
+    async def delete(self, key: str) -> None:
+        """It is as if nothing was ever put, also where nothing was. Raises StoreUnavailable."""
+
     async def check(self) -> None:
         """Raise StoreUnavailable when writing would fail; leaves nothing behind."""
 
@@ -86,6 +98,16 @@ class ThreadedStore(ABC):
     async def get(self, key: str) -> bytes:
         return await self._in_thread(self._get, self.full_key(key))
 
+    async def open(self, key: str) -> BinaryIO:
+        return await self._in_thread(self._open, self.full_key(key))
+
+    async def keys_below(self, folder: str) -> list[str]:
+        full = await self._in_thread(self._keys_below, self.full_key(folder))
+        return sorted(key[len(self._prefix) + 1 if self._prefix else 0 :] for key in full)
+
+    async def delete(self, key: str) -> None:
+        await self._in_thread(self._delete, self.full_key(key))
+
     async def check(self) -> None:
         await self._in_thread(self._check)
 
@@ -117,6 +139,15 @@ class ThreadedStore(ABC):
 
     @abstractmethod
     def _get(self, key: str) -> bytes: ...
+
+    @abstractmethod
+    def _open(self, key: str) -> BinaryIO: ...
+
+    @abstractmethod
+    def _keys_below(self, folder: str) -> list[str]: ...
+
+    @abstractmethod
+    def _delete(self, key: str) -> None: ...
 
     @abstractmethod
     def _check(self) -> None: ...

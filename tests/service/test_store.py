@@ -166,6 +166,24 @@ async def test_store_that_was_never_written_answers_missing(store: Store) -> Non
         await store.get("anything")
 
 
+async def test_what_is_put_can_be_opened_listed_and_deleted(store: Store) -> None:
+    keys = ["a/1.json", "a/b/2 ё.json", "a/b/c/3.json", "ab/4.json"]
+    for key in keys:
+        await store.put(key, key.encode() * 300_000, "application/json")
+    with await store.open("a/b/2 ё.json") as file:
+        assert file.read() == "a/b/2 ё.json".encode() * 300_000
+    assert await store.keys_below("a") == keys[:3] and await store.keys_below("a/b") == keys[1:3]
+    assert await store.keys_below("c") == await store.keys_below("a/1.json") == []
+    for key in ("a/b/c/3.json", "a/b/2 ё.json", "a/b", "a/b/c/3.json", "x/y"):
+        await store.delete(key)
+    assert await store.keys_below("a") == keys[:1] and await store.keys_below("ab") == keys[3:]
+    for missing in ("a/b/c/3.json", "a"):
+        with pytest.raises(KeyError):
+            await store.open(missing)
+    await store.put("a/b/c/3.json", b"again", "application/json")
+    assert await store.get("a/b/c/3.json") == b"again"
+
+
 async def test_prefix_keeps_two_services_apart_in_one_store(place: Place) -> None:
     other = place.settings.model_copy(update={"prefix": "other/prefix/"})
     async with opened(place.settings, place.secrets) as one, opened(other, place.secrets) as two:
