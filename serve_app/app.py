@@ -11,6 +11,7 @@ from ray.serve.schema import LoggingConfig
 
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
+from serve_app.jobs.deployment import Jobs
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
 from serve_app.settings import EngineSettings, Secrets, Settings, with_environment
@@ -21,10 +22,12 @@ HEALTH_CHECK_TIMEOUT_S = 10
 RASTERIZER_CALLS = 256
 # Questions for an engine's state have room beside its pages.
 STATE_CALLS = 2
+# Jobs go on elsewhere: their replica has nothing to wait for.
+JOBS_GRACE_S = 2
 
 
 def build(settings: Settings) -> Application:
-    """Ingress -> Rasterizer -> one Recognizer for each engine. What a Serve config says of a deployment wins."""
+    """Ingress and Jobs -> Rasterizer -> one Recognizer for each engine. What a Serve config says of a deployment wins."""
     settings = with_environment(settings)
     secrets = Secrets.from_environment()
     # Serve's line for each call is kept where a call is a request; behind it, it would be noise.
@@ -56,13 +59,21 @@ def build(settings: Settings) -> Application:
         for engine in settings.engines
     }
 
+    jobs = serve.deployment(
+        num_replicas=1,
+        max_ongoing_requests=settings.limits.requests + 64,
+        ray_actor_options={"num_cpus": 0},
+        logging_config=quiet,
+        graceful_shutdown_timeout_s=JOBS_GRACE_S,
+    )(Jobs).bind(settings, secrets, rasterizer, recognizers)
+
     return serve.deployment(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
         ray_actor_options={"num_cpus": 0},
         logging_config=access_log,
         graceful_shutdown_timeout_s=max(grace_s, settings.limits.document_s),
-    )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers)
+    )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
 
 
 def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int]:

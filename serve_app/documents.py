@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,9 @@ from serve_app.document import (
     DocumentSummary,
     EngineInfo,
     ErrorInfo,
+    Figure,
     Page,
+    PageReading,
     PageResult,
     SourceFile,
     StorageInfo,
@@ -61,12 +63,13 @@ class Wanted:
     """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer.
 
     `key_name`: of the key that asks for it. `paddlex`: pages are kept in PaddleX's form as well, where the engine has
-    it. `pdf_dpi` is for PDFs only.
+    it. `pdf_dpi` is for PDFs only. `limit_s`: how long it may take; unset: what the limits say.
     """
 
     engine: str
     options: RecognitionOptions
     key_name: str | None = None
+    limit_s: float | None = None
     dpi: int | None = None
     pdf_dpi: int | None = None
     password: str | None = None
@@ -100,11 +103,17 @@ class Documents:
         self._share = share
 
     async def open(
-        self, source: FileContent, wanted: Wanted, *, timings_ms: dict[str, float], started: float
+        self,
+        source: FileContent,
+        wanted: Wanted,
+        *,
+        timings_ms: dict[str, float],
+        started: float,
+        document_id: str | None = None,
     ) -> Reading:
         """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
 
-        `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
+        `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
         start. Raises ServiceError where the document cannot be opened, or has too many pages.
         """
         with ExitStack() as place:
@@ -112,7 +121,7 @@ class Documents:
             if not source:
                 raise EmptyDocument()
             kind = sniff(source[:HEADER_WITHIN])
-            file = SourceFile(new_document_id(), self._share(source), wanted.password)
+            file = SourceFile(document_id or new_document_id(), self._share(source), wanted.password)
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
             # With the line at its end, what tells of documents that were lost with this process.
@@ -186,17 +195,17 @@ class Reading:
         self.spool.close()
 
     async def pages(self) -> AsyncGenerator[Page, None]:
-        """Yield the pages as they are done, in whatever order, those that failed too.
+        """Yield the pages as they are done, in whatever order, those that failed too; none of those that are there already.
 
         Raises ServiceError where no page could be read.
         """
         limits = self._documents.limits
-        limit_s = limits.request_s if self.page_count == 1 else limits.document_s
+        limit_s = self.wanted.limit_s or (limits.request_s if self.page_count == 1 else limits.document_s)
         deadline = asyncio.get_running_loop().time() + limit_s - (time.perf_counter() - self._started)
         errors: list[ServiceError] = []
         outcomes = self._documents.pipeline.pages(
             self._file,
-            self.numbers,
+            [number for number in self.numbers if number not in self.spool],
             engine=self.wanted.engine,
             options=self.wanted.options,
             dpi=(self.wanted.pdf_dpi if self.kind == "PDF" else None) or self.wanted.dpi,
@@ -225,6 +234,25 @@ class Reading:
         for number in self.numbers:
             if number not in self.spool:
                 yield self._kept(PageOutcome(number, DocumentTimeout()))
+
+    def restore(self, reading: PageReading, engine: EngineInfo) -> None:
+        """Take a page as it was read before, with what `page_reading` gave of it."""
+        page = reading.page
+        if self._engine is None or page.text_source == "recognition":
+            self._engine = engine
+        self._keep(reading)
+
+    def page_reading(self, number: int) -> tuple[PageReading, EngineInfo]:
+        """A page as it was read, to `restore` it from."""
+        assert self._engine is not None, "a page was read"
+        figures = tuple(Figure(path, self.spool.figure(path) or b"") for path in self.spool.figures_of(number))
+        return PageReading(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These pages failed, and are to be tried again by `pages`."""
+        for number in numbers:
+            self.spool.remove(number)
+            self.failed -= 1
 
     async def read_all(self) -> DocumentSummary:
         """All pages, whoever asks for no more than that, and the end. Raises ServiceError."""
@@ -287,18 +315,22 @@ class Reading:
             page.number = outcome.number
             if self._engine is None or page.text_source == "recognition":
                 self._engine = result.engine
-            self._degraded |= page.degraded
             for stage, ms in result.timings_ms.items():
                 self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
-            self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)
-            if self.wanted.restructure and (outline := outline_of(page)) is not None:
-                self._outlines.append(outline)
+            self._keep(reading)
         else:
             self.failed += 1
             error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
             page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
             self.spool.add(page)
         return page
+
+    def _keep(self, reading: PageReading) -> None:
+        page = reading.page
+        self._degraded |= page.degraded
+        self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)
+        if self.wanted.restructure and (outline := outline_of(page)) is not None:
+            self._outlines.append(outline)
 
 
 def _ms_since(started: float) -> float:

@@ -90,6 +90,14 @@ class LinkInvalid(ServiceError):
     status, code, default_message = 403, "link_invalid", "This link was not made by this service, or was changed."
 
 
+class JobGone(ServiceError):
+    status, code, default_message = 410, "job_gone", "This job and its results are deleted."
+
+
+class JobNotDone(ServiceError):
+    status, code, default_message = 409, "job_not_done", "This job is not done yet."
+
+
 class LinkExpired(ServiceError):
     status, code, default_message = 410, "link_expired", "This link was for a time that is over."
 

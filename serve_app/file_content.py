@@ -19,7 +19,7 @@ def mapped(file: IO[bytes]) -> mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # COPY, as ctypes takes no read-only memory
 
 
-def unnamed_file(content: bytes | memoryview) -> BinaryIO:
+def unnamed_file(content: FileContent | memoryview) -> BinaryIO:
     """A file with this content, at its beginning, for the caller to close; it is gone then, or with the process."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
     try:

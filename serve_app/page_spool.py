@@ -63,6 +63,16 @@ class PageSpool:
                 self._write(page.model_dump_json().encode()), self._write(without_words.encode())
             )
 
+    def page(self, number: int) -> Page:
+        """A page as it was read. Raises KeyError."""
+        kept = self._pages[number]
+        return kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
+
+    def remove(self, number: int) -> None:
+        """A page without figures is as if it had not been added. Raises KeyError."""
+        if isinstance(self._pages.pop(number), Page):
+            self._in_memory -= 1
+
     def __contains__(self, number: object) -> bool:
         return number in self._pages
 

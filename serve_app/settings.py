@@ -71,6 +71,16 @@ class Limits(_Strict):
     requests: int = Field(128, ge=1, description="OCR requests that an ingress replica holds at once; more get 503")
 
 
+class JobLimits(_Strict):
+    body_mb: float = Field(500, gt=0, le=5000, description="Largest document of a job, in MB (10^6 bytes)")
+    in_flight: int = Field(4, ge=1, description="Jobs that are worked on at once; the others wait in line")
+    waiting: int = Field(10_000, ge=1, description="Jobs of all keys that wait or are worked on; more get 503")
+    job_s: float = Field(86_400, gt=0, description="Longest time from a job's submission to its end, in seconds")
+    keep_s: float = Field(
+        604_800, gt=0, description="How long a job and its results are kept after its end, in seconds"
+    )
+
+
 class RasterSettings(_Strict):
     replicas: int = Field(1, ge=1, description="Rasterizer replicas")
     default_dpi: int = Field(
@@ -274,6 +284,7 @@ class Settings(_Strict):
     )
     store: StoreSettings = Field(FolderStoreSettings(), description="Where results are kept")
     limits: Limits = Limits()
+    jobs: JobLimits = JobLimits()
     raster: RasterSettings = RasterSettings()
     ingress_replicas: int = Field(1, ge=1, description="Ingress replicas; 2 or more in production")
     temp_dir: str = Field(

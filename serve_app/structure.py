@@ -76,6 +76,11 @@ class Structure:
         for change in changes:
             self._pages.setdefault(change.page, {})[change.order] = change
 
+    @property
+    def all_changes(self) -> list[BlockChange]:
+        """What it was made from."""
+        return [change for page in self._pages.values() for change in page.values()]
+
     def changes(self, number: int) -> bool:
         """Whether anything is changed on this page."""
         return number in self._pages

@@ -8,7 +8,7 @@ import json
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from python_multipart.multipart import parse_options_header
@@ -103,11 +103,14 @@ class OcrForm(OcrRequest):
     file: bytes | None = Field(None, description="The document as a file", json_schema_extra={"format": "binary"})
 
 
+Asked = TypeVar("Asked", bound=OcrRequest)
+
+
 @dataclass(frozen=True)
-class Submission:
+class Submission(Generic[Asked]):
     """What a client sent: the options, and the document's bytes unless they are behind `image_url`."""
 
-    request: OcrRequest
+    request: Asked
     source: FileContent | None
 
 
@@ -244,13 +247,13 @@ def _object_of(name: str, text: str) -> Any:
         raise invalid(name, "is not a JSON object") from None
 
 
-async def submission_of(body: Body) -> Submission:
-    """The service's own form of a request. Raises InvalidField, InvalidBase64 and EmptyDocument."""
+async def submission_of(body: Body, kind: type[Asked], form: type[OcrForm] = OcrForm) -> Submission[Asked]:
+    """The service's own form of a request, of this kind. Raises InvalidField, InvalidBase64 and EmptyDocument."""
     fields, file = body.fields, body.file
     try:
-        request = OcrRequest.model_validate(fields)
+        request = kind.model_validate(fields)
     except ValidationError as error:
-        raise invalid_fields(error, OcrForm) from None
+        raise invalid_fields(error, form) from None
     given = [name for name in SOURCES[:2] if getattr(request, name) is not None] + (
         ["file"] if file is not None else []
     )

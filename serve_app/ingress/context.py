@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from fastapi import Request
+from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import Admission
+from serve_app.backend import Backend
 from serve_app.documents import Documents
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.links import Links
-from serve_app.ingress.monitors import EngineMonitor
+from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Settings
-from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Context:
     settings: Settings
-    documents: Documents
-    fetcher: Fetcher
-    engines: Mapping[str, EngineMonitor]
-    store: Store
-    store_monitor: StoreMonitor
+    backend: Backend
     links: Links
+    fetcher: Fetcher
     admission: Admission
-    temp_dir: Path
+    ledger: Ledger
+    jobs: DeploymentHandle[Any]
+
+    @property
+    def documents(self) -> Documents:
+        return self.backend.documents
 
 
 def context_of(request: Request) -> Context:

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import numpy as np
-import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -16,8 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app import __version__
 from serve_app.admission import Admission
 from serve_app.allocator import keep_little
-from serve_app.documents import Documents
-from serve_app.file_content import FileContent
+from serve_app.backend import open_backend
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
@@ -25,17 +22,11 @@ from serve_app.ingress.documentation import DocumentationPolicy, documented_app,
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.links import Links
-from serve_app.ingress.monitors import EngineMonitor
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH, SIGNED_PATHS
-from serve_app.ingress.routes import files, ocr, paddlex, service
-from serve_app.pipeline import Pipeline
-from serve_app.recognition.deployment import EnginePhase
-from serve_app.settings import Secrets, Settings, resolve
-from serve_app.storage import open_store
-from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.results import Results
-from serve_app.temp_dir import use_temp_dir
+from serve_app.ingress.routes import files, jobs, ocr, paddlex, service
+from serve_app.jobs.ledger import Ledger
+from serve_app.settings import Secrets, Settings
 
 
 @serve.ingress()
@@ -49,52 +40,24 @@ class Ingress:
         keys: KeyRing,
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
+        jobs: DeploymentHandle[Any],
     ) -> None:
         keep_little()
-        limits = settings.limits
         self._keys = keys
         self._docs_open = settings.docs_without_key
-        store = open_store(settings.store, secrets)
-        store_monitor = StoreMonitor(store)
-        temp_dir = resolve(settings.temp_dir)
-        use_temp_dir(temp_dir)
-        engines: dict[str, EngineMonitor] = {
-            engine.name: EngineMonitor(
-                recognizers[engine.name],
-                before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
-            )
-            for engine in settings.engines
-        }
-        pipeline = Pipeline(
-            rasterizer,
-            recognizers,
-            queue=limits.queue,
-            window=limits.pages_in_flight,
-            is_ready=lambda engine: engines[engine].is_ready,
-            has_replicas=lambda engine: engines[engine].has_replicas,
-            engine_wait_s=limits.engine_wait_s,
-            fallbacks={engine.name: engine.fallback for engine in settings.engines if engine.fallback is not None},
-        )
+        backend = open_backend(settings, secrets, rasterizer, recognizers)
         self._context = Context(
             settings=settings,
-            documents=Documents(
-                pipeline,
-                Results(store, store_monitor, keep_source=settings.store.keep_source),
-                limits=limits,
-                share=_shared,
-                fetch=_fetched,
-            ),
+            backend=backend,
+            links=Links(backend.store, settings),
             fetcher=Fetcher(
-                max_bytes=int(limits.body_mb * 1e6),
-                deadline_s=limits.fetch_s,
+                max_bytes=int(settings.limits.body_mb * 1e6),
+                deadline_s=settings.limits.fetch_s,
                 allowed_networks=settings.allowed_private_networks,
             ),
-            engines=engines,
-            store=store,
-            store_monitor=store_monitor,
-            links=Links(store, settings),
-            admission=Admission(limits.requests),
-            temp_dir=temp_dir,
+            admission=Admission(settings.limits.requests),
+            ledger=Ledger(backend.store),
+            jobs=jobs,
         )
 
     async def drain(self) -> tuple[str, int]:
@@ -106,28 +69,16 @@ class Ingress:
         return create_app(self._context, self._keys, docs_open=self._docs_open)
 
 
-def _shared(source: FileContent) -> Any:
-    """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
-    return ray.put(np.frombuffer(source, np.uint8))
-
-
-async def _fetched(shared: Any) -> memoryview:
-    """The file, where it lies."""
-    array = await shared
-    return memoryview(array)
-
-
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(monitor.run()) for monitor in context.engines.values()]
-        tasks.append(asyncio.create_task(context.store_monitor.run()))
+        tasks = [asyncio.create_task(watch) for watch in context.backend.watches()]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await context.fetcher.close()
-        await context.store.close()
+        await context.backend.store.close()
 
     app = documented_app(
         title=service.SERVICE,
@@ -140,6 +91,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.include_router(ocr.router)
     app.include_router(paddlex.router)
     app.include_router(files.router)
+    app.include_router(jobs.router)
     error_responses.install(app)
 
     def is_open(path: str) -> bool:

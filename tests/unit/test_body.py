@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from serve_app.errors import InvalidBase64, UploadStalled
-from serve_app.ingress.body import decode_base64, read_body, submission_of
+from serve_app.ingress.body import OcrRequest, decode_base64, read_body, submission_of
 from serve_app.ingress.error_responses import ErrorResponses
 from serve_app.ingress.request_id import RequestId
 
@@ -25,7 +25,7 @@ MAX_BYTES = 1_000_000
 
 
 async def _ocr(request: Request) -> JSONResponse:
-    submission = await submission_of(await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3))
+    submission = await submission_of(await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3), OcrRequest)
     source = submission.source
     return JSONResponse(
         {"bytes": None if source is None else bytes(source).decode("latin-1"), **submission.request.model_dump()}

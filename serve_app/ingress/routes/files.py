@@ -34,10 +34,10 @@ _HEADERS = {
 async def file(
     key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
 ) -> Response:
-    if not isinstance(context.store, FolderStore):
+    if not isinstance(context.backend.store, FolderStore):
         raise NotFound
     try:
-        opened = await asyncio.to_thread(context.store.open_link, key, expires, signature)
+        opened = await asyncio.to_thread(context.backend.store.open_link, key, expires, signature)
     except PermissionError:
         raise LinkInvalid from None
     except TimeoutError:

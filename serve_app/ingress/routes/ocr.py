@@ -8,22 +8,20 @@ from contextlib import ExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic.alias_generators import to_camel
 
 from serve_app.document import Document
 from serve_app.documents import Reading, Wanted
-from serve_app.errors import FieldError, InvalidField, RequestTimeout, Unauthorized
+from serve_app.errors import RequestTimeout, Unauthorized
 from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import OcrForm, OcrRequest, Submission, read_body, submission_of
+from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.event_stream import EventStream
 from serve_app.ingress.negotiation import best_match
 from serve_app.ingress.routes import paddlex
 from serve_app.ingress.schema import inlined
-from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.page_ranges import parse_page_ranges
-from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
 router = APIRouter(tags=["ocr"])
 
@@ -100,7 +98,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
                 raise Unauthorized  # the surface that is open is the other one
             async with asyncio.timeout_at(deadline):
                 reading = held.enter_context(
-                    await _opened(await submission_of(body), request.state.key_name, context, started)
+                    await _opened(await submission_of(body, OcrRequest), request.state.key_name, context, started)
                 )
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
@@ -118,12 +116,10 @@ def _accepted(accept: str) -> OutputKind:
     return kinds[best_match(accept, tuple(kinds))]
 
 
-async def _opened(submission: Submission, key_name: str, context: Context, started: float) -> Reading:
+async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> Reading:
     asked = submission.request
-    engine = _engine(asked, context.settings.engines)
-    options = RecognitionOptions(
-        languages=_languages(asked, engine), parsing=_parsing(asked, engine), overlay=asked.overlay
-    )
+    engine = engine_of(asked, context.settings.engines)
+    options = options_of(asked, engine)
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     source = submission.source
     if source is None:
@@ -145,42 +141,3 @@ async def _opened(submission: Submission, key_name: str, context: Context, start
         include_images=asked.include_images,
     )
     return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
-
-
-def _engine(request: OcrRequest, engines: tuple[EngineSettings, ...]) -> EngineSettings:
-    for engine in engines:
-        if request.engine in (None, engine.name):
-            return engine
-    names = ", ".join(engine.name for engine in engines)
-    raise _invalid("engine", f"this service has: {names}")
-
-
-def _languages(request: OcrRequest, engine: EngineSettings) -> tuple[str, ...]:
-    """The languages asked for, in the engine's own order: the same set is the same prepared engine."""
-    if request.language is None:
-        return ()
-    if isinstance(engine, PaddleOcrVlSettings):
-        return ()  # it reads what there is, and a client that always says a language may go on doing so
-    if not isinstance(engine, TesseractSettings):
-        raise _invalid("language", f"the engine {engine.name} has no choice of languages")
-    known = engine.languages
-    asked = [language.strip() for language in request.language.split("+")]
-    if not set(asked) <= set(known):
-        raise _invalid("language", f"this service reads: {', '.join(known)} (join several with '+')")
-    return tuple(language for language in known if language in asked)
-
-
-def _parsing(request: OcrRequest, engine: EngineSettings) -> ParsingOptions:
-    options = request.options
-    if options is None:
-        return ParsingOptions()
-    if not isinstance(engine, PaddleOcrVlSettings):
-        raise _invalid("options", f"the engine {engine.name} has no options")
-    for name in ("use_doc_orientation_classify", "use_doc_unwarping"):
-        if getattr(options, name) and not engine.doc_preprocessor:
-            raise _invalid(f"options.{to_camel(name)}", "this service has no model for it ('doc_preprocessor' is off)")
-    return options
-
-
-def _invalid(field: str, message: str) -> InvalidField:
-    return InvalidField(f"{field}: {message}", fields=(FieldError(field, message),))

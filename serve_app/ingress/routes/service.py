@@ -8,9 +8,9 @@ from fastapi import APIRouter, Depends, Header
 
 from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.monitors import first_of
 from serve_app.ingress.negotiation import best_match
 from serve_app.recognition.deployment import EnginePhase, EngineState
+from serve_app.recognition.monitors import first_of
 from serve_app.settings import resolve
 from serve_app.temp_dir import has_room, writable
 
@@ -62,10 +62,12 @@ async def health(
 ) -> dict[str, Any]:
     """`paddleocr` is the state of the default engine; `engines` tells of each."""
     store = context.settings.store
-    monitor = first_of(context.engines)
+    monitor = first_of(context.backend.engines)
     default = monitor.state
-    storage_ok = not context.store_monitor.degraded
-    temp_ok = writable(context.temp_dir) and has_room(context.temp_dir, context.settings.limits.body_mb * 1e6)
+    storage_ok = not context.backend.store_monitor.degraded
+    temp_ok = writable(context.backend.temp_dir) and has_room(
+        context.backend.temp_dir, context.settings.limits.body_mb * 1e6
+    )
     if store.kind == "folder":
         s3, output_dir = "not_configured", str(resolve(store.path))
     else:
@@ -77,13 +79,13 @@ async def health(
         "paddleocr": default.phase,
         "s3_storage": s3,
         "output_dir": output_dir,
-        "temp_dir": str(context.temp_dir),
+        "temp_dir": str(context.backend.temp_dir),
         "docs": _TEXTS[best_match(accept_language, ("ru", "en"))]["health_docs"],
         "version": __version__,
         "output_writable": storage_ok,
-        "storage_reason": context.store_monitor.reason,
+        "storage_reason": context.backend.store_monitor.reason,
         "temp_writable": temp_ok,
-        "engines": {name: _engine(monitor.state) for name, monitor in context.engines.items()},
+        "engines": {name: _engine(monitor.state) for name, monitor in context.backend.engines.items()},
     }
 
 

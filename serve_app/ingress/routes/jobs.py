@@ -1,0 +1,222 @@
+"""Jobs: documents that outlive their request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+
+from serve_app.errors import InvalidField, JobGone, JobNotDone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
+from serve_app.ingress.answers import document_answer
+from serve_app.ingress.body import OcrForm, OcrRequest, read_body, submission_of
+from serve_app.ingress.choice import engine_of, options_of
+from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.fetch import parse_url
+from serve_app.jobs.deployment import JobView
+from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, told
+from serve_app.outputs.kinds import STREAMED, OutputKind
+from serve_app.outputs.rendering import Renderer
+from serve_app.page_spool import PageSpool
+from serve_app.storage import StoreUnavailable
+from serve_app.storage.results import new_document_id
+
+router = APIRouter(tags=["jobs"], prefix="/jobs")
+
+ASK_S = 2.0
+"""How long Jobs may take to answer; while it is being replaced, records are read from the store."""
+
+EVENT_WAIT_S = 15.0
+MOST_LISTED = 100
+
+
+class JobFields(OcrRequest):
+    priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
+
+
+class JobForm(OcrForm):
+    priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
+
+
+@router.post("", summary="Submit a document as a job", status_code=202)
+async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    """The fields of POST /ocr but for `output` and `include_images`, which are asked for with the result."""
+    limits = context.settings.limits
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
+        try:
+            async with asyncio.timeout(limits.request_s):
+                body = await read_body(
+                    request, max_bytes=int(context.settings.jobs.body_mb * 1e6), stall_s=limits.stall_s
+                )
+                submission = await submission_of(body, JobFields, JobForm)
+        except TimeoutError:
+            raise RequestTimeout(f"The upload took longer than {limits.request_s:g} s.") from None
+        asked = submission.request
+        engine = engine_of(asked, context.settings.engines)
+        wish = JobWish(
+            engine=engine.name,
+            options=options_of(asked, engine),
+            dpi=asked.dpi,
+            password=asked.password,
+            pages=asked.pages,
+            max_pages=asked.max_pages,
+            text_layer=asked.text_layer == "auto",
+            restructure=asked.restructure,
+        )
+        if asked.image_url is not None:
+            parse_url(asked.image_url)
+        record = JobRecord(
+            id=new_document_id(),
+            owner=request.state.key_name,
+            priority=asked.priority,
+            wish=wish,
+            url=asked.image_url,
+        )
+        if await _asked(context.jobs.waiting.remote()) >= context.settings.jobs.waiting:
+            raise QueueFull(retry_after_s=60)
+        try:
+            await context.ledger.add(record, submission.source)
+        except StoreUnavailable as error:
+            raise _store_away(context, error) from None
+    await _asked(context.jobs.wake.remote(record))
+    return JSONResponse(told(record), 202, {"Location": str(request.url_for("status", job_id=record.id))})
+
+
+@router.get("", summary="Your jobs, newest first")
+async def listed(
+    request: Request,
+    context: Annotated[Context, Depends(context_of)],
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
+    before: Annotated[str | None, Query(description="The id of the last one that you have")] = None,
+) -> dict[str, Any]:
+    ids = [each for each in await context.ledger.of(request.state.key_name) if before is None or each < before]
+    views = await asyncio.gather(*(_view(request, context, each) for each in ids[:limit]))
+    return {"jobs": [_shown(view) for view in views], "more": len(ids) > limit}
+
+
+@router.get("/{job_id}", summary="How far a job is", name="status")
+async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
+    return _shown(await _view(request, context, job_id))
+
+
+@router.get("/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done")
+async def page(
+    job_id: str, number: int, request: Request, context: Annotated[Context, Depends(context_of)]
+) -> dict[str, Any]:
+    await _view(request, context, job_id)
+    try:
+        reading, _ = await context.ledger.page(job_id, number)
+    except KeyError:
+        raise NotFound("This page is not done, or failed, or there is none.") from None
+    return reading.page.model_dump(mode="json")
+
+
+@router.get("/{job_id}/result", summary="The document, in any form")
+async def result(
+    job_id: str,
+    request: Request,
+    context: Annotated[Context, Depends(context_of)],
+    output: OutputKind = OutputKind.JSON,
+    include_images: bool = False,
+) -> Response:
+    record = (await _view(request, context, job_id)).record
+    if output in STREAMED:
+        raise InvalidField("output: a job's events are at /events.")
+    if record.state not in (JobState.DONE, JobState.PARTIAL):
+        raise JobNotDone(f"This job is {record.state}; there is no result.")
+    spool = PageSpool()
+    try:
+        summary = await context.ledger.read_document(job_id, spool)
+
+        async def source() -> bytes:
+            with await context.ledger.source(job_id) as file:
+                return await asyncio.to_thread(file.read)
+
+        documents = context.documents
+        renderer = Renderer(
+            source, spool, password=record.wish.password, places=documents.writer_places, limits=documents.limits
+        )
+        file = await renderer.rendered(output, summary, include_images=include_images)
+    finally:
+        spool.close()
+    return document_answer(file, output, summary, failed=record.failed)
+
+
+@router.get("/{job_id}/events", summary="Server-sent events: each change of a job until its end")
+async def events(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    view = await _view(request, context, job_id)
+    return StreamingResponse(
+        _events(view, request, context), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+@router.post("/{job_id}/cancel", summary="Stop a job's work; what it has read so far stays")
+async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
+    record = (await _view(request, context, job_id)).record
+    if record.state.is_active:
+        record.state = JobState.CANCELLED
+        await context.ledger.close(record)
+        await _asked(context.jobs.end.remote(job_id, JobState.CANCELLED))
+        await context.ledger.close(record)  # its last page may have come in between
+    return told(record)
+
+
+@router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
+async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
+    record = (await _view(request, context, job_id)).record
+    record.state = JobState.DELETED
+    await context.ledger.save(record)
+    await _asked(context.jobs.end.remote(job_id, JobState.DELETED))
+    await context.ledger.clear(record)
+    return Response(status_code=204)
+
+
+async def _view(request: Request, context: Context, job_id: str) -> JobView:
+    """Raises NotFound for a job of somebody else's as for none, and JobGone."""
+    view: JobView | None = None
+    with suppress(ServiceUnavailable):  # while Jobs is being replaced, the store knows
+        view = await _asked(context.jobs.view.remote(job_id))
+    if view is None:
+        try:
+            view = JobView(await context.ledger.record(job_id), 0, None, None)
+        except (KeyError, ValueError):
+            raise NotFound("There is no such job.") from None
+        except StoreUnavailable as error:
+            raise _store_away(context, error) from None
+    if view.record.owner != request.state.key_name:
+        raise NotFound("There is no such job.")
+    if view.record.state.is_gone:
+        raise JobGone
+    return view
+
+
+def _shown(view: JobView) -> dict[str, Any]:
+    return {**told(view.record), "position": view.position, "left_s": view.left_s}
+
+
+async def _events(view: JobView | None, request: Request, context: Context) -> AsyncIterator[str]:
+    while view is not None:
+        yield f"event: job\ndata: {json.dumps(_shown(view), ensure_ascii=False)}\n\n"
+        if not view.record.state.is_active:
+            return
+        latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, EVENT_WAIT_S)
+        view = latest or await _view(request, context, view.record.id)
+
+
+async def _asked(response: Any) -> Any:
+    try:
+        async with asyncio.timeout(ASK_S):
+            return await response
+    except TimeoutError:
+        raise ServiceUnavailable(retry_after_s=5) from None
+
+
+def _store_away(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
+    context.backend.store_monitor.report(error)
+    return ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)

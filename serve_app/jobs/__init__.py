@@ -1,0 +1,1 @@
+"""Documents that outlive their request."""

@@ -1,0 +1,188 @@
+"""Jobs: one replica that does what was promised, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.allocator import keep_little
+from serve_app.backend import open_backend
+from serve_app.ingress.fetch import Fetcher
+from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.line import Line
+from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.runner import Runner
+from serve_app.settings import Secrets, Settings
+from serve_app.storage import StoreUnavailable
+
+log = logging.getLogger("ray.serve.jobs")
+
+LOOK_S = 15.0
+"""How often the store is asked for jobs of which nobody could tell us, and for those whose time is over."""
+
+PACE_WEIGHT = 0.2
+
+
+@dataclass
+class _Work:
+    """A job that is not at its end. `version` grows with each change."""
+
+    record: JobRecord
+    task: asyncio.Task[None] | None = None
+    version: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as it is just now; `position` in the line counts from 1; `left_s` is an estimate."""
+
+    record: JobRecord
+    version: int
+    position: int | None
+    left_s: float | None
+
+
+class Jobs:
+    """Finds the jobs that are not done in the store when it starts, and does them with those that come.
+
+    Of two that are alive for a moment each does the same work, and leaves the same.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        rasterizer: DeploymentHandle[Any],
+        recognizers: Mapping[str, DeploymentHandle[Any]],
+    ) -> None:
+        keep_little()
+        self._limits = settings.jobs
+        self._backend = open_backend(settings, secrets, rasterizer, recognizers)
+        self._fetcher = Fetcher(
+            max_bytes=int(settings.jobs.body_mb * 1e6),
+            deadline_s=settings.limits.fetch_s,
+            allowed_networks=settings.allowed_private_networks,
+        )
+        self._ledger = Ledger(self._backend.store)
+        self._runner = Runner(
+            self._backend.documents, self._ledger, self._fetcher.fetch, settings.jobs, self._note_change
+        )
+        self._line = Line()
+        self._work: dict[str, _Work] = {}
+        self._page_s: float | None = None
+        self._last_page = time.monotonic()
+        self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), self._look_after_store())]
+
+    async def wake(self, record: JobRecord) -> None:
+        """There is a new job in the store."""
+        self._adopt(record)
+        self._start_next()
+
+    async def waiting(self) -> int:
+        return len(self._work)
+
+    async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
+        """The job, as soon as it is newer than `seen`, or after `wait_s`. None where it is not at work any more."""
+        work = self._work.get(job_id)
+        if work is None:
+            return None
+        deadline = time.monotonic() + wait_s
+        while work.version <= seen and (left := deadline - time.monotonic()) > 0:
+            work.changed.clear()
+            try:
+                await asyncio.wait_for(work.changed.wait(), left)
+            except TimeoutError:
+                break
+        order = self._line.in_order() if work.task is None else []
+        position = order.index(job_id) + 1 if job_id in order else None
+        return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record))
+
+    async def end(self, job_id: str, state: JobState) -> bool:
+        """Stop a job's work at once; whoever asks writes what became of it. False where it was not at work."""
+        work = self._work.pop(job_id, None)
+        self._line.remove(job_id)
+        if work is None:
+            return False
+        if work.task is not None:
+            work.task.cancel()
+            await asyncio.wait({work.task})
+        work.record.state = state
+        self._note_change(work.record, work)
+        self._start_next()
+        return True
+
+    async def _look_after_store(self) -> None:
+        while True:
+            try:
+                for job_id in await self._ledger.active():
+                    if job_id not in self._work:
+                        self._adopt(await self._ledger.record(job_id))
+                self._start_next()
+                await self._sweep()
+            except (StoreUnavailable, KeyError, ValueError) as error:
+                log.warning("jobs in the store cannot be looked after now: %s", error)
+            except Exception:
+                log.exception("jobs in the store were not looked after")
+            await asyncio.sleep(LOOK_S)
+
+    async def _sweep(self) -> None:
+        now = datetime.now(UTC)
+        async for job_id, key in self._ledger.expired(now):
+            record = await self._ledger.record(job_id)
+            if not record.state.is_gone and record.expires is not None:
+                if record.expires > now:
+                    continue
+                record.state = JobState.EXPIRED
+                await self._ledger.clear(record)
+                log.info("job %s: its results are deleted, as their time is over", job_id)
+            await self._ledger.forget(key)
+
+    def _adopt(self, record: JobRecord) -> None:
+        if record.id not in self._work and record.state.is_active:
+            self._work[record.id] = _Work(record)
+            self._line.add(record.id, record.owner, record.priority)
+
+    def _start_next(self) -> None:
+        while sum(work.task is not None for work in self._work.values()) < self._limits.in_flight:
+            job_id = self._line.take()
+            if job_id is None:
+                return
+            work = self._work[job_id]
+            work.task = asyncio.create_task(self._runner.run(work.record))
+            work.task.add_done_callback(partial(self._ended, job_id))
+
+    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("job %s stopped and is taken up again", job_id, exc_info=error)
+        self._work.pop(job_id, None)
+        self._start_next()
+
+    def _note_change(self, record: JobRecord, work: _Work | None = None) -> None:
+        work = work or self._work.get(record.id)
+        if work is None:
+            return
+        now = time.monotonic()
+        if record.state is JobState.RUNNING and work.version > 0:
+            took = now - self._last_page
+            self._page_s = took if self._page_s is None else (1 - PACE_WEIGHT) * self._page_s + PACE_WEIGHT * took
+        self._last_page = now
+        work.version += 1
+        work.changed.set()
+
+    def _left_s(self, record: JobRecord) -> float | None:
+        """At the pace of the last pages of all jobs that are worked on, which share it."""
+        if self._page_s is None or record.total is None:
+            return None
+        running = sum(work.task is not None for work in self._work.values())
+        return round((record.total - record.done - record.failed) * self._page_s * max(running, 1), 1)

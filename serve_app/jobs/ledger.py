@@ -1,0 +1,173 @@
+"""Where jobs are kept: their records, documents, pages, and the small indexes by which they are found.
+
+All that belongs to a job lies in its document's folder. Beside that, `jobs/active/{id}` is there as long as it is at
+work, `jobs/of/{owner}/{id}` as long as it is listed, `jobs/expires/{day}/{id}` until it is swept. Keys follow from the
+job's id alone and each write replaces the same thing, so two that work on the same job do each other no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from datetime import datetime
+from typing import BinaryIO
+
+from serve_app.document import DocumentSummary, EngineInfo, Figure, PaddlexPage, Page, PageReading
+from serve_app.file_content import FileContent, unnamed_file
+from serve_app.jobs.record import JobRecord, as_stored, record_of
+from serve_app.page_spool import PageSpool
+from serve_app.storage import Store
+from serve_app.storage.results import document_folder
+from serve_app.structure import BlockChange, Structure
+
+JSON = "application/json"
+OCTETS = "application/octet-stream"
+
+
+class Ledger:
+    """Methods raise StoreUnavailable, and KeyError for a job, or a page, that is not there."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def add(self, record: JobRecord, source: FileContent | None) -> None:
+        """Keep a new job and its document; on return it survives whatever happens."""
+        if source is not None:
+            with await asyncio.to_thread(unnamed_file, source) as file:
+                await self._store.put(_source_key(record.id), file, OCTETS)
+        await self.save(record)
+        await self._store.put(_owner_key(record), b"", OCTETS)
+        await self._store.put(_active_key(record.id), b"", OCTETS)  # last: from here on it will be done
+
+    async def save(self, record: JobRecord) -> None:
+        await self._store.put(_record_key(record.id), as_stored(record), JSON)
+
+    async def record(self, job_id: str) -> JobRecord:
+        return record_of(await self._store.get(_record_key(job_id)))
+
+    async def active(self) -> list[str]:
+        """Ids of the jobs that are not at their end, oldest first."""
+        return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/active")]
+
+    async def of(self, owner: str) -> list[str]:
+        """Ids of an owner's jobs, newest first."""
+        keys = await self._store.keys_below(f"jobs/of/{_folder_of(owner)}")
+        return [key.rpartition("/")[2] for key in reversed(keys)]
+
+    async def close(self, record: JobRecord) -> None:
+        """Keep a job that is at its end."""
+        await self.save(record)
+        if record.expires is not None:
+            await self._store.put(_expiry_key(record.expires, record.id), b"", OCTETS)
+        await self._store.delete(_active_key(record.id))
+
+    async def source(self, job_id: str) -> BinaryIO:
+        return await self._store.open(_source_key(job_id))
+
+    async def keep_source(self, job_id: str, source: FileContent) -> None:
+        with await asyncio.to_thread(unnamed_file, source) as file:
+            await self._store.put(_source_key(job_id), file, OCTETS)
+
+    async def keep_page(self, job_id: str, reading: PageReading, engine: EngineInfo) -> None:
+        """Keep what was read of a page; its figures where the job's result has them."""
+        folder = document_folder(job_id)
+        for figure in reading.figures:
+            await self._store.put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
+        kept = {
+            "page": reading.page.model_dump(mode="json"),
+            "figures": [figure.path for figure in reading.figures],
+            "paddlex": None if reading.paddlex is None else [reading.paddlex.pruned_result, reading.paddlex.markdown],
+            "engine": engine.model_dump(),
+        }
+        await self._store.put(_page_key(job_id, reading.page.number), json.dumps(kept).encode(), JSON)
+
+    async def page_numbers(self, job_id: str) -> list[int]:
+        """Pages that are kept, in order."""
+        keys = await self._store.keys_below(f"{document_folder(job_id)}/pages")
+        return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
+
+    async def page(self, job_id: str, number: int) -> tuple[PageReading, EngineInfo]:
+        kept = json.loads(await self._store.get(_page_key(job_id, number)))
+        folder = document_folder(job_id)
+        figures = tuple([Figure(path, await self._store.get(f"{folder}/{path}")) for path in kept["figures"]])
+        paddlex = None if kept["paddlex"] is None else PaddlexPage(*kept["paddlex"])
+        page = Page.model_validate(kept["page"])
+        return PageReading(page, figures, paddlex), EngineInfo.model_validate(kept["engine"])
+
+    async def keep_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
+        """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""
+        failed = [page.model_dump(mode="json") for page in spool.pages() if page.error is not None]
+        kept = {
+            "summary": summary.model_dump(mode="json"),
+            "changes": [asdict(change) for change in spool.structure.all_changes],
+            "failed": failed,
+        }
+        await self._store.put(_summary_key(job_id), json.dumps(kept).encode(), JSON)
+
+    async def read_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
+        """Put all pages of a job that is done into the spool."""
+        kept = json.loads(await self._store.get(_summary_key(job_id)))
+        for number in await self.page_numbers(job_id):
+            reading, _ = await self.page(job_id, number)
+            spool.add(reading.page, reading.figures, reading.paddlex)
+        for page in kept["failed"]:
+            spool.add(Page.model_validate(page))
+        spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
+        return DocumentSummary.model_validate(kept["summary"])
+
+    async def clear(self, record: JobRecord) -> None:
+        """Delete all that is kept of a job but its record, which says what became of it."""
+        folder = document_folder(record.id)
+        await self.save(record)
+        for key in await self._store.keys_below(folder):
+            if key != _record_key(record.id):
+                await self._store.delete(key)
+        await self._store.delete(_owner_key(record))
+        await self._store.delete(_active_key(record.id))
+
+    async def expired(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
+        """Id of each job whose day has come, and the key to `forget` when it was looked after."""
+        for key in await self._store.keys_below("jobs/expires"):
+            _, _, day, job_id = key.split("/")
+            if day > f"{now:%Y%m%d}":
+                return
+            yield job_id, key
+
+    async def forget(self, key: str) -> None:
+        await self._store.delete(key)
+
+
+def _record_key(job_id: str) -> str:
+    return f"{document_folder(job_id)}/job.json"
+
+
+def _source_key(job_id: str) -> str:
+    return f"{document_folder(job_id)}/source"
+
+
+def _page_key(job_id: str, number: int) -> str:
+    return f"{document_folder(job_id)}/pages/{number:06d}.json"
+
+
+def _summary_key(job_id: str) -> str:
+    return f"{document_folder(job_id)}/summary.json"
+
+
+def _active_key(job_id: str) -> str:
+    return f"jobs/active/{job_id}"
+
+
+def _owner_key(record: JobRecord) -> str:
+    return f"jobs/of/{_folder_of(record.owner)}/{record.id}"
+
+
+def _expiry_key(expires: datetime, job_id: str) -> str:
+    return f"jobs/expires/{expires:%Y%m%d}/{job_id}"
+
+
+def _folder_of(owner: str) -> str:
+    """Names may hold what keys may not."""
+    return hashlib.sha256(owner.encode()).hexdigest()[:32]

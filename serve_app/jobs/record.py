@@ -1,0 +1,104 @@
+"""What is kept of a job: enough to go on with it after whatever happens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from serve_app.document import ErrorInfo
+from serve_app.options import RecognitionOptions
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DELETED = "deleted"
+
+    @property
+    def is_active(self) -> bool:
+        return self in (JobState.QUEUED, JobState.RUNNING)
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing is left but the record, which says so."""
+        return self in (JobState.EXPIRED, JobState.DELETED)
+
+
+class Priority(StrEnum):
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class JobWish(BaseModel):
+    """What is to be done with the document; fields as in `Wanted`."""
+
+    engine: str
+    options: RecognitionOptions
+    dpi: int | None = None
+    pdf_dpi: int | None = None
+    password: str | None = Field(None, repr=False)
+    pages: str | None = None
+    max_pages: int | None = None
+    text_layer: bool = False
+    restructure: bool = True
+    paddlex: bool = False
+
+
+class JobRecord(BaseModel):
+    """One job. Times are UTC. Unknown fields of newer versions are ignored, missing ones have their defaults."""
+
+    version: Literal[1] = 1
+    id: str
+    owner: str = Field(description="Name of the key it belongs to")
+    state: JobState = JobState.QUEUED
+    priority: Priority = Priority.INTERACTIVE
+    wish: JobWish
+    url: str | None = Field(None, description="Where the document is fetched; unset: it is stored beside this record")
+    file_name: str | None = None
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    started: datetime | None = None
+    ended: datetime | None = None
+    expires: datetime | None = None
+    page_count: int | None = Field(None, description="Pages of the document, once that is known")
+    total: int | None = Field(None, description="Pages that are to be read, once that is known")
+    done: int = 0
+    failed: int = 0
+    error: ErrorInfo | None = None
+
+
+def record_of(data: bytes) -> JobRecord:
+    """A stored record, of whatever version. Raises ValueError for what is none."""
+    return JobRecord.model_validate_json(data)
+
+
+def as_stored(record: JobRecord) -> bytes:
+    return record.model_dump_json().encode()
+
+
+def told(record: JobRecord) -> dict[str, Any]:
+    """What its owner is told of it."""
+    progress = {"done": record.done, "failed": record.failed, "total": record.total}
+    shown = record.model_dump(
+        mode="json",
+        include={
+            "id",
+            "state",
+            "priority",
+            "file_name",
+            "created",
+            "started",
+            "ended",
+            "expires",
+            "page_count",
+            "error",
+        },
+    )
+    return {**shown, "progress": progress}

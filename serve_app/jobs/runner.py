@@ -1,0 +1,205 @@
+"""One job, from wherever it was left to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, aclosing
+from datetime import UTC, datetime, timedelta
+
+from serve_app.document import DocumentStatus, ErrorInfo
+from serve_app.documents import Documents, Reading, Wanted
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    PageTimeout,
+    QueueFull,
+    RecognitionFailed,
+    RequestTimeout,
+    ServiceError,
+    ServiceUnavailable,
+)
+from serve_app.file_content import FileContent, mapped
+from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.record import JobRecord, JobState
+from serve_app.page_ranges import parse_page_ranges
+from serve_app.settings import JobLimits
+from serve_app.storage import StoreUnavailable
+
+log = logging.getLogger("ray.serve.jobs")
+
+PAGE_TRIES = 3
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+
+_BUSY: tuple[type[ServiceError], ...] = (*ENGINE_UNAVAILABLE, QueueFull, ServiceUnavailable)
+_PASSING: tuple[type[Exception], ...] = (*_BUSY, StoreUnavailable)
+"""What is waited for until the job's time is over: the document is not to blame."""
+
+_PASSING_CODES = {error.code for error in _BUSY}
+_TRIED_AGAIN = {RecognitionFailed.code, PageTimeout.code}
+"""Codes of failed pages for which another try may go better."""
+
+
+class Runner:
+    """Does jobs through the one way of a page, and keeps each page before it counts."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        ledger: Ledger,
+        fetch: Callable[[str], Awaitable[FileContent]],
+        limits: JobLimits,
+        changed: Callable[[JobRecord], None],
+    ) -> None:
+        """`changed` hears of each change of a record, after that is kept as far as it has to be."""
+        self._documents = documents
+        self._ledger = ledger
+        self._fetch = fetch
+        self._limits = limits
+        self._changed = changed
+
+    async def run(self, record: JobRecord) -> None:
+        """Do the job to its end, which is kept. Raises nothing but CancelledError: a failure is the job's."""
+        try:
+            async with asyncio.timeout(self._time_left(record)):
+                await self._patiently(record, lambda: self._done(record))
+        except TimeoutError:
+            await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in its time."))
+        except ServiceError as error:
+            await self._end(record, JobState.FAILED, error)
+        except Exception:
+            log.exception("job %s failed", record.id)
+            await self._end(record, JobState.FAILED, ServiceError())
+
+    async def _patiently(self, record: JobRecord, work: Callable[[], Awaitable[None]]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            before = record.done
+            try:
+                await work()
+                return
+            except _PASSING as error:
+                reason = error.code if isinstance(error, ServiceError) else str(error)
+                if record.done > before:
+                    pause_s = FIRST_PAUSE_S
+                log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _done(self, record: JobRecord) -> None:
+        if record.started is None:
+            record.started = _now()
+        record.state = JobState.RUNNING
+        with ExitStack() as held:
+            source = await self._source(record, held)
+            wanted = self._wanted(record)
+            started = time.perf_counter()
+            reading = held.enter_context(
+                await self._documents.open(source, wanted, timings_ms={}, started=started, document_id=record.id)
+            )
+            del source
+            record.page_count, record.total = reading.page_count, len(reading.numbers)
+            await self._restore(record, reading)
+            await self._ledger.save(record)
+            self._changed(record)
+            await self._read(record, reading)
+            summary = await reading.finish()
+            if summary.storage.status != "stored":
+                raise StoreUnavailable("the result could not be stored")
+            await self._ledger.keep_summary(record.id, summary, reading.spool)
+        state = JobState.PARTIAL if summary.status is DocumentStatus.PARTIAL else JobState.DONE
+        await self._end(record, state, None)
+
+    async def _source(self, record: JobRecord, held: ExitStack) -> FileContent:
+        try:
+            file = await self._ledger.source(record.id)
+        except KeyError:
+            if record.url is None:
+                raise
+            source = await self._fetch(record.url)
+            await self._ledger.keep_source(record.id, source)  # what is read again after a kill is the same document
+            return source
+        return mapped(held.enter_context(file))
+
+    async def _restore(self, record: JobRecord, reading: Reading) -> None:
+        chosen = set(reading.numbers)
+        for number in await self._ledger.page_numbers(record.id):
+            if number in chosen:
+                reading.restore(*await self._ledger.page(record.id, number))
+        record.done, record.failed = len(reading.spool), 0
+        if record.done:
+            log.info("job %s goes on with %d of %d page(s) done", record.id, record.done, record.total)
+
+    async def _read(self, record: JobRecord, reading: Reading) -> None:
+        pause_s = FIRST_PAUSE_S
+        for tried in range(1, PAGE_TRIES + 1):
+            again: list[int] = []
+            waiting: ErrorInfo | None = None
+            try:
+                async with aclosing(reading.pages()) as pages:
+                    async for page in pages:
+                        if page.error is None:
+                            await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
+                            record.done += 1
+                        elif page.error.code in _PASSING_CODES:
+                            waiting = page.error
+                            continue
+                        elif tried < PAGE_TRIES and page.error.code in _TRIED_AGAIN:
+                            again.append(page.number)
+                            continue
+                        else:
+                            record.failed += 1
+                        self._changed(record)
+            except ServiceError:  # no page could be read
+                if not again:
+                    raise
+            if waiting is not None:
+                raise ServiceUnavailable(waiting.message)
+            if not again:
+                return
+            log.warning("job %s: %d page(s) failed and are tried again in %.0f s", record.id, len(again), pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+            reading.forget(again)
+
+    async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
+        record.state, record.ended = state, _now()
+        record.expires = record.ended + timedelta(seconds=self._limits.keep_s)
+        record.error = None if error is None else ErrorInfo(code=error.code, message=error.message)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                await self._ledger.close(record)
+                break
+            except StoreUnavailable as failure:
+                log.warning("job %s cannot be closed yet: %s", record.id, failure)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        log.info("job %s: key %r, %s, %d of %s page(s)", record.id, record.owner, state, record.done, record.total)
+        self._changed(record)
+
+    def _time_left(self, record: JobRecord) -> float:
+        return self._limits.job_s - (_now() - record.created).total_seconds()
+
+    def _wanted(self, record: JobRecord) -> Wanted:
+        wish = record.wish
+        return Wanted(
+            engine=wish.engine,
+            options=wish.options,
+            key_name=record.owner,
+            limit_s=self._limits.job_s,
+            dpi=wish.dpi,
+            pdf_dpi=wish.pdf_dpi,
+            password=wish.password,
+            page_ranges=parse_page_ranges(wish.pages) if wish.pages is not None else None,
+            max_pages=wish.max_pages,
+            text_layer=wish.text_layer,
+            restructure=wish.restructure,
+            paddlex=wish.paddlex,
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
