@@ -12,9 +12,9 @@ from serve_app.admission import Admission
 from serve_app.backend import Backend
 from serve_app.documents import Documents
 from serve_app.ingress.fetch import Fetcher
-from serve_app.ingress.links import Links
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Settings
+from serve_app.storage.links import Links
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
-from serve_app.ingress.links import Links
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH, SIGNED_PATHS
-from serve_app.ingress.routes import files, jobs, ocr, paddlex, service
+from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Secrets, Settings
+from serve_app.storage.links import Links
 
 
 @serve.ingress()
@@ -92,6 +92,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.include_router(paddlex.router)
     app.include_router(files.router)
     app.include_router(jobs.router)
+    app.include_router(official_jobs.router)
     error_responses.install(app)
 
     def is_open(path: str) -> bool:

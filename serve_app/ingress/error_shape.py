@@ -6,7 +6,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
 from serve_app.errors import ServiceError, Unauthorized, UploadStalled
-from serve_app.ingress.request_scope import is_paddlex, request_id_of
+from serve_app.ingress.request_scope import OFFICIAL_JOBS, is_paddlex, path_of, request_id_of
 
 
 def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
@@ -25,4 +25,8 @@ def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
     if is_paddlex(scope):
         log_id = scope["state"].get("log_id", request_id)
         content = {"logId": log_id, "errorCode": error.status, "errorMsg": error.message, **content}
+    if path_of(scope).startswith(OFFICIAL_JOBS):
+        status = 400 if error.status in (413, 415, 422) else error.status
+        content = {"code": error.status, "msg": error.message, **content}
+        return JSONResponse(content, status_code=status, headers=headers)
     return JSONResponse(content, status_code=error.status, headers=headers)

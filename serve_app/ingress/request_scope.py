@@ -10,6 +10,7 @@ PADDLEX_PATHS = ("/layout-parsing", "/restructure-pages")
 SHARED_PATH = "/ocr"
 """Of the service and of PaddleX: which of them is meant, only the body tells."""
 
+OFFICIAL_JOBS = "/api/v2/ocr/jobs"
 SIGNED_PATHS = "/files/"
 """Below it a link's signature stands in for a key."""
 

@@ -22,6 +22,7 @@ from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.runner import Runner
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
+from serve_app.storage.links import Links
 
 log = logging.getLogger("ray.serve.jobs")
 
@@ -74,7 +75,12 @@ class Jobs:
         )
         self._ledger = Ledger(self._backend.store)
         self._runner = Runner(
-            self._backend.documents, self._ledger, self._fetcher.fetch, settings.jobs, self._note_change
+            self._backend.documents,
+            self._ledger,
+            Links(self._backend.store, settings),
+            self._fetcher.fetch,
+            settings,
+            self._note_change,
         )
         self._line = Line()
         self._work: dict[str, _Work] = {}

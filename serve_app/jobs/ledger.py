@@ -40,6 +40,8 @@ class Ledger:
                 await self._store.put(_source_key(record.id), file, OCTETS)
         await self.save(record)
         await self._store.put(_owner_key(record), b"", OCTETS)
+        if record.paddlex is not None and record.paddlex.batch_id is not None:
+            await self._store.put(_batch_key(record, record.paddlex.batch_id), b"", OCTETS)
         await self._store.put(_active_key(record.id), b"", OCTETS)  # last: from here on it will be done
 
     async def save(self, record: JobRecord) -> None:
@@ -56,6 +58,15 @@ class Ledger:
         """Ids of an owner's jobs, newest first."""
         keys = await self._store.keys_below(f"jobs/of/{_folder_of(owner)}")
         return [key.rpartition("/")[2] for key in reversed(keys)]
+
+    async def of_batch(self, owner: str, batch_id: str) -> list[str]:
+        """Ids of an owner's jobs that were submitted as parts of a batch, oldest first."""
+        keys = await self._store.keys_below(f"jobs/batches/{_folder_of(owner)}/{_folder_of(batch_id)}")
+        return [key.rpartition("/")[2] for key in keys]
+
+    async def keep_result(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> None:
+        """Keep one more form of a job's result, beside the others."""
+        await self._store.put(f"{document_folder(job_id)}/{name}", file, media_type)
 
     async def close(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
@@ -126,6 +137,8 @@ class Ledger:
             if key != _record_key(record.id):
                 await self._store.delete(key)
         await self._store.delete(_owner_key(record))
+        if record.paddlex is not None and record.paddlex.batch_id is not None:
+            await self._store.delete(_batch_key(record, record.paddlex.batch_id))
         await self._store.delete(_active_key(record.id))
 
     async def expired(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
@@ -164,10 +177,14 @@ def _owner_key(record: JobRecord) -> str:
     return f"jobs/of/{_folder_of(record.owner)}/{record.id}"
 
 
+def _batch_key(record: JobRecord, batch_id: str) -> str:
+    return f"jobs/batches/{_folder_of(record.owner)}/{_folder_of(batch_id)}/{record.id}"
+
+
 def _expiry_key(expires: datetime, job_id: str) -> str:
     return f"jobs/expires/{expires:%Y%m%d}/{job_id}"
 
 
-def _folder_of(owner: str) -> str:
+def _folder_of(name: str) -> str:
     """Names may hold what keys may not."""
-    return hashlib.sha256(owner.encode()).hexdigest()[:32]
+    return hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.document import ErrorInfo
 from serve_app.options import RecognitionOptions
+from serve_app.paddlex.jobs import PaddlexJob
 
 
 class JobState(StrEnum):
@@ -67,6 +68,7 @@ class JobRecord(BaseModel):
     started: datetime | None = None
     ended: datetime | None = None
     expires: datetime | None = None
+    paddlex: PaddlexJob | None = Field(None, description="Of a job of PaddleOCR's own API")
     page_count: int | None = Field(None, description="Pages of the document, once that is known")
     total: int | None = Field(None, description="Pages that are to be read, once that is known")
     done: int = 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, cast
 
 from serve_app.document import DocumentStatus, ErrorInfo
 from serve_app.documents import Documents, Reading, Wanted
@@ -23,9 +25,14 @@ from serve_app.errors import (
 from serve_app.file_content import FileContent, mapped
 from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.record import JobRecord, JobState
+from serve_app.paddlex.answers import pages_read
+from serve_app.paddlex.engines import how_of, layout_engine, one_piece
+from serve_app.paddlex.jobs import RESULT, RESULT_TYPE, PaddlexJob
 from serve_app.page_ranges import parse_page_ranges
-from serve_app.settings import JobLimits
+from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
+from serve_app.storage.links import Links
+from serve_app.storage.results import document_folder
 
 log = logging.getLogger("ray.serve.jobs")
 
@@ -49,15 +56,18 @@ class Runner:
         self,
         documents: Documents,
         ledger: Ledger,
+        links: Links,
         fetch: Callable[[str], Awaitable[FileContent]],
-        limits: JobLimits,
+        settings: Settings,
         changed: Callable[[JobRecord], None],
     ) -> None:
         """`changed` hears of each change of a record, after that is kept as far as it has to be."""
         self._documents = documents
         self._ledger = ledger
         self._fetch = fetch
-        self._limits = limits
+        self._links = links
+        self._settings = settings
+        self._limits = settings.jobs
         self._changed = changed
 
     async def run(self, record: JobRecord) -> None:
@@ -109,6 +119,8 @@ class Runner:
             if summary.storage.status != "stored":
                 raise StoreUnavailable("the result could not be stored")
             await self._ledger.keep_summary(record.id, summary, reading.spool)
+            if record.paddlex is not None:
+                await self._keep_lines(record, record.paddlex, reading)
         state = JobState.PARTIAL if summary.status is DocumentStatus.PARTIAL else JobState.DONE
         await self._end(record, state, None)
 
@@ -143,6 +155,7 @@ class Runner:
                         if page.error is None:
                             await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
                             record.done += 1
+                            log.info("job %s: page %d is done", record.id, page.number)
                         elif page.error.code in _PASSING_CODES:
                             waiting = page.error
                             continue
@@ -163,6 +176,23 @@ class Runner:
             await asyncio.sleep(pause_s)
             pause_s *= 2
             reading.forget(again)
+
+    async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: Reading) -> None:
+        """The result as PaddleOCR's clients fetch it."""
+        restructured = None
+        if not paddlex.of_lines and paddlex.layout.restructure_pages:
+            pages = await asyncio.to_thread(pages_read, reading.spool, paddlex.layout)
+            engine = layout_engine(self._settings)
+            pruned = [page.pruned_result for page in pages]
+            restructured = await one_piece(self._documents.pipeline, engine, pruned, how_of(paddlex.layout))
+        folder = document_folder(record.id)
+        write = paddlex.writer(
+            reading.spool, restructured, lambda path: self._links.of(f"{folder}/{path}", paddlex.address), reading.kind
+        )
+        with tempfile.TemporaryFile() as file:
+            await asyncio.to_thread(write, file)
+            file.seek(0)
+            await self._ledger.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
 
     async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
         record.state, record.ended = state, _now()

@@ -13,7 +13,7 @@ from serve_app.figure_paths import own_path, with_own_paths
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.overlay import OVERLAYS, PICTURES
 from serve_app.paddlex.pages import as_paddlex_page, ocr_result, page_of
-from serve_app.paddlex.requests import LayoutParsingRequest, LinesRequest, RestructureRequest
+from serve_app.paddlex.requests import LayoutParsingFields, LinesFields, RestructureRequest
 from serve_app.page_spool import PageSpool
 
 Picture = Callable[[str], str]
@@ -26,73 +26,72 @@ def inline_picture(spool: PageSpool, path: str) -> str:
     return base64.b64encode(spool.figure(path) or b"").decode()
 
 
-def write_layout_parsing(
-    asked: LayoutParsingRequest,
+def layout_parsing_results(
+    asked: LayoutParsingFields,
     spool: PageSpool,
     restructured: Sequence[PaddlexPage] | None,
-    *,
     picture: Picture,
-    kind: str,
-    log_id: str,
-    to: BinaryIO,
-) -> None:
-    """The answer of /layout-parsing. `kind` is what the file is, by `sniff`.
+) -> Iterator[dict[str, Any]]:
+    """`layoutParsingResults`, a page at a time.
 
     `restructured`: the pages that were read, in order, where they were made of one piece.
     """
     pieces = iter(restructured) if restructured is not None else None
-    sizes: list[dict[str, int]] = []
-
-    def results() -> Iterator[dict[str, Any]]:
-        for page in _pages(spool):
-            sizes.append({"width": page.width, "height": page.height})
-            if page.error is not None:
-                # Pages are found by their place, so there is one for it.
-                yield _failed(page, {"markdown": {"text": "", "images": {}}})
-                continue
-            paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
-            paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
-            figures = {own_path(path, page.number): path for path in paths}
-            images = {name: picture(path) for name, path in figures.items()}
-            result: dict[str, Any] = {
-                "prunedResult": paddlex.pruned_result,
-                "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
-            }
-            if asked.visualize:
-                overlay = f"{OVERLAYS}page-{page.number}.jpg"
-                if overlay in spool.figures_of(page.number):
-                    result["outputImages"] = {"layout_det_res": picture(overlay)}
-                input_image = f"{PICTURES}page-{page.number}.jpg"
-                if input_image in spool.figures_of(page.number):
-                    result["inputImage"] = picture(input_image)
-            if asked.output_formats:
-                named = with_own_paths(page, paths)
-                result["exports"] = _docx(named, {name: spool.figure(path) or b"" for name, path in figures.items()})
-            yield result
-
-    _write_envelope("layoutParsingResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
+    for page in _pages(spool):
+        if page.error is not None:
+            # Pages are found by their place, so there is one for it.
+            yield _failed(page, {"markdown": {"text": "", "images": {}}})
+            continue
+        paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
+        paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
+        figures = {own_path(path, page.number): path for path in paths}
+        images = {name: picture(path) for name, path in figures.items()}
+        result: dict[str, Any] = {
+            "prunedResult": paddlex.pruned_result,
+            "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
+        }
+        if asked.visualize:
+            overlay = f"{OVERLAYS}page-{page.number}.jpg"
+            if overlay in spool.figures_of(page.number):
+                result["outputImages"] = {"layout_det_res": picture(overlay)}
+            input_image = f"{PICTURES}page-{page.number}.jpg"
+            if input_image in spool.figures_of(page.number):
+                result["inputImage"] = picture(input_image)
+        if asked.output_formats:
+            named = with_own_paths(page, paths)
+            result["exports"] = _docx(named, {name: spool.figure(path) or b"" for name, path in figures.items()})
+        yield result
 
 
-def write_ocr(asked: LinesRequest, spool: PageSpool, *, picture: Picture, kind: str, log_id: str, to: BinaryIO) -> None:
-    """The answer of PaddleX's /ocr."""
+def ocr_results(asked: LinesFields, spool: PageSpool, picture: Picture) -> Iterator[dict[str, Any]]:
+    """`ocrResults`, a page at a time."""
     words = bool(asked.return_word_box)
-    sizes: list[dict[str, int]] = []
+    for page in _pages(spool):
+        pruned = ocr_result(page, return_word_box=words, least_score=asked.text_rec_score_thresh or 0.0)
+        result: dict[str, Any] = {"prunedResult": pruned}
+        if page.error is not None:
+            result = _failed(page, {}) | {"prunedResult": pruned}
+        elif asked.visualize:
+            for name, folder in (("ocrImage", OVERLAYS), ("inputImage", PICTURES)):
+                path = f"{folder}page-{page.number}.jpg"
+                if path in spool.figures_of(page.number):
+                    result[name] = picture(path)
+        yield result
 
-    def results() -> Iterator[dict[str, Any]]:
-        for page in _pages(spool):
-            sizes.append({"width": page.width, "height": page.height})
-            pruned = ocr_result(page, return_word_box=words, least_score=asked.text_rec_score_thresh or 0.0)
-            result: dict[str, Any] = {"prunedResult": pruned}
-            if page.error is not None:
-                result = _failed(page, {}) | {"prunedResult": pruned}
-            elif asked.visualize:
-                for name, folder in (("ocrImage", OVERLAYS), ("inputImage", PICTURES)):
-                    path = f"{folder}page-{page.number}.jpg"
-                    if path in spool.figures_of(page.number):
-                        result[name] = picture(path)
-            yield result
 
-    _write_envelope("ocrResults", results(), log_id, lambda: {"dataInfo": _data_info(sizes, kind)}, to)
+def write_pages(
+    name: str, results: Iterator[dict[str, Any]], spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO
+) -> None:
+    """The answer of /layout-parsing or /ocr: `results` as `name`. `kind` is what the file is, by `sniff`."""
+    _write_envelope(name, results, log_id, lambda: {"dataInfo": data_info(spool, kind)}, to)
+
+
+def write_lines(name: str, results: Iterator[dict[str, Any]], spool: PageSpool, *, kind: str, to: BinaryIO) -> None:
+    """The result of a job: a line of JSON for each page; the first one has what is said of the document."""
+    more: dict[str, Any] = {"dataInfo": data_info(spool, kind)}
+    for result in results:
+        to.write(_json({"result": {name: [result], **more}}) + b"\n")
+        more = {}
 
 
 def write_restructured(
@@ -117,7 +116,7 @@ def write_restructured(
     _write_envelope("layoutParsingResults", results(), log_id, dict, to)
 
 
-def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingRequest) -> PaddlexPage:
+def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingFields) -> PaddlexPage:
     """A page that was read, in PaddleX's form, with figures by their own names."""
     paddlex = spool.paddlex(page.number)
     if paddlex is None:
@@ -126,7 +125,7 @@ def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingRequest) -> P
     return paddlex
 
 
-def pages_read(spool: PageSpool, asked: LayoutParsingRequest) -> list[PaddlexPage]:
+def pages_read(spool: PageSpool, asked: LayoutParsingFields) -> list[PaddlexPage]:
     """All pages that did not fail, in PaddleX's form."""
     return [paddlex_page(page, spool, asked) for page in _pages(spool) if page.error is None]
 
@@ -140,7 +139,8 @@ def _failed(page: Page, also: dict[str, Any]) -> dict[str, Any]:
     return {"prunedResult": _FAILED, **also, "error": {"code": page.error.code, "message": page.error.message}}
 
 
-def _data_info(sizes: Sequence[dict[str, int]], kind: str) -> dict[str, Any]:
+def data_info(spool: PageSpool, kind: str) -> dict[str, Any]:
+    sizes = [{"width": page.width, "height": page.height} for page in spool.pages()]
     if kind == "PDF" or (kind == "TIFF" and len(sizes) > 1):
         return {"numPages": len(sizes), "pages": sizes, "type": kind.lower()}
     return {**sizes[0], "type": "image"}

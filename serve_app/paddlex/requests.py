@@ -27,6 +27,9 @@ class _FileRequest(_Request):
     file_type: Literal[0, 1] | None = Field(
         None, description="0 for a PDF, 1 for an image; what the document is, its bytes say"
     )
+
+
+class _Visualized(_Request):
     visualize: bool | None = Field(None, description="Pictures of the page, and of what was found on it; default: none")
 
 
@@ -41,8 +44,8 @@ class _Written(BaseModel):
     relevel_titles: bool = Field(True, description="Set the levels of titles by the whole document")
 
 
-class LayoutParsingRequest(_Written, ParsingOptions, _FileRequest):
-    """Body of POST /layout-parsing."""
+class LayoutParsingFields(_Written, ParsingOptions, _Visualized):
+    """What /layout-parsing may be asked for, wherever the document comes from."""
 
     model_config = _Request.model_config
 
@@ -53,8 +56,12 @@ class LayoutParsingRequest(_Written, ParsingOptions, _FileRequest):
         return ParsingOptions(**{name: getattr(self, name) for name in ParsingOptions.model_fields})
 
 
-class LinesRequest(_FileRequest):
-    """Body of POST /ocr, where it has a `file`."""
+class LayoutParsingRequest(LayoutParsingFields, _FileRequest):
+    """Body of POST /layout-parsing."""
+
+
+class LinesFields(_Visualized):
+    """What PaddleX's /ocr may be asked for."""
 
     use_doc_orientation_classify: bool | None = Field(None, description="Turn the page upright first")
     use_doc_unwarping: bool | None = Field(None, description="Flatten a page that was photographed curved")
@@ -68,6 +75,16 @@ class LinesRequest(_FileRequest):
     text_det_box_thresh: float | None = Field(None, ge=0, le=1, description="Accepted: of PP-OCR's text detection")
     text_det_unclip_ratio: float | None = Field(None, gt=0, description="Accepted: of PP-OCR's text detection")
     text_rec_score_thresh: float | None = Field(None, ge=0, le=1, description="Lines of a lower score are left out")
+
+    @property
+    def parsing(self) -> ParsingOptions:
+        return ParsingOptions(
+            use_doc_orientation_classify=self.use_doc_orientation_classify, use_doc_unwarping=self.use_doc_unwarping
+        )
+
+
+class LinesRequest(LinesFields, _FileRequest):
+    """Body of POST /ocr, where it has a `file`."""
 
 
 class RestructuredPage(BaseModel):

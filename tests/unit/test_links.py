@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from starlette.requests import Request
 
-from serve_app.ingress.links import Links
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
+from serve_app.storage.links import Links
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_links_begin_with_the_address_that_clients_see(
     }
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
     links = Links(store, Settings(public_url=public_url))
-    assert links.of("a/b.jpg", Request(scope)).startswith(begins)
+    assert links.of("a/b.jpg", links.address(Request(scope))).startswith(begins)

@@ -13,6 +13,7 @@ from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavaila
 from serve_app.ingress.answers import file_answer
 from serve_app.ingress.context import Context, context_of
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+from serve_app.paddlex.jobs import RESULT_TYPE
 from serve_app.storage import FolderStore, StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -20,6 +21,7 @@ router = APIRouter(tags=["files"])
 
 _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
+    ".jsonl": RESULT_TYPE,
     ".json": MEDIA_TYPES[OutputKind.JSON],
     ".md": MEDIA_TYPES[OutputKind.MARKDOWN],
 }

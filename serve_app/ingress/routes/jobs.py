@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 
 from serve_app.errors import InvalidField, JobGone, JobNotDone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
+from serve_app.file_content import FileContent
 from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import OcrForm, OcrRequest, read_body, submission_of
 from serve_app.ingress.choice import engine_of, options_of
@@ -78,13 +79,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             wish=wish,
             url=asked.image_url,
         )
-        if await _asked(context.jobs.waiting.remote()) >= context.settings.jobs.waiting:
-            raise QueueFull(retry_after_s=60)
-        try:
-            await context.ledger.add(record, submission.source)
-        except StoreUnavailable as error:
-            raise _store_away(context, error) from None
-    await _asked(context.jobs.wake.remote(record))
+        await submitted(context, record, submission.source)
     return JSONResponse(told(record), 202, {"Location": str(request.url_for("status", job_id=record.id))})
 
 
@@ -96,20 +91,20 @@ async def listed(
     before: Annotated[str | None, Query(description="The id of the last one that you have")] = None,
 ) -> dict[str, Any]:
     ids = [each for each in await context.ledger.of(request.state.key_name) if before is None or each < before]
-    views = await asyncio.gather(*(_view(request, context, each) for each in ids[:limit]))
+    views = await asyncio.gather(*(view_of(request, context, each) for each in ids[:limit]))
     return {"jobs": [_shown(view) for view in views], "more": len(ids) > limit}
 
 
 @router.get("/{job_id}", summary="How far a job is", name="status")
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    return _shown(await _view(request, context, job_id))
+    return _shown(await view_of(request, context, job_id))
 
 
 @router.get("/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done")
 async def page(
     job_id: str, number: int, request: Request, context: Annotated[Context, Depends(context_of)]
 ) -> dict[str, Any]:
-    await _view(request, context, job_id)
+    await view_of(request, context, job_id)
     try:
         reading, _ = await context.ledger.page(job_id, number)
     except KeyError:
@@ -125,7 +120,7 @@ async def result(
     output: OutputKind = OutputKind.JSON,
     include_images: bool = False,
 ) -> Response:
-    record = (await _view(request, context, job_id)).record
+    record = (await view_of(request, context, job_id)).record
     if output in STREAMED:
         raise InvalidField("output: a job's events are at /events.")
     if record.state not in (JobState.DONE, JobState.PARTIAL):
@@ -150,7 +145,7 @@ async def result(
 
 @router.get("/{job_id}/events", summary="Server-sent events: each change of a job until its end")
 async def events(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    view = await _view(request, context, job_id)
+    view = await view_of(request, context, job_id)
     return StreamingResponse(
         _events(view, request, context), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
@@ -158,7 +153,7 @@ async def events(job_id: str, request: Request, context: Annotated[Context, Depe
 
 @router.post("/{job_id}/cancel", summary="Stop a job's work; what it has read so far stays")
 async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    record = (await _view(request, context, job_id)).record
+    record = (await view_of(request, context, job_id)).record
     if record.state.is_active:
         record.state = JobState.CANCELLED
         await context.ledger.close(record)
@@ -169,7 +164,7 @@ async def cancel(job_id: str, request: Request, context: Annotated[Context, Depe
 
 @router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    record = (await _view(request, context, job_id)).record
+    record = (await view_of(request, context, job_id)).record
     record.state = JobState.DELETED
     await context.ledger.save(record)
     await _asked(context.jobs.end.remote(job_id, JobState.DELETED))
@@ -177,7 +172,19 @@ async def delete(job_id: str, request: Request, context: Annotated[Context, Depe
     return Response(status_code=204)
 
 
-async def _view(request: Request, context: Context, job_id: str) -> JobView:
+async def submitted(context: Context, record: JobRecord, source: FileContent | None) -> None:
+    """Keep a new job, and let it begin. Raises QueueFull, and ServiceUnavailable where it could not be kept."""
+    if await _asked(context.jobs.waiting.remote()) >= context.settings.jobs.waiting:
+        raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
+    try:
+        await context.ledger.add(record, source)
+    except StoreUnavailable as error:
+        raise _store_away(context, error) from None
+    with suppress(ServiceUnavailable):  # it is kept, and found where it lies
+        await _asked(context.jobs.wake.remote(record))
+
+
+async def view_of(request: Request, context: Context, job_id: str) -> JobView:
     """Raises NotFound for a job of somebody else's as for none, and JobGone."""
     view: JobView | None = None
     with suppress(ServiceUnavailable):  # while Jobs is being replaced, the store knows
@@ -206,7 +213,7 @@ async def _events(view: JobView | None, request: Request, context: Context) -> A
         if not view.record.state.is_active:
             return
         latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, EVENT_WAIT_S)
-        view = latest or await _view(request, context, view.record.id)
+        view = latest or await view_of(request, context, view.record.id)
 
 
 async def _asked(response: Any) -> Any:

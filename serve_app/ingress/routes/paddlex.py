@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from serve_app.document import DocumentSummary, PaddlexPage
+from serve_app.document import DocumentSummary
 from serve_app.documents import Reading, Wanted
 from serve_app.errors import InvalidField, RequestTimeout, UnsupportedMediaType
 from serve_app.ingress.answers import file_answer
@@ -24,20 +24,18 @@ from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.refusals import invalid_fields
 from serve_app.ingress.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.schema import inlined
-from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.answers import (
     Picture,
     inline_picture,
+    layout_parsing_results,
+    ocr_results,
     pages_read,
-    write_layout_parsing,
-    write_ocr,
+    write_pages,
     write_restructured,
 )
-from serve_app.paddlex.plain_restructure import restructure_pages
+from serve_app.paddlex.engines import how_of, layout_engine, one_piece, options_of
 from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
-from serve_app.paddlex.restructuring import Restructuring
-from serve_app.settings import EngineSettings, PaddleOcrVlSettings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.results import document_folder
 
@@ -63,10 +61,10 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
         held.enter_context(context.admission.place())
         body = await _json_body(request, context)
         asked = _checked(LayoutParsingRequest, body)
-        engine = _layout_engine(context)
+        engine = layout_engine(context.settings)
         wanted = Wanted(
             engine=engine.name,
-            options=_options(engine, asked.parsing, visualize=bool(asked.visualize)),
+            options=options_of(engine, asked.parsing, visualize=bool(asked.visualize)),
             key_name=request.state.key_name,
             pdf_dpi=PDF_DPI,
             restructure=asked.restructure_pages,
@@ -77,15 +75,12 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
         restructured = None
         if asked.restructure_pages:
             pages = await asyncio.to_thread(pages_read, reading.spool, asked)
-            restructured = await _restructured(context, [page.pruned_result for page in pages], _how(asked))
+            pruned = [page.pruned_result for page in pages]
+            restructured = await one_piece(context.documents.pipeline, engine, pruned, how_of(asked))
+        picture = await _picture(context, request, reading, summary)
+        results = layout_parsing_results(asked, reading.spool, restructured, picture)
         write = partial(
-            write_layout_parsing,
-            asked,
-            reading.spool,
-            restructured,
-            picture=await _picture(context, request, reading, summary),
-            kind=reading.kind,
-            log_id=_log_id(request),
+            write_pages, "layoutParsingResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request)
         )
         return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
 
@@ -102,8 +97,9 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
         asked = await asyncio.to_thread(_checked, RestructureRequest, body)
         if not asked.pages:
             raise InvalidField("pages: there are none.")
-        how = _how(asked, concatenate=asked.concatenate_pages)
-        restructured = await _restructured(context, [page.pruned_result for page in asked.pages], how)
+        pruned = [page.pruned_result for page in asked.pages]
+        how = how_of(asked, concatenate=asked.concatenate_pages)
+        restructured = await one_piece(context.documents.pipeline, layout_engine(context.settings), pruned, how)
         write = partial(write_restructured, asked, restructured, log_id=_log_id(request))
         return file_answer(await _written(write), "application/json", {})
 
@@ -118,10 +114,7 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
     _note(request, body)
     asked = _checked(LinesRequest, body)
     engine = context.settings.engines[0]
-    parsing = ParsingOptions(
-        use_doc_orientation_classify=asked.use_doc_orientation_classify, use_doc_unwarping=asked.use_doc_unwarping
-    )
-    options = _options(engine, parsing, visualize=bool(asked.visualize))
+    options = options_of(engine, asked.parsing, visualize=bool(asked.visualize))
     wanted = Wanted(
         engine=engine.name,
         options=options,
@@ -132,7 +125,8 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
     reading = held.enter_context(await _opened(context, asked.file, wanted, started))
     summary = await reading.read_all()
     picture = await _picture(context, request, reading, summary)
-    write = partial(write_ocr, asked, reading.spool, picture=picture, kind=reading.kind, log_id=_log_id(request))
+    results = ocr_results(asked, reading.spool, picture)
+    write = partial(write_pages, "ocrResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request))
     return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
 
 
@@ -165,21 +159,6 @@ def _checked(model: type[Asked], body: Body) -> Asked:
         raise invalid_fields(error, model) from None
 
 
-def _layout_engine(context: Context) -> EngineSettings:
-    """The first that knows of layout; else the first one."""
-    engines = context.settings.engines
-    return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
-
-
-def _options(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
-    """What the engine can do of what is asked for; its answer tells what that was."""
-    if not isinstance(engine, PaddleOcrVlSettings):
-        parsing = ParsingOptions()
-    elif not engine.doc_preprocessor:
-        parsing = parsing.model_copy(update={"use_doc_orientation_classify": None, "use_doc_unwarping": None})
-    return RecognitionOptions(parsing=parsing, overlay=visualize, picture=visualize)
-
-
 async def _opened(context: Context, file: str, wanted: Wanted, started: float) -> Reading:
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     async with _in_time(context):
@@ -199,10 +178,10 @@ async def _in_time(context: Context) -> AsyncIterator[None]:
 
 async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:
     """What stands for pictures: URLs where the settings say so and there is something behind them."""
-    folder = document_folder(reading.id)
+    folder, address = document_folder(reading.id), context.links.address(request)
 
     def url(path: str) -> str:
-        return context.links.of(f"{folder}/{path}", request)
+        return context.links.of(f"{folder}/{path}", address)
 
     if context.settings.paddlex_images == "urls" and summary.storage.status == "stored" and reading.spool.figure_paths:
         try:
@@ -212,23 +191,6 @@ async def _picture(context: Context, request: Request, reading: Reading, summary
         else:
             return url
     return partial(inline_picture, reading.spool)
-
-
-def _how(asked: LayoutParsingRequest | RestructureRequest, *, concatenate: bool = False) -> Restructuring:
-    return Restructuring(
-        merge_tables=asked.merge_tables,
-        relevel_titles=asked.relevel_titles,
-        concatenate=concatenate,
-        prettify_markdown=asked.prettify_markdown,
-        show_formula_number=asked.show_formula_number,
-    )
-
-
-async def _restructured(context: Context, pages: list[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
-    engine = _layout_engine(context)
-    if not isinstance(engine, PaddleOcrVlSettings):
-        return await asyncio.to_thread(restructure_pages, pages, how)
-    return await context.documents.pipeline.restructure_pages(engine.name, pages, how)
 
 
 async def _written(write: Callable[..., None]) -> BinaryIO:

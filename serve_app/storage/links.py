@@ -18,10 +18,13 @@ class Links:
         self._seconds = settings.link_s
         self._public_url = settings.public_url
 
-    def of(self, key: str, request: Request) -> str:
-        """The absolute URL of a key. It may block for a moment. Raises StoreUnavailable.
+    def address(self, request: Request) -> str:
+        """The service's own, as whoever sent the request knows it."""
+        return self._public_url or str(request.base_url)
 
-        `request` is what it is an answer to: its own address is the service's, where the settings have none.
+    def of(self, key: str, address: str) -> str:
+        """The absolute URL of a key, where this is the service's address. It may block for a moment.
+
+        Raises StoreUnavailable.
         """
-        base = self._public_url or str(request.base_url)
-        return urljoin(base.rstrip("/") + "/", self._store.link(key, self._seconds))
+        return urljoin(address.rstrip("/") + "/", self._store.link(key, self._seconds))

@@ -1,0 +1,167 @@
+"""The official job API of PaddleOCR, as its SDKs and command line speak it: POST and GET /api/v2/ocr/jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from serve_app.errors import InvalidField, RequestTimeout
+from serve_app.ingress.body import Body, read_body
+from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.fetch import parse_url
+from serve_app.ingress.refusals import invalid, invalid_fields
+from serve_app.ingress.routes.jobs import submitted, view_of
+from serve_app.jobs.deployment import JobView
+from serve_app.jobs.record import JobRecord, JobState, JobWish
+from serve_app.paddlex.engines import layout_engine, options_of
+from serve_app.paddlex.jobs import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
+from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
+from serve_app.page_ranges import parse_page_ranges
+from serve_app.storage.results import document_folder, new_document_id
+
+log = logging.getLogger("ray.serve.ingress")
+router = APIRouter(tags=["official jobs"], prefix="/api/v2/ocr/jobs")
+
+HOLD_S = 2.0
+"""How long a status call is held for a job that is about to end: clients come back after three seconds or more."""
+
+_STATES = {JobState.QUEUED: "pending", JobState.RUNNING: "running", JobState.DONE: "done", JobState.PARTIAL: "done"}
+
+
+class OfficialJob(BaseModel):
+    model_config = ConfigDict(extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    model: str = Field(description=f"One of {', '.join((*LINES_MODELS, *LAYOUT_MODELS))}")
+    optional_payload: dict[str, Any] = Field(
+        default_factory=dict, description="The fields of /layout-parsing, or of /ocr; in a form, the text of the object"
+    )
+    file_url: str | None = Field(None, description="An http or https URL of the document, unless it is sent")
+    page_ranges: str | None = Field(None, max_length=1000, description="Pages to read, such as `2,4-6`")
+    batch_id: str | None = Field(None, max_length=256, description="A name that several jobs share")
+
+
+@router.post("", summary="Submit a job, as PaddleOCR's clients do")
+async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
+    limits = context.settings.limits
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
+        try:
+            async with asyncio.timeout(limits.request_s):
+                body = await read_body(
+                    request, max_bytes=int(context.settings.jobs.body_mb * 1e6), stall_s=limits.stall_s
+                )
+        except TimeoutError:
+            raise RequestTimeout(f"The upload took longer than {limits.request_s:g} s.") from None
+        asked = _checked(body)
+        engine = layout_engine(context.settings)
+        paddlex = PaddlexJob(
+            model=asked.model,
+            payload=asked.optional_payload,
+            batch_id=asked.batch_id,
+            address=context.links.address(request),
+        )
+        fields = _fields(paddlex)
+        if paddlex.of_lines:
+            engine = context.settings.engines[0]
+        wish = JobWish(
+            engine=engine.name,
+            options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
+            pdf_dpi=PDF_DPI,
+            pages=asked.page_ranges,
+            restructure=isinstance(fields, LayoutParsingFields) and fields.restructure_pages,
+            paddlex=not paddlex.of_lines,
+        )
+        record = JobRecord(
+            id=new_document_id(), owner=request.state.key_name, wish=wish, url=asked.file_url, paddlex=paddlex
+        )
+        await submitted(context, record, body.file)
+    return _envelope({"jobId": record.id})
+
+
+@router.get("/batch/{batch_id}", summary="The jobs of a batch")
+async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
+    ids = await context.ledger.of_batch(request.state.key_name, batch_id)
+    views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in ids))
+    told = [await _told(view, request, context) for view in views]
+    return _envelope({"batchId": batch_id, "extractResult": told})
+
+
+@router.get("/{job_id}", summary="How far a job is, and where its result is")
+async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
+    view = await view_of(request, context, job_id)
+    deadline = asyncio.get_running_loop().time() + HOLD_S
+    while view.record.state.is_active and _ends_soon(view):
+        left = deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            break
+        latest: JobView | None = await context.jobs.view.remote(job_id, view.version, left)
+        view = latest or await view_of(request, context, job_id)
+    return _envelope(await _told(view, request, context))
+
+
+def _ends_soon(view: JobView) -> bool:
+    """New jobs may: nothing is known of them yet."""
+    return view.left_s is None or view.left_s <= HOLD_S
+
+
+def _checked(body: Body) -> OfficialJob:
+    fields = dict(body.fields)
+    payload = fields.get("optionalPayload")
+    if isinstance(payload, str):
+        try:
+            fields["optionalPayload"] = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise invalid("optionalPayload", "is not a JSON object") from None
+    try:
+        asked = OfficialJob.model_validate(fields)
+    except ValidationError as error:
+        raise invalid_fields(error, OfficialJob) from None
+    if asked.model not in (*LINES_MODELS, *LAYOUT_MODELS):
+        raise invalid("model", f"is none of {', '.join((*LINES_MODELS, *LAYOUT_MODELS))}")
+    if (asked.file_url is None) == (body.file is None):
+        raise InvalidField("Send the document as one of: file, fileUrl.")
+    if asked.file_url is not None:
+        parse_url(asked.file_url)
+    if asked.page_ranges is not None:
+        try:
+            parse_page_ranges(asked.page_ranges)
+        except ValueError as error:
+            raise invalid("pageRanges", str(error)) from None
+    return asked
+
+
+def _fields(paddlex: PaddlexJob) -> LayoutParsingFields | LinesFields:
+    kind: type[LayoutParsingFields | LinesFields] = LinesFields if paddlex.of_lines else LayoutParsingFields
+    try:
+        return kind.model_validate(paddlex.payload)
+    except ValidationError as error:
+        raise invalid_fields(error, kind) from None
+
+
+async def _told(view: JobView, request: Request, context: Context) -> dict[str, Any]:
+    record = view.record
+    told: dict[str, Any] = {"jobId": record.id, "state": _STATES.get(record.state, "failed")}
+    if record.total is not None:
+        progress: dict[str, Any] = {"totalPages": record.total, "extractedPages": record.done}
+        for name, at in (("startTime", record.started), ("endTime", record.ended)):
+            if at is not None:
+                progress[name] = at.isoformat()
+        told["extractProgress"] = progress
+    if told["state"] == "done":
+        address = context.links.address(request)
+        key = f"{document_folder(record.id)}/{RESULT}"
+        told["resultUrl"] = {"jsonUrl": await asyncio.to_thread(context.links.of, key, address)}
+    if told["state"] == "failed":
+        told["errorMsg"] = record.error.message if record.error is not None else f"The job was {record.state}."
+    return told
+
+
+def _envelope(data: dict[str, Any]) -> dict[str, Any]:
+    return {"code": 0, "msg": "Success", "data": data}

@@ -1,0 +1,49 @@
+"""What of a request in PaddleX's form the configured engines can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.document import PaddlexPage
+from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.paddlex.plain_restructure import restructure_pages
+from serve_app.paddlex.requests import LayoutParsingFields, RestructureRequest
+from serve_app.paddlex.restructuring import Restructuring
+from serve_app.pipeline import Pipeline
+from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
+
+
+def layout_engine(settings: Settings) -> EngineSettings:
+    """The first that knows of layout; else the first one."""
+    engines = settings.engines
+    return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
+
+
+def options_of(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
+    """What the engine can do of what is asked for; its answer tells what that was."""
+    if not isinstance(engine, PaddleOcrVlSettings):
+        parsing = ParsingOptions()
+    elif not engine.doc_preprocessor:
+        parsing = parsing.model_copy(update={"use_doc_orientation_classify": None, "use_doc_unwarping": None})
+    return RecognitionOptions(parsing=parsing, overlay=visualize, picture=visualize)
+
+
+def how_of(asked: LayoutParsingFields | RestructureRequest, *, concatenate: bool = False) -> Restructuring:
+    return Restructuring(
+        merge_tables=asked.merge_tables,
+        relevel_titles=asked.relevel_titles,
+        concatenate=concatenate,
+        prettify_markdown=asked.prettify_markdown,
+        show_formula_number=asked.show_formula_number,
+    )
+
+
+async def one_piece(
+    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[dict[str, Any]], how: Restructuring
+) -> list[PaddlexPage]:
+    """Pages as /layout-parsing gives them, made one document by the engine, if it can. Raises ServiceError."""
+    if not isinstance(engine, PaddleOcrVlSettings):
+        return await asyncio.to_thread(restructure_pages, pages, how)
+    return await pipeline.restructure_pages(engine.name, pages, how)

@@ -1,0 +1,172 @@
+"""Jobs end as they were promised to, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.support.pdfs import pages_pdf
+from tests.support.service import Service
+from tests.support.swift import free_port
+
+ROOT = Path(__file__).parents[2]
+PAGES = 60
+END_S = 90
+
+
+def book(pages: int = PAGES) -> bytes:
+    return pages_pdf([b""] * pages, size=(200, 200))
+
+
+def submit(client: httpx.Client, file: bytes, **fields: str) -> str:
+    answer = client.post("/jobs", files={"file": ("book.pdf", file)}, data=fields)
+    assert answer.status_code == 202, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def job_of(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    answer = client.get(f"/jobs/{job_id}")
+    assert answer.status_code == 200, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def wait_until_done(client: httpx.Client, job_id: str, pages: int) -> dict[str, Any]:
+    """Until so many pages are done, or the job is at its end."""
+    deadline = time.monotonic() + END_S
+    while True:
+        job = job_of(client, job_id)
+        if job["progress"]["done"] >= pages or job["ended"]:
+            return job
+        assert time.monotonic() < deadline, job
+        time.sleep(0.1)
+
+
+def wait_for_end(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + END_S
+    while not (job := job_of(client, job_id))["ended"]:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.2)
+    return job
+
+
+def assert_whole(client: httpx.Client, job: dict[str, Any], pages: int = PAGES) -> None:
+    assert (job["state"], job["progress"]) == ("done", {"done": pages, "failed": 0, "total": pages}), job
+    document = client.get(f"/jobs/{job['id']}/result").json()
+    assert [page["number"] for page in document["pages"]] == list(range(1, pages + 1))
+    assert all(page["text"] == "Привет" and page["error"] is None for page in document["pages"])
+
+
+def written(folder: Path) -> dict[str, int]:
+    """When each page was stored."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("pages/*.json")}
+
+
+@pytest.fixture
+def config(short_tmp_path: Path) -> Path:
+    application = {
+        "name": "ocr",
+        "route_prefix": "/",
+        "import_path": "serve_app.app:build",
+        "args": {
+            "engines": [{"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"}],
+            "store": {"kind": "folder", "path": str(short_tmp_path / "output")},
+            "temp_dir": str(short_tmp_path / "temp"),
+        },
+    }
+    path = short_tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "applications": [application]}))
+    return path
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """`python -m serve_app serve`, ready."""
+    port = free_port()
+    home = config.parent
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_"))}
+    log = home / f"{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve_app", "serve", str(config), "--port", str(port)],
+            cwd=ROOT,
+            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), "OCR_API_KEYS": "me=key"},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + END_S
+        while "Ctrl-C stops it." not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": "key"}, timeout=30) as client:
+            yield client, process
+    finally:
+        kill_all(process)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """With -9, and all that it has started."""
+    if process.poll() is not None:
+        return
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for child in family:
+        if child.is_running():
+            child.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def test_a_job_goes_on_where_it_was_after_everything_was_killed(config: Path) -> None:
+    output = config.parent / "output"
+    with serving(config) as (client, process):
+        job_id = submit(client, book())
+        waiting = submit(client, book(3))
+        before = wait_until_done(client, job_id, 20)
+        kill_all(process)
+    assert 20 <= before["progress"]["done"] < PAGES
+    stored = written(output)
+    assert len(stored) >= 20, "what counts as done is stored"
+    with serving(config) as (client, _):
+        assert_whole(client, wait_for_end(client, job_id))
+        assert_whole(client, wait_for_end(client, waiting), 3)
+        logged = list((config.parent / "ray").rglob("serve/*Jobs*.log")) + list(config.parent.rglob("serve/*Jobs*.log"))
+        text = "".join(path.read_text() for path in set(logged))
+    after = written(output)
+    assert {name: at for name, at in after.items() if name in stored} == stored, "no page is stored a second time"
+    pages = re.findall(rf"job {job_id}: page (\d+) is done", text)
+    assert sorted(map(int, pages)) == list(range(1, PAGES + 1)), "and none is recognized again"
+
+
+def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..., Service], tmp_path: Path) -> None:
+    engine = {"name": "dummy", "replicas": 2, "page_s": 0.3, "max_batch": 1, "text": "Привет"}
+    service = deployed({"engines": [engine]})
+    service.wait_until_engines_are_ready()
+    with service.client() as client:
+        job_id = submit(client, book())
+        wait_until_done(client, job_id, 5)
+        first = written(tmp_path / "output")
+        for number in range(4):
+            victims = service.replicas("Jobs" if number == 1 else "Recognizer-dummy")
+            for victim in victims[:1]:
+                victim.send_signal(signal.SIGKILL)
+            time.sleep(1.5)
+        assert_whole(client, wait_for_end(client, job_id))
+    after = written(tmp_path / "output")
+    assert {name: at for name, at in after.items() if name in first} == first
