@@ -123,10 +123,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class PaddlexPage:
-    """A page in PaddleX's own form: `prunedResult` of /layout-parsing, and its Markdown to the last blank."""
+    """A page in PaddleX's own form: `prunedResult` of /layout-parsing, and its Markdown to the last blank.
+
+    `raw`: of each block its content before it was formatted, and the path of its picture; empty where that is not known.
+    """
 
     pruned_result: dict[str, Any]
     markdown: str
+    raw: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True)

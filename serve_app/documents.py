@@ -40,7 +40,7 @@ from serve_app.figure_paths import with_own_figures
 from serve_app.file_content import FileContent
 from serve_app.options import RecognitionOptions
 from serve_app.outputs.kinds import OutputKind
-from serve_app.outputs.rendering import Renderer
+from serve_app.outputs.rendering import Renderer, Writers
 from serve_app.page_ranges import selected_pages
 from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
@@ -53,6 +53,8 @@ log = logging.getLogger("ray.serve.ingress")
 
 PAGED = ("PDF", "TIFF")
 """Kinds of file that may hold several pages, or none; the others need not be opened to know."""
+
+CHOOSE_PAGES = " Choose some with 'pages'."
 
 WRITERS_AT_ONCE = 2
 """PDFs and DOCX files that are written at a time: each has a process, and perhaps a gigabyte."""
@@ -98,7 +100,7 @@ class Documents:
         self.pipeline = pipeline
         self.results = results
         self.limits = limits
-        self.writer_places = asyncio.Semaphore(WRITERS_AT_ONCE)
+        self.writers = Writers(WRITERS_AT_ONCE, limits)
         self.fetch = fetch
         self._share = share
 
@@ -137,7 +139,7 @@ class Documents:
                 raise InvalidField(f"pages: {error}", fields=(FieldError("pages", str(error)),)) from None
         most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
         if len(numbers) > most:
-            raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}. Choose some with 'pages'.")
+            raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}.{CHOOSE_PAGES}")
         return numbers
 
 
@@ -169,8 +171,7 @@ class Reading:
             self._source,  # not a method: they would hold each other, and the file, until the garbage is collected
             self.spool,
             password=wanted.password,
-            places=documents.writer_places,
-            limits=documents.limits,
+            writers=documents.writers,
         )
         self._documents = documents
         self._file = file

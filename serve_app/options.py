@@ -43,7 +43,7 @@ class VlmExtraArgs(BaseModel):
     @model_validator(mode="after")
     def _ordered(self) -> VlmExtraArgs:
         for kind in ("ocr", "table", "chart", "formula", "seal"):
-            _check_pixels(getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels"))
+            check_pixels(getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels"))
         return self
 
 
@@ -96,11 +96,12 @@ class ParsingOptions(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> ParsingOptions:
-        _check_pixels(self.min_pixels, self.max_pixels)
+        check_pixels(self.min_pixels, self.max_pixels)
         return self
 
 
-def _check_pixels(least: int | None, most: int | None) -> None:
+def check_pixels(least: int | None, most: int | None) -> None:
+    """Raises ValueError."""
     if least is not None and most is not None and least > most:
         raise ValueError("minPixels is more than maxPixels")
 

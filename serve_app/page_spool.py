@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from serve_app.document import Figure, PaddlexPage, Page
 from serve_app.structure import Structure
@@ -49,7 +49,7 @@ class PageSpool:
 
     def add(self, page: Page, figures: tuple[Figure, ...] = (), paddlex: PaddlexPage | None = None) -> None:
         if paddlex is not None:
-            written = json.dumps([paddlex.pruned_result, paddlex.markdown], separators=(",", ":"))
+            written = json.dumps(astuple(paddlex), separators=(",", ":"))
             self._paddlex[page.number] = self._write(written.encode())
         for figure in figures:
             self._figures[figure.path] = self._write(figure.jpeg)
@@ -103,7 +103,10 @@ class PageSpool:
     def paddlex(self, number: int) -> PaddlexPage | None:
         """The page in PaddleX's form, where it was added in it."""
         place = self._paddlex.get(number)
-        return None if place is None else PaddlexPage(*json.loads(self._read(*place)))
+        if place is None:
+            return None
+        pruned_result, markdown, raw = json.loads(self._read(*place))
+        return PaddlexPage(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
 
     def figures_of(self, number: int) -> list[str]:
         """Paths of the figures of one page."""

@@ -158,7 +158,7 @@ class Pipeline:
         return Structure(await self._asked(ask, "the structure of a document lost its recognizer"))
 
     async def restructure_pages(
-        self, engine: str, pages: Sequence[dict[str, Any]], how: Restructuring
+        self, engine: str, pages: Sequence[PaddlexPage], how: Restructuring
     ) -> list[PaddlexPage]:
         """Pages in PaddleX's form, made of one piece. Raises ServiceError."""
 

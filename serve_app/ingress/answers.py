@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve_app.document import DocumentSummary
 from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
@@ -23,8 +25,10 @@ _FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
 """What browsers shall save, with a name that says what it is."""
 
 
-def document_answer(file: BinaryIO, kind: OutputKind, summary: DocumentSummary, *, failed: int) -> Response:
-    """A rendered output as the answer; the file is closed by then, or when the last of it was sent.
+def document_answer(
+    file: BinaryIO, kind: OutputKind, summary: DocumentSummary, held: ExitStack, *, failed: int
+) -> Response:
+    """A rendered output as the answer; `held` as in `file_answer`.
 
     `failed`: how many pages have an error, which not every form can tell.
     """
@@ -41,21 +45,35 @@ def document_answer(file: BinaryIO, kind: OutputKind, summary: DocumentSummary, 
         headers["Content-Security-Policy"] = (
             "sandbox"  # beside the page's own policy, should it ever be shown from here
         )
-    return file_answer(file, MEDIA_TYPES[kind], headers)
+    return file_answer(file, MEDIA_TYPES[kind], headers, held)
 
 
-def file_answer(file: BinaryIO, media_type: str, headers: dict[str, str]) -> Response:
-    """A file as the answer; it is closed by then, or when the last of it was sent."""
+def file_answer(file: BinaryIO, media_type: str, headers: dict[str, str], held: ExitStack) -> Response:
+    """A file as the answer; it is closed by then, or when the last of it was sent.
+
+    So is `held` taken over where that takes a while: whoever reads slowly has a place until then.
+    """
     size = file.seek(0, 2)
     file.seek(0)
     if size <= WHOLE_BYTES:
         with file:
             return Response(file.read(), headers=headers, media_type=media_type)
-    return StreamingResponse(_chunks(file), headers={**headers, "Content-Length": str(size)}, media_type=media_type)
+    headers = {**headers, "Content-Length": str(size)}
+    return _FileStream(file, held.pop_all(), headers=headers, media_type=media_type)
+
+
+class _FileStream(StreamingResponse):
+    def __init__(self, file: BinaryIO, held: ExitStack, *, headers: dict[str, str], media_type: str) -> None:
+        super().__init__(_chunks(file), headers=headers, media_type=media_type)
+        self._file = file
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held, self._file:
+            await super().__call__(scope, receive, send)
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    with file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk
-            await asyncio.sleep(CHUNK_BYTES / BYTES_PER_SECOND)
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
+        await asyncio.sleep(CHUNK_BYTES / BYTES_PER_SECOND)

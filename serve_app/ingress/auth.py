@@ -9,7 +9,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import Unauthorized
 from serve_app.ingress.keys import KeyRing
-from serve_app.ingress.request_scope import path_of
 
 # Existing clients send each of these: `Bearer X`, `token X` and `X-API-Key: X`.
 _SCHEMES = ("bearer", "token")
@@ -21,8 +20,8 @@ class Authentication:
     There is none where the path is open and no key was sent; a wrong one is wrong there too.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, is_open: Callable[[str], bool]) -> None:
-        """`is_open` tells of a path whether it is served without a key."""
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, is_open: Callable[[Scope], bool]) -> None:
+        """`is_open` tells of a request whether it is served without a key."""
         self._app = app
         self._keys = keys
         self._is_open = is_open
@@ -31,7 +30,7 @@ class Authentication:
         if scope["type"] == "http":
             presented = _presented_key(Headers(scope=scope))
             name = self._keys.name_of(presented) if presented else None
-            if name is None and (presented or not self._is_open(path_of(scope))):
+            if name is None and (presented or not self._is_open(scope)):
                 raise Unauthorized
             scope.setdefault("state", {})["key_name"] = name
         await self._app(scope, receive, send)

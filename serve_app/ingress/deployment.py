@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.types import Scope
 
 from serve_app import __version__
 from serve_app.admission import Admission
@@ -22,7 +23,7 @@ from serve_app.ingress.documentation import DocumentationPolicy, documented_app,
 from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.request_id import RequestId
-from serve_app.ingress.request_scope import PADDLEX_PATHS, SHARED_PATH, SIGNED_PATHS
+from serve_app.ingress.request_scope import SIGNED_PATHS, may_be_paddlex, path_of
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Secrets, Settings
@@ -95,8 +96,9 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.include_router(official_jobs.router)
     error_responses.install(app)
 
-    def is_open(path: str) -> bool:
-        if "paddlex" in context.settings.open_surfaces and path in (*PADDLEX_PATHS, SHARED_PATH):
+    def is_open(scope: Scope) -> bool:
+        path = path_of(scope)
+        if "paddlex" in context.settings.open_surfaces and may_be_paddlex(scope):
             return True
         if path.startswith(SIGNED_PATHS):
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 PADDLEX_PATHS = ("/layout-parsing", "/restructure-pages")
@@ -25,6 +26,14 @@ def path_of(scope: Scope) -> str:
     """The path below the application's route prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def may_be_paddlex(scope: Scope) -> bool:
+    """Whether a request may be one of PaddleX's clients', by its headers: on the path that is shared, they send JSON."""
+    path = path_of(scope)
+    return path in PADDLEX_PATHS or (
+        path == SHARED_PATH and "json" in Headers(scope=scope).get("content-type", "").partition(";")[0].lower()
+    )
 
 
 def is_paddlex(scope: Scope) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import datetime
 from typing import BinaryIO
 
@@ -90,7 +90,7 @@ class Ledger:
         kept = {
             "page": reading.page.model_dump(mode="json"),
             "figures": [figure.path for figure in reading.figures],
-            "paddlex": None if reading.paddlex is None else [reading.paddlex.pruned_result, reading.paddlex.markdown],
+            "paddlex": None if reading.paddlex is None else astuple(reading.paddlex),
             "engine": engine.model_dump(),
         }
         await self._store.put(_page_key(job_id, reading.page.number), json.dumps(kept).encode(), JSON)
@@ -104,7 +104,10 @@ class Ledger:
         kept = json.loads(await self._store.get(_page_key(job_id, number)))
         folder = document_folder(job_id)
         figures = tuple([Figure(path, await self._store.get(f"{folder}/{path}")) for path in kept["figures"]])
-        paddlex = None if kept["paddlex"] is None else PaddlexPage(*kept["paddlex"])
+        paddlex = None
+        if kept["paddlex"] is not None:
+            pruned_result, markdown, raw = kept["paddlex"]
+            paddlex = PaddlexPage(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
         page = Page.model_validate(kept["page"])
         return PageReading(page, figures, paddlex), EngineInfo.model_validate(kept["engine"])
 

@@ -26,7 +26,8 @@ from serve_app.file_content import FileContent, mapped
 from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.paddlex.answers import pages_read
-from serve_app.paddlex.engines import how_of, layout_engine, one_piece
+from serve_app.paddlex.engines import how_of, is_preprocessed, layout_engine, one_piece
+from serve_app.paddlex.exports import exports_of_spool
 from serve_app.paddlex.jobs import RESULT, RESULT_TYPE, PaddlexJob
 from serve_app.page_ranges import parse_page_ranges
 from serve_app.settings import Settings
@@ -182,14 +183,24 @@ class Runner:
         restructured = None
         if not paddlex.of_lines and paddlex.layout.restructure_pages:
             pages = await asyncio.to_thread(pages_read, reading.spool, paddlex.layout)
-            engine = layout_engine(self._settings)
-            pruned = [page.pruned_result for page in pages]
-            restructured = await one_piece(self._documents.pipeline, engine, pruned, how_of(paddlex.layout))
+            engine, how = layout_engine(self._settings), how_of(paddlex.layout)
+            limit_s = self._settings.limits.page_s
+            try:
+                restructured = await one_piece(self._documents.pipeline, engine, pages, how, limit_s=limit_s)
+            except ServiceError as error:  # what was read is worth more than that
+                log.warning("job %s: pages are not made one piece: %s", record.id, error.message)
+        formats = None if paddlex.of_lines else paddlex.layout.output_formats
+        exports = await exports_of_spool(self._documents.writers, reading.spool, restructured, formats)
         folder = document_folder(record.id)
-        write = paddlex.writer(
-            reading.spool, restructured, lambda path: self._links.of(f"{folder}/{path}", paddlex.address), reading.kind
-        )
-        with tempfile.TemporaryFile() as file:
+        with exports, tempfile.TemporaryFile() as file:
+            write = paddlex.writer(
+                reading.spool,
+                restructured,
+                lambda path: self._links.of(f"{folder}/{path}", paddlex.address),
+                exports,
+                kind=reading.kind,
+                preprocessed=is_preprocessed(record.wish.options),
+            )
             await asyncio.to_thread(write, file)
             file.seek(0)
             await self._ledger.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)

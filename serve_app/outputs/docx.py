@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import logging
 import tempfile
 from collections.abc import Callable, Iterable
 from typing import IO, BinaryIO, cast
@@ -16,7 +17,6 @@ import docx
 from docx.document import Document
 from docx.enum.section import WD_ORIENT
 from docx.enum.style import WD_STYLE_TYPE
-from docx.image.exceptions import InvalidImageStreamError, UnexpectedEndOfFileError, UnrecognizedImageError
 from docx.image.image import Image
 from docx.opc.constants import RELATIONSHIP_TYPE
 from docx.opc.packuri import PackURI
@@ -34,6 +34,8 @@ from docx.text.paragraph import Paragraph
 from serve_app.document import Block, Page
 from serve_app.outputs.tables import Slot, table_grid, table_html, table_pictures, table_rows
 from serve_app.outputs.text import CAPTIONS, MARGINALS, MAX_HEADING_LEVEL, heading_level, is_formula, xml_text
+
+log = logging.getLogger("ray.serve.ingress")
 
 FONT = "Arial"  # has Cyrillic, Greek, Hebrew and Arabic, and every office suite has it or one of its measures
 MONOSPACED_FONT = "Courier New"
@@ -172,11 +174,12 @@ class _Writer:
     def _picture(self, jpeg: bytes | None, page: Page) -> None:
         try:
             image = Image.from_blob(jpeg or b"")
-        except (UnrecognizedImageError, InvalidImageStreamError, UnexpectedEndOfFileError):
+            width, height = (side / page.dpi for side in (image.px_width, image.px_height))  # inches
+            scale = min(1.0, self._width.inches / width, self._height.inches / height)
+        except Exception as error:  # the picture may be anybody's, and what its header says makes python-docx raise
+            log.warning("a picture of page %d is not in the DOCX: %s", page.number, type(error).__name__)
             self._paragraph("A picture of this page is missing.", "note")
             return
-        width, height = (side / page.dpi for side in (image.px_width, image.px_height))  # inches
-        scale = min(1.0, self._width.inches / width, self._height.inches / height)
         self._picture_count += 1
         part = _SpooledPart(self._picture_count, image, self._pictures)
         inline = CT_Inline.new_pic_inline(

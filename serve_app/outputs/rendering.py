@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import BinaryIO, cast
 
@@ -25,6 +25,28 @@ PAGE_S = 2.0
 """What a page may add to the time that a process of its own takes to write a file."""
 
 
+class Writers:
+    """Places for processes that write a file: each may have a gigabyte."""
+
+    def __init__(self, most: int, limits: Limits) -> None:
+        """At most so many at a time."""
+        self._places = asyncio.Semaphore(most)
+        self._limits = limits
+
+    @asynccontextmanager
+    async def place(self, pages: int) -> AsyncIterator[float]:
+        """One of them, and how long writing so many pages may take, in seconds. Raises QueueFull."""
+        try:
+            async with asyncio.timeout(self._limits.request_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
+        try:
+            yield self._limits.decode_s + PAGE_S * pages
+        finally:
+            self._places.release()
+
+
 class Renderer:
     """Makes files of the pages in `spool`, and of `source`, the document's own file, where the form asks for it."""
 
@@ -34,15 +56,12 @@ class Renderer:
         spool: PageSpool,
         *,
         password: str | None,
-        places: asyncio.Semaphore,
-        limits: Limits,
+        writers: Writers,
     ) -> None:
-        """`places` are for processes that write a file; `limits` holds how long one may take, or wait for its place."""
         self._source = source
         self._spool = spool
         self._password = password
-        self._places = places
-        self._limits = limits
+        self._writers = writers
 
     async def rendered(self, kind: OutputKind, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
         """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
@@ -67,19 +86,11 @@ class Renderer:
         return file
 
     async def _apart(self, kind: OutputKind, summary: DocumentSummary) -> BinaryIO:
-        try:
-            async with asyncio.timeout(self._limits.request_s):
-                await self._places.acquire()
-        except TimeoutError:
-            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
-        try:
-            timeout_s = self._limits.decode_s + PAGE_S * len(self._spool)
+        async with self._writers.place(len(self._spool)) as timeout_s:
             if kind is OutputKind.DOCX:
                 return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
             source = await self._source()
             return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)
-        finally:
-            self._places.release()
 
     async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:
         with ExitStack() as opened:

@@ -8,18 +8,21 @@ or exits with REFUSED and the error's code and message, as JSON, on stdout.
     KIND  SOURCE                            settings
     pdf   the document's own file           {"password"}
     docx  its pictures, one behind another  {"title", "pictures": {path: [start, size]}}
+    pages the same                          {"pictures"}; a ZIP with a DOCX for each page, `page-N.docx`
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
@@ -43,6 +46,7 @@ from serve_app.temp_dir import is_no_room, no_room
 log = logging.getLogger("ray.serve.ingress")
 
 REFUSED = 3
+_FORMS = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
 NICE = 10  # a long file is written behind the rest of the service
 MEMORY_BYTES = 4 * 2**30
 """Address space of the process; an A4 page at 200 dpi that is kept without loss takes 12 MB of it."""
@@ -63,15 +67,32 @@ async def searchable_pdf(
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
     """The DOCX as a file, at its beginning, for the caller to close. Raises TooLarge, DocumentTimeout and ServiceUnavailable."""
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
-        places = {}
-        for path in spool.figure_paths:
-            start = pictures.tell()
-            places[path] = start, pictures.write(spool.figure(path) or b"")
+        places = _put(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
+        return await _written("docx", pictures, {"title": title, "pictures": places}, _dumped(spool.pages), timeout_s)
 
-        def pages() -> Iterator[bytes]:
-            return (page.model_dump_json().encode() for page in spool.pages())
 
-        return await _written("docx", pictures, {"title": title, "pictures": places}, pages, timeout_s)
+async def page_docx_files(
+    pages: Callable[[], Iterable[Page]], figures: Iterable[tuple[str, bytes]], *, timeout_s: float
+) -> BinaryIO:
+    """A ZIP with `page-N.docx` for each page, for the caller to close; `figures` by the paths that the pages link.
+
+    Raises what `docx_file` raises.
+    """
+    with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
+        places = await asyncio.to_thread(_put, figures, pictures)
+        return await _written("pages", pictures, {"pictures": places}, _dumped(pages), timeout_s)
+
+
+def _put(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
+    places = {}
+    for path, jpeg in figures:
+        start = to.tell()
+        places[path] = start, to.write(jpeg)
+    return places
+
+
+def _dumped(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes]]:
+    return lambda: (page.model_dump_json().encode() for page in pages())
 
 
 async def _written(
@@ -111,7 +132,7 @@ async def _tried(
                 told = await process.stdout.read()
                 status = await process.wait()
         except TimeoutError:
-            raise DocumentTimeout(f"Writing the {kind.upper()} took longer than {timeout_s:g} s.") from None
+            raise DocumentTimeout(f"Writing the {_FORMS[kind]} took longer than {timeout_s:g} s.") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -119,12 +140,12 @@ async def _tried(
         if status == REFUSED:
             raise document_error(**json.loads(told))
         if status != 0:
-            log.warning("the process that writes a %s ended with status %d", kind.upper(), status)
+            log.warning("the process that writes a %s ended with status %d", _FORMS[kind], status)
             if status == -signal.SIGKILL:
                 raise _Killed(retry_after_s=BUSY_RETRY_AFTER_S)
-            if kind == "docx":
+            if kind != "pdf":
                 raise ServiceError
-            raise CorruptDocument(f"The document is damaged, and no {kind.upper()} of it could be written.")
+            raise CorruptDocument("The document is damaged, and no PDF of it could be written.")
         result.seek(0)
     except BaseException:
         result.close()
@@ -164,8 +185,10 @@ def main() -> None:
         with os.fdopen(source, "rb") as original, os.fdopen(result, "wb") as to:
             if kind == "pdf":
                 write_searchable_pdf(original, pages, password=settings["password"], to=to)
+            elif kind == "docx":
+                write_docx(pages, title=settings["title"], figure=_pictures(original, settings), to=to)
             else:
-                _write_docx(original, pages, settings, to)
+                _write_pages(original, pages, settings, to)
     except ServiceError as error:
         _refuse(error)
     except OSError as error:
@@ -173,7 +196,7 @@ def main() -> None:
             raise
         _refuse(no_room())
     except MemoryError:
-        _refuse(TooLarge(f"The {kind.upper()} of this document needs more memory than this service has for one."))
+        _refuse(TooLarge(f"The {_FORMS[kind]} of this document needs more memory than this service has for one."))
 
 
 def _refuse(error: ServiceError) -> None:
@@ -181,12 +204,21 @@ def _refuse(error: ServiceError) -> None:
     sys.exit(REFUSED)
 
 
-def _write_docx(pictures: BinaryIO, pages: Iterable[Page], settings: dict[str, Any], to: BinaryIO) -> None:
+def _write_pages(pictures: BinaryIO, pages: Iterable[Page], settings: dict[str, Any], to: BinaryIO) -> None:
+    with zipfile.ZipFile(to, "w") as archive:  # not compressed: they are
+        for page in pages:
+            name = f"page-{page.number}"
+            file = io.BytesIO()
+            write_docx([page], title=name, figure=_pictures(pictures, settings), to=file)
+            archive.writestr(f"{name}.docx", file.getbuffer().tobytes())
+
+
+def _pictures(file: BinaryIO, settings: dict[str, Any]) -> Callable[[str], bytes | None]:
     def picture(path: str) -> bytes | None:
         place = settings["pictures"].get(path)
-        return None if place is None else os.pread(pictures.fileno(), place[1], place[0])
+        return None if place is None else os.pread(file.fileno(), place[1], place[0])
 
-    write_docx(pages, title=settings["title"], figure=picture, to=to)
+    return picture
 
 
 if __name__ == "__main__":

@@ -1,25 +1,22 @@
-"""Answers in PaddleX's form, written page by page, so that a document never lies in memory as a whole."""
+"""Answers in PaddleX's form, written page by page."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from serve_app.document import PaddlexPage, Page
+from serve_app.document import ErrorInfo, PaddlexPage, Page
 from serve_app.figure_paths import own_path, with_own_paths
-from serve_app.outputs.docx import write_docx
 from serve_app.outputs.overlay import OVERLAYS, PICTURES
-from serve_app.paddlex.pages import as_paddlex_page, ocr_result, page_of
+from serve_app.paddlex.exports import Exports
+from serve_app.paddlex.pages import as_paddlex_page, failed_page, ocr_result
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields, RestructureRequest
 from serve_app.page_spool import PageSpool
 
 Picture = Callable[[str], str]
 """What stands in an answer for a picture of the spool, by its path: its bytes as base64, or a URL."""
-
-_FAILED: dict[str, Any] = {"width": 0, "height": 0, "parsing_res_list": []}
 
 
 def inline_picture(spool: PageSpool, path: str) -> str:
@@ -31,6 +28,7 @@ def layout_parsing_results(
     spool: PageSpool,
     restructured: Sequence[PaddlexPage] | None,
     picture: Picture,
+    exports: Exports,
 ) -> Iterator[dict[str, Any]]:
     """`layoutParsingResults`, a page at a time.
 
@@ -45,10 +43,10 @@ def layout_parsing_results(
         paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
         paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
         figures = {own_path(path, page.number): path for path in paths}
-        images = {name: picture(path) for name, path in figures.items()}
+        images = {name: picture(path) for name, path in figures.items()} if asked.return_markdown_images else {}
         result: dict[str, Any] = {
             "prunedResult": paddlex.pruned_result,
-            "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
+            "markdown": {"text": paddlex.markdown, "images": images},
         }
         if asked.visualize:
             overlay = f"{OVERLAYS}page-{page.number}.jpg"
@@ -57,17 +55,16 @@ def layout_parsing_results(
             input_image = f"{PICTURES}page-{page.number}.jpg"
             if input_image in spool.figures_of(page.number):
                 result["inputImage"] = picture(input_image)
-        if asked.output_formats:
-            named = with_own_paths(page, paths)
-            result["exports"] = _docx(named, {name: spool.figure(path) or b"" for name, path in figures.items()})
-        yield result
+        yield result | exports.of(page.number)
 
 
-def ocr_results(asked: LinesFields, spool: PageSpool, picture: Picture) -> Iterator[dict[str, Any]]:
-    """`ocrResults`, a page at a time."""
-    words = bool(asked.return_word_box)
+def ocr_results(
+    asked: LinesFields, spool: PageSpool, picture: Picture, *, preprocessed: bool
+) -> Iterator[dict[str, Any]]:
+    """`ocrResults`, a page at a time; `preprocessed` as in `ocr_result`."""
+    words, least_score = bool(asked.return_word_box), asked.text_rec_score_thresh or 0.0
     for page in _pages(spool):
-        pruned = ocr_result(page, return_word_box=words, least_score=asked.text_rec_score_thresh or 0.0)
+        pruned = ocr_result(page, return_word_box=words, least_score=least_score, preprocessed=preprocessed)
         result: dict[str, Any] = {"prunedResult": pruned}
         if page.error is not None:
             result = _failed(page, {}) | {"prunedResult": pruned}
@@ -80,10 +77,23 @@ def ocr_results(asked: LinesFields, spool: PageSpool, picture: Picture) -> Itera
 
 
 def write_pages(
-    name: str, results: Iterator[dict[str, Any]], spool: PageSpool, *, kind: str, log_id: str, to: BinaryIO
+    name: str,
+    results: Iterator[dict[str, Any]],
+    spool: PageSpool,
+    *,
+    kind: str,
+    warnings: Sequence[ErrorInfo] = (),
+    log_id: str,
+    to: BinaryIO,
 ) -> None:
-    """The answer of /layout-parsing or /ocr: `results` as `name`. `kind` is what the file is, by `sniff`."""
-    _write_envelope(name, results, log_id, lambda: {"dataInfo": data_info(spool, kind)}, to)
+    """The answer of /layout-parsing or /ocr: `results` as `name`. `kind` is what the file is, by `sniff`.
+
+    `warnings`, which only this service has, tell what the document as a whole lacks.
+    """
+    more: dict[str, Any] = {"dataInfo": data_info(spool, kind)}
+    if warnings:
+        more["warnings"] = [warning.model_dump() for warning in warnings]
+    _write_envelope(name, results, log_id, more, to)
 
 
 def write_lines(name: str, results: Iterator[dict[str, Any]], spool: PageSpool, *, kind: str, to: BinaryIO) -> None:
@@ -95,25 +105,29 @@ def write_lines(name: str, results: Iterator[dict[str, Any]], spool: PageSpool, 
 
 
 def write_restructured(
-    asked: RestructureRequest, restructured: Sequence[PaddlexPage], *, log_id: str, to: BinaryIO
+    asked: RestructureRequest,
+    restructured: Sequence[PaddlexPage],
+    images: Sequence[dict[str, str]],
+    exports: Exports,
+    *,
+    log_id: str,
+    to: BinaryIO,
 ) -> None:
-    """The answer of /restructure-pages."""
-    given: Iterable[Mapping[str, str]] = [page.markdown_images or {} for page in asked.pages]
-    if asked.concatenate_pages:
-        given = [{path: image for images in given for path, image in images.items()}]
+    """The answer of /restructure-pages; `images` are those of each page, by the paths that its Markdown links."""
 
     def results() -> Iterator[dict[str, Any]]:
-        for number, (paddlex, images) in enumerate(zip(restructured, given, strict=True), 1):
-            result: dict[str, Any] = {
-                "prunedResult": paddlex.pruned_result,
-                "markdown": {"text": paddlex.markdown, "images": images if asked.return_markdown_images else {}},
-            }
-            if asked.output_formats:
-                pictures = {path: decoded for path, image in images.items() if (decoded := _picture(image)) is not None}
-                result["exports"] = _docx(page_of(paddlex.pruned_result, number, pictures), pictures)
-            yield result
+        for number, (paddlex, of_page) in enumerate(zip(restructured, images, strict=True), 1):
+            shown = of_page if asked.return_markdown_images else {}
+            markdown = {"text": paddlex.markdown, "images": shown}
+            yield {"prunedResult": paddlex.pruned_result, "markdown": markdown} | exports.of(number)
 
-    _write_envelope("layoutParsingResults", results(), log_id, dict, to)
+    _write_envelope("layoutParsingResults", results(), log_id, {}, to)
+
+
+def images_of(asked: RestructureRequest) -> list[dict[str, str]]:
+    """The pictures of each page of the answer; of one for all, where two have the same name, the last one."""
+    given = [page.markdown_images or {} for page in asked.pages]
+    return [{path: image for images in given for path, image in images.items()}] if asked.concatenate_pages else given
 
 
 def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingFields) -> PaddlexPage:
@@ -136,7 +150,7 @@ def _pages(spool: PageSpool) -> Iterator[Page]:
 
 def _failed(page: Page, also: dict[str, Any]) -> dict[str, Any]:
     assert page.error is not None
-    return {"prunedResult": _FAILED, **also, "error": {"code": page.error.code, "message": page.error.message}}
+    return {"prunedResult": failed_page(), **also, "error": {"code": page.error.code, "message": page.error.message}}
 
 
 def data_info(spool: PageSpool, kind: str) -> dict[str, Any]:
@@ -147,32 +161,16 @@ def data_info(spool: PageSpool, kind: str) -> dict[str, Any]:
 
 
 def _write_envelope(
-    name: str, results: Iterator[dict[str, Any]], log_id: str, more: Callable[[], dict[str, Any]], to: BinaryIO
+    name: str, results: Iterator[dict[str, Any]], log_id: str, more: dict[str, Any], to: BinaryIO
 ) -> None:
     to.write(b'{"logId":' + _json(log_id) + b',"result":{"' + name.encode() + b'":[')
     for index, result in enumerate(results):
         to.write(b"," * (index > 0) + _json(result))
     to.write(b"]")
-    for key, value in more().items():
+    for key, value in more.items():
         to.write(b"," + _json(key) + b":" + _json(value))
     to.write(b'},"errorCode":0,"errorMsg":"Success"}')
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _picture(image: str) -> bytes | None:
-    """The bytes of a picture that a client sent; links are not followed."""
-    _, _, encoded = image.rpartition(",")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except ValueError:
-        return None
-
-
-def _docx(page: Page, figures: Mapping[str, bytes]) -> dict[str, Any]:
-    name = f"page-{page.number}"
-    stream = io.BytesIO()
-    write_docx([page], title=name, figure=figures.get, to=stream)
-    return {"docx": {"content": base64.b64encode(stream.getvalue()).decode(), "fileName": f"{name}.docx"}}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from serve_app.document import PaddlexPage
+from serve_app.errors import RequestTimeout
 from serve_app.options import ParsingOptions, RecognitionOptions
-from serve_app.paddlex.plain_restructure import restructure_pages
+from serve_app.paddlex.plain_pages import plain_restructured
 from serve_app.paddlex.requests import LayoutParsingFields, RestructureRequest
 from serve_app.paddlex.restructuring import Restructuring
 from serve_app.pipeline import Pipeline
@@ -40,10 +40,19 @@ def how_of(asked: LayoutParsingFields | RestructureRequest, *, concatenate: bool
     )
 
 
+def is_preprocessed(options: RecognitionOptions) -> bool:
+    """Whether an engine that is asked for this turns pages upright, or flattens them."""
+    return bool(options.parsing.use_doc_orientation_classify or options.parsing.use_doc_unwarping)
+
+
 async def one_piece(
-    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[dict[str, Any]], how: Restructuring
+    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[PaddlexPage], how: Restructuring, *, limit_s: float
 ) -> list[PaddlexPage]:
     """Pages as /layout-parsing gives them, made one document by the engine, if it can. Raises ServiceError."""
-    if not isinstance(engine, PaddleOcrVlSettings):
-        return await asyncio.to_thread(restructure_pages, pages, how)
-    return await pipeline.restructure_pages(engine.name, pages, how)
+    try:
+        async with asyncio.timeout(limit_s):
+            if not isinstance(engine, PaddleOcrVlSettings):
+                return await asyncio.to_thread(plain_restructured, pages, how)
+            return await pipeline.restructure_pages(engine.name, pages, how)
+    except TimeoutError:
+        raise RequestTimeout(f"Making the pages one piece took longer than {limit_s:g} s.") from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.document import PaddlexPage
 from serve_app.paddlex.answers import Picture, layout_parsing_results, ocr_results, write_lines
+from serve_app.paddlex.exports import Exports
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
 from serve_app.page_spool import PageSpool
 
@@ -40,11 +41,21 @@ class PaddlexJob(BaseModel):
         return LinesFields.model_validate(self.payload)
 
     def writer(
-        self, spool: PageSpool, restructured: list[PaddlexPage] | None, picture: Picture, kind: str
+        self,
+        spool: PageSpool,
+        restructured: list[PaddlexPage] | None,
+        picture: Picture,
+        exports: Exports,
+        *,
+        kind: str,
+        preprocessed: bool,
     ) -> Callable[[BinaryIO], None]:
         """Writes the result into a file; it blocks."""
         if self.of_lines:
-            name, results = "ocrResults", ocr_results(self.lines, spool, picture)
+            name, results = "ocrResults", ocr_results(self.lines, spool, picture, preprocessed=preprocessed)
         else:
-            name, results = "layoutParsingResults", layout_parsing_results(self.layout, spool, restructured, picture)
+            name, results = (
+                "layoutParsingResults",
+                layout_parsing_results(self.layout, spool, restructured, picture, exports),
+            )
         return lambda to: write_lines(name, results, spool, kind=kind, to=to)

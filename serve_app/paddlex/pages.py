@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.document import Block, Box, PaddlexPage, Page
+from serve_app.outputs.markdown import page_markdown
 from serve_app.paddlex.requests import PDF_DPI
 
 MARGINALS = ("number", "footnote", "header", "header_image", "footer", "footer_image", "aside_text")
 """Labels that PaddleX leaves out of Markdown by default, and gives no place in the reading order."""
 
-UNREAD = {
+_CLASSES = ("text", "image", "title", "paragraph_title", "table")
+_PICTURES = ("image", "chart", "seal")
+
+UNREAD: dict[str, Any] = {
     "use_doc_preprocessor": False,
     "use_layout_detection": True,
     "use_chart_recognition": False,
@@ -33,7 +37,6 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
     """
     ignored = MARGINALS if ignore_labels is None else ignore_labels
     blocks = sorted(page.blocks, key=lambda block: block.order)
-    labels = sorted({block.label for block in blocks})
     order = 0
     listed, boxes = [], []
     for place, block in enumerate(blocks):
@@ -51,7 +54,7 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
         )
         boxes.append(
             {
-                "cls_id": labels.index(block.label),
+                "cls_id": _CLASSES.index(block.label) if block.label in _CLASSES else len(_CLASSES),
                 "label": block.label,
                 "score": block.confidence if block.confidence is not None else 1.0,
                 "coordinate": list(block.bbox),
@@ -68,31 +71,31 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
         "layout_det_res": {"boxes": boxes},
     }
     markdown = _markdown(page, blocks, ignored)
-    return PaddlexPage(pruned, _with_html_pictures(markdown, page) if pretty else markdown)
+    return PaddlexPage(pruned, with_html_pictures(markdown, page) if pretty else markdown)
 
 
-def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str]) -> Page:
-    """The page of a `prunedResult`; of `figures`, those it shows. Raises LookupError, TypeError and ValueError."""
+def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str] | None = None) -> Page:
+    """The page of a `prunedResult` that is ours or was checked; of `figures`, those it shows, or those it may have."""
     blocks = []
     for order, listed in enumerate(pruned_result["parsing_res_list"]):
         label, content, box = listed["block_label"], listed["block_content"], tuple(map(int, listed["block_bbox"]))
         path = f"imgs/img_in_{label}_box_{'_'.join(map(str, box))}.jpg"
-        figure = path if path in figures else None
+        shown = label in _PICTURES if figures is None else path in figures
+        figure = path if shown else None
         text = "" if figure or label == "table" else content
         content = content if label == "table" else None
         blocks.append(Block(label=label, text=text, content=content, bbox=box, order=order, figure=figure))
-    return Page(number=number, width=pruned_result["width"], height=pruned_result["height"], dpi=PDF_DPI, blocks=blocks)
+    width, height = int(pruned_result["width"]), int(pruned_result["height"])
+    return Page(number=number, width=width, height=height, dpi=PDF_DPI, blocks=blocks)
 
 
 def _markdown(page: Page, blocks: list[Block], ignored: tuple[str, ...]) -> str:
-    from serve_app.outputs.markdown import page_markdown
-
     if not any(block.label in ignored for block in blocks):
         return page.markdown
     return page_markdown([block for block in blocks if block.label not in ignored])
 
 
-def _with_html_pictures(markdown: str, page: Page) -> str:
+def with_html_pictures(markdown: str, page: Page) -> str:
     for block in page.blocks:
         if block.figure is not None and page.width:
             share = round(100 * (block.bbox[2] - block.bbox[0]) / page.width)
@@ -134,12 +137,18 @@ def lines_of(page: Page) -> Iterator[Line]:
             )
 
 
-def ocr_result(page: Page, *, return_word_box: bool, least_score: float) -> dict[str, Any]:
-    """`prunedResult` of PaddleX's /ocr."""
+def failed_page() -> dict[str, Any]:
+    """`prunedResult` of a page that could not be read: clients find in it what they look for."""
+    found: dict[str, Any] = {"parsing_res_list": [], "layout_det_res": {"boxes": []}}
+    return {"page_count": None, "width": 0, "height": 0, "model_settings": UNREAD, **found}
+
+
+def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preprocessed: bool) -> dict[str, Any]:
+    """`prunedResult` of PaddleX's /ocr; `preprocessed`: the page was turned upright or flattened first, if need be."""
     lines = list(lines_of(page))
     kept = [line for line in lines if line.score is None or line.score >= least_score]
     result: dict[str, Any] = {
-        "model_settings": {"use_doc_preprocessor": False, "use_textline_orientation": False},
+        "model_settings": {"use_doc_preprocessor": preprocessed, "use_textline_orientation": False},
         "dt_polys": [_corners(line.box) for line in lines],
         "text_det_params": {},
         "text_type": "general",

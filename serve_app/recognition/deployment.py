@@ -154,7 +154,7 @@ class Recognizer:
             return RecognitionFailed()
 
     async def restructure_pages(
-        self, pages: Sequence[dict[str, Any]], how: Restructuring
+        self, pages: Sequence[PaddlexPage], how: Restructuring
     ) -> list[PaddlexPage] | ServiceError:
         """Pages in PaddleX's form, made of one piece."""
         if (unavailable := await self._unavailable()) is not None and not isinstance(unavailable, VlmServerAway):

@@ -51,6 +51,8 @@ class FolderStore(ThreadedStore):
         if int(expires) <= time.time():
             raise TimeoutError(full_key)
         check_key(full_key)
+        if any(part.startswith(".") for part in full_key.split("/")):
+            raise KeyError(full_key)  # ours, and no result
         return self._open(full_key)
 
     def _signature(self, full_key: str, expires: str) -> str:

@@ -73,7 +73,8 @@ class S3Store(ThreadedStore):
 
     async def close(self) -> None:
         await super().close()
-        await asyncio.to_thread(self._client.close)
+        for client in {self._client, self._linking}:
+            await asyncio.to_thread(client.close)
 
     def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         request: PutObjectRequestTypeDef = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -26,13 +28,14 @@ _MEDIA_TYPES = {
     ".md": MEDIA_TYPES[OutputKind.MARKDOWN],
 }
 _HEADERS = {
-    "Cache-Control": "private, max-age=3600",
     "Content-Security-Policy": "sandbox",
     "X-Content-Type-Options": "nosniff",
 }
 
 
-@router.get("/files/{key:path}", summary="A stored file, by a link of an answer; no key is needed")
+@router.api_route(
+    "/files/{key:path}", methods=["GET", "HEAD"], summary="A stored file, by a link of an answer; no key is needed"
+)
 async def file(
     key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
 ) -> Response:
@@ -49,4 +52,7 @@ async def file(
     except StoreUnavailable as error:
         log.error("%s", error)
         raise ServiceUnavailable from None
-    return file_answer(opened, _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream"), _HEADERS)
+    media_type = _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
+    left_s = max(0, int(expires) - int(time.time()))
+    headers = _HEADERS | {"Cache-Control": f"private, max-age={min(3600, left_s)}"}
+    return file_answer(opened, media_type, headers, ExitStack())

@@ -134,13 +134,11 @@ async def result(
                 return await asyncio.to_thread(file.read)
 
         documents = context.documents
-        renderer = Renderer(
-            source, spool, password=record.wish.password, places=documents.writer_places, limits=documents.limits
-        )
+        renderer = Renderer(source, spool, password=record.wish.password, writers=documents.writers)
         file = await renderer.rendered(output, summary, include_images=include_images)
     finally:
         spool.close()
-    return document_answer(file, output, summary, failed=record.failed)
+    return document_answer(file, output, summary, ExitStack(), failed=record.failed)
 
 
 @router.get("/{job_id}/events", summary="Server-sent events: each change of a job until its end")

@@ -108,7 +108,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
             return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
         summary = await reading.read_all()
         rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
-        return document_answer(rendered, kind, summary, failed=reading.failed)
+        return document_answer(rendered, kind, summary, held, failed=reading.failed)
 
 
 def _accepted(accept: str) -> OutputKind:

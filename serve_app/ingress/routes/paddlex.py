@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
@@ -15,18 +16,20 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from serve_app.document import DocumentSummary
-from serve_app.documents import Reading, Wanted
-from serve_app.errors import InvalidField, RequestTimeout, UnsupportedMediaType
+from serve_app.allocator import give_back
+from serve_app.document import DocumentSummary, ErrorInfo, PaddlexPage
+from serve_app.documents import CHOOSE_PAGES, Reading, Wanted
+from serve_app.errors import RequestTimeout, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.answers import file_answer
 from serve_app.ingress.body import Body, decoded, read_body
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.refusals import invalid_fields
-from serve_app.ingress.request_scope import note_paddlex, request_id_of
+from serve_app.ingress.request_scope import note_paddlex
 from serve_app.ingress.schema import inlined
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.answers import (
     Picture,
+    images_of,
     inline_picture,
     layout_parsing_results,
     ocr_results,
@@ -34,16 +37,23 @@ from serve_app.paddlex.answers import (
     write_pages,
     write_restructured,
 )
-from serve_app.paddlex.engines import how_of, layout_engine, one_piece, options_of
+from serve_app.paddlex.engines import how_of, is_preprocessed, layout_engine, one_piece, options_of
+from serve_app.paddlex.exports import exports_of_given, exports_of_spool
+from serve_app.paddlex.given_pages import check_size
 from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
+from serve_app.paddlex.restructuring import Restructuring
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.results import document_folder
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["paddlex"])
 
-MAX_RESTRUCTURED_PARTS = 1_000_000
-"""Of the JSON of pages to restructure: some thousand pages of a hundred blocks."""
+MAX_RESTRUCTURED_PARTS = 3_000_000
+"""Of the JSON of pages to restructure: six hundred pages of a hundred blocks."""
+
+NOT_RESTRUCTURED = ErrorInfo(code="not_restructured", message="Tables and titles are as they are page by page.")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Asked = TypeVar("Asked", bound=BaseModel)
 
@@ -70,19 +80,30 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
             restructure=asked.restructure_pages,
             paddlex=True,
         )
-        reading = held.enter_context(await _opened(context, asked.file, wanted, started))
+        reading = held.enter_context(await _opened(context, body, wanted, started))
+        asked = asked.model_copy(update={"file": ""})  # it may be large, and the document long
         summary = await reading.read_all()
-        restructured = None
+        restructured, warnings = None, []
         if asked.restructure_pages:
-            pages = await asyncio.to_thread(pages_read, reading.spool, asked)
-            pruned = [page.pruned_result for page in pages]
-            restructured = await one_piece(context.documents.pipeline, engine, pruned, how_of(asked))
+            try:
+                pages = await asyncio.to_thread(pages_read, reading.spool, asked)
+                restructured = await _one_piece(context, pages, how_of(asked))
+            except ServiceError as error:  # what was read is worth more than that
+                log.warning("document %s: pages are not made one piece: %s", reading.id, error.message)
+                warnings.append(NOT_RESTRUCTURED)
         picture = await _picture(context, request, reading, summary)
-        results = layout_parsing_results(asked, reading.spool, restructured, picture)
+        writers, spool = context.documents.writers, reading.spool
+        exports = held.enter_context(await exports_of_spool(writers, spool, restructured, asked.output_formats))
         write = partial(
-            write_pages, "layoutParsingResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request)
+            write_pages,
+            "layoutParsingResults",
+            layout_parsing_results(asked, spool, restructured, picture, exports),
+            spool,
+            kind=reading.kind,
+            warnings=warnings,
+            log_id=_log_id(request),
         )
-        return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
+        return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id}, held)
 
 
 @router.post(
@@ -92,16 +113,25 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
 )
 async def restructure(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Tables that go on are joined, titles get their levels, pages may become one."""
-    with context.admission.place():
+    started = time.perf_counter()
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
         asked = await asyncio.to_thread(_checked, RestructureRequest, body)
-        if not asked.pages:
-            raise InvalidField("pages: there are none.")
-        pruned = [page.pruned_result for page in asked.pages]
-        how = how_of(asked, concatenate=asked.concatenate_pages)
-        restructured = await one_piece(context.documents.pipeline, layout_engine(context.settings), pruned, how)
-        write = partial(write_restructured, asked, restructured, log_id=_log_id(request))
-        return file_answer(await _written(write), "application/json", {})
+        check_size([page.pruned_result for page in asked.pages])
+        pages = [PaddlexPage(page.pruned_result, "") for page in asked.pages]
+        restructured = await _one_piece(context, pages, how_of(asked, concatenate=asked.concatenate_pages))
+        images = images_of(asked)
+        exports = held.enter_context(
+            await exports_of_given(context.documents.writers, restructured, images, asked.output_formats)
+        )
+        write = partial(write_restructured, asked, restructured, images, exports, log_id=_log_id(request))
+        answer = file_answer(await _written(write), "application/json", {}, held)
+        took_ms = (time.perf_counter() - started) * 1000
+        log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), request.state.key_name, took_ms)
+        del body, asked, pages, restructured, images
+        give_back()
+        return answer
 
 
 def asks_for_ocr(body: Body) -> bool:
@@ -122,12 +152,13 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
         pdf_dpi=PDF_DPI,
         restructure=False,
     )
-    reading = held.enter_context(await _opened(context, asked.file, wanted, started))
+    reading = held.enter_context(await _opened(context, body, wanted, started))
+    asked = asked.model_copy(update={"file": ""})
     summary = await reading.read_all()
     picture = await _picture(context, request, reading, summary)
-    results = ocr_results(asked, reading.spool, picture)
+    results = ocr_results(asked, reading.spool, picture, preprocessed=is_preprocessed(options))
     write = partial(write_pages, "ocrResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request))
-    return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id})
+    return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id}, held)
 
 
 async def _json_body(request: Request, context: Context, *, max_parts: int | None = None) -> Body:
@@ -143,12 +174,12 @@ async def _json_body(request: Request, context: Context, *, max_parts: int | Non
 
 def _note(request: Request, body: Body) -> None:
     log_id = body.fields.get("logId")
-    usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID
+    usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID and not _SURROGATE.search(log_id)
     note_paddlex(request.scope, cast(str, log_id) if usable else str(uuid.uuid4()))
 
 
 def _log_id(request: Request) -> str:
-    log_id: str = request.scope["state"].get("log_id", request_id_of(request.scope))
+    log_id: str = request.scope["state"]["log_id"]
     return log_id
 
 
@@ -159,11 +190,24 @@ def _checked(model: type[Asked], body: Body) -> Asked:
         raise invalid_fields(error, model) from None
 
 
-async def _opened(context: Context, file: str, wanted: Wanted, started: float) -> Reading:
+async def _opened(context: Context, body: Body, wanted: Wanted, started: float) -> Reading:
+    """Of a body that is checked; its `file` is not there any more afterwards."""
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
+    file = body.fields.pop("file")
     async with _in_time(context):
         source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
-        return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
+        del file
+        try:
+            return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
+        except TooManyPages as error:
+            raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # here they cannot be chosen
+
+
+async def _one_piece(context: Context, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+    settings = context.settings
+    return await one_piece(
+        context.documents.pipeline, layout_engine(settings), pages, how, limit_s=settings.limits.page_s
+    )
 
 
 @asynccontextmanager

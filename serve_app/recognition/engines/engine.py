@@ -10,7 +10,6 @@ from typing import Any
 from serve_app.document import PaddlexPage, PageImage, PageReading
 from serve_app.errors import ServiceError
 from serve_app.options import RecognitionOptions
-from serve_app.paddlex.plain_restructure import restructure_pages
 from serve_app.paddlex.restructuring import Restructuring
 from serve_app.structure import BlockChange, PageOutline
 
@@ -65,12 +64,12 @@ class Engine(ABC):
         """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
         return []
 
-    def restructure_pages(self, pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
-        """Pages in PaddleX's form (`prunedResult`), in order, made of one piece. Called in any thread.
+    def restructure_pages(self, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+        """Pages in PaddleX's form, in order, made of one piece, where that form is the engine's own. In any thread.
 
-        Raises InvalidField for what is not in that form, and TooLarge.
+        Raises InvalidField for what is not in that form.
         """
-        return restructure_pages(pages, how)
+        raise NotImplementedError
 
     def abandon(self, analyzed: Any) -> None:
         """Nobody waits for this page any more: its `read` may end early. Called from any thread; must not block."""

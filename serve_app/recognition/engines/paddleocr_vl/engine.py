@@ -150,7 +150,7 @@ class PaddleOcrVlEngine(Engine):
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
         return restructure(pages, pretty=options.parsing.prettify_markdown)
 
-    def restructure_pages(self, pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
+    def restructure_pages(self, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
         return restructure_pages(pages, how)
 
     def abandon(self, analyzed: _Prepared) -> None:
@@ -291,7 +291,7 @@ def _by_number(option: str, value: Any, labels: Sequence[str]) -> Any:
         numbers = [number for number, label in enumerate(labels) if name in (label, str(number))]
         if not numbers:
             problem = f"the layout model has no class {name}; it has 0 to {len(labels) - 1}: {', '.join(labels)}"
-            raise InvalidField(f"options.{option}: {problem}", fields=(FieldError(f"options.{option}", problem),))
+            raise InvalidField(f"{option}: {problem}", fields=(FieldError(option, problem),))
         numbered.update(dict.fromkeys(numbers, each))
     return numbered
 

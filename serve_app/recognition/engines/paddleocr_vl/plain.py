@@ -42,7 +42,8 @@ def page_reading(
         degraded=bool(warnings),
         warnings=warnings,
     )
-    return PageReading(page, figures, PaddlexPage(pruned, exact_markdown))
+    raw = tuple((block.content, block.image["path"] if block.image else None) for block in result["parsing_res_list"])
+    return PageReading(page, figures, PaddlexPage(pruned, exact_markdown, raw))
 
 
 def without_file_names(value: Any) -> Any:

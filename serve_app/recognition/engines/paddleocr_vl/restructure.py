@@ -23,6 +23,14 @@ MAX_TABLE_CHARACTERS = 200_000
 MAX_SPAN = 100
 """Rows or columns of a cell. The library lays tables out cell by cell, so that a larger one would never be done."""
 
+MAX_SPANNED = 20_000
+"""Of all cells of a table together."""
+
+MAX_LEFT_OPEN = 20
+"""Tags that are never closed."""
+
+_TABLE = re.compile(r"<table", re.IGNORECASE)
+_NESTING_TAG = re.compile(r"<(/?)(?!/|(?:br|hr|img|col|input|wbr)\b)[a-z]", re.IGNORECASE)
 _MARKS = re.compile(r"^#+\s")
 _SPAN = re.compile(r"""(?:col|row)span\s*=\s*["']?([^"'\s>]*)""", re.IGNORECASE)
 
@@ -147,9 +155,12 @@ def has_area(box: Sequence[float]) -> bool:
 
 
 def _is_sane(table: Any) -> bool:
-    spans = _SPAN.findall(table.content)
-    return (
-        "<tr" in table.content
-        and len(table.content) <= MAX_TABLE_CHARACTERS
-        and all(span.isascii() and span.isdigit() and 1 <= int(span[:4]) <= MAX_SPAN for span in spans)
-    )
+    content = table.content
+    if "<tr" not in content or len(content) > MAX_TABLE_CHARACTERS or len(_TABLE.findall(content)) > 1:
+        return False
+    spans = _SPAN.findall(content)
+    if not all(span.isascii() and span.isdigit() and 1 <= int(span[:4]) <= MAX_SPAN for span in spans):
+        return False
+    # A tag that is left open nests what comes after it, and the library walks the tree for each of its cells.
+    left_open = sum(-1 if closing else 1 for closing in _NESTING_TAG.findall(content))
+    return left_open <= MAX_LEFT_OPEN and sum(map(int, spans)) <= MAX_SPANNED

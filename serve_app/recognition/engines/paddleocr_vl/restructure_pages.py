@@ -1,7 +1,7 @@
 """PaddleX's /restructure-pages: pages in its own form, made of one piece, and written anew.
 
 As the library's `restructure_pages` does it, but for its joining of tables, which parses a table of n pages n
-times (see `restructure`), and with bounds: the pages come from a client.
+times (see `restructure`).
 """
 
 from __future__ import annotations
@@ -10,27 +10,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_app.document import PaddlexPage
-from serve_app.errors import FieldError, InvalidField, TooLarge
+from serve_app.errors import FieldError, InvalidField
 from serve_app.paddlex.restructuring import Restructuring
 from serve_app.recognition.engines.paddleocr_vl.plain import without_file_names
 from serve_app.recognition.engines.paddleocr_vl.restructure import continued_tables, has_area
 
-MAX_BLOCKS = 20_000
-MAX_CHARACTERS = 4 * 2**20
-"""Of all blocks together: some thousand pages of text."""
 
-
-def restructure_pages(pages: Sequence[dict[str, Any]], how: Restructuring) -> list[PaddlexPage]:
-    """One page for each, or one for all. Raises InvalidField for what /layout-parsing did not make, and TooLarge."""
+def restructure_pages(pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+    """One page for each, or one for all. Raises InvalidField for what /layout-parsing did not make."""
     from paddlex.inference.pipelines.layout_parsing.title_level import assign_levels_to_parsing_res
     from paddlex.inference.pipelines.paddleocr_vl.pipeline import _PaddleOCRVLPipeline
     from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLResult
 
-    _check_size(pages)
     try:
-        dressed = [{"res": {**page, "input_path": "", "page_index": index}} for index, page in enumerate(pages)]
+        dressed = [
+            {"res": {**page.pruned_result, "input_path": "", "page_index": index}} for index, page in enumerate(pages)
+        ]
         results = list(_PaddleOCRVLPipeline.restructure_pages(None, dressed, merge_tables=False, relevel_titles=False))
         blocks = [result["parsing_res_list"] for result in results]
+        for page, of_page in zip(pages, blocks, strict=True):
+            _as_they_were(of_page, page.raw)
         if how.merge_tables:
             _join_tables(blocks)
         if how.relevel_titles:
@@ -38,22 +37,17 @@ def restructure_pages(pages: Sequence[dict[str, Any]], how: Restructuring) -> li
         if how.concatenate:
             results = [PaddleOCRVLResult(_concatenated(results))]
         return [_written(result, how) for result in results]
-    except (AttributeError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # The library looks at nothing before it uses it.
         problem = "are not pages as /layout-parsing gives them"
         raise InvalidField(f"pages: {problem}.", fields=(FieldError("pages", problem),)) from error
 
 
-def _check_size(pages: Sequence[dict[str, Any]]) -> None:
-    blocks = characters = 0
-    for page in pages:
-        listed = page.get("parsing_res_list")
-        for block in listed if isinstance(listed, list) else []:
-            blocks += 1
-            content = block.get("block_content") if isinstance(block, dict) else None
-            characters += len(content) if isinstance(content, str) else 0
-    if blocks > MAX_BLOCKS or characters > MAX_CHARACTERS:
-        raise TooLarge(f"The pages have more than {MAX_BLOCKS} blocks or {MAX_CHARACTERS} characters.")
+def _as_they_were(blocks: Sequence[Any], raw: Sequence[tuple[str, str | None]]) -> None:
+    """What JSON does not tell of blocks, and what the library takes away from those that it makes of JSON."""
+    for block, (content, picture) in zip(blocks, raw, strict=False):
+        block.content = content
+        block.image = None if picture is None else {"path": picture, "img": None}
 
 
 def _join_tables(pages: Sequence[Sequence[Any]]) -> None:
