@@ -122,7 +122,7 @@ async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
 ) -> None:
     server.start()
     server.control(token_ms=5)
-    service = served({"name": "dummy", "text": "Запасной"}, fallback="dummy")
+    service = served({"name": "dummy", "replicas": 1, "text": "Запасной"}, fallback="dummy")
     wait_for(lambda: good(read(service, russian_page)), "pages are read")
 
     work = asyncio.create_task(read_many(service, russian_page, 24))
@@ -156,7 +156,7 @@ async def test_a_server_that_hangs_costs_its_pages_and_nothing_else(
     served: Callable[..., Service], server: VlmServer, russian_page: bytes
 ) -> None:
     server.start()
-    service = served({"name": "dummy", "text": "Рядом"}, limits={"page_s": 2})
+    service = served({"name": "dummy", "replicas": 1, "text": "Рядом"}, limits={"page_s": 2})
     wait_for(lambda: good(read(service, russian_page)), "pages are read")
     server.control(hang=True)
     work = asyncio.create_task(read_many(service, russian_page, 4))
