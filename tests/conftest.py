@@ -9,6 +9,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def service(serve_port: int, output_dir: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture
 def deployed(serve_port: int, tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Deploy an application for one test; it is deleted afterwards."""
+    with deleted_afterwards(serve_port, tmp_path) as deploy_one:
+        yield deploy_one
+
+
+@pytest.fixture(scope="module")
+def deployed_for_module(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """Deploy an application for the tests of a module: each costs the start of three processes or more."""
+    with deleted_afterwards(serve_port, tmp_path_factory.mktemp("module")) as deploy_one:
+        yield deploy_one
+
+
+@contextmanager
+def deleted_afterwards(port: int, folder: Path) -> Iterator[Callable[..., Service]]:
     from ray import serve
 
     names = []
@@ -108,10 +122,10 @@ def deployed(serve_port: int, tmp_path: Path) -> Iterator[Callable[..., Service]
         if name not in names:
             names.append(name)
         defaults = {
-            "store": {"kind": "folder", "path": str(tmp_path / "output")},
-            "temp_dir": str(tmp_path / "temp"),
+            "store": {"kind": "folder", "path": str(folder / "output")},
+            "temp_dir": str(folder / "temp"),
         }
-        return deploy({**defaults, **settings}, name=name, port=serve_port, **options)
+        return deploy({**defaults, **settings}, name=name, port=port, **options)
 
     yield deploy_one
     for name in names:

@@ -8,13 +8,13 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from ray import serve
 
 from serve_app.document import RgbPixels
 from tests.support.service import Service
@@ -32,30 +32,59 @@ def page_of(pixels: RgbPixels) -> bytes:
     return stream.getvalue()
 
 
-def recognizing(deployed: Callable[..., Service], **settings: Any) -> Service:
-    """Two replicas of an engine that takes 50 ms a page, so that work is always in flight."""
-    engine = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, **settings.pop("engine", {})}
-    service = deployed({"engines": [engine], **settings})
-    service.wait_until_engines_are_ready()
-    return service
+# Two replicas of an engine that takes 50 ms a page, so that work is always in flight.
+ENGINE = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, "text": "before"}
+
+
+@pytest.fixture(scope="module")
+def shared(deployed_for_module: Callable[..., Service]) -> Service:
+    """One service for all tests that kill parts of it: what was killed comes back."""
+    return deployed_for_module({"engines": [ENGINE]})
+
+
+@pytest.fixture
+def recognizing(shared: Service) -> Service:
+    """The shared service, with every part of it there and ready, whatever a test before has killed."""
+    expected = {"Ingress": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
+    deadline = time.monotonic() + 60
+    while True:
+        told = serve.status().applications[shared.name].deployments
+        states = {name: deployment.replica_states for name, deployment in told.items()}
+        there = {name: len(shared.replicas(name)) for name in expected}
+        # A replica that was killed a moment ago still counts as running in Serve's books, but has no process.
+        if there == expected and states == {name: {"RUNNING": count} for name, count in expected.items()}:
+            break
+        assert time.monotonic() < deadline, (there, states)
+        time.sleep(0.2)
+    shared.wait_until_engines_are_ready()
+    return shared
 
 
 async def load(service: Service, seconds: float, meanwhile: Callable[[], Awaitable[None]]) -> list[httpx.Response]:
-    """Sixteen clients send pages for a while, as fast as they are answered, while something happens."""
-    deadline = time.monotonic() + seconds
-    image = page()
+    """Sixteen clients send pages, as fast as they are answered, while something happens; answers as they came.
 
-    async def one_client() -> list[httpx.Response]:
-        answers = []
+    The time counts, and it happens, from when there are as many answers as clients: a slow machine first starts
+    a decoder. The clients go on for a moment after it has happened.
+    """
+    deadline = float("inf")
+    image = page()
+    answers: list[httpx.Response] = []
+    flowing = asyncio.Event()
+
+    async def one_client() -> None:
         async with service.async_client() as client:
             while time.monotonic() < deadline:
                 answers.append(await client.post("/ocr", files={"file": image}))
-        return answers
+                if len(answers) >= CLIENTS:
+                    flowing.set()
 
     clients = [asyncio.create_task(one_client()) for _ in range(CLIENTS)]
+    await asyncio.wait([asyncio.create_task(flowing.wait()), *clients], return_when=asyncio.FIRST_COMPLETED)
+    until = time.monotonic() + seconds
     await meanwhile()
-    answers = await asyncio.gather(*clients)
-    return [answer for of_client in answers for answer in of_client]
+    deadline = max(until, time.monotonic() + 2)
+    await asyncio.gather(*clients)
+    return answers
 
 
 def assert_none_failed(answers: list[httpx.Response]) -> None:
@@ -70,47 +99,13 @@ def kill_one(service: Service, deployment: str) -> psutil.Process:
     return victim
 
 
-async def test_killing_one_of_two_recognizers_costs_no_request(deployed: Callable[..., Service]) -> None:
-    service = recognizing(deployed)
-    assert len(service.replicas("Recognizer-dummy")) == 2
-
-    async def kills() -> None:
-        for _ in range(2):
-            await asyncio.sleep(1.5)
-            kill_one(service, "Recognizer-dummy")
-
-    assert_none_failed(await load(service, 8, kills))
-
-
-async def test_killing_every_recognizer_costs_no_request(deployed: Callable[..., Service]) -> None:
-    service = recognizing(deployed)
-
-    async def kills() -> None:
-        await asyncio.sleep(1.5)
-        for replica in service.replicas("Recognizer-dummy"):
-            replica.kill()
-
-    assert_none_failed(await load(service, 6, kills))
-
-
-async def test_killing_the_rasterizer_costs_no_request(deployed: Callable[..., Service]) -> None:
-    service = recognizing(deployed)
-
-    async def kills() -> None:
-        await asyncio.sleep(1.5)
-        kill_one(service, "Rasterizer")
-
-    assert_none_failed(await load(service, 6, kills))
-
-
-async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(deployed: Callable[..., Service]) -> None:
+async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(recognizing: Service) -> None:
     """The decoder's process is killed, as a crash would, while it works on one large image."""
-    service = recognizing(deployed)
     stream = io.BytesIO()
     Image.effect_noise((6000, 6000), 50).save(stream, "PNG", compress_level=1)
     large = stream.getvalue()
-    (rasterizer,) = service.replicas("Rasterizer")
-    async with service.async_client() as client:
+    (rasterizer,) = recognizing.replicas("Rasterizer")
+    async with recognizing.async_client() as client:
         await client.post("/ocr", files={"file": page()})  # so that there is a decoder
         (decoder,) = rasterizer.children()
 
@@ -128,7 +123,35 @@ async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(deployed
         assert (hostile.status_code, hostile.json()["error"]["code"]) == (422, "corrupt_document"), hostile.text
         assert [answer.status_code for answer in others] == [200] * 6
         assert (await client.post("/ocr", files={"file": page()})).status_code == 200
-    assert [replica.pid for replica in service.replicas("Rasterizer")] == [rasterizer.pid], "the replica lives"
+    assert [replica.pid for replica in recognizing.replicas("Rasterizer")] == [rasterizer.pid], "the replica lives"
+
+
+async def test_killing_one_of_two_recognizers_costs_no_request(recognizing: Service) -> None:
+    assert len(recognizing.replicas("Recognizer-dummy")) == 2
+
+    async def kills() -> None:
+        for _ in range(2):
+            await asyncio.sleep(1.5)
+            kill_one(recognizing, "Recognizer-dummy")
+
+    assert_none_failed(await load(recognizing, 8, kills))
+
+
+async def test_killing_every_recognizer_costs_no_request(recognizing: Service) -> None:
+    async def kills() -> None:
+        await asyncio.sleep(1.5)
+        for replica in recognizing.replicas("Recognizer-dummy"):
+            replica.kill()
+
+    assert_none_failed(await load(recognizing, 6, kills))
+
+
+async def test_killing_the_rasterizer_costs_no_request(recognizing: Service) -> None:
+    async def kills() -> None:
+        await asyncio.sleep(1.5)
+        kill_one(recognizing, "Rasterizer")
+
+    assert_none_failed(await load(recognizing, 6, kills))
 
 
 async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(deployed: Callable[..., Service]) -> None:
@@ -147,16 +170,14 @@ async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(de
 
 
 async def test_redeploying_with_a_changed_setting_under_load_costs_no_request(
-    deployed: Callable[..., Service],
+    recognizing: Service, deployed_for_module: Callable[..., Service]
 ) -> None:
-    service = recognizing(deployed, engine={"text": "before"})
-
     async def redeploy() -> None:
         await asyncio.sleep(1)
-        engine = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, "text": "after"}
-        await asyncio.to_thread(deployed, {"engines": [engine]}, name=service.name)
+        changed = {"engines": [{**ENGINE, "text": "after"}]}
+        await asyncio.to_thread(deployed_for_module, changed, name=recognizing.name)
 
-    answers = await load(service, 12, redeploy)
+    answers = await load(recognizing, 4, redeploy)
     assert_none_failed(answers)
     texts = [answer.json()["text"] for answer in answers]
     assert texts[0] == "before" and texts[-1] == "after"
@@ -166,7 +187,8 @@ async def test_redeploying_with_a_changed_setting_under_load_costs_no_request(
 async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(
     deployed: Callable[..., Service], deployment: str
 ) -> None:
-    service = recognizing(deployed, ingress_replicas=2)
+    service = deployed({"engines": [ENGINE], "ingress_replicas": 2})
+    service.wait_until_engines_are_ready()
     victim = kill_one(service, deployment)
     deadline = time.monotonic() + 40
     async with service.async_client() as client:

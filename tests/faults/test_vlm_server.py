@@ -25,8 +25,8 @@ BACK_S = 10  # a server that is there again is noticed within a second or so; ma
 STAND_IN = Path(__file__).parents[1] / "support" / "vlm_server.py"
 
 
-@pytest.fixture
-def server() -> Iterator[VlmServer]:
+@pytest.fixture(scope="module")
+def server_of_module() -> Iterator[VlmServer]:
     """A stand-in that is not started, on a port that is known."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -39,20 +39,43 @@ def server() -> Iterator[VlmServer]:
 
 
 @pytest.fixture
+def server(server_of_module: VlmServer) -> Iterator[VlmServer]:
+    """It is not started at the test's begin, and forgets at its end what it was told to do."""
+    yield server_of_module
+    server_of_module.stop()
+
+
+@pytest.fixture(scope="module")
+def with_another_engine(deployed_for_module: Deploy, tiny_models: TinyModels, server_of_module: VlmServer) -> Service:
+    """A service with the stand-in as its server, which gives a page two seconds, and another engine beside."""
+    dummy = {"name": "dummy", "replicas": 1, "text": "Рядом"}
+    engines = [served_by(server_of_module, tiny_models), dummy]
+    service = deployed_for_module({"engines": engines, "limits": {"page_s": 2}})
+    service.wait_until_engines_are_ready()
+    return service
+
+
+def served_by(
+    server: VlmServer, models: TinyModels, vlm: dict[str, Any] | None = None, **engine: Any
+) -> dict[str, Any]:
+    """The settings of paddleocr-vl with the stand-in as its server."""
+    vlm = {"backend": "vllm-server", "url": server.url, "connect_s": 1, **(vlm or {})}
+    return {
+        "name": "paddleocr-vl",
+        "device": "cpu",
+        "replicas": 1,
+        "layout_model_dir": str(models.layout),
+        "vlm": {name: value for name, value in vlm.items() if value is not None},
+        **engine,
+    }
+
+
+@pytest.fixture
 def served(deployed: Deploy, tiny_models: TinyModels, server: VlmServer) -> Callable[..., Service]:
     """Deploys paddleocr-vl with the stand-in as its server."""
 
-    def deploy(*others: dict[str, Any], limits: dict[str, Any] | None = None, **engine: Any) -> Service:
-        vlm = {"backend": "vllm-server", "url": server.url, "connect_s": 1, **engine.pop("vlm", {})}
-        first = {
-            "name": "paddleocr-vl",
-            "device": "cpu",
-            "replicas": 1,
-            "layout_model_dir": str(tiny_models.layout),
-            "vlm": {name: value for name, value in vlm.items() if value is not None},
-            **engine,
-        }
-        service = deployed({"engines": [first, *others], "limits": limits or {}})
+    def deploy(*others: dict[str, Any], **engine: Any) -> Service:
+        service = deployed({"engines": [served_by(server, tiny_models, **engine), *others]})
         service.wait_until_engines_are_ready()
         return service
 
@@ -94,9 +117,9 @@ def good(answer: httpx.Response) -> bool:
 
 
 def test_a_server_that_comes_late_is_used_when_it_is_there(
-    served: Callable[..., Service], server: VlmServer, russian_page: bytes
+    with_another_engine: Service, server: VlmServer, russian_page: bytes
 ) -> None:
-    service = served()
+    service = with_another_engine
     assert server_state(service) == {"state": "away", "reason": "it cannot be connected to"}
     with service.client() as client:
         assert client.get("/health").json()["status"] == "degraded"
@@ -117,12 +140,41 @@ def test_a_server_that_comes_late_is_used_when_it_is_there(
     assert [process.pid for process in service.replicas("Recognizer-paddleocr-vl")] == [replica]
 
 
+async def test_a_server_that_hangs_costs_its_pages_and_nothing_else(
+    with_another_engine: Service, server: VlmServer, russian_page: bytes
+) -> None:
+    server.start()
+    service = with_another_engine
+    wait_for(lambda: good(read(service, russian_page)), "pages are read")
+    server.control(hang=True)
+    work = asyncio.create_task(read_many(service, russian_page, 4))
+    async with service.async_client() as client:
+        beside = await client.post("/ocr", files={"file": russian_page}, data={"engine": "dummy"})
+    assert beside.json()["text"] == "Рядом"
+    answers = await work
+    assert {answer.status_code for answer in answers} == {504}
+    assert {answer.json()["error"]["code"] for answer in answers} == {"page_timeout"}
+    cancelled = server.counters()["cancelled"]
+    with pytest.raises(httpx.ReadTimeout), service.client() as client:
+        client.post("/ocr", files={"file": russian_page}, timeout=0.5)  # leaves long before its page's deadline
+    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page of a client who left is given up", 1.4)
+    server.control(hang=False)
+    assert good(read(service, russian_page))
+
+    server.pause()
+    started = time.monotonic()
+    (stopped,) = await read_many(service, russian_page, 1)
+    assert stopped.status_code in (503, 504) and time.monotonic() - started < 6
+    server.resume()
+    wait_for(lambda: good(read(service, russian_page)), "pages are read again")
+
+
 async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
     served: Callable[..., Service], server: VlmServer, russian_page: bytes
 ) -> None:
     server.start()
     server.control(token_ms=5)
-    service = served({"name": "dummy", "text": "Запасной"}, fallback="dummy")
+    service = served({"name": "dummy", "replicas": 1, "text": "Запасной"}, fallback="dummy")
     wait_for(lambda: good(read(service, russian_page)), "pages are read")
 
     work = asyncio.create_task(read_many(service, russian_page, 24))
@@ -150,35 +202,6 @@ async def test_every_fifth_answer_is_an_error_and_no_page_is(
     counters = server.counters()
     assert counters["failed"] >= 20
     assert counters["most_in_flight"] <= 6  # both replicas together
-
-
-async def test_a_server_that_hangs_costs_its_pages_and_nothing_else(
-    served: Callable[..., Service], server: VlmServer, russian_page: bytes
-) -> None:
-    server.start()
-    service = served({"name": "dummy", "text": "Рядом"}, limits={"page_s": 2})
-    wait_for(lambda: good(read(service, russian_page)), "pages are read")
-    server.control(hang=True)
-    work = asyncio.create_task(read_many(service, russian_page, 4))
-    async with service.async_client() as client:
-        beside = await client.post("/ocr", files={"file": russian_page}, data={"engine": "dummy"})
-    assert beside.json()["text"] == "Рядом"
-    answers = await work
-    assert {answer.status_code for answer in answers} == {504}
-    assert {answer.json()["error"]["code"] for answer in answers} == {"page_timeout"}
-    cancelled = server.counters()["cancelled"]
-    with pytest.raises(httpx.ReadTimeout), service.client() as client:
-        client.post("/ocr", files={"file": russian_page}, timeout=0.5)  # leaves long before its page's deadline
-    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page of a client who left is given up", 1.4)
-    server.control(hang=False)
-    assert good(read(service, russian_page))
-
-    server.pause()
-    started = time.monotonic()
-    (stopped,) = await read_many(service, russian_page, 1)
-    assert stopped.status_code in (503, 504) and time.monotonic() - started < 6
-    server.resume()
-    wait_for(lambda: good(read(service, russian_page)), "pages are read again")
 
 
 def test_a_replica_starts_its_own_server_and_takes_it_along(

@@ -37,6 +37,19 @@ def read(service: Service, document: bytes, *, accept: str = "application/json",
         return client.post("/ocr", files={"file": document}, data=fields, headers={"Accept": accept})
 
 
+# Markup that must stay text in every output.
+EVIL = "<script>alert(1)</script> [x](javascript:alert(1))"
+
+
+@pytest.fixture(scope="module")
+def slow(deployed_for_module: Deploy) -> Service:
+    """One page after another, each of a tenth of a second; every page reads EVIL."""
+    engine = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1, "text": EVIL}
+    service = deployed_for_module({"engines": [engine]})
+    service.wait_until_engines_are_ready()
+    return service
+
+
 def test_row_39_a_bad_page_costs_itself_only(
     service: Service, russian_page: bytes, russian_text: str, english_page: bytes, english_text: str
 ) -> None:
@@ -155,27 +168,22 @@ def test_a_stream_of_a_document_without_a_good_page_ends_in_its_error(service: S
     assert events[-1]["code"] == "corrupt_document"
 
 
-def test_a_client_who_leaves_a_stream_ends_its_work(deployed: Callable[..., Service]) -> None:
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1}]})
-    service.wait_until_engines_are_ready()
-    with service.client() as client:
-        with client.stream("POST", "/ocr", files={"file": blank(200)}, headers={"Accept": "text/event-stream"}) as left:
+def test_a_client_who_leaves_a_stream_ends_its_work(slow: Service) -> None:
+    with slow.client() as client:
+        with client.stream("POST", "/ocr", files={"file": blank(400)}, headers={"Accept": "text/event-stream"}) as left:
             assert next(left.iter_lines()) == "event: start"
         started = time.monotonic()
         assert client.post("/ocr", files={"file": blank(1)}).status_code == 200
-        assert time.monotonic() - started < 3, "the 200 pages of a client who has left are not in the way"
+        assert time.monotonic() - started < 3, "the 400 pages of a client who has left are not in the way"
 
 
-async def test_an_image_is_not_kept_waiting_by_a_long_document(deployed: Callable[..., Service]) -> None:
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1}]})
-    service.wait_until_engines_are_ready()
-
+async def test_an_image_is_not_kept_waiting_by_a_long_document(slow: Service) -> None:
     async def image_s(client: httpx.AsyncClient) -> float:
         started = time.monotonic()
         assert (await client.post("/ocr", files={"file": blank(1)})).status_code == 200
         return time.monotonic() - started
 
-    async with service.async_client() as client:
+    async with slow.async_client() as client:
         alone = [await image_s(client) for _ in range(20)]
         document = asyncio.create_task(client.post("/ocr", files={"file": blank(300)}, timeout=120))
         await asyncio.sleep(1)
@@ -271,14 +279,11 @@ def test_output_wins_over_accept_and_has_to_be_known(service: Service, russian_p
     assert answer.status_code == 422 and answer.json()["error"]["fields"][0]["field"] == "output"
 
 
-def test_row_40_markup_on_a_page_is_text(deployed: Callable[..., Service], russian_page: bytes) -> None:
-    evil = "<script>alert(1)</script> [x](javascript:alert(1))"
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "text": evil}]})
-    service.wait_until_engines_are_ready()
-    html = BeautifulSoup(read(service, russian_page, output="html").text, "html.parser")
+def test_row_40_markup_on_a_page_is_text(slow: Service, russian_page: bytes) -> None:
+    html = BeautifulSoup(read(slow, russian_page, output="html").text, "html.parser")
     assert not html.find_all("script") and not html.find_all("a")
-    assert evil in html.get_text()
-    rendered = MarkdownIt("commonmark").render(read(service, russian_page, output="markdown").text)
+    assert EVIL in html.get_text()
+    rendered = MarkdownIt("commonmark").render(read(slow, russian_page, output="markdown").text)
     assert "<script" not in rendered and "<a " not in rendered
 
 

@@ -23,9 +23,29 @@ def small_page() -> bytes:
     return stream.getvalue()
 
 
+@pytest.fixture(scope="module")
+def impatient(deployed_for_module: Callable[..., Service]) -> Service:
+    """Reads a page a second, and waits no longer than that for the rest of an upload."""
+    engine = {"name": "dummy", "replicas": 1, "page_s": 1, "max_batch": 1}
+    service = deployed_for_module({"engines": [engine], "limits": {"stall_s": 1}})
+    service.wait_until_engines_are_ready()
+    return service
+
+
 def assert_try_again(answer: httpx.Response, code: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, code), answer.text
     assert int(answer.headers["retry-after"]) > 0
+
+
+async def phase_after(client: httpx.AsyncClient, phase: str) -> str:
+    """What health tells of the default engine once it tells no longer that it is in this phase."""
+    deadline = time.monotonic() + 20
+    while True:
+        told: str = (await client.get("/health")).json()["paddleocr"]
+        if told != phase:
+            return told
+        assert time.monotonic() < deadline, f"{phase} for 20 s"
+        await asyncio.sleep(0.1)
 
 
 async def test_row_44_a_full_queue_is_503_and_what_was_accepted_is_finished(
@@ -61,15 +81,13 @@ async def test_too_many_requests_are_refused_before_they_are_read(
 async def test_a_request_that_meets_a_loading_engine_waits_and_then_works(
     deployed: Callable[..., Service], small_page: bytes
 ) -> None:
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "load": "lazy", "load_s": 2}]})
+    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "load": "lazy", "load_s": 3}]})
     async with service.async_client() as client:
         assert (await client.get("/health")).json()["paddleocr"] == "not_initialized"
         answer = asyncio.create_task(client.post("/ocr", files={"file": small_page}))
-        await asyncio.sleep(1.3)
-        assert (await client.get("/health")).json()["paddleocr"] == "initializing"
+        assert await phase_after(client, "not_initialized") == "initializing"
         assert (await answer).status_code == 200
-        await asyncio.sleep(1.3)
-        assert (await client.get("/health")).json()["paddleocr"] == "initialized"
+        assert await phase_after(client, "initializing") == "initialized"
 
 
 async def test_row_44_an_engine_that_loads_for_too_long_is_503(
@@ -97,13 +115,9 @@ async def test_an_engine_that_cannot_load_says_why_in_health_and_in_the_answer(
     assert health["engines"]["dummy"]["reason"] == "the model is missing"
 
 
-async def test_row_46_work_of_a_client_that_left_is_dropped(
-    deployed: Callable[..., Service], small_page: bytes
-) -> None:
+async def test_row_46_work_of_a_client_that_left_is_dropped(impatient: Service, small_page: bytes) -> None:
     """Ten clients queue 1 s pages and leave; a page that comes after them does not wait for theirs."""
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1, "page_s": 1, "max_batch": 1}]})
-    service.wait_until_engines_are_ready()
-    async with service.async_client() as client:
+    async with impatient.async_client() as client:
         leaving = [asyncio.create_task(client.post("/ocr", files={"file": small_page})) for _ in range(10)]
         await asyncio.sleep(0.5)
         for task in leaving:
@@ -124,9 +138,8 @@ async def test_a_request_over_its_time_is_504(deployed: Callable[..., Service], 
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "request_timeout")
 
 
-def test_row_9_an_upload_that_stalls_is_408_and_the_connection_is_closed(deployed: Callable[..., Service]) -> None:
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1}], "limits": {"stall_s": 1}})
-    host, _, path = service.url.removeprefix("http://").partition("/")
+def test_row_9_an_upload_that_stalls_is_408_and_the_connection_is_closed(impatient: Service) -> None:
+    host, _, path = impatient.url.removeprefix("http://").partition("/")
     address, _, port = host.partition(":")
     with socket.create_connection((address, int(port)), timeout=20) as connection:
         connection.sendall(

@@ -26,6 +26,11 @@ from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
+# Far more than are in flight at once, so that the later ones are still to be asked for when it is stopped; and more
+# than are read in the second before that.
+BOOK_PAGES = 100
+# Makes Ray count a GPU that is not there; the models run on the CPU.
+ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}'}
 
 
 class Running:
@@ -95,7 +100,24 @@ def processes_below(folder: Path) -> list[psutil.Process]:
     ]
 
 
-def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russian_text: str) -> None:
+def write_gpu_config(home: Path, models: TinyModels | None = None) -> None:
+    """configs/gpu.yaml, with these models on the CPU, or with models that are not there."""
+    config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
+    arguments = config["applications"][0]["args"]
+    arguments["store"]["path"] = str(home / "output")
+    engine = arguments["engines"][0]
+    engine["device"] = "cpu"
+    if models is None:
+        engine["download"] = False
+    else:
+        engine["layout_model_dir"] = str(models.layout)
+        engine["vlm"]["model_dir"] = str(models.vlm)
+    (home / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_gpu(
+    home: Path, russian_text: str, tiny_models: TinyModels
+) -> None:
     port = free_port()
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with serving(home, port) as running:
@@ -114,9 +136,8 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
         dashboard = re.search(r"Dashboard +(\S+)", first_output)
         assert dashboard is not None and httpx.get(dashboard[1]).status_code == 200
         assert len(list((home / "output").rglob("result.json"))) == 1
-        # More pages than are in flight at once: the later ones are still to be asked for.
         with ThreadPoolExecutor() as client:
-            book = pages_pdf([b""] * 40, size=(200, 200))
+            book = pages_pdf([b""] * BOOK_PAGES, size=(200, 200))
             asked = client.submit(
                 httpx.post,
                 f"http://127.0.0.1:{port}/ocr",
@@ -128,7 +149,7 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
             assert not asked.done()
             running.ctrl_c()
             document = asked.result()
-        assert document.status_code == 200 and len(document.json()["pages"]) == 40, document.text[:300]
+        assert document.status_code == 200 and len(document.json()["pages"]) == BOOK_PAGES, document.text[:300]
         assert document.json()["status"] == "done" and "1 request(s) in flight" in running.output
     assert running.process.returncode == 0
     for word in ("warning", "traceback", "error"):
@@ -139,18 +160,35 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
     assert bystander.poll() is None, "nothing else of the machine is stopped"
     bystander.kill()
 
-    with serving(home, port) as again:  # at once, on the same port, with the same key
+    write_gpu_config(home, tiny_models)
+    with serving(home, port, **ONE_GPU) as again:  # at once, on the same port, with the same key
         assert key[1] in again.output
-        assert httpx.get(f"http://127.0.0.1:{port}/", headers={"X-API-Key": key[1]}).status_code == 200
+        headers = {"X-API-Key": key[1]}
+        assert httpx.get(f"http://127.0.0.1:{port}/", headers=headers).status_code == 200
+        assert "Still loading" not in again.output
+        with (ROOT / "samples/page-ru.png").open("rb") as page:
+            read = httpx.post(f"http://127.0.0.1:{port}/ocr", headers=headers, files={"file": page}, timeout=60).json()
+        assert (read["engine"]["name"], read["degraded"]) == ("paddleocr-vl", False)
+    assert "Traceback" not in again.output
+    assert "Warning" not in again.output, again.output
 
 
-def test_keys_of_the_environment_are_used_and_not_shown(home: Path) -> None:
+def test_without_models_it_answers_and_keys_of_the_environment_are_used_and_not_shown(home: Path) -> None:
     port = free_port()
-    with serving(home, port, OCR_API_KEYS="alice=s3cret-of-alice,bob=s3cret-of-bob") as running:
+    write_gpu_config(home)
+    keys = {"OCR_API_KEYS": "alice=s3cret-of-alice,bob=s3cret-of-bob"}
+    with serving(home, port, PADDLE_PDX_CACHE_HOME=str(home / "no-models"), **ONE_GPU, **keys) as running:
         for key in ("s3cret-of-alice", "s3cret-of-bob"):
             headers = {"Authorization": f"Bearer {key}"}
             assert httpx.get(f"http://127.0.0.1:{port}/", headers=headers).status_code == 200
         assert httpx.post(f"http://127.0.0.1:{port}/ocr", headers=headers, json={}).status_code == 422
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
+        with client, (ROOT / "samples/page-ru.png").open("rb") as page:
+            answer = client.post("/ocr", files={"file": page}).json()
+            health = client.get("/health").json()
+    assert (answer["engine"]["name"], answer["degraded"]) == ("tesseract", True)
+    assert health["status"] == "degraded" and "models pull" in health["engines"]["paddleocr-vl"]["reason"]
+    assert "Traceback" not in running.output
     assert "s3cret" not in running.output
     logs = [file for file in home.rglob("*.log") if file.is_file()] + list(home.rglob("*.err"))
     assert logs
@@ -183,42 +221,4 @@ def test_a_gpu_that_is_not_there_is_one_clear_sentence(home: Path) -> None:
     assert running.process.wait(60) == 1
     running._reader.join(5)
     assert "The engine paddleocr-vl needs 1 GPU, and Ray sees 0 here." in running.output
-    assert "Traceback" not in running.output
-
-
-def test_the_gpu_config_starts_where_ray_counts_a_gpu(home: Path, tiny_models: TinyModels, russian_text: str) -> None:
-    config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
-    arguments = config["applications"][0]["args"]
-    arguments["store"]["path"] = str(home / "output")
-    engine = arguments["engines"][0]
-    engine |= {"layout_model_dir": str(tiny_models.layout), "device": "cpu"}
-    engine["vlm"]["model_dir"] = str(tiny_models.vlm)
-    (home / "config.yaml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    with serving(home, port, RAY_OVERRIDE_RESOURCES='{"CPU": 2, "GPU": 1}', OCR_API_KEYS="k") as running:
-        assert "Still loading" not in running.output
-        with (ROOT / "samples/page-ru.png").open("rb") as page:
-            answer = httpx.post(
-                f"http://127.0.0.1:{port}/ocr", headers={"X-API-Key": "k"}, files={"file": page}, timeout=60
-            ).json()
-        assert (answer["engine"]["name"], answer["degraded"]) == ("paddleocr-vl", False)
-    assert "Traceback" not in running.output
-    assert "Warning" not in running.output, running.output
-
-
-def test_models_that_are_missing_do_not_keep_the_service_from_answering(home: Path) -> None:
-    config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
-    arguments = config["applications"][0]["args"]
-    arguments["store"]["path"] = str(home / "output")
-    arguments["engines"][0] |= {"device": "cpu", "download": False}
-    (home / "config.yaml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    environment = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}', "OCR_API_KEYS": "k"}
-    with serving(home, port, PADDLE_PDX_CACHE_HOME=str(home / "no-models"), **environment) as running:
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": "k"}, timeout=60)
-        with client, (ROOT / "samples/page-ru.png").open("rb") as page:
-            answer = client.post("/ocr", files={"file": page}).json()
-            health = client.get("/health").json()
-    assert (answer["engine"]["name"], answer["degraded"]) == ("tesseract", True)
-    assert health["status"] == "degraded" and "models pull" in health["engines"]["paddleocr-vl"]["reason"]
     assert "Traceback" not in running.output

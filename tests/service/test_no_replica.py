@@ -16,10 +16,8 @@ ENGINE_WAIT_S = 1
 
 def deploy_without_room(deployed: Callable[..., Service], **engine: Any) -> Service:
     without_room = {"name": "paddleocr-vl", "device": "gpu", "replicas": 1, **engine}
-    service = deployed(
-        {"engines": [without_room, {"name": "dummy", "text": "Запасной"}], "limits": {"engine_wait_s": ENGINE_WAIT_S}},
-        wait=False,
-    )
+    dummy = {"name": "dummy", "replicas": 1, "text": "Запасной"}
+    service = deployed({"engines": [without_room, dummy], "limits": {"engine_wait_s": ENGINE_WAIT_S}}, wait=False)
     deadline = time.monotonic() + 60
     with service.client() as client:
         while client.get("/health").status_code != 200:

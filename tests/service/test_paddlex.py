@@ -193,7 +193,7 @@ def test_restructured_pages(service: Service, russian_page: bytes, english_page:
 
 
 def test_an_open_surface_needs_no_key_and_the_others_do(deployed: Any, russian_page: bytes) -> None:
-    service = deployed({"engines": [{"name": "dummy"}], "open_surfaces": ["paddlex"]})
+    service = deployed({"engines": [{"name": "dummy", "replicas": 1}], "open_surfaces": ["paddlex"]})
     service.wait_until_engines_are_ready()
     for path in ("/layout-parsing", "/ocr"):
         assert httpx.post(f"{service.url}{path}", json={"file": b64(russian_page)}).status_code == 200
