@@ -50,7 +50,7 @@ class _Place:
         self.siblings: list[str] = []
         self.is_within_value = False
         for part in location:
-            if isinstance(part, int) and models and names:
+            if isinstance(part, int) and names:
                 names.append(str(part))
                 continue
             found = _field(models, part)
@@ -58,7 +58,7 @@ class _Place:
                 self.is_within_value = True
                 break
             self.siblings = [field.alias or name for each in models for name, field in each.model_fields.items()]
-            names.append(str(part) if found is None else found.alias or str(part))
+            names.append((str(part) or "?") if found is None else found.alias or str(part))
             self.field = found
             models = [] if found is None else list(_models_in(found.annotation))
         self.name = ".".join(names)

@@ -70,7 +70,7 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _client() -> httpx.AsyncClient:
     ring = KeyRing({"alice": "s3cret", "боб": "ключ"})
-    app = RequestId(ErrorResponses(Authentication(_answer, keys=ring, is_open=lambda path: path == "/docs")))
+    app = RequestId(ErrorResponses(Authentication(_answer, keys=ring, is_open=lambda scope: scope["path"] == "/docs")))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 
