@@ -26,7 +26,8 @@ def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidFie
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
         if problem["type"] == "extra_forbidden" and (meant := get_close_matches(place.last, place.siblings, n=1)):
             message += f"; did you mean '{meant[0]}'?"
-        name = _field_name(place.name)
+        # What is wrong with fields together says so; a name that is no text is none to pydantic.
+        name = _field_name(place.name or ("" if problem["type"] == "value_error" else "?"))
         # Below a field with several forms stand names of the library's own for each of them.
         if place.is_within_value or name in problems:
             message = f"is not valid; it is the {_described(place.field, place.last)}"
@@ -58,7 +59,7 @@ class _Place:
                 self.is_within_value = True
                 break
             self.siblings = [field.alias or name for each in models for name, field in each.model_fields.items()]
-            names.append((str(part) or "?") if found is None else found.alias or str(part))
+            names.append(str(part) if found is None else found.alias or str(part))
             self.field = found
             models = [] if found is None else list(_models_in(found.annotation))
         self.name = ".".join(names)

@@ -131,7 +131,9 @@ def test_a_pdf_is_parsed_to_the_same_json(ours: Service, theirs: str, size: tupl
     assert_same(*both(ours, theirs, "/layout-parsing", {"file": b64(book), "fileType": 0}))
 
 
-@pytest.mark.parametrize("how", [{}, {"mergeTables": False, "relevelTitles": False, "prettifyMarkdown": False}])
+@pytest.mark.parametrize(
+    "how", [{}, {"mergeTables": False, "relevelTitles": False, "prettifyMarkdown": False, "formatBlockContent": True}]
+)
 def test_pages_are_made_one_piece_to_the_same_json(ours: Service, theirs: str, how: dict[str, Any]) -> None:
     book = {"file": b64(pages_pdf([b""] * 2)), "fileType": 0}
     one, other = both(ours, theirs, "/layout-parsing", {**book, **how, "restructurePages": True})

@@ -21,6 +21,7 @@ from serve_app.ingress.negotiation import best_match
 from serve_app.ingress.routes import paddlex
 from serve_app.ingress.schema import inlined
 from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.paddlex.requests import LinesRequest
 from serve_app.page_ranges import parse_page_ranges
 
 router = APIRouter(tags=["ocr"])
@@ -28,7 +29,7 @@ router = APIRouter(tags=["ocr"])
 
 def _body_schema() -> dict[str, Any]:
     # The body is read by hand, within limits; this tells the documentation what it may be.
-    json_schema = inlined(OcrRequest.model_json_schema())
+    json_schema = {"anyOf": [inlined(kind.model_json_schema()) for kind in (OcrRequest, LinesRequest)]}
     form_schema = inlined(OcrForm.model_json_schema())
     form_schema["properties"]["options"] = {
         "type": "string",
