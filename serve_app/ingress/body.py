@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
+import re
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,7 @@ from serve_app.page_ranges import parse_page_ranges
 # A body is a flat object of a handful of fields; base64 holds none of the characters that are counted.
 MAX_JSON_PARTS = 1000
 MAX_FORM_FIELDS = 20
+MAX_FILE_NAME = 255
 MAX_OPTIONS_TEXT = 10_000
 MAX_FORM_FILES = 2  # one too many is a clear 422, more are not worth reading
 # Above this, parsing and decoding leave the event loop to others.
@@ -116,11 +118,12 @@ class Submission(Generic[Asked]):
 
 @dataclass(frozen=True)
 class Body:
-    """What a client sent, not looked at yet; `file` is a form's."""
+    """What a client sent, not looked at yet; `file` is a form's, `file_name` what the client calls it: never a path."""
 
     fields: dict[str, Any]
     file: FileContent | None
     is_json: bool
+    file_name: str | None = None
 
 
 async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_json_parts: int = MAX_JSON_PARTS) -> Body:
@@ -208,9 +211,17 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
         raise InvalidRequest("The form could not be read.") from None
     try:
         fields, file = _form_fields(form)
-        return Body(fields, await _content(file) if file is not None else None, is_json=False)
+        content = await _content(file) if file is not None else None
+        return Body(fields, content, is_json=False, file_name=_file_name(file))
     finally:
         await form.close()
+
+
+def _file_name(file: UploadFile | None) -> str | None:
+    """The name alone, fit to be shown."""
+    name = (file.filename or "") if file is not None else ""
+    printable = "".join(character for character in re.split(r"[/\\]", name)[-1] if character.isprintable())
+    return printable[-MAX_FILE_NAME:] or None
 
 
 async def _content(file: UploadFile) -> FileContent:

@@ -108,23 +108,28 @@ class Jobs:
                 await asyncio.wait_for(work.changed.wait(), left)
             except TimeoutError:
                 break
+        if self._work.get(job_id) is not work:
+            return None
         order = self._line.in_order() if work.task is None else []
         position = order.index(job_id) + 1 if job_id in order else None
         return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record))
 
-    async def end(self, job_id: str, state: JobState) -> bool:
-        """Stop a job's work at once; whoever asks writes what became of it. False where it was not at work."""
+    async def end(self, job_id: str) -> JobRecord | None:
+        """Stop a job's work at once, and tell how far it was; None where it was not at work.
+
+        Whoever asks has written what became of it.
+        """
         work = self._work.pop(job_id, None)
         self._line.remove(job_id)
         if work is None:
-            return False
+            return None
         if work.task is not None:
             work.task.cancel()
             await asyncio.wait({work.task})
-        work.record.state = state
-        self._note_change(work.record, work)
+        work.version += 1
+        work.changed.set()  # who waits for news is told by the store
         self._start_next()
-        return True
+        return work.record
 
     async def _look_after_store(self) -> None:
         while True:
@@ -174,10 +179,11 @@ class Jobs:
         self._work.pop(job_id, None)
         self._start_next()
 
-    def _note_change(self, record: JobRecord, work: _Work | None = None) -> None:
-        work = work or self._work.get(record.id)
+    def _note_change(self, record: JobRecord) -> None:
+        work = self._work.get(record.id)
         if work is None:
             return
+        work.record = record
         now = time.monotonic()
         if record.state is JobState.RUNNING and work.version > 0:
             took = now - self._last_page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -74,6 +74,12 @@ class JobRecord(BaseModel):
     done: int = 0
     failed: int = 0
     error: ErrorInfo | None = None
+
+    def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
+        """The job at its end, now."""
+        now = datetime.now(UTC)
+        expires = now + timedelta(seconds=keep_s)
+        return self.model_copy(update={"state": state, "ended": now, "expires": expires, "error": error})
 
 
 def record_of(data: bytes) -> JobRecord:

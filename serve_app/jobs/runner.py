@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from serve_app.document import DocumentStatus, ErrorInfo
@@ -206,20 +206,19 @@ class Runner:
             await self._ledger.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
 
     async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
-        record.state, record.ended = state, _now()
-        record.expires = record.ended + timedelta(seconds=self._limits.keep_s)
-        record.error = None if error is None else ErrorInfo(code=error.code, message=error.message)
+        told = None if error is None else ErrorInfo(code=error.code, message=error.message)
+        ended = record.ended_as(state, keep_s=self._limits.keep_s, error=told)
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                await self._ledger.close(record)
+                await self._ledger.close(ended)
                 break
             except StoreUnavailable as failure:
                 log.warning("job %s cannot be closed yet: %s", record.id, failure)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         log.info("job %s: key %r, %s, %d of %s page(s)", record.id, record.owner, state, record.done, record.total)
-        self._changed(record)
+        self._changed(ended)
 
     def _time_left(self, record: JobRecord) -> float:
         return self._limits.job_s - (_now() - record.created).total_seconds()

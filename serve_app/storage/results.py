@@ -105,8 +105,10 @@ async def _all(writes: Iterable[Awaitable[None]]) -> None:
 
 
 def new_document_id() -> str:
-    """An id that cannot be guessed and that tells the day, and so the place of its result (UTC)."""
-    return f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(12)}"
+    """An id that cannot be guessed and that tells the day, and so the place of its result (UTC); later ones are greater."""
+    now = datetime.now(UTC)
+    of_day_ms = int((now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds() * 1000)
+    return f"{now:%Y%m%d}-{of_day_ms:07x}{secrets.token_hex(9)[1:]}"
 
 
 def document_folder(document_id: str) -> str:

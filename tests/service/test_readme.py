@@ -23,11 +23,14 @@ CHANGING = {"id", "request_id", "timings_ms", "storage", "version"}
 
 
 SEARCHABLE = re.findall(r"^curl .* -o searchable.pdf .*$", README, re.M)
+(JOBS,) = re.findall(r"```bash\n(JOB=.*?)```", README, re.S)
+(API_CLIENT,) = re.findall(r"^paddleocr api .*$", README, re.M)
 
 
 def test_every_curl_of_the_readme_has_an_answer_or_a_test() -> None:
     curls = re.findall(r"^ *curl .*", README, re.M)
-    assert len(curls) == len(EXAMPLES) + len(SEARCHABLE) + 1, "one is tested with PaddleOCR-VL"
+    of_jobs = JOBS.count("\ncurl ")
+    assert len(curls) == len(EXAMPLES) + len(SEARCHABLE) + of_jobs + 1, "one is tested with PaddleOCR-VL"
     assert len(EXAMPLES) == 6
     assert {
         source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)
@@ -76,6 +79,27 @@ def test_the_searchable_pdf_of_the_readme_has_the_text_of_both_pages(
         ["pdftotext", str(tmp_path / "searchable.pdf"), "-"], capture_output=True, text=True, check=True
     ).stdout
     assert [page.split() for page in told.split("\f")[:2]] == [russian_text.split(), english_text.split()]
+
+
+def test_the_job_of_the_readme_ends_as_a_searchable_pdf(service: Service, russian_text: str, tmp_path: Path) -> None:
+    command = JOBS.replace("-o job.pdf", f"-o {tmp_path}/job.pdf")
+    environment = {**os.environ, "OCR": service.url, "KEY": KEY}
+    done = subprocess.run(
+        ["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert '"state": "done"' in done.stdout.splitlines()[-2]
+    command = ["pdftotext", str(tmp_path / "job.pdf"), "-"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.split("\f")[0].split() == russian_text.split()
+
+
+def test_the_api_client_of_the_readme_reads_the_sample(service: Service) -> None:
+    path = f"{ROOT}/.clients/bin:{os.environ['PATH']}"
+    environment = {**os.environ, "OCR": service.url, "KEY": KEY, "PATH": path}
+    done = subprocess.run(
+        ["bash", "-c", API_CLIENT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=True
+    )
+    assert "Счёт на оплату" in done.stdout
 
 
 def assert_shown(shown: Any, real: Any) -> None:

@@ -78,6 +78,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             priority=asked.priority,
             wish=wish,
             url=asked.image_url,
+            file_name=body.file_name,
         )
         await submitted(context, record, submission.source)
     return JSONResponse(told(record), 202, {"Location": str(request.url_for("status", job_id=record.id))})
@@ -153,19 +154,21 @@ async def events(job_id: str, request: Request, context: Annotated[Context, Depe
 async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     if record.state.is_active:
-        record.state = JobState.CANCELLED
+        record = record.ended_as(JobState.CANCELLED, keep_s=context.settings.jobs.keep_s)
+        await context.ledger.save(record)  # first, so that nobody takes it up again
+        latest: JobRecord | None = await _asked(context.jobs.end.remote(job_id))
+        if latest is not None:
+            record = record.model_copy(update={"done": latest.done, "failed": latest.failed})
         await context.ledger.close(record)
-        await _asked(context.jobs.end.remote(job_id, JobState.CANCELLED))
-        await context.ledger.close(record)  # its last page may have come in between
     return told(record)
 
 
 @router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     record = (await view_of(request, context, job_id)).record
-    record.state = JobState.DELETED
+    record = record.ended_as(JobState.DELETED, keep_s=0)
     await context.ledger.save(record)
-    await _asked(context.jobs.end.remote(job_id, JobState.DELETED))
+    await _asked(context.jobs.end.remote(job_id))
     await context.ledger.clear(record)
     return Response(status_code=204)
 

@@ -79,13 +79,18 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             paddlex=not paddlex.of_lines,
         )
         record = JobRecord(
-            id=new_document_id(), owner=request.state.key_name, wish=wish, url=asked.file_url, paddlex=paddlex
+            id=new_document_id(),
+            owner=request.state.key_name,
+            wish=wish,
+            url=asked.file_url,
+            paddlex=paddlex,
+            file_name=body.file_name,
         )
         await submitted(context, record, body.file)
     return _envelope({"jobId": record.id})
 
 
-@router.get("/batch/{batch_id}", summary="The jobs of a batch")
+@router.get("/batch/{batch_id:path}", summary="The jobs of a batch")
 async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     ids = await context.ledger.of_batch(request.state.key_name, batch_id)
     views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in ids))

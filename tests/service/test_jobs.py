@@ -1,0 +1,199 @@
+"""Jobs over HTTP: submitted, watched, fetched in any form, cancelled, deleted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rapidfuzz import fuzz
+
+from tests.faults.test_jobs import assert_whole, book, job_of, submit, wait_for_end, wait_until_done
+from tests.service.test_ocr import http_server
+from tests.support.pdfs import scan
+from tests.support.service import Service, deploy
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("jobs") / "output"
+
+
+@pytest.fixture(scope="module")
+def slow(serve_port: int, output: Path) -> Iterator[Service]:
+    """A page takes it a fifth of a second, and results are kept for three."""
+    from ray import serve
+
+    settings = {
+        "engines": [{"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}],
+        "store": {"kind": "folder", "path": str(output)},
+        "temp_dir": str(output.parent / "temp"),
+        "jobs": {"in_flight": 1, "waiting": 3, "keep_s": 30},
+    }
+    service = deploy(settings, name="jobs", port=serve_port)
+    service.wait_until_engines_are_ready()
+    yield service
+    serve.delete("jobs", _blocking=False)
+
+
+def files_of(output: Path, job_id: str) -> list[str]:
+    return sorted(str(path.relative_to(output)) for path in output.rglob("*") if job_id in str(path) and path.is_file())
+
+
+def test_a_scan_is_read_as_a_job_and_fetched_in_every_form(
+    service: Service, russian_page: bytes, russian_text: str
+) -> None:
+    with service.client() as client:
+        answer = client.post("/jobs", files={"file": ("счёт.pdf", scan(russian_page))}, data={"priority": "bulk"})
+        assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+        job_id = answer.json()["id"]
+        assert answer.headers["location"] == f"{service.url}/jobs/{job_id}"
+        early = client.get(f"/jobs/{job_id}/result")
+        assert early.status_code in (200, 409), early.text
+        job = wait_for_end(client, job_id)
+        assert (job["state"], job["priority"], job["file_name"]) == ("done", "bulk", "счёт.pdf")
+        assert fuzz.ratio(client.get(f"/jobs/{job_id}/pages/1").json()["text"].split(), russian_text.split()) > 97
+        assert client.get(f"/jobs/{job_id}/pages/2").status_code == 404
+        begins = {
+            "json": b'{"id"',
+            "markdown": b"",
+            "text": b"",
+            "html": b"<!",
+            "pdf": b"%PDF",
+            "docx": b"PK",
+            "zip": b"PK",
+        }
+        for output, begin in begins.items():
+            result = client.get(f"/jobs/{job_id}/result", params={"output": output})
+            assert result.status_code == 200 and result.content.startswith(begin), (output, result.text[:200])
+            assert result.headers["x-document-id"] == job_id
+        text = client.get(f"/jobs/{job_id}/result", params={"output": "text"}).text
+        assert fuzz.ratio(text.split(), russian_text.split()) > 97
+        assert client.get(f"/jobs/{job_id}/result", params={"output": "events"}).status_code == 422
+        listed = client.get("/jobs", params={"limit": 1}).json()
+        assert [each["id"] for each in listed["jobs"]] == [job_id]
+    for path in (f"/jobs/{job_id}", f"/jobs/{job_id}/result", f"/jobs/{job_id}/pages/1", f"/jobs/{job_id}/events"):
+        other = httpx.get(f"{service.url}{path}", headers={"X-API-Key": "second-key"})
+        assert (other.status_code, other.json()["error"]["code"]) == (404, "not_found"), path
+    assert httpx.get(f"{service.url}/jobs", headers={"X-API-Key": "second-key"}).json()["jobs"] == []
+
+
+def test_events_tell_of_each_page(slow: Service) -> None:
+    with slow.client() as client:
+        job_id = submit(client, book(5))
+        with client.stream("GET", f"/jobs/{job_id}/events") as answer:
+            lines = list(answer.iter_lines())
+    told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    done = [each["progress"]["done"] for each in told]
+    assert done == sorted(done) and set(done) >= {0, 1, 2, 3, 4, 5}
+    assert told[-1]["state"] == "done" and told[0]["state"] in ("queued", "running")
+    assert any(each["left_s"] for each in told if each["state"] == "running"), "the pace is known after some pages"
+
+
+def test_jobs_wait_in_line_and_a_full_line_is_503(slow: Service) -> None:
+    with slow.client() as client:
+        first, second, third = (submit(client, book(8)) for _ in range(3))
+        assert [job_of(client, each)["position"] for each in (first, second, third)] == [None, 1, 2]
+        full = client.post("/jobs", files={"file": book(1)})
+        assert (full.status_code, full.json()["error"]["code"]) == (503, "queue_full") and full.headers["retry-after"]
+        for each in (second, third):
+            assert client.post(f"/jobs/{each}/cancel").json()["state"] == "cancelled"
+        assert_whole(client, wait_for_end(client, first), 8)
+
+
+def test_a_job_that_is_cancelled_stops_using_the_engine_and_keeps_its_pages(slow: Service, output: Path) -> None:
+    with slow.client() as client:
+        job_id = submit(client, book(60))
+        wait_until_done(client, job_id, 3)
+        asked = time.monotonic()
+        assert client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+        after = submit(client, book(1))
+        assert_whole(client, wait_for_end(client, after), 1)
+        assert time.monotonic() - asked < 3, "the engine is free at once"
+        done = job_of(client, job_id)["progress"]["done"]
+        time.sleep(1)
+        assert job_of(client, job_id)["progress"]["done"] == done < 60
+        assert client.get(f"/jobs/{job_id}/pages/1").json()["text"] == "Привет"
+        refused = client.get(f"/jobs/{job_id}/result")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_done")
+
+
+def test_a_job_that_is_deleted_leaves_nothing_and_is_410(slow: Service, output: Path) -> None:
+    with slow.client() as client:
+        running, done = submit(client, book(60)), None
+        wait_until_done(client, running, 2)
+        assert client.delete(f"/jobs/{running}").status_code == 204
+        done = submit(client, book(1))
+        wait_for_end(client, done)
+        assert client.delete(f"/jobs/{done}").status_code == 204
+        for job_id in (running, done):
+            for method, path in (
+                ("GET", ""),
+                ("GET", "/result"),
+                ("GET", "/events"),
+                ("DELETE", ""),
+                ("POST", "/cancel"),
+            ):
+                gone = client.request(method, f"/jobs/{job_id}{path}")
+                assert (gone.status_code, gone.json()["error"]["code"]) == (410, "job_gone")
+            kept = [name for name in files_of(output, job_id) if not name.startswith("jobs/expires/")]
+            assert [Path(name).name for name in kept] == ["job.json"], kept
+        assert not {running, done} & {each["id"] for each in client.get("/jobs").json()["jobs"]}
+
+
+def test_results_are_deleted_when_their_time_is_over(deployed: Callable[..., Service], tmp_path: Path) -> None:
+    service = deployed({"engines": [{"name": "dummy", "replicas": 1}], "jobs": {"keep_s": 1}})
+    service.wait_until_engines_are_ready()
+    with service.client() as client:
+        job_id = submit(client, book(1))
+        deadline = time.monotonic() + 40
+        while (answer := client.get(f"/jobs/{job_id}")).status_code == 200:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.5)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "job_gone")
+    assert [Path(name).name for name in files_of(tmp_path / "output", job_id)] == ["job.json"]
+
+
+def test_a_url_is_fetched_once_and_one_that_fails_is_the_jobs_error(service: Service, russian_page: bytes) -> None:
+    with http_server({"/page": russian_page}) as server, service.client() as client:
+        asked = [
+            {"image_url": f"{server}/page"},
+            {"image_url": f"{server}/none"},
+            {"image_url": "http://127.0.0.1:9/x"},
+        ]
+        ends = [wait_for_end(client, client.post("/jobs", json=each).json()["id"]) for each in asked]
+    assert [job["state"] for job in ends] == ["done", "failed", "failed"]
+    assert [job["error"]["code"] for job in ends[1:]] == ["url_fetch_failed", "url_forbidden"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"json": {}}, 422, "invalid_field"),
+        ({"json": {"image_url": "ftp://example.com/x"}}, 400, "scheme_not_allowed"),
+        ({"json": {"image_base64": "@"}}, 400, "invalid_base64"),
+        ({"json": {"image_base64": "QQ==", "priority": "urgent"}}, 422, "invalid_field"),
+        ({"json": {"image_base64": "QQ==", "engine": "none"}}, 422, "invalid_field"),
+        ({"files": {"file": b""}}, 422, "empty_document"),
+    ],
+)
+def test_what_is_wrong_is_said_before_there_is_a_job(
+    service: Service, body: dict[str, Any], status: int, code: str
+) -> None:
+    with service.client() as client:
+        before = client.get("/jobs").json()["jobs"]
+        answer = client.post("/jobs", **body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+        assert client.get("/jobs").json()["jobs"] == before
+
+
+def test_a_document_that_cannot_be_read_is_a_failed_job(service: Service) -> None:
+    with service.client() as client:
+        job = wait_for_end(client, submit(client, b"%PDF-1.7 nothing"))
+        assert (job["state"], job["error"]["code"]) == ("failed", "corrupt_document")
+        for path in ("0" * 8 + "-" + "0" * 24, "x", "..%2f..%2fjobs"):
+            assert client.get(f"/jobs/{path}").status_code == 404, path
