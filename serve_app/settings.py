@@ -72,7 +72,12 @@ class Limits(_Strict):
 
 
 class JobLimits(_Strict):
-    body_mb: float = Field(500, gt=0, le=5000, description="Largest document of a job, in MB (10^6 bytes)")
+    body_mb: float = Field(
+        500,
+        gt=0,
+        le=5000,
+        description="Largest document of a job that is sent as a form, in MB (10^6 bytes); in JSON, `limits.body_mb`",
+    )
     in_flight: int = Field(4, ge=1, description="Jobs that are worked on at once; the others wait in line")
     waiting: int = Field(10_000, ge=1, description="Jobs of all keys that wait or are worked on; more get 503")
     job_s: float = Field(86_400, gt=0, description="Longest time from a job's submission to its end, in seconds")

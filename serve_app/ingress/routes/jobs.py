@@ -15,7 +15,7 @@ from pydantic import Field
 from serve_app.errors import InvalidField, JobGone, JobNotDone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
 from serve_app.file_content import FileContent
 from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import OcrForm, OcrRequest, read_body, submission_of
+from serve_app.ingress.body import Body, OcrForm, OcrRequest, read_body, submission_of
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.fetch import parse_url
@@ -47,17 +47,10 @@ class JobForm(OcrForm):
 @router.post("", summary="Submit a document as a job", status_code=202)
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """The fields of POST /ocr but for `output` and `include_images`, which are asked for with the result."""
-    limits = context.settings.limits
     with ExitStack() as held:
         held.enter_context(context.admission.place())
-        try:
-            async with asyncio.timeout(limits.request_s):
-                body = await read_body(
-                    request, max_bytes=int(context.settings.jobs.body_mb * 1e6), stall_s=limits.stall_s
-                )
-                submission = await submission_of(body, JobFields, JobForm)
-        except TimeoutError:
-            raise RequestTimeout(f"The upload took longer than {limits.request_s:g} s.") from None
+        body = await uploaded(request, context)
+        submission = await submission_of(body, JobFields, JobForm)
         asked = submission.request
         engine = engine_of(asked, context.settings.engines)
         wish = JobWish(
@@ -171,6 +164,18 @@ async def delete(job_id: str, request: Request, context: Annotated[Context, Depe
     await _asked(context.jobs.end.remote(job_id))
     await context.ledger.clear(record)
     return Response(status_code=204)
+
+
+async def uploaded(request: Request, context: Context) -> Body:
+    """The body of a new job. A form's file goes to disk as it comes; JSON has to be held, and so be smaller."""
+    limits = context.settings.limits
+    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    most_mb = context.settings.jobs.body_mb if is_form else limits.body_mb
+    try:
+        async with asyncio.timeout(limits.document_s):
+            return await read_body(request, max_bytes=int(most_mb * 1e6), stall_s=limits.stall_s)
+    except TimeoutError:
+        raise RequestTimeout(f"The upload took longer than {limits.document_s:g} s.") from None
 
 
 async def submitted(context: Context, record: JobRecord, source: FileContent | None) -> None:

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from serve_app.errors import InvalidField, RequestTimeout
-from serve_app.ingress.body import Body, read_body
+from serve_app.errors import InvalidField
+from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.fetch import parse_url
 from serve_app.ingress.refusals import invalid, invalid_fields
-from serve_app.ingress.routes.jobs import submitted, view_of
+from serve_app.ingress.routes.jobs import submitted, uploaded, view_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish
 from serve_app.paddlex.engines import layout_engine, options_of
@@ -49,16 +49,9 @@ class OfficialJob(BaseModel):
 
 @router.post("", summary="Submit a job, as PaddleOCR's clients do")
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    limits = context.settings.limits
     with ExitStack() as held:
         held.enter_context(context.admission.place())
-        try:
-            async with asyncio.timeout(limits.request_s):
-                body = await read_body(
-                    request, max_bytes=int(context.settings.jobs.body_mb * 1e6), stall_s=limits.stall_s
-                )
-        except TimeoutError:
-            raise RequestTimeout(f"The upload took longer than {limits.request_s:g} s.") from None
+        body = await uploaded(request, context)
         asked = _checked(body)
         engine = layout_engine(context.settings)
         paddlex = PaddlexJob(

@@ -1,0 +1,266 @@
+"""Jobs: their records, whose turn it is, and what the runner does when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from serve_app.document import EngineInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
+from serve_app.documents import Documents
+from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.jobs import runner as runner_module
+from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.line import Line
+from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, as_stored, record_of, told
+from serve_app.jobs.runner import Runner
+from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.paddlex.jobs import PaddlexJob
+from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.settings import FolderStoreSettings, JobLimits, Limits, Settings
+from serve_app.storage import StoreUnavailable
+from serve_app.storage.folder import FolderStore
+from serve_app.storage.links import Links
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.results import Results, new_document_id
+
+WISH = JobWish(engine="x", options=RecognitionOptions())
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(runner_module, "LONGEST_PAUSE_S", 0.02)
+
+
+# Records
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    options = RecognitionOptions(languages=("rus",), parsing=ParsingOptions(use_chart_recognition=True, min_pixels=800))
+    record = JobRecord(
+        id=new_document_id(),
+        owner="боб",
+        wish=JobWish(engine="x", options=options, pages="1-3", password="пароль"),
+        paddlex=PaddlexJob(model="PP-OCRv5", payload={"visualize": True}, address="http://x/"),
+    )
+    assert record_of(as_stored(record)) == record
+    shown = told(record)
+    assert shown["state"] == "queued" and "wish" not in shown and "пароль" not in json.dumps(shown, ensure_ascii=False)
+    assert "пароль" not in repr(record)
+
+
+def test_an_older_record_and_a_newer_one_are_read() -> None:
+    older = {"version": 1, "id": "20261125-0", "owner": "a", "wish": {"engine": "x", "options": {}}, "state": "running"}
+    record = record_of(json.dumps(older).encode())
+    assert (record.state, record.priority, record.done) == (JobState.RUNNING, Priority.INTERACTIVE, 0)
+    newer = {**older, "something": {"of": "later"}}
+    assert record_of(json.dumps(newer).encode()).id == record.id
+
+
+def test_later_ids_are_greater() -> None:
+    ids = []
+    for _ in range(3):
+        ids.append(new_document_id())
+        ids_before, now = len(ids), datetime.now(UTC)
+        while datetime.now(UTC) < now + timedelta(milliseconds=2):
+            assert ids_before
+    assert ids == sorted(ids) and all(len(each) == len("20261125-") + 24 for each in ids)
+
+
+# The line
+
+
+def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
+    line = Line()
+    for job, owner in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
+        line.add(job, owner, Priority.INTERACTIVE)
+    line.add("bulk", "c", Priority.BULK)
+    assert line.in_order() == ["a1", "b1", "a2", "a3", "bulk"]
+    line.remove("a2")
+    assert [line.take() for _ in range(5)] == ["a1", "b1", "a3", "bulk", None]
+
+
+def test_bulk_jobs_do_not_wait_for_ever() -> None:
+    line = Line()
+    for number in range(8):
+        line.add(f"i{number}", "a", Priority.INTERACTIVE)
+        line.add(f"b{number}", "b", Priority.BULK)
+    taken = [line.take() for _ in range(8)]
+    assert taken == ["i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1"]
+
+
+# The runner
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+class Pages:
+    """Stands for a Pipeline with a document of three pages; `ends` is what becomes of each page, try by try."""
+
+    def __init__(self, **ends: Sequence[ServiceError | None]) -> None:
+        self._ends = {int(name.removeprefix("page_")): list(tries) for name, tries in ends.items()}
+        self.tried: list[int] = []
+
+    def place(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def count_pages(self, source: SourceFile) -> int:
+        if source.data == b"%PDF- damaged":
+            raise CorruptDocument
+        return 3
+
+    async def pages(self, source: SourceFile, numbers: Sequence[int], **_: Any) -> AsyncIterator[PageOutcome]:
+        for number in numbers:
+            self.tried.append(number)
+            ends = self._ends.get(number, [])
+            end = ends.pop(0) if ends else None
+            figure = Figure("imgs/img_in_image_box_1_2_3_4.jpg", b"jpeg")
+            page = Page(
+                number=number, width=9, height=9, dpi=72, text=f"страница {number}", markdown=f"![]({figure.path})"
+            )
+            paddlex = PaddlexPage({"width": 9, "height": 9, "parsing_res_list": []}, "", (("a", None),))
+            result = PageResult(PageReading(page, (figure,), paddlex), EngineInfo(name="x", version="1"))
+            yield PageOutcome(number, result if end is None else end)
+
+
+class Flaky(FolderStore):
+    """A folder that cannot be written to for as many times."""
+
+    fails = 0
+
+    def _put(self, key: str, data: Any, content_type: str) -> None:
+        if "/pages/" in key and self.fails > 0:
+            self.fails -= 1
+            raise StoreUnavailable("away")
+        super()._put(key, data, content_type)
+
+
+class Work:
+    def __init__(self, folder: Path, pages: Pages, **limits: float) -> None:
+        self.store = Flaky(FolderStoreSettings(path=str(folder)))
+        self.ledger = Ledger(self.store)
+        self.settings = Settings(jobs=JobLimits(**cast(Any, limits)))
+        self.heard: list[tuple[JobState, int, int]] = []
+        documents = Documents(
+            cast(Pipeline, pages),
+            Results(self.store, StoreMonitor(self.store), keep_source=False),
+            limits=Limits(),
+            share=lambda data: bytes(data),
+            fetch=self._fetch,
+        )
+        self.runner = Runner(
+            documents, self.ledger, Links(self.store, self.settings), self._download, self.settings, self._note
+        )
+
+    async def _fetch(self, data: bytes) -> bytes:
+        return data
+
+    async def _download(self, url: str) -> bytes:
+        return b"%PDF- from " + url.encode()
+
+    def _note(self, record: JobRecord) -> None:
+        self.heard.append((record.state, record.done, record.failed))
+
+    async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
+        job = JobRecord(id=new_document_id(), owner="me", wish=WISH, **record)
+        await self.ledger.add(job, source)
+        assert await self.ledger.active() == [job.id]
+        await self.runner.run(job)
+        return await self.ledger.record(job.id)
+
+
+async def test_each_page_is_kept_before_it_counts_and_the_end_is_kept(tmp_path: Path) -> None:
+    work = Work(tmp_path, pages := Pages())
+    job = await work.run()
+    assert (job.state, job.done, job.failed, job.total, job.error) == (JobState.DONE, 3, 0, 3, None)
+    assert job.expires is not None and job.ended is not None
+    assert job.expires - job.ended == timedelta(seconds=work.settings.jobs.keep_s)
+    assert await work.ledger.active() == [] and await work.ledger.of("me") == [job.id]
+    assert pages.tried == [1, 2, 3] and [done for _, done, _ in work.heard] == [0, 1, 2, 3, 3]
+    reading, engine = await work.ledger.page(job.id, 2)
+    assert (reading.page.text, engine.name) == ("страница 2", "x")
+    assert [figure.jpeg for figure in reading.figures] == [b"jpeg"]
+    assert f"![]({reading.figures[0].path})" == reading.page.markdown, "a figure has a name of its own in the document"
+
+
+async def test_a_job_that_was_left_goes_on_where_it_was(tmp_path: Path) -> None:
+    work = Work(tmp_path, first := Pages())
+    job = await work.run()
+    (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
+    page_2.unlink()
+    job.state, job.ended = JobState.RUNNING, None
+    again = Work(tmp_path, pages := Pages())
+    await again.runner.run(job)
+    assert first.tried == [1, 2, 3] and pages.tried == [2]
+    assert (await again.ledger.record(job.id)).done == 3
+
+
+async def test_a_page_that_fails_is_tried_again_and_then_the_others_are_the_result(tmp_path: Path) -> None:
+    work = Work(
+        tmp_path, pages := Pages(page_1=[RecognitionFailed()], page_2=[PageTimeout()] * 9, page_3=[CorruptDocument()])
+    )
+    job = await work.run()
+    assert (job.state, job.done, job.failed) == (JobState.PARTIAL, 1, 2)
+    assert sorted(pages.tried) == [1, 1, 2, 2, 2, 3]
+
+
+async def test_what_passes_is_waited_for(tmp_path: Path) -> None:
+    loading = EngineLoading(retry_after_s=1)
+    work = Work(tmp_path, pages := Pages(page_1=[loading] * 5, page_3=[loading]))
+    work.store.fails = 2
+    job = await work.run()
+    assert (job.state, job.done, job.failed) == (JobState.DONE, 3, 0)
+    assert pages.tried.count(1) == 8, "five times its engine was loading, and twice the store was away"
+
+
+async def test_a_document_that_cannot_be_read_is_a_failed_job_at_once(tmp_path: Path) -> None:
+    work = Work(tmp_path, pages := Pages())
+    job = await work.run(b"%PDF- damaged")
+    assert job.error is not None and (job.state, job.error.code, pages.tried) == (
+        JobState.FAILED,
+        "corrupt_document",
+        [],
+    )
+    none = Work(tmp_path / "none", Pages(**{f"page_{number}": [CorruptDocument()] * 9 for number in (1, 2, 3)}))
+    job = await none.run()
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "corrupt_document")
+    assert await none.ledger.active() == []
+
+
+async def test_a_job_has_an_end_even_where_nothing_passes(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages(page_1=[EngineLoading(retry_after_s=1)] * 10_000), job_s=0.5)
+    job = await asyncio.wait_for(work.run(), 5)
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "request_timeout")
+
+
+async def test_a_url_is_fetched_once(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    job = await work.run(None, url="http://x/y")
+    with await work.ledger.source(job.id) as file:
+        assert file.read() == b"%PDF- from http://x/y"
+    assert job.state is JobState.DONE
+
+
+async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    paddlex = PaddlexJob(model="PaddleOCR-VL", batch_id="a/б", address="http://x/")
+    job = await work.run(paddlex=paddlex)
+    assert (await work.ledger.of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
+        path.name for path in files_in(tmp_path)
+    }
+    assert await work.ledger.of_batch("you", "a/б") == []
+    await work.ledger.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
+    left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
+    assert sorted(left) == [".link-key", "job.json"]
+    assert [each async for each, _ in work.ledger.expired(datetime.now(UTC))] == []
+    later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)
+    assert [each async for each, _ in work.ledger.expired(later)] == [job.id]
