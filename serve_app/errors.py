@@ -90,6 +90,11 @@ class LinkInvalid(ServiceError):
     status, code, default_message = 403, "link_invalid", "This link was not made by this service, or was changed."
 
 
+class IdempotencyMismatch(ServiceError):
+    status, code = 422, "idempotency_mismatch"
+    default_message = "This Idempotency-Key was used with another request."
+
+
 class JobGone(ServiceError):
     status, code, default_message = 410, "job_gone", "This job and its results are deleted."
 

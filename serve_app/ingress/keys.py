@@ -57,15 +57,20 @@ def parse_keys(text: str) -> dict[str, str]:
     """
     keys: dict[str, str] = {}
     entries = [entry.strip() for entry in text.split(",")]
-    for number, entry in enumerate((entry for entry in entries if entry), start=1):
+    for entry in filter(None, entries):
         named = _NAMED.fullmatch(entry)
-        name, key = (named[1].strip(), named[2].strip()) if named else (f"key-{number}", entry)
+        name, key = (named[1].strip(), named[2].strip()) if named else (_name_of_unnamed(entry), entry)
         if name in keys:
             raise ValueError(f"OCR_API_KEYS: two keys are named {name!r}")
         keys[name] = key
     if not keys:
         raise ValueError("OCR_API_KEYS is set but holds no key")
     return keys
+
+
+def _name_of_unnamed(key: str) -> str:
+    """The same wherever the key stands in the list: jobs belong to the name."""
+    return f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def local_key(file: Path) -> str:

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
 from serve_app.ingress.fetch import Fetcher
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.ledger import Claim, Ledger
 from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.runner import Runner
@@ -84,6 +84,7 @@ class Jobs:
         )
         self._line = Line()
         self._work: dict[str, _Work] = {}
+        self._claiming = asyncio.Lock()
         self._page_s: float | None = None
         self._last_page = time.monotonic()
         self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), self._look_after_store())]
@@ -92,6 +93,14 @@ class Jobs:
         """There is a new job in the store."""
         self._adopt(record)
         self._start_next()
+
+    async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
+        """Of requests of the same name, the first one's; kept before it is told. Raises StoreUnavailable."""
+        async with self._claiming:  # one after another: of two at once, one is the first
+            before = await self._ledger.claimed(owner, name)
+            if before is None:
+                await self._ledger.claim(owner, name, claim)
+            return before or claim
 
     async def waiting(self) -> int:
         return len(self._work)

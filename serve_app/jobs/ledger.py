@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, astuple
-from datetime import datetime
+from dataclasses import asdict, astuple, dataclass
+from datetime import UTC, datetime
 from typing import BinaryIO
 
 from serve_app.document import DocumentSummary, EngineInfo, Figure, PaddlexPage, Page, PageReading
@@ -24,7 +25,20 @@ from serve_app.storage.results import document_folder
 from serve_app.structure import BlockChange, Structure
 
 JSON = "application/json"
+CLAIM_S = 86_400
 OCTETS = "application/octet-stream"
+
+
+_CLAIM = "claim-"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The job that a request has made, a digest of that request, and when that was (Unix time)."""
+
+    job_id: str
+    digest: str
+    at: float
 
 
 class Ledger:
@@ -67,6 +81,19 @@ class Ledger:
     async def keep_result(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> None:
         """Keep one more form of a job's result, beside the others."""
         await self._store.put(f"{document_folder(job_id)}/{name}", file, media_type)
+
+    async def claimed(self, owner: str, name: str) -> Claim | None:
+        """What an owner's request of this name (an Idempotency-Key) has made, if it was lately."""
+        try:
+            claim = Claim(**json.loads(await self._store.get(_claim_key(owner, name))))
+        except KeyError:
+            return None
+        return claim if time.time() - claim.at < CLAIM_S else None
+
+    async def claim(self, owner: str, name: str, claim: Claim) -> None:
+        await self._store.put(_claim_key(owner, name), json.dumps(asdict(claim)).encode(), JSON)
+        ends = datetime.fromtimestamp(claim.at + CLAIM_S, UTC)
+        await self._store.put(f"jobs/expires/{ends:%Y%m%d}/{_claim_name(owner, name)}", b"", OCTETS)
 
     async def close(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
@@ -145,12 +172,20 @@ class Ledger:
         await self._store.delete(_active_key(record.id))
 
     async def expired(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Id of each job whose day has come, and the key to `forget` when it was looked after."""
+        """Id of each job whose day has come, and the key to `forget` when it was looked after.
+
+        Claims of the days before are deleted on the way.
+        """
+        today = f"{now:%Y%m%d}"
         for key in await self._store.keys_below("jobs/expires"):
-            _, _, day, job_id = key.split("/")
-            if day > f"{now:%Y%m%d}":
+            _, _, day, name = key.split("/")
+            if day > today:
                 return
-            yield job_id, key
+            if not name.startswith(_CLAIM):
+                yield name, key
+            elif day < today:
+                await self._store.delete(f"jobs/claims/{name}.json")
+                await self._store.delete(key)
 
     async def forget(self, key: str) -> None:
         await self._store.delete(key)
@@ -182,6 +217,14 @@ def _owner_key(record: JobRecord) -> str:
 
 def _batch_key(record: JobRecord, batch_id: str) -> str:
     return f"jobs/batches/{_folder_of(record.owner)}/{_folder_of(batch_id)}/{record.id}"
+
+
+def _claim_key(owner: str, name: str) -> str:
+    return f"jobs/claims/{_claim_name(owner, name)}.json"
+
+
+def _claim_name(owner: str, name: str) -> str:
+    return f"{_CLAIM}{_folder_of(owner)}-{_folder_of(name)}"
 
 
 def _expiry_key(expires: datetime, job_id: str) -> str:

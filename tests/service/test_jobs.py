@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rapidfuzz import fuzz
 from tests.faults.test_jobs import assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.service.test_ocr import http_server
 from tests.support.pdfs import scan
-from tests.support.service import Service, deploy
+from tests.support.service import KEY, Service, deploy
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,30 @@ def test_events_tell_of_each_page(slow: Service) -> None:
     assert done == sorted(done) and set(done) >= {0, 1, 2, 3, 4, 5}
     assert told[-1]["state"] == "done" and told[0]["state"] in ("queued", "running")
     assert any(each["left_s"] for each in told if each["state"] == "running"), "the pace is known after some pages"
+
+
+def test_the_same_request_twice_is_one_job(slow: Service) -> None:
+    def ask(pages: int, key: str, who: str = KEY) -> httpx.Response:
+        headers = {"X-API-Key": who, "Idempotency-Key": key}
+        return httpx.post(f"{slow.url}/jobs", headers=headers, files={"file": book(pages)}, timeout=30)
+
+    with ThreadPoolExecutor() as clients:
+        answers = list(clients.map(lambda _: ask(2, "счёт-1".encode().hex()), range(2)))
+    key = "счёт-1".encode().hex()
+    answers.append(ask(2, key))
+    assert {answer.status_code for answer in answers} == {202}, [answer.text for answer in answers]
+    (job_id,) = {answer.json()["id"] for answer in answers}
+    other = ask(3, key)
+    assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_mismatch")
+    with slow.client() as client:
+        assert_whole(client, wait_for_end(client, job_id), 2)
+        again = ask(2, key)
+        assert (again.status_code, again.json()["id"], again.json()["state"]) == (202, job_id, "done")
+        assert client.delete(f"/jobs/{job_id}").status_code == 204
+    assert ask(2, key).status_code == 410
+    assert ask(1, "x" * 256).status_code == 422
+    elsewhere = ask(2, key, "second-key")
+    assert elsewhere.status_code == 202 and elsewhere.json()["id"] != job_id
 
 
 def test_jobs_wait_in_line_and_a_full_line_is_503(slow: Service) -> None:

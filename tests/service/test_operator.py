@@ -184,7 +184,7 @@ def test_logs_are_json_lines_with_the_request_id(cluster: Cluster, russian_page:
     logs = list(cluster.folder.glob("session_latest/logs/serve/replica_ocr_Ingress_*.log"))
     lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
     mine = [line for line in lines if line.get("request_id") == request_id]
-    assert any(document in line["message"] and "key-1" in line["message"] for line in mine)
+    assert any(document in line["message"] and "key-" in line["message"] for line in mine)
     assert any("POST /ocr 200" in line["message"] for line in mine)
     everything = "".join(log.read_text(errors="replace") for log in cluster.folder.glob("session_latest/logs/**/*.log"))
     assert KEY not in everything

@@ -19,11 +19,12 @@ from serve_app.ingress.request_id import RequestId
 
 
 def test_keys_may_have_names_or_none() -> None:
-    assert parse_keys("alice=s3cret, other ,bob=a=b") == {"alice": "s3cret", "key-2": "other", "bob": "a=b"}
+    assert parse_keys("alice=s3cret, other ,bob=a=b") == {"alice": "s3cret", "key-d9298a10": "other", "bob": "a=b"}
+    assert parse_keys("other,alice=s3cret").keys() == {"key-d9298a10", "alice"}, "jobs belong to names"
 
 
 def test_a_key_that_ends_in_base64_padding_is_not_taken_for_a_name() -> None:
-    assert parse_keys("YWJjZA==") == {"key-1": "YWJjZA=="}
+    assert parse_keys("YWJjZA==") == {"key-db3eaf9a": "YWJjZA=="}
     assert parse_keys("ci=YWJjZA==") == {"ci": "YWJjZA=="}
 
 

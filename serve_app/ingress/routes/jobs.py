@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from typing import Annotated, Any
@@ -12,7 +14,16 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
 
-from serve_app.errors import InvalidField, JobGone, JobNotDone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
+from serve_app.errors import (
+    IdempotencyMismatch,
+    InvalidField,
+    JobGone,
+    JobNotDone,
+    NotFound,
+    QueueFull,
+    RequestTimeout,
+    ServiceUnavailable,
+)
 from serve_app.file_content import FileContent
 from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import Body, OcrForm, OcrRequest, read_body, submission_of
@@ -20,6 +31,7 @@ from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.fetch import parse_url
 from serve_app.jobs.deployment import JobView
+from serve_app.jobs.ledger import Claim
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, told
 from serve_app.outputs.kinds import STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
@@ -34,6 +46,7 @@ ASK_S = 2.0
 
 EVENT_WAIT_S = 15.0
 MOST_LISTED = 100
+MAX_IDEMPOTENCY_KEY = 255
 
 
 class JobFields(OcrRequest):
@@ -73,7 +86,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             url=asked.image_url,
             file_name=body.file_name,
         )
-        await submitted(context, record, submission.source)
+        record = await submitted(context, record, submission.source, _idempotency_key(request))
     return JSONResponse(told(record), 202, {"Location": str(request.url_for("status", job_id=record.id))})
 
 
@@ -159,10 +172,7 @@ async def cancel(job_id: str, request: Request, context: Annotated[Context, Depe
 @router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     record = (await view_of(request, context, job_id)).record
-    record = record.ended_as(JobState.DELETED, keep_s=0)
-    await context.ledger.save(record)
-    await _asked(context.jobs.end.remote(job_id))
-    await context.ledger.clear(record)
+    await _delete(context, record)
     return Response(status_code=204)
 
 
@@ -178,8 +188,49 @@ async def uploaded(request: Request, context: Context) -> Body:
         raise RequestTimeout(f"The upload took longer than {limits.document_s:g} s.") from None
 
 
-async def submitted(context: Context, record: JobRecord, source: FileContent | None) -> None:
-    """Keep a new job, and let it begin. Raises QueueFull, and ServiceUnavailable where it could not be kept."""
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise InvalidField(f"Idempotency-Key: may have 1 to {MAX_IDEMPOTENCY_KEY} characters.")
+    return key
+
+
+async def submitted(
+    context: Context, record: JobRecord, source: FileContent | None, idempotency_key: str | None = None
+) -> JobRecord:
+    """Keep a new job, and let it begin; of requests with the same key, the first one's is the job of all.
+
+    Raises IdempotencyMismatch, QueueFull, JobGone, and ServiceUnavailable where it could not be kept.
+    """
+    if idempotency_key is None:
+        return await _begun(context, record, source)
+    claim = Claim(record.id, await asyncio.to_thread(_digest, record, source), time.time())
+    try:
+        before = await context.ledger.claimed(record.owner, idempotency_key)
+        if before is None:
+            # Kept first, and claimed then: who is killed in between has promised nothing.
+            record = await _begun(context, record, source)
+            before = await _asked(context.jobs.claim.remote(record.owner, idempotency_key, claim))
+            if before.job_id != record.id:  # another one was quicker
+                await _delete(context, record)
+        if before.digest != claim.digest:
+            raise IdempotencyMismatch
+        first = await context.ledger.record(before.job_id)
+    except StoreUnavailable as error:
+        raise _store_away(context, error) from None
+    if first.state.is_gone:
+        raise JobGone
+    return first
+
+
+def _digest(record: JobRecord, source: FileContent | None) -> str:
+    """Of what the client asks for."""
+    digest = hashlib.sha256(record.model_dump_json(include={"wish", "priority", "url"}).encode())
+    digest.update(source or b"")
+    return digest.hexdigest()
+
+
+async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
     if await _asked(context.jobs.waiting.remote()) >= context.settings.jobs.waiting:
         raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
     try:
@@ -188,6 +239,14 @@ async def submitted(context: Context, record: JobRecord, source: FileContent | N
         raise _store_away(context, error) from None
     with suppress(ServiceUnavailable):  # it is kept, and found where it lies
         await _asked(context.jobs.wake.remote(record))
+    return record
+
+
+async def _delete(context: Context, record: JobRecord) -> None:
+    record = record.ended_as(JobState.DELETED, keep_s=0)
+    await context.ledger.save(record)  # first, so that nobody takes it up again
+    await _asked(context.jobs.end.remote(record.id))
+    await context.ledger.clear(record)
 
 
 async def view_of(request: Request, context: Context, job_id: str) -> JobView:
