@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ import yaml
 from tests.support.pdfs import pages_pdf
 from tests.support.service import Service
 from tests.support.swift import free_port
+from tests.support.swift_fixture import SwiftServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = 60
@@ -152,6 +154,25 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(config: Path) ->
     assert {name: at for name, at in after.items() if name in stored} == stored, "no page is stored a second time"
     pages = re.findall(rf"job {job_id}: page (\d+) is done", text)
     assert sorted(map(int, pages)) == list(range(1, PAGES + 1)), "and none is recognized again"
+
+
+def test_a_job_waits_for_a_bucket_that_is_away_and_ends_whole(
+    deployed: Callable[..., Service], swift: SwiftServer, tmp_path: Path
+) -> None:
+    engine = {"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}
+    store = {"kind": "s3", "bucket": swift.bucket, "region": swift.region, "addressing_style": "path"}
+    store |= {"endpoint_url": swift.endpoint_url, "prefix": uuid.uuid4().hex}
+    keys = {"OCR_S3_ACCESS_KEY_ID": swift.access_key, "OCR_S3_SECRET_ACCESS_KEY": swift.secret_key}
+    service = deployed({"engines": [engine], "store": store}, secrets=keys)
+    service.wait_until_engines_are_ready()
+    with service.client() as client:
+        job_id = submit(client, book())
+        wait_until_done(client, job_id, 10)
+        with swift.away():
+            time.sleep(20)
+        assert_whole(client, wait_for_end(client, job_id))
+        result = client.get(f"/jobs/{job_id}/result", params={"output": "text"})
+        assert result.text.split() == ["Привет"] * PAGES
 
 
 def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..., Service], tmp_path: Path) -> None:

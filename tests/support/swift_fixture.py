@@ -7,10 +7,12 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3.session
+import psutil
 import pytest
 
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, START_S, free_port
@@ -28,12 +30,30 @@ class SwiftServer:
     secret_key: str
     region: str
     bucket: str
+    pid: int
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """It takes connections, and answers nothing."""
+        processes = psutil.Process(self.pid).children(recursive=True)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
 
 @pytest.fixture(scope="session")
 def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
     """A Swift with an empty bucket. It dies with the test run, even when that is killed."""
-    folder = tmp_path_factory.mktemp("swift")
+    with running_swift(tmp_path_factory.mktemp("swift")) as server:
+        yield server
+
+
+@contextmanager
+def running_swift(folder: Path) -> Iterator[SwiftServer]:
     errors = folder / "launcher.log"
     options = ["--dir", str(folder), "--port", str(free_port()), "--parent", str(os.getpid())]
     with errors.open("wb") as stderr:
@@ -51,7 +71,7 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
         line = launcher.stdout.readline().decode() if ready else ""
         if not line.startswith("READY "):
             raise RuntimeError(f"no S3 server for the tests: {errors.read_text()[-3000:]}")
-        server = SwiftServer(line.split()[1], ACCESS_KEY, SECRET_KEY, REGION, BUCKET)
+        server = SwiftServer(line.split()[1], ACCESS_KEY, SECRET_KEY, REGION, BUCKET, launcher.pid)
         _make_bucket(server)
         yield server
     finally:
