@@ -362,6 +362,9 @@ class Secrets(_Strict):
         None, description="OCR_S3_SECRET_ACCESS_KEY; unset: boto3's own chain"
     )
 
+    webhook_secret: SecretStr | None = Field(
+        None, description="OCR_WEBHOOK_SECRET: what webhooks are signed with; unset: there are none"
+    )
     vlm_api_key: SecretStr | None = Field(None, description="OCR_VLM_API_KEY: key of the inference server")
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ class Context:
     admission: Admission
     ledger: Ledger
     jobs: DeploymentHandle[Any]
+    has_webhook_secret: bool
 
     @property
     def documents(self) -> Documents:

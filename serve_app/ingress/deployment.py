@@ -59,6 +59,7 @@ class Ingress:
             admission=Admission(settings.limits.requests),
             ledger=Ledger(backend.store),
             jobs=jobs,
+            has_webhook_secret=secrets.webhook_secret is not None,
         )
 
     async def drain(self) -> tuple[str, int]:

@@ -12,7 +12,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -149,8 +149,41 @@ class Fetcher:
                 f"The document could not be fetched from the URL within {self._deadline_s:g} seconds."
             ) from None
 
-    async def _follow(self, url: URL) -> bytes:
+    async def check(self, url: str) -> None:
+        """Raise UrlForbidden where the name of a URL leads to a forbidden address now; what `fetch` raises besides."""
+        target = parse_url(url)
         gate = _Gate(self._guard)
+        resolver = _GatedResolver(gate, self._getaddrinfo, self._dns_threads)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await resolver.resolve(target.raw_host or "", target.port or 0)
+        except (OSError, TimeoutError) as error:
+            if gate.refused is not None:
+                raise UrlForbidden from None
+            raise _failed(target, _reason(error)) from None
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """The status of the answer; redirects are not followed, and of the answer nothing is read. Raises as `fetch` does."""
+        target = parse_url(url)
+        gate = _Gate(self._guard)
+        try:
+            async with (
+                asyncio.timeout(self._deadline_s),
+                self._session(gate) as session,
+                session.post(target, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                if gate.refused is None:
+                    return response.status
+        except TimeoutError:
+            log.info("post to %s: over %g s", target.raw_host, self._deadline_s)
+            raise UrlFetchFailed from None
+        except _NETWORK_ERRORS as error:
+            if gate.refused is None:
+                raise _failed(target, _reason(error)) from None
+        log.info("post to %s: %s is a forbidden address", target.raw_host, gate.refused)
+        raise UrlForbidden
+
+    def _session(self, gate: _Gate) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             resolver=_GatedResolver(gate, self._getaddrinfo, self._dns_threads),
             socket_factory=gate.open_socket,
@@ -158,14 +191,18 @@ class Fetcher:
             force_close=True,
             ssl=self._tls,
         )
-        async with aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,  # a proxy would connect to an address that nobody has checked
             headers=HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the deadline covers all
             auto_decompress=False,
-        ) as session:
+        )
+
+    async def _follow(self, url: URL) -> bytes:
+        gate = _Gate(self._guard)
+        async with self._session(gate) as session:
             for _ in range(MAX_REDIRECTS + 1):
                 answer = await self._hop(session, gate, url)
                 if isinstance(answer, bytes):

@@ -20,6 +20,7 @@ from serve_app.jobs.ledger import Claim, Ledger
 from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.runner import Runner
+from serve_app.jobs.webhooks import Webhooks
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
@@ -81,6 +82,10 @@ class Jobs:
             self._fetcher.fetch,
             settings,
             self._note_change,
+        )
+        secret = secrets.webhook_secret
+        self._webhooks = Webhooks(
+            self._ledger, self._fetcher.post, secret.get_secret_value() if secret is not None else None
         )
         self._line = Line()
         self._work: dict[str, _Work] = {}
@@ -147,6 +152,8 @@ class Jobs:
                     if job_id not in self._work:
                         self._adopt(await self._ledger.record(job_id))
                 self._start_next()
+                for job_id in await self._ledger.to_deliver():
+                    self._webhooks.deliver(await self._ledger.record(job_id))
                 await self._sweep()
             except (StoreUnavailable, KeyError, ValueError) as error:
                 log.warning("jobs in the store cannot be looked after now: %s", error)
@@ -157,7 +164,12 @@ class Jobs:
     async def _sweep(self) -> None:
         now = datetime.now(UTC)
         async for job_id, key in self._ledger.expired(now):
-            record = await self._ledger.record(job_id)
+            try:
+                record = await self._ledger.record(job_id)
+            except (KeyError, ValueError):
+                log.warning("job %s was to expire, and is not there", job_id)
+                await self._ledger.forget(key)
+                continue
             if not record.state.is_gone and record.expires is not None:
                 if record.expires > now:
                     continue
@@ -193,6 +205,8 @@ class Jobs:
         if work is None:
             return
         work.record = record
+        if not record.state.is_active:
+            self._webhooks.deliver(record)
         now = time.monotonic()
         if record.state is JobState.RUNNING and work.version > 0:
             took = now - self._last_page

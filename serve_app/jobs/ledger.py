@@ -1,7 +1,7 @@
 """Where jobs are kept: their records, documents, pages, and the small indexes by which they are found.
 
 All that belongs to a job lies in its document's folder. Beside that, `jobs/active/{id}` is there as long as it is at
-work, `jobs/of/{owner}/{id}` as long as it is listed, `jobs/expires/{day}/{id}` until it is swept. Keys follow from the
+work, `jobs/webhooks/{id}` as long as somebody is to be told of its end, `jobs/of/{owner}/{id}` as long as it is listed, `jobs/expires/{day}/{id}` until it is swept. Keys follow from the
 job's id alone and each write replaces the same thing, so two that work on the same job do each other no harm.
 """
 
@@ -98,9 +98,21 @@ class Ledger:
     async def close(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
         await self.save(record)
+        if record.webhook is not None:
+            await self._store.put(_webhook_key(record.id), b"", OCTETS)
         if record.expires is not None:
             await self._store.put(_expiry_key(record.expires, record.id), b"", OCTETS)
         await self._store.delete(_active_key(record.id))
+
+    async def to_deliver(self) -> list[str]:
+        """Ids of the jobs whose webhooks are not at their end."""
+        return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/webhooks")]
+
+    async def save_webhook(self, record: JobRecord) -> None:
+        """Keep what became of a webhook."""
+        await self.save(record)
+        if record.webhook is None or record.webhook.state != "pending":
+            await self._store.delete(_webhook_key(record.id))
 
     async def source(self, job_id: str) -> BinaryIO:
         return await self._store.open(_source_key(job_id))
@@ -170,6 +182,8 @@ class Ledger:
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.delete(_batch_key(record, record.paddlex.batch_id))
         await self._store.delete(_active_key(record.id))
+        if record.webhook is not None:
+            await self._store.delete(_webhook_key(record.id))
 
     async def expired(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
         """Id of each job whose day has come, and the key to `forget` when it was looked after.
@@ -209,6 +223,10 @@ def _summary_key(job_id: str) -> str:
 
 def _active_key(job_id: str) -> str:
     return f"jobs/active/{job_id}"
+
+
+def _webhook_key(job_id: str) -> str:
+    return f"jobs/webhooks/{job_id}"
 
 
 def _owner_key(record: JobRecord) -> str:

@@ -53,6 +53,16 @@ class JobWish(BaseModel):
     paddlex: bool = False
 
 
+class Webhook(BaseModel):
+    """Who is told of the end. `last_answer` is the status of the last answer, or the code of what went wrong."""
+
+    url: str
+    state: Literal["pending", "delivered", "failed"] = "pending"
+    attempts: int = 0
+    last_at: datetime | None = None
+    last_answer: str | None = None
+
+
 class JobRecord(BaseModel):
     """One job. Times are UTC. Unknown fields of newer versions are ignored, missing ones have their defaults."""
 
@@ -68,6 +78,7 @@ class JobRecord(BaseModel):
     started: datetime | None = None
     ended: datetime | None = None
     expires: datetime | None = None
+    webhook: Webhook | None = None
     paddlex: PaddlexJob | None = Field(None, description="Of a job of PaddleOCR's own API")
     page_count: int | None = Field(None, description="Pages of the document, once that is known")
     total: int | None = Field(None, description="Pages that are to be read, once that is known")
@@ -107,6 +118,7 @@ def told(record: JobRecord) -> dict[str, Any]:
             "expires",
             "page_count",
             "error",
+            "webhook",
         },
     )
     return {**shown, "progress": progress}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -26,16 +30,18 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slow(serve_port: int, output: Path) -> Iterator[Service]:
-    """A page takes it a fifth of a second, and results are kept for three."""
+    """A page takes it a fifth of a second, and it does one job at a time."""
     from ray import serve
 
     settings = {
         "engines": [{"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}],
         "store": {"kind": "folder", "path": str(output)},
         "temp_dir": str(output.parent / "temp"),
-        "jobs": {"in_flight": 1, "waiting": 3, "keep_s": 30},
+        "jobs": {"in_flight": 1, "waiting": 3, "keep_s": 600},
+        "allowed_private_networks": ["127.0.0.2/32"],
     }
-    service = deploy(settings, name="jobs", port=serve_port)
+    secrets = {"OCR_WEBHOOK_SECRET": "whsec_" + base64.b64encode(b"webhook secret").decode()}
+    service = deploy(settings, name="jobs", port=serve_port, secrets=secrets)
     service.wait_until_engines_are_ready()
     yield service
     serve.delete("jobs", _blocking=False)
@@ -117,6 +123,54 @@ def test_the_same_request_twice_is_one_job(slow: Service) -> None:
     assert ask(1, "x" * 256).status_code == 422
     elsewhere = ask(2, key, "second-key")
     assert elsewhere.status_code == 202 and elsewhere.json()["id"] != job_id
+
+
+def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Service) -> None:
+    heard: list[tuple[dict[str, str], bytes]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            self.send_response(500 if len(heard) == 1 else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    receiver = ThreadingHTTPServer(("127.0.0.2", 0), Receiver)
+    Thread(target=receiver.serve_forever, daemon=True).start()
+    try:
+        with slow.client() as client:
+            url = f"http://127.0.0.2:{receiver.server_address[1]}/hook"
+            job_id = submit(client, book(1), webhook=url)
+            deadline = time.monotonic() + 30
+            while (job := job_of(client, job_id))["webhook"]["state"] == "pending":
+                assert time.monotonic() < deadline, job
+                time.sleep(0.2)
+            private = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://127.0.0.1:9/x"})
+            assert (private.status_code, private.json()["error"]["code"]) == (403, "url_forbidden")
+    finally:
+        receiver.shutdown()
+        receiver.server_close()
+    assert (job["webhook"]["state"], job["webhook"]["attempts"], job["webhook"]["last_answer"]) == (
+        "delivered",
+        2,
+        "204",
+    )
+    for headers, body in heard:
+        told = json.loads(body)
+        assert (told["type"], told["job"]["id"], told["job"]["state"]) == ("job.ended", job_id, "done")
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        mac = base64.b64encode(hmac.digest(b"webhook secret", signed, "sha256")).decode()
+        assert headers["webhook-signature"] == f"v1,{mac}" and headers["webhook-id"] == job_id
+        assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+
+
+def test_a_webhook_without_a_secret_is_refused(service: Service) -> None:
+    with service.client() as client:
+        answer = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://example.com/"})
+    assert answer.status_code == 422 and "OCR_WEBHOOK_SECRET" in answer.json()["error"]["message"]
 
 
 def test_jobs_wait_in_line_and_a_full_line_is_503(slow: Service) -> None:

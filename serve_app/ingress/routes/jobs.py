@@ -32,7 +32,7 @@ from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.fetch import parse_url
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.ledger import Claim
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, told
+from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
 from serve_app.outputs.kinds import STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
@@ -51,10 +51,11 @@ MAX_IDEMPOTENCY_KEY = 255
 
 class JobFields(OcrRequest):
     priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
+    webhook: str | None = Field(None, description="An http or https URL that is told of the job's end by a signed POST")
 
 
-class JobForm(OcrForm):
-    priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
+class JobForm(JobFields, OcrForm):
+    """The same as a form."""
 
 
 @router.post("", summary="Submit a document as a job", status_code=202)
@@ -84,6 +85,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             priority=asked.priority,
             wish=wish,
             url=asked.image_url,
+            webhook=await _webhook(asked.webhook, context),
             file_name=body.file_name,
         )
         record = await submitted(context, record, submission.source, _idempotency_key(request))
@@ -188,6 +190,15 @@ async def uploaded(request: Request, context: Context) -> Body:
         raise RequestTimeout(f"The upload took longer than {limits.document_s:g} s.") from None
 
 
+async def _webhook(url: str | None, context: Context) -> Webhook | None:
+    if url is None:
+        return None
+    if not context.has_webhook_secret:
+        raise InvalidField("webhook: this service has no secret to sign it with (OCR_WEBHOOK_SECRET).")
+    await context.fetcher.check(url)
+    return Webhook(url=url)
+
+
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
@@ -225,7 +236,9 @@ async def submitted(
 
 def _digest(record: JobRecord, source: FileContent | None) -> str:
     """Of what the client asks for."""
-    digest = hashlib.sha256(record.model_dump_json(include={"wish", "priority", "url"}).encode())
+    digest = hashlib.sha256(
+        record.model_dump_json(include={"wish": True, "priority": True, "url": True, "webhook": {"url"}}).encode()
+    )
     digest.update(source or b"")
     return digest.hexdigest()
 
