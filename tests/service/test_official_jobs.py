@@ -70,6 +70,25 @@ def test_the_sdk_gets_lines_documents_batches_and_pictures(
     assert told["saved"] and all(Path(path).read_bytes()[:3] == b"\xff\xd8\xff" for path in told["saved"])
 
 
+LANGCHAIN = """
+import json, sys
+from langchain_paddleocr import PaddleOCRVLLoader
+from pydantic import SecretStr
+address, key, *files = sys.argv[1:]
+loader = PaddleOCRVLLoader(files, access_token=SecretStr(key), base_url=address, restructure_pages=True)
+print(json.dumps([document.page_content for document in loader.load()]))
+"""
+
+
+def test_langchain_loads_documents(
+    service: Service, files: tuple[str, str], russian_text: str, english_text: str
+) -> None:
+    book, page = json.loads(run("python", "-c", LANGCHAIN, service.url, KEY, *files).splitlines()[-1])
+    assert fuzz.ratio(page.replace("\\", "").split(), russian_text.split()) > 97
+    whole = f"{english_text} {russian_text} {english_text}"
+    assert fuzz.ratio(book.replace("\\", "").split(), whole.split()) > 97
+
+
 def test_the_command_line_reads_a_document_and_hears_of_a_wrong_key(
     service: Service, files: tuple[str, str], tmp_path: Path, russian_text: str
 ) -> None:
