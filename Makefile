@@ -7,7 +7,7 @@ CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata poppler
+.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata poppler node
 
 serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -60,10 +60,11 @@ $(VENV)/dev.installed: requirements/dev.txt $(VENV)/serve.installed
 	@touch $@
 
 # Clients of others, which have an environment of their own as on their users' machines.
-$(CLIENTS)/installed: requirements/clients.txt | $(VENV)/python.checked
+$(CLIENTS)/installed: requirements/clients.txt requirements/js/package-lock.json | $(VENV)/python.checked node
 	@echo "Installing clients of others for the tests into $(CLIENTS) (0.6 GB, half a minute)..."
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/clients.txt
+	@cp requirements/js/*.json $(CLIENTS) && cd $(CLIENTS) && npm ci --silent --no-audit --no-fund
 	@touch $@
 
 $(VENV)/python.checked:
@@ -80,6 +81,12 @@ tessdata: $(VENV)/serve.installed
 	    { $$as_root apt-get -q update && $$as_root apt-get -q install -y $(addprefix tesseract-ocr-,$(LANGUAGES)); } >/dev/null 2>&1; \
 	  fi; \
 	  $(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES); }
+
+node:
+	@command -v npm >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends nodejs npm; } >/dev/null 2>&1; \
+	  command -v npm >/dev/null || { echo "The tests try clients in JavaScript: install nodejs and npm."; exit 1; }; }
 
 # What the tests read PDFs with, to see them as others do.
 poppler:

@@ -89,6 +89,29 @@ def test_langchain_loads_documents(
     assert fuzz.ratio(book.replace("\\", "").split(), whole.split()) > 97
 
 
+JAVASCRIPT = """
+import { Model, PaddleOCRClient } from "@paddleocr/api-sdk";
+const [baseUrl, token, pdf, png] = process.argv.slice(2);
+const client = new PaddleOCRClient({ baseUrl, token });
+const lines = await client.ocr({ model: Model.PPOCRv5, filePath: png });
+const document = await client.parseDocument({ filePath: pdf, pageRanges: "2" });
+console.log(JSON.stringify([lines.pages[0].prunedResult.rec_texts.join(" "), document.pages.map((page) => page.markdownText)]));
+"""
+
+
+def test_the_javascript_sdk_gets_lines_and_documents(
+    service: Service, files: tuple[str, str], russian_text: str
+) -> None:
+    script = CLIENTS.parent / "sdk-test.mjs"  # beside what it imports
+    script.write_text(JAVASCRIPT)
+    command = ["node", str(script), service.url, KEY, *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr
+    lines, (page,) = json.loads(done.stdout)
+    assert lines.split() == russian_text.split()
+    assert fuzz.ratio(page.replace("\\", "").split(), russian_text.split()) > 97
+
+
 def test_the_command_line_reads_a_document_and_hears_of_a_wrong_key(
     service: Service, files: tuple[str, str], tmp_path: Path, russian_text: str
 ) -> None:
