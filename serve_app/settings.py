@@ -78,6 +78,10 @@ class JobLimits(_Strict):
         le=5000,
         description="Largest document of a job that is sent as a form, in MB (10^6 bytes); in JSON, `limits.body_mb`",
     )
+    s3_sources: tuple[Annotated[str, Field(pattern="^s3://[^/]+/(.+/)?$")], ...] = Field(
+        (),
+        description="Prefixes (s3://bucket/folder/) that jobs may read documents from, with the keys of the store, which is S3 too",
+    )
     in_flight: int = Field(4, ge=1, description="Jobs that are worked on at once; the others wait in line")
     waiting: int = Field(10_000, ge=1, description="Jobs of all keys that wait or are worked on; more get 503")
     job_s: float = Field(86_400, gt=0, description="Longest time from a job's submission to its end, in seconds")
@@ -321,6 +325,12 @@ class Settings(_Strict):
         description="Where the key made at the first start is kept when OCR_API_KEYS is not set",
     )
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines")
+
+    @model_validator(mode="after")
+    def _s3_sources(self) -> Settings:
+        if self.jobs.s3_sources and self.store.kind != "s3":
+            raise ValueError("jobs.s3_sources needs a store of kind s3, whose keys it uses")
+        return self
 
     @field_validator("allowed_private_networks")
     @classmethod

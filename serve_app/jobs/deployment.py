@@ -20,6 +20,7 @@ from serve_app.jobs.ledger import Claim, Ledger
 from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.runner import Runner
+from serve_app.jobs.sources import Sources
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
@@ -79,7 +80,7 @@ class Jobs:
             self._backend.documents,
             self._ledger,
             Links(self._backend.store, settings),
-            self._fetcher.fetch,
+            Sources(settings, self._backend.store, self._fetcher).fetch,
             settings,
             self._note_change,
         )

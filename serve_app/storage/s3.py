@@ -14,6 +14,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from serve_app.errors import TooLarge
+from serve_app.file_content import FileContent, mapped
 from serve_app.settings import S3StoreSettings, Secrets
 from serve_app.storage.store import StoreUnavailable, ThreadedStore
 
@@ -70,6 +72,29 @@ class S3Store(ThreadedStore):
             return self._linking.generate_presigned_url(
                 "get_object", Params={"Bucket": self._bucket, "Key": self.full_key(key)}, ExpiresIn=seconds
             )
+
+    async def source(self, url: str, *, max_bytes: int) -> FileContent:
+        """A document behind s3://bucket/key, in whatever bucket these keys may read.
+
+        Raises KeyError where there is none, TooLarge, StoreUnavailable.
+        """
+        return await self._in_thread(self._source, url, max_bytes)
+
+    def _source(self, url: str, max_bytes: int) -> FileContent:
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        try:
+            size = self._client.head_object(Bucket=bucket, Key=key)["ContentLength"]
+            if size > max_bytes:
+                raise TooLarge(f"The document is over the limit of {max_bytes / 1e6:g} MB.")
+            with tempfile.TemporaryFile() as file:
+                self._client.download_fileobj(bucket, key, file, Config=ONE_THREAD)
+                return mapped(file) if size else b""
+        except ClientError as error:
+            if error.response["Error"]["Code"] in (*_MISSING, "NoSuchBucket", "403", "AccessDenied"):
+                raise KeyError(url) from None
+            raise StoreUnavailable(f"cannot read {url}: {error}") from error
+        except BotoCoreError as error:
+            raise StoreUnavailable(f"cannot read {url}: {error}") from error
 
     async def close(self) -> None:
         await super().close()

@@ -156,17 +156,24 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(config: Path) ->
     assert sorted(map(int, pages)) == list(range(1, PAGES + 1)), "and none is recognized again"
 
 
-def test_a_job_waits_for_a_bucket_that_is_away_and_ends_whole(
+def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
     deployed: Callable[..., Service], swift: SwiftServer, tmp_path: Path
 ) -> None:
     engine = {"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}
     store = {"kind": "s3", "bucket": swift.bucket, "region": swift.region, "addressing_style": "path"}
     store |= {"endpoint_url": swift.endpoint_url, "prefix": uuid.uuid4().hex}
     keys = {"OCR_S3_ACCESS_KEY_ID": swift.access_key, "OCR_S3_SECRET_ACCESS_KEY": swift.secret_key}
-    service = deployed({"engines": [engine], "store": store}, secrets=keys)
+    allowed = f"s3://{swift.bucket}/{store['prefix']}-in/"
+    jobs = {"s3_sources": [allowed]}
+    service = deployed({"engines": [engine], "store": store, "jobs": jobs}, secrets=keys)
     service.wait_until_engines_are_ready()
+    swift.put(f"{store['prefix']}-in/книга.pdf", book())
     with service.client() as client:
-        job_id = submit(client, book())
+        for elsewhere in (f"s3://{swift.bucket}/{store['prefix']}/x", "s3://other/x", allowed.rstrip("/")):
+            assert client.post("/jobs", json={"image_url": elsewhere}).status_code == 403, elsewhere
+        none = client.post("/jobs", json={"image_url": f"{allowed}none.pdf"}).json()["id"]
+        assert wait_for_end(client, none)["error"]["code"] == "url_fetch_failed"
+        job_id = client.post("/jobs", json={"image_url": f"{allowed}книга.pdf"}).json()["id"]
         wait_until_done(client, job_id, 10)
         with swift.away():
             time.sleep(20)

@@ -7,13 +7,14 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3.session
 import psutil
 import pytest
+from mypy_boto3_s3 import S3Client
 
 from tests.support.swift import ACCESS_KEY, REGION, SECRET_KEY, START_S, free_port
 
@@ -31,6 +32,19 @@ class SwiftServer:
     region: str
     bucket: str
     pid: int
+
+    def client(self) -> S3Client:
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+
+    def put(self, key: str, data: bytes) -> None:
+        with closing(self.client()) as client:
+            client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -86,12 +100,5 @@ def running_swift(folder: Path) -> Iterator[SwiftServer]:
 
 
 def _make_bucket(server: SwiftServer) -> None:
-    client = boto3.session.Session().client(
-        "s3",
-        endpoint_url=server.endpoint_url,
-        region_name=server.region,
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-    client.create_bucket(Bucket=server.bucket)
-    client.close()
+    with closing(server.client()) as client:
+        client.create_bucket(Bucket=server.bucket)

@@ -29,10 +29,10 @@ from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import Body, OcrForm, OcrRequest, read_body, submission_of
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.fetch import parse_url
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.ledger import Claim
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
+from serve_app.jobs.sources import check_source
 from serve_app.outputs.kinds import STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
@@ -78,7 +78,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             restructure=asked.restructure,
         )
         if asked.image_url is not None:
-            parse_url(asked.image_url)
+            check_source(asked.image_url, context.settings)
         record = JobRecord(
             id=new_document_id(),
             owner=request.state.key_name,

@@ -15,11 +15,11 @@ from pydantic.alias_generators import to_camel
 from serve_app.errors import InvalidField
 from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.fetch import parse_url
 from serve_app.ingress.refusals import invalid, invalid_fields
 from serve_app.ingress.routes.jobs import submitted, uploaded, view_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish
+from serve_app.jobs.sources import check_source
 from serve_app.paddlex.engines import layout_engine, options_of
 from serve_app.paddlex.jobs import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
 from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
@@ -53,6 +53,8 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         held.enter_context(context.admission.place())
         body = await uploaded(request, context)
         asked = _checked(body)
+        if asked.file_url is not None:
+            check_source(asked.file_url, context.settings)
         engine = layout_engine(context.settings)
         paddlex = PaddlexJob(
             model=asked.model,
@@ -125,8 +127,6 @@ def _checked(body: Body) -> OfficialJob:
         raise invalid("model", f"is none of {', '.join((*LINES_MODELS, *LAYOUT_MODELS))}")
     if (asked.file_url is None) == (body.file is None):
         raise InvalidField("Send the document as one of: file, fileUrl.")
-    if asked.file_url is not None:
-        parse_url(asked.file_url)
     if asked.page_ranges is not None:
         try:
             parse_page_ranges(asked.page_ranges)
