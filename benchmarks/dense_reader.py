@@ -25,9 +25,9 @@ class DenseRecognizer(Recognizer):
     """Lays the words of each block's lines over the page, as if they had been read there."""
 
     async def recognize(
-        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str
+        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""
     ) -> PageResult | ServiceError:
-        result = await super().recognize(image, options, document)
+        result = await super().recognize(image, options, document, owner)
         if isinstance(result, PageResult):
             for block in result.page.blocks:
                 block.words = list(_words(block))

@@ -1,8 +1,9 @@
 """The queue in front of an engine: whenever the engine is free, take what waits, up to its largest batch.
 
 No timer closes a batch. While the engine works the queue grows, so batches are as large as the load
-makes them, and a lone page is never held back. Callers take turns: of a document with many pages in the
-queue and one with a single page, the single page is next. (Measured against `@serve.batch`, which closes a batch
+makes them, and a lone page is never held back. Owners take turns, and so do the callers of each: of a document with
+many pages in the queue and one with a single page, the single page is next, and whoever sends ten documents does not
+get ten times as much. (Measured against `@serve.batch`, which closes a batch
 while the previous one still runs: `python -m benchmarks batching`.)
 """
 
@@ -56,22 +57,23 @@ class BatchQueue(Generic[Item, Result]):
         self._run = run
         self._room = room
         self._max_batch = max_batch
-        # A line for each caller, whose turn is next first; they are gone with their last item.
-        self._lines: OrderedDict[str, deque[_Waiting[Item, Result]]] = OrderedDict()
+        # A line for each caller of each owner, whose turn is next first; they are gone with their last item.
+        self._lines: OrderedDict[str, OrderedDict[str, deque[_Waiting[Item, Result]]]] = OrderedDict()
         # Whose items the running batch has. They go to the end when the next one begins, not before: who came
         # meanwhile is then before them.
-        self._served: list[str] = []
+        self._served: list[tuple[str, str]] = []
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Items that wait; those in the running batch do not count."""
-        return sum(map(len, self._lines.values()))
+        return sum(len(line) for lines in self._lines.values() for line in lines.values())
 
-    async def submit(self, item: Item, *, caller: str = "") -> Batched[Result]:
+    async def submit(self, item: Item, *, caller: str = "", owner: str = "") -> Batched[Result]:
         """Wait for a place in a batch, then for its result. Raises what `run` raises.
 
-        `caller`: items of the same one stand in line behind each other, not before those of others.
+        `caller`: items of the same one stand in line behind each other, not before those of others. `owner`: of
+        callers that share one turn among the owners.
         """
         if self._worker is None or self._worker.done():
             # A context of its own, or its log lines would bear the id of the first request for ever.
@@ -82,7 +84,7 @@ class BatchQueue(Generic[Item, Result]):
             time.perf_counter(),
             contextvars.copy_context(),
         )
-        line = self._lines.setdefault(caller, deque())
+        line = self._lines.setdefault(owner, OrderedDict()).setdefault(caller, deque())
         line.append(waiting)
         self._arrived.set()
         try:
@@ -90,8 +92,8 @@ class BatchQueue(Generic[Item, Result]):
         except asyncio.CancelledError:
             if waiting in line:
                 line.remove(waiting)
-                if not line and self._lines.get(caller) is line:
-                    del self._lines[caller]
+                if not line and caller in self._lines.get(owner, ()) and self._lines[owner][caller] is line:
+                    self._forget(owner, caller)
             raise
 
     async def close(self) -> None:
@@ -99,9 +101,10 @@ class BatchQueue(Generic[Item, Result]):
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
-        for line in self._lines.values():
-            for waiting in line:
-                waiting.future.cancel()
+        for lines in self._lines.values():
+            for line in lines.values():
+                for waiting in line:
+                    waiting.future.cancel()
         self._lines.clear()
 
     async def _work(self) -> None:
@@ -118,21 +121,30 @@ class BatchQueue(Generic[Item, Result]):
             del batch  # its pages must not stay in memory until the next one
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        """One item of each caller in turn, and once more around while there is room."""
-        for caller in self._served:
-            if caller in self._lines:
-                self._lines.move_to_end(caller)
+        """One item of each owner in turn, of its callers in turn, and once more around while there is room."""
+        for owner, caller in self._served:
+            if owner in self._lines:
+                self._lines.move_to_end(owner)
+                if caller in self._lines[owner]:
+                    self._lines[owner].move_to_end(caller)
         self._served = []
         batch: list[_Waiting[Item, Result]] = []
         while self._lines and len(batch) < self._max_batch:
-            caller, line = next(iter(self._lines.items()))
+            owner, lines = next(iter(self._lines.items()))
+            caller, line = next(iter(lines.items()))
             batch.append(line.popleft())
-            self._served.append(caller)
+            self._served.append((owner, caller))
+            self._lines.move_to_end(owner)
             if line:
-                self._lines.move_to_end(caller)
+                lines.move_to_end(caller)
             else:
-                del self._lines[caller]
+                self._forget(owner, caller)
         return batch
+
+    def _forget(self, owner: str, caller: str) -> None:
+        del self._lines[owner][caller]
+        if not self._lines[owner]:
+            del self._lines[owner]
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()

@@ -36,13 +36,14 @@ class PageImage:
 class SourceFile:
     """A document's file on its way to the rasterizers.
 
-    `id` is the document's; rasterizers keep the file open under it. `data` is the file as an array of
+    `id` is the document's; rasterizers keep the file open under it. `owner` is whose it is: owners take turns. `data` is the file as an array of
     uint8, or Ray's reference to one, so that it travels once and not with every page.
     """
 
     id: str
     data: Any
     password: str | None = None
+    owner: str = ""
 
 
 class Word(BaseModel):

@@ -123,7 +123,9 @@ class Documents:
             if not source:
                 raise EmptyDocument()
             kind = sniff(source[:HEADER_WITHIN])
-            file = SourceFile(document_id or new_document_id(), self._share(source), wanted.password)
+            file = SourceFile(
+                document_id or new_document_id(), self._share(source), wanted.password, wanted.key_name or ""
+            )
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
             # With the line at its end, what tells of documents that were lost with this process.

@@ -105,7 +105,7 @@ class Pipeline:
         """How many pages the document has. Raises ServiceError where it cannot be opened."""
 
         def ask() -> Any:
-            return self._rasterizer.count_pages.remote(source.id, source.data, source.password)
+            return self._rasterizer.count_pages.remote(source.id, source.data, source.password, owner=source.owner)
 
         return int(await self._asked(ask, "a document lost its rasterizer"))
 
@@ -209,7 +209,9 @@ class Pipeline:
         """The page's own text. Where that fails, its pixels may still be recognized."""
         source = asked.source
         try:
-            own = await self._rasterizer.read_text.remote(source.id, source.data, source.password, number, asked.dpi)
+            own = await self._rasterizer.read_text.remote(
+                source.id, source.data, source.password, number, asked.dpi, owner=source.owner
+            )
         except (RayError, RayServeException) as error:
             log.warning("page %d's own text could not be read: %s", number, type(error).__name__)
             return None
@@ -225,9 +227,13 @@ class Pipeline:
                     "Not tried: other pages of this document have ended every replica that tried them."
                 )
             if image is None:
-                image = self._rasterizer.rasterize.remote(source.id, source.data, source.password, number, asked.dpi)
+                image = self._rasterizer.rasterize.remote(
+                    source.id, source.data, source.password, number, asked.dpi, owner=source.owner
+                )
             try:
-                result = await self._answer(recognizer.recognize.remote(image, asked.options, source.id), engine)
+                result = await self._answer(
+                    recognizer.recognize.remote(image, asked.options, source.id, source.owner), engine
+                )
                 if not isinstance(result, EngineFailed) or attempt == ATTEMPTS or not self._is_ready(engine):
                     return result
                 # This replica cannot load its engine, but another one could.

@@ -29,7 +29,7 @@ TEXT_LAYER = EngineInfo(name="text-layer", version=version("pypdfium2"))
 class Rasterizer:
     """Decodes one page at a time; a file that kills its decoder costs its own request only.
 
-    `data` is the document's file as an array of uint8, `document` its id. Errors come back as values
+    `data` is the document's file as an array of uint8, `document` its id, `owner` whose it is. Errors come back as values
     (see errors.py).
     """
 
@@ -45,32 +45,34 @@ class Rasterizer:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rasterizer")
         self._queue: BatchQueue[Callable[[], Any], Any] = BatchQueue(self._run, max_batch=1)
 
-    async def count_pages(self, document: str, data: Any, password: str | None) -> int | ServiceError:
+    async def count_pages(
+        self, document: str, data: Any, password: str | None, *, owner: str = ""
+    ) -> int | ServiceError:
         """Open a document."""
-        return await self._in_turn(document, self._decoder.count_pages, SourceFile(document, data, password))
+        return await self._in_turn(self._decoder.count_pages, SourceFile(document, data, password, owner))
 
     async def rasterize(
-        self, document: str, data: Any, password: str | None, number: int, dpi: int | None
+        self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
     ) -> PageImage | ServiceError:
         """Decode page `number` (from 1). `dpi`: to draw a PDF's page at, or what an image's file should say."""
-        return await self._in_turn(document, self._decode, SourceFile(document, data, password), number, dpi)
+        return await self._in_turn(self._decode, SourceFile(document, data, password, owner), number, dpi)
 
     async def read_text(
-        self, document: str, data: Any, password: str | None, number: int, dpi: int | None
+        self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
     ) -> PageResult | ServiceError | None:
         """The text that page `number` has of its own; None where it has none, or none to be trusted."""
-        return await self._in_turn(document, self._read_text, SourceFile(document, data, password), number, dpi)
+        return await self._in_turn(self._read_text, SourceFile(document, data, password, owner), number, dpi)
 
     def __del__(self) -> None:
         self._thread.submit(self._decoder.close)
         self._thread.shutdown()
 
-    async def _in_turn(self, document: str, work: Callable[..., Answer], *arguments: Any) -> Answer | ServiceError:
+    async def _in_turn(self, work: Callable[..., Answer], source: SourceFile, *arguments: Any) -> Answer | ServiceError:
         """Documents take turns: one of many pages, or of slow ones, does not keep the others waiting."""
         try:
             # The log's request id is in the context.
-            call = partial(contextvars.copy_context().run, work, *arguments)
-            return cast(Answer, (await self._queue.submit(call, caller=document)).result)
+            call = partial(contextvars.copy_context().run, work, source, *arguments)
+            return cast(Answer, (await self._queue.submit(call, caller=source.id, owner=source.owner)).result)
         except ServiceError as error:
             return error
 

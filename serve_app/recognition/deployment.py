@@ -90,9 +90,9 @@ class Recognizer:
             await self._wait_until_settled(settings.warm_up_s)
 
     async def recognize(
-        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str
+        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""
     ) -> PageResult | ServiceError:
-        """Recognize one page of `document` (its id). Errors come back as values (see errors.py).
+        """Recognize one page of `document` (its id), which is `owner`'s. Errors come back as values (see errors.py).
 
         `image` may be the rasterizer's error, which passes through: the pipeline hands the
         rasterizer's response on without looking at it.
@@ -102,7 +102,7 @@ class Recognizer:
         if (unavailable := await self._unavailable()) is not None:
             return unavailable
         try:
-            analyzed = await self._queue.submit(PageTask(image, options), caller=document)
+            analyzed = await self._queue.submit(PageTask(image, options), caller=document, owner=owner)
             if isinstance(analyzed.result, ServiceError):
                 return analyzed.result
             read = await self._readers.read(analyzed.result)

@@ -227,6 +227,26 @@ async def test_callers_take_turns_whatever_one_of_them_has_in_the_queue() -> Non
     await queue.close()
 
 
+async def test_owners_take_turns_whatever_documents_each_has() -> None:
+    order: list[str] = []
+
+    async def run(items: Sequence[str]) -> list[str]:
+        await asyncio.sleep(0)
+        order.extend(items)
+        return list(items)
+
+    queue = BatchQueue(run, max_batch=1)
+    many = [(f"a{d}{n}", f"document {d}", "alice") for d in range(3) for n in range(2)]
+    few = [(f"b{n}", "document", "bob") for n in range(3)]
+    tasks = [asyncio.create_task(queue.submit(item, caller=caller, owner=owner)) for item, caller, owner in many + few]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == ["a00", "b0", "a10", "b1", "a20", "b2", "a11", "a21"]
+    assert len(queue) == len(queue._lines) == 0
+    await queue.close()
+
+
 async def test_a_caller_who_was_away_does_not_overtake_everybody_for_it() -> None:
     order: list[str] = []
 

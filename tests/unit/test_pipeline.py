@@ -48,7 +48,7 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         return self
 
-    def remote(self, *arguments: Any) -> Awaitable[Any]:
+    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
         self.calls.append(arguments)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
@@ -63,7 +63,7 @@ class Handle:
 class Silent(Handle):
     """A deployment without replicas: Serve keeps a call until there is one."""
 
-    def remote(self, *arguments: Any) -> Awaitable[Any]:
+    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
         return asyncio.ensure_future(asyncio.Event().wait())
 
 
@@ -241,7 +241,7 @@ class Gate(Handle):
         super().__init__(None)
         self.waiting: dict[int, asyncio.Future[Any]] = {}
 
-    def remote(self, *arguments: Any) -> Awaitable[Any]:
+    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
         number = arguments[0]
         self.waiting[number] = asyncio.get_running_loop().create_future()
         return self.waiting[number]
@@ -253,7 +253,7 @@ class Gate(Handle):
 class Numbers(Handle):
     """A rasterizer whose pixels are the page's number."""
 
-    def remote(self, *arguments: Any) -> Any:
+    def remote(self, *arguments: Any, owner: str = "") -> Any:
         return arguments[3]
 
 
