@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from serve_app.ingress.keys import configured_keys
 from serve_app.local_service import run
 from serve_app.models_command import check_models, pull_models
-from serve_app.settings import Secrets, Settings
+from serve_app.settings import Secrets, Settings, with_environment
 from serve_app.settings_table import settings_table
 
 
@@ -73,9 +73,14 @@ def _settings(raw: dict[str, Any]) -> Settings:
     if len(applications) != 1:
         sys.exit(f"The config must have one application; it has {len(applications)}.")
     try:
-        return Settings.model_validate(applications[0].get("args") or {})
+        settings = Settings.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
         sys.exit(f"The settings are not valid: {_problems(error)}")
+    try:
+        with_environment(settings)
+    except ValidationError as error:
+        sys.exit(f"OCR_OPEN_SURFACES or OCR_PUBLIC_URL is not valid: {_problems(error)}")
+    return settings
 
 
 def _keys(settings: Settings) -> dict[str, str]:

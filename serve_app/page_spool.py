@@ -63,6 +63,10 @@ class PageSpool:
                 self._write(page.model_dump_json().encode()), self._write(without_words.encode())
             )
 
+    @property
+    def numbers(self) -> list[int]:
+        return sorted(self._pages)
+
     def page(self, number: int) -> Page:
         """A page as it was read. Raises KeyError."""
         kept = self._pages[number]

@@ -261,6 +261,8 @@ def _object_of(name: str, text: str) -> Any:
 async def submission_of(body: Body, kind: type[Asked], form: type[OcrForm] = OcrForm) -> Submission[Asked]:
     """The service's own form of a request, of this kind. Raises InvalidField, InvalidBase64 and EmptyDocument."""
     fields, file = body.fields, body.file
+    if body.is_json and "file" in fields:
+        raise invalid("file", "is an upload; in JSON send the document as 'image_base64' or 'image_url'")
     try:
         request = kind.model_validate(fields)
     except ValidationError as error:

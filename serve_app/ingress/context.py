@@ -12,6 +12,7 @@ from serve_app.admission import Admission
 from serve_app.backend import Backend
 from serve_app.documents import Documents
 from serve_app.ingress.fetch import Fetcher
+from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Settings
 from serve_app.storage.links import Links
@@ -26,6 +27,7 @@ class Context:
     admission: Admission
     ledger: Ledger
     jobs: DeploymentHandle[Any]
+    jobs_monitor: JobsMonitor
     has_webhook_secret: bool
 
     @property

@@ -21,6 +21,7 @@ from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.fetch import Fetcher
+from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.request_scope import SIGNED_PATHS, may_be_paddlex, path_of
@@ -59,6 +60,7 @@ class Ingress:
             admission=Admission(settings.limits.requests),
             ledger=Ledger(backend.store),
             jobs=jobs,
+            jobs_monitor=JobsMonitor(jobs),
             has_webhook_secret=secrets.webhook_secret is not None,
         )
 
@@ -74,7 +76,7 @@ class Ingress:
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(watch) for watch in context.backend.watches()]
+        tasks = [asyncio.create_task(watch) for watch in (*context.backend.watches(), context.jobs_monitor.run())]
         yield
         for task in tasks:
             task.cancel()

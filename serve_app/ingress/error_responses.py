@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.error_shape import error_response
+from serve_app.storage import StoreUnavailable
 from serve_app.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
@@ -41,6 +42,11 @@ class ErrorResponses:
             await self._app(scope, receive, send_and_note)
         except ServiceError as error:
             await error_response(error, scope)(scope, receive, send)
+        except StoreUnavailable as error:
+            log.error("the store is not available: %s", error)
+            if not started:
+                unavailable = ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)
+                await error_response(unavailable, scope)(scope, receive, send)
         except (ClientDisconnect, TaskCancelledError):
             log.info("the client left before its request was read")
         except RayActorError:

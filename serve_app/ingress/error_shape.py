@@ -27,6 +27,6 @@ def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
         content = {"logId": log_id, "errorCode": error.status, "errorMsg": error.message, **content}
     if path_of(scope).startswith(OFFICIAL_JOBS):
         status = 400 if error.status in (413, 415, 422) else error.status
-        content = {"code": error.status, "msg": error.message, **content}
+        content = {"code": status, "msg": error.message, **content}
         return JSONResponse(content, status_code=status, headers=headers)
     return JSONResponse(content, status_code=error.status, headers=headers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
+
 
 def best_match(header: str, offered: Sequence[str]) -> str:
     """The offered value that the client likes best; the first one where it has no say.
@@ -34,3 +36,9 @@ def _weights(header: str) -> list[tuple[str, float]]:
         except ValueError:
             continue
     return weights
+
+
+def accepted(accept: str) -> OutputKind:
+    """The output that an `Accept` header asks for."""
+    kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
+    return kinds[best_match(accept, tuple(kinds))]

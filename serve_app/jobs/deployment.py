@@ -28,7 +28,7 @@ from serve_app.storage.links import Links
 
 log = logging.getLogger("ray.serve.jobs")
 
-LOOK_S = 15.0
+LOOK_S = 10.0
 """How often the store is asked for jobs of which nobody could tell us, and for those whose time is over."""
 
 PACE_WEIGHT = 0.2
@@ -36,11 +36,12 @@ PACE_WEIGHT = 0.2
 
 @dataclass
 class _Work:
-    """A job that is not at its end. `version` grows with each change."""
+    """A job that is not at its end. `version` grows with each change; `pages` are those that were counted last."""
 
     record: JobRecord
     task: asyncio.Task[None] | None = None
     version: int = 0
+    pages: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -52,6 +53,15 @@ class JobView:
     version: int
     position: int | None
     left_s: float | None
+
+
+@dataclass(frozen=True)
+class JobsReport:
+    """How many jobs there are of all owners, and why the store cannot be used, if so."""
+
+    running: int
+    waiting: int
+    store_reason: str | None
 
 
 class Jobs:
@@ -91,6 +101,7 @@ class Jobs:
         self._line = Line()
         self._work: dict[str, _Work] = {}
         self._claiming = asyncio.Lock()
+        self._trouble: str | None = None
         self._page_s: float | None = None
         self._last_page = time.monotonic()
         self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), self._look_after_store())]
@@ -108,8 +119,9 @@ class Jobs:
                 await self._ledger.claim(owner, name, claim)
             return before or claim
 
-    async def waiting(self) -> int:
-        return len(self._work)
+    async def report(self) -> JobsReport:
+        running = sum(work.task is not None for work in self._work.values())
+        return JobsReport(running, len(self._work) - running, self._backend.store_monitor.reason or self._trouble)
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """The job, as soon as it is newer than `seen`, or after `wait_s`. None where it is not at work any more."""
@@ -156,7 +168,9 @@ class Jobs:
                 for job_id in await self._ledger.to_deliver():
                     self._webhooks.deliver(await self._ledger.record(job_id))
                 await self._sweep()
+                self._trouble = None
             except (StoreUnavailable, KeyError, ValueError) as error:
+                self._trouble = str(error)
                 log.warning("jobs in the store cannot be looked after now: %s", error)
             except Exception:
                 log.exception("jobs in the store were not looked after")
@@ -209,10 +223,12 @@ class Jobs:
         if not record.state.is_active:
             self._webhooks.deliver(record)
         now = time.monotonic()
-        if record.state is JobState.RUNNING and work.version > 0:
+        pages = record.done + record.failed
+        if record.state is JobState.RUNNING and pages == work.pages + 1:
             took = now - self._last_page
             self._page_s = took if self._page_s is None else (1 - PACE_WEIGHT) * self._page_s + PACE_WEIGHT * took
-        self._last_page = now
+        if pages != work.pages:
+            self._last_page, work.pages = now, pages
         work.version += 1
         work.changed.set()
 

@@ -16,7 +16,16 @@ from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO
 
-from serve_app.document import DocumentSummary, EngineInfo, Figure, PaddlexPage, Page, PageReading
+from serve_app.document import (
+    DocumentStatus,
+    DocumentSummary,
+    EngineInfo,
+    ErrorInfo,
+    Figure,
+    PaddlexPage,
+    Page,
+    PageReading,
+)
 from serve_app.file_content import FileContent, unnamed_file
 from serve_app.jobs.record import JobRecord, as_stored, record_of
 from serve_app.page_spool import PageSpool
@@ -156,6 +165,7 @@ class Ledger:
         kept = {
             "summary": summary.model_dump(mode="json"),
             "changes": [asdict(change) for change in spool.structure.all_changes],
+            "pages": spool.numbers,
             "failed": failed,
         }
         await self._store.put(_summary_key(job_id), json.dumps(kept).encode(), JSON)
@@ -168,8 +178,14 @@ class Ledger:
             spool.add(reading.page, reading.figures, reading.paddlex)
         for page in kept["failed"]:
             spool.add(Page.model_validate(page))
+        summary = DocumentSummary.model_validate(kept["summary"])
+        lost = ErrorInfo(code="page_lost", message="This page was read, and is not in the store any more.")
+        for number in kept["pages"]:
+            if number not in spool:
+                spool.add(Page(number=number, width=0, height=0, dpi=0, error=lost))
+                summary.status = DocumentStatus.PARTIAL
         spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
-        return DocumentSummary.model_validate(kept["summary"])
+        return summary
 
     async def clear(self, record: JobRecord) -> None:
         """Delete all that is kept of a job but its record, which says what became of it."""

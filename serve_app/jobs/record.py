@@ -85,12 +85,15 @@ class JobRecord(BaseModel):
     done: int = 0
     failed: int = 0
     error: ErrorInfo | None = None
+    waiting_for: str | None = Field(None, description="Why it does not go on just now")
 
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
         """The job at its end, now."""
         now = datetime.now(UTC)
         expires = now + timedelta(seconds=keep_s)
-        return self.model_copy(update={"state": state, "ended": now, "expires": expires, "error": error})
+        return self.model_copy(
+            update={"state": state, "ended": now, "expires": expires, "error": error, "waiting_for": None}
+        )
 
 
 def record_of(data: bytes) -> JobRecord:
@@ -119,6 +122,7 @@ def told(record: JobRecord) -> dict[str, Any]:
             "page_count",
             "error",
             "webhook",
+            "waiting_for",
         },
     )
     return {**shown, "progress": progress}

@@ -82,7 +82,8 @@ class Runner:
             await self._end(record, JobState.FAILED, error)
         except Exception:
             log.exception("job %s failed", record.id)
-            await self._end(record, JobState.FAILED, ServiceError())
+            failure = ServiceError("The service failed; the log has the details under this job's id.")
+            await self._end(record, JobState.FAILED, failure)
 
     async def _patiently(self, record: JobRecord, work: Callable[[], Awaitable[None]]) -> None:
         pause_s = FIRST_PAUSE_S
@@ -96,6 +97,8 @@ class Runner:
                 if record.done > before:
                     pause_s = FIRST_PAUSE_S
                 log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
+                record.waiting_for = error.message if isinstance(error, ServiceError) else "The store is not available."
+                self._changed(record)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -113,9 +116,11 @@ class Runner:
             del source
             record.page_count, record.total = reading.page_count, len(reading.numbers)
             await self._restore(record, reading)
+            record.waiting_for = None
             await self._ledger.save(record)
             self._changed(record)
             await self._read(record, reading)
+            await self._keep_what_is_missing(record, reading)
             summary = await reading.finish()
             if summary.storage.status != "stored":
                 raise StoreUnavailable("the result could not be stored")
@@ -129,8 +134,8 @@ class Runner:
         try:
             file = await self._ledger.source(record.id)
         except KeyError:
-            if record.url is None:
-                raise
+            if record.url is None:  # it was there when the job's id went out
+                raise StoreUnavailable(f"the document of job {record.id} is not there") from None
             source = await self._fetch(record.url)
             await self._ledger.keep_source(record.id, source)  # what is read again after a kill is the same document
             return source
@@ -177,6 +182,14 @@ class Runner:
             await asyncio.sleep(pause_s)
             pause_s *= 2
             reading.forget(again)
+
+    async def _keep_what_is_missing(self, record: JobRecord, reading: Reading) -> None:
+        """All that counts as done is in the store, whatever has become of the store meanwhile."""
+        kept = set(await self._ledger.page_numbers(record.id))
+        for page in reading.spool.pages():
+            if page.error is None and page.number not in kept:
+                log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
+                await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
 
     async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: Reading) -> None:
         """The result as PaddleOCR's clients fetch it."""

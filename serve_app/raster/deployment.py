@@ -64,8 +64,9 @@ class Rasterizer:
         return await self._in_turn(self._read_text, SourceFile(document, data, password, owner), number, dpi)
 
     def __del__(self) -> None:
-        self._thread.submit(self._decoder.close)
-        self._thread.shutdown()
+        # Nothing is submitted here: the garbage may be collected within a `submit`, whose lock is not reentrant.
+        self._thread.shutdown(wait=False)
+        self._decoder.close()
 
     async def _in_turn(self, work: Callable[..., Answer], source: SourceFile, *arguments: Any) -> Answer | ServiceError:
         """Documents take turns: one of many pages, or of slow ones, does not keep the others waiting."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hmac
+import logging
 import os
 import secrets
 import shutil
@@ -15,6 +16,9 @@ from urllib.parse import quote, urlencode
 from serve_app.secret_file import kept_secret
 from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
+
+MARKER = ".ocr-store"
+log = logging.getLogger("ray.serve.store")
 
 THREADS = 4  # writes wait for the disk; more of them at once would not make it faster
 
@@ -30,6 +34,8 @@ class FolderStore(ThreadedStore):
         super().__init__(settings.prefix, THREADS)
         self._root = resolve(settings.path)
         self._signing_key: bytes | None = None
+        # Whether the folder was there once: then it must stay the same one.
+        self._marked = (self._root / MARKER).exists()
 
     def uri(self, key: str) -> str:
         return (self._root / self.full_key(key)).as_uri()
@@ -59,6 +65,8 @@ class FolderStore(ThreadedStore):
         if self._signing_key is None:
             # Beside the results: all who serve them have the same one, and links outlive each of them.
             file = self._root / ".link-key"
+            if not file.exists():
+                log.warning("a new key for links is made in %s: links of an earlier one are not good any more", file)
             try:
                 self._signing_key = kept_secret(file).encode()
             except OSError as error:
@@ -88,6 +96,7 @@ class FolderStore(ThreadedStore):
         try:
             return path.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            self._look()
             raise KeyError(key) from None
         except OSError as error:
             raise StoreUnavailable(f"cannot read {path}: {error}") from error
@@ -97,6 +106,7 @@ class FolderStore(ThreadedStore):
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise StoreUnavailable(f"cannot list {folder}: {error}") from error
 
+        self._look()
         found = os.walk(self._root / folder, onerror=fail)
         paths = [Path(place, name) for place, _, names in found for name in names if not _is_temporary(name)]
         return [str(path.relative_to(self._root)) for path in paths]
@@ -111,7 +121,7 @@ class FolderStore(ThreadedStore):
                     break
                 level.rmdir()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return
+            self._look()
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise StoreUnavailable(f"cannot delete {path}: {error}") from error
@@ -133,13 +143,28 @@ class FolderStore(ThreadedStore):
                 # A folder that was empty for a moment was removed: see `_delete`. Nothing was read of the data.
                 continue
 
+    def _look(self) -> None:
+        """Raise StoreUnavailable where the folder is not the one that was here before: a disk that is not mounted."""
+        if (self._marked and not (self._root / MARKER).exists()) or (self._root.exists() and not self._root.is_dir()):
+            raise StoreUnavailable(
+                f"{self._root} is gone, or is another folder: {MARKER} is not in it. "
+                "Mount it again; or start the service anew, if it was removed on purpose."
+            )
+
+    def _mark(self) -> None:
+        (self._root / MARKER).touch()
+        self._marked = True
+
     def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
+        if self._marked and folder.is_dir() and folder != self._root:
             return
+        self._look()
         missing = [level for level in (self._root, *self._root.parents) if not level.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for level in missing:  # what lies below the root is synced with each write
             _sync_folder(level.parent)
+        if not self._marked:
+            self._mark()
 
     def _sync_folders(self, folder: Path) -> None:
         # All levels, not only those made by this call: another thread may have made one a moment ago

@@ -182,6 +182,42 @@ def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
         assert result.text.split() == ["Привет"] * PAGES
 
 
+def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable[..., Service], tmp_path: Path) -> None:
+    engine = {"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"}
+    service = deployed({"engines": [engine]})
+    service.wait_until_engines_are_ready()
+    output, away = tmp_path / "output", tmp_path / "away"
+    with service.client() as client:
+        job_id = submit(client, book())
+        for pages, instead in ((10, "file"), (20, "nothing"), (30, "folder")):
+            wait_until_done(client, job_id, pages)
+            output.rename(away)
+            if instead == "file":
+                output.write_text("in the way")
+            elif instead == "folder":
+                output.mkdir()
+            deadline = time.monotonic() + 25
+            while (health := client.get("/health").json())["output_writable"]:
+                assert time.monotonic() < deadline, f"nobody says that the store is {instead}"
+                time.sleep(0.5)
+            assert health["status"] == "degraded" and str(output) in health["storage_reason"]
+            for path in ("/jobs", f"/jobs/{job_id}/pages/1"):
+                answer = client.get(path)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable"), path
+            while job_of(client, job_id)["waiting_for"] != "The store is not available.":
+                assert time.monotonic() < deadline, job_of(client, job_id)
+                time.sleep(0.2)
+            if instead != "nothing":
+                assert not list(output.rglob("*")), "nothing is written to where the store is not"
+                output.unlink() if instead == "file" else output.rmdir()
+            away.rename(output)
+        assert_whole(client, wait_for_end(client, job_id))
+        (page_7,) = output.rglob("pages/000007.json")
+        page_7.unlink()
+        lost = client.get(f"/jobs/{job_id}/result")
+        assert (lost.json()["status"], lost.json()["pages"][6]["error"]["code"]) == ("partial", "page_lost")
+
+
 def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..., Service], tmp_path: Path) -> None:
     engine = {"name": "dummy", "replicas": 2, "page_s": 0.3, "max_batch": 1, "text": "Привет"}
     service = deployed({"engines": [engine]})

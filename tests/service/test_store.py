@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, StoreSettings
 from serve_app.storage import FolderStore, Store, StoreUnavailable, open_store
+from serve_app.storage.folder import MARKER
 from serve_app.storage.s3 import Patience, S3Store
 from tests.support.swift import free_port
 from tests.support.swift_fixture import SwiftServer, swift  # noqa: F401
@@ -271,7 +272,9 @@ async def folder_store(folder: Path) -> AsyncIterator[Store]:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """But for the mark by which the store knows its folder."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 async def test_a_result_is_on_the_disk_before_it_counts(folder_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +412,37 @@ async def test_folder_that_cannot_be_written_is_told_by_check(tmp_path: Path) ->
             await store.check()
         with pytest.raises(StoreUnavailable):
             await store.put("a", b"x", "text/plain")
+
+
+async def test_a_folder_that_is_gone_or_another_one_is_unavailable_and_not_made_anew(
+    folder_store: Store, folder: Path
+) -> None:
+    await folder_store.put("a/b", b"x", "text/plain")
+    for instead in ("nothing", "folder", "file"):
+        with replaced(folder, instead):
+            await assert_unavailable(folder_store)
+            with pytest.raises(StoreUnavailable):
+                await folder_store.keys_below("a")
+            with pytest.raises(StoreUnavailable):
+                await folder_store.delete("a/b")
+        assert await folder_store.get("a/b") == b"x"
+
+
+@contextmanager
+def replaced(folder: Path, instead: str) -> Iterator[None]:
+    """The folder is away; what stands in its place is not written to."""
+    away = folder.with_name("away")
+    folder.rename(away)
+    if instead == "folder":
+        folder.mkdir()
+    elif instead == "file":
+        folder.write_text("in the way")
+    yield
+    if instead == "folder":
+        folder.rmdir()
+    elif instead == "file":
+        folder.unlink()
+    away.rename(folder)
 
 
 async def test_check_of_a_folder_leaves_nothing_in_it(folder_store: Store, folder: Path) -> None:

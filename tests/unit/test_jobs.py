@@ -260,7 +260,7 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
     assert await work.ledger.of_batch("you", "a/б") == []
     await work.ledger.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
-    assert sorted(left) == [".link-key", "job.json"]
+    assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
     assert [each async for each, _ in work.ledger.expired(datetime.now(UTC))] == []
     later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)
     assert [each async for each, _ in work.ledger.expired(later)] == [job.id]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field
+from ray.exceptions import RayError
 
 from serve_app.errors import (
     IdempotencyMismatch,
@@ -29,7 +30,8 @@ from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import Body, OcrForm, OcrRequest, read_body, submission_of
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
-from serve_app.jobs.deployment import JobView
+from serve_app.ingress.negotiation import accepted
+from serve_app.jobs.deployment import JobsReport, JobView
 from serve_app.jobs.ledger import Claim
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
 from serve_app.jobs.sources import check_source
@@ -126,14 +128,16 @@ async def result(
     job_id: str,
     request: Request,
     context: Annotated[Context, Depends(context_of)],
-    output: OutputKind = OutputKind.JSON,
+    output: OutputKind | None = None,
     include_images: bool = False,
 ) -> Response:
     record = (await view_of(request, context, job_id)).record
+    output = output or accepted(request.headers.get("accept", ""))
     if output in STREAMED:
         raise InvalidField("output: a job's events are at /events.")
     if record.state not in (JobState.DONE, JobState.PARTIAL):
-        raise JobNotDone(f"This job is {record.state}; there is no result.")
+        reason = f": {record.error.message}" if record.error is not None else ""
+        raise JobNotDone(f"This job is {record.state}; there is no result{reason or '.'}")
     spool = PageSpool()
     try:
         summary = await context.ledger.read_document(job_id, spool)
@@ -244,7 +248,8 @@ def _digest(record: JobRecord, source: FileContent | None) -> str:
 
 
 async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
-    if await _asked(context.jobs.waiting.remote()) >= context.settings.jobs.waiting:
+    report: JobsReport = await _asked(context.jobs.report.remote())
+    if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
     try:
         await context.ledger.add(record, source)
@@ -269,7 +274,10 @@ async def view_of(request: Request, context: Context, job_id: str) -> JobView:
         view = await _asked(context.jobs.view.remote(job_id))
     if view is None:
         try:
-            view = JobView(await context.ledger.record(job_id), 0, None, None)
+            record = await context.ledger.record(job_id)
+            if record.state.is_active and record.owner == request.state.key_name:
+                record.done = len(await context.ledger.page_numbers(job_id))
+            view = JobView(record, 0, None, None)
         except (KeyError, ValueError):
             raise NotFound("There is no such job.") from None
         except StoreUnavailable as error:
@@ -290,7 +298,11 @@ async def _events(view: JobView | None, request: Request, context: Context) -> A
         yield f"event: job\ndata: {json.dumps(_shown(view), ensure_ascii=False)}\n\n"
         if not view.record.state.is_active:
             return
-        latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, EVENT_WAIT_S)
+        try:
+            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, EVENT_WAIT_S)
+        except RayError:  # it goes on in another replica, which begins to count anew
+            await asyncio.sleep(1)
+            latest = None
         view = latest or await view_of(request, context, view.record.id)
 
 
@@ -298,7 +310,7 @@ async def _asked(response: Any) -> Any:
     try:
         async with asyncio.timeout(ASK_S):
             return await response
-    except TimeoutError:
+    except (TimeoutError, RayError):
         raise ServiceUnavailable(retry_after_s=5) from None
 
 

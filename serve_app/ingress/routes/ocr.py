@@ -17,7 +17,7 @@ from serve_app.ingress.body import OcrForm, OcrRequest, Submission, read_body, s
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.event_stream import EventStream
-from serve_app.ingress.negotiation import best_match
+from serve_app.ingress.negotiation import accepted
 from serve_app.ingress.routes import paddlex
 from serve_app.ingress.schema import inlined
 from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
@@ -104,17 +104,12 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
         except TimeoutError:
             raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
-        kind = reading.wanted.output or _accepted(request.headers.get("accept", ""))
+        kind = reading.wanted.output or accepted(request.headers.get("accept", ""))
         if kind in STREAMED:
             return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
         summary = await reading.read_all()
         rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
         return document_answer(rendered, kind, summary, held, failed=reading.failed)
-
-
-def _accepted(accept: str) -> OutputKind:
-    kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
-    return kinds[best_match(accept, tuple(kinds))]
 
 
 async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> Reading:

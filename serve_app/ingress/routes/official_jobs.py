@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
+from ray.exceptions import RayError
 
 from serve_app.errors import InvalidField
 from serve_app.ingress.body import Body
@@ -101,7 +102,10 @@ async def status(job_id: str, request: Request, context: Annotated[Context, Depe
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             break
-        latest: JobView | None = await context.jobs.view.remote(job_id, view.version, left)
+        try:
+            latest: JobView | None = await context.jobs.view.remote(job_id, view.version, left)
+        except RayError:  # it is being replaced
+            break
         view = latest or await view_of(request, context, job_id)
     return _envelope(await _told(view, request, context))
 

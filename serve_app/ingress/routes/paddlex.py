@@ -7,7 +7,6 @@ import logging
 import re
 import tempfile
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -19,12 +18,12 @@ from pydantic import BaseModel, ValidationError
 from serve_app.allocator import give_back
 from serve_app.document import DocumentSummary, ErrorInfo, PaddlexPage
 from serve_app.documents import CHOOSE_PAGES, Reading, Wanted
-from serve_app.errors import RequestTimeout, ServiceError, TooManyPages, UnsupportedMediaType
+from serve_app.errors import InvalidField, RequestTimeout, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.answers import file_answer
-from serve_app.ingress.body import Body, decoded, read_body
+from serve_app.ingress.body import SOURCES, Body, decoded, read_body
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.refusals import invalid_fields
-from serve_app.ingress.request_scope import note_paddlex
+from serve_app.ingress.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.schema import inlined
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.answers import (
@@ -103,7 +102,7 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
             warnings=warnings,
             log_id=_log_id(request),
         )
-        return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id}, held)
+        return file_answer(await _written(write), "application/json", _headers(summary), held)
 
 
 @router.post(
@@ -142,6 +141,8 @@ def asks_for_ocr(body: Body) -> bool:
 async def ocr(request: Request, context: Context, body: Body, held: ExitStack, started: float) -> Response:
     """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
     _note(request, body)
+    if not body.fields.keys().isdisjoint(SOURCES[:2]):
+        raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
     asked = _checked(LinesRequest, body)
     engine = context.settings.engines[0]
     options = options_of(engine, asked.parsing, visualize=bool(asked.visualize))
@@ -158,7 +159,15 @@ async def ocr(request: Request, context: Context, body: Body, held: ExitStack, s
     picture = await _picture(context, request, reading, summary)
     results = ocr_results(asked, reading.spool, picture, preprocessed=is_preprocessed(options))
     write = partial(write_pages, "ocrResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request))
-    return file_answer(await _written(write), "application/json", {"X-Document-ID": reading.id}, held)
+    return file_answer(await _written(write), "application/json", _headers(summary), held)
+
+
+def _headers(summary: DocumentSummary) -> dict[str, str]:
+    return {
+        "X-Document-ID": summary.id,
+        "X-Document-Status": summary.status,
+        "X-Storage-Status": summary.storage.status,
+    }
 
 
 async def _json_body(request: Request, context: Context, *, max_parts: int | None = None) -> Body:
@@ -175,7 +184,7 @@ async def _json_body(request: Request, context: Context, *, max_parts: int | Non
 def _note(request: Request, body: Body) -> None:
     log_id = body.fields.get("logId")
     usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID and not _SURROGATE.search(log_id)
-    note_paddlex(request.scope, cast(str, log_id) if usable else str(uuid.uuid4()))
+    note_paddlex(request.scope, cast(str, log_id) if usable else request_id_of(request.scope))
 
 
 def _log_id(request: Request) -> str:

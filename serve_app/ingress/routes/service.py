@@ -64,7 +64,9 @@ async def health(
     store = context.settings.store
     monitor = first_of(context.backend.engines)
     default = monitor.state
-    storage_ok = not context.backend.store_monitor.degraded
+    jobs = context.jobs_monitor
+    storage_reason = context.backend.store_monitor.reason or jobs.store_reason
+    storage_ok = not context.backend.store_monitor.degraded and jobs.store_reason is None
     temp_ok = writable(context.backend.temp_dir) and has_room(
         context.backend.temp_dir, context.settings.limits.body_mb * 1e6
     )
@@ -73,7 +75,7 @@ async def health(
     else:
         s3, output_dir = "configured" if storage_ok else "degraded", f"s3://{store.bucket}/{store.prefix}"
     engine_ok = default.phase is not EnginePhase.FAILED and (default.backend is None or default.backend.available)
-    healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok
+    healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok and not jobs.is_away
     return {
         "status": "healthy" if healthy else "degraded",
         "paddleocr": default.phase,
@@ -83,8 +85,13 @@ async def health(
         "docs": _TEXTS[best_match(accept_language, ("ru", "en"))]["health_docs"],
         "version": __version__,
         "output_writable": storage_ok,
-        "storage_reason": context.backend.store_monitor.reason,
+        "storage_reason": storage_reason,
         "temp_writable": temp_ok,
+        "jobs": {
+            "state": "away" if jobs.is_away else "available",
+            "running": jobs.report.running if jobs.report is not None else None,
+            "waiting": jobs.report.waiting if jobs.report is not None else None,
+        },
         "engines": {name: _engine(monitor.state) for name, monitor in context.backend.engines.items()},
     }
 

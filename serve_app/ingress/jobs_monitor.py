@@ -1,0 +1,47 @@
+"""What /health tells of jobs, gathered in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.jobs.deployment import JobsReport
+
+log = logging.getLogger("ray.serve.monitor")
+
+POLL_S = 3.0
+TIMEOUT_S = 5.0
+AWAY_S = 8.0
+"""After that long without an answer, it is said that nobody looks after jobs; it is being replaced before."""
+
+
+class JobsMonitor:
+    def __init__(self, jobs: DeploymentHandle[Any]) -> None:
+        self._jobs = jobs
+        self._answered = time.monotonic()
+        self.report: JobsReport | None = None
+
+    @property
+    def is_away(self) -> bool:
+        return time.monotonic() - self._answered > AWAY_S
+
+    @property
+    def store_reason(self) -> str | None:
+        return self.report.store_reason if self.report is not None else None
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    self.report = await self._jobs.report.remote()
+                self._answered = time.monotonic()
+            except (TimeoutError, RayError, RayServeException) as error:
+                if self.is_away:
+                    log.warning("jobs are not looked after: %s", type(error).__name__)
+            await asyncio.sleep(POLL_S)
