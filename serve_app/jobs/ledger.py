@@ -145,7 +145,7 @@ class Ledger:
 
     async def page_numbers(self, job_id: str) -> list[int]:
         """Pages that are kept, in order."""
-        keys = await self._store.keys_below(f"{document_folder(job_id)}/pages")
+        keys = await self._store.keys_below(f"{document_folder(job_id)}/page-results")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
     async def page(self, job_id: str, number: int) -> tuple[PageReading, EngineInfo]:
@@ -230,7 +230,7 @@ def _source_key(job_id: str) -> str:
 
 
 def _page_key(job_id: str, number: int) -> str:
-    return f"{document_folder(job_id)}/pages/{number:06d}.json"
+    return f"{document_folder(job_id)}/page-results/{number:06d}.json"
 
 
 def _summary_key(job_id: str) -> str:

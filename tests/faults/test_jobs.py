@@ -75,7 +75,7 @@ def assert_whole(client: httpx.Client, job: dict[str, Any], pages: int = PAGES) 
 
 def written(folder: Path) -> dict[str, int]:
     """When each page was stored."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("pages/*.json")}
+    return {path.name: path.stat().st_mtime_ns for path in folder.rglob("page-results/*.json")}
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable
                 output.unlink() if instead == "file" else output.rmdir()
             away.rename(output)
         assert_whole(client, wait_for_end(client, job_id))
-        (page_7,) = output.rglob("pages/000007.json")
+        (page_7,) = output.rglob("page-results/000007.json")
         page_7.unlink()
         lost = client.get(f"/jobs/{job_id}/result")
         assert (lost.json()["status"], lost.json()["pages"][6]["error"]["code"]) == ("partial", "page_lost")

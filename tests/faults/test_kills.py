@@ -45,7 +45,7 @@ def shared(deployed_for_module: Callable[..., Service]) -> Service:
 @pytest.fixture
 def recognizing(shared: Service) -> Service:
     """The shared service, with every part of it there and ready, whatever a test before has killed."""
-    expected = {"Ingress": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
+    expected = {"Ingress": 1, "Jobs": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
     deadline = time.monotonic() + 60
     while True:
         told = serve.status().applications[shared.name].deployments

@@ -131,7 +131,7 @@ async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_n
     assert told["status"] == "RUNNING"
     deployments = told["deployments"]
     assert set(deployments) == {
-        "Ingress", "Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract",
+        "Ingress", "Jobs", "Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract",
     }  # fmt: skip
     assert {deployment["status"] for deployment in deployments.values()} == {"HEALTHY"}
     assert deployments["Ingress"]["replica_states"] == {"RUNNING": 2}
