@@ -182,10 +182,15 @@ def test_logs_are_json_lines_with_the_request_id(cluster: Cluster, russian_page:
     )
     document = answer.json()["id"]
     logs = list(cluster.folder.glob("session_latest/logs/serve/replica_ocr_Ingress_*.log"))
-    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    mine = [line for line in lines if line.get("request_id") == request_id]
-    assert any(document in line["message"] and "key-" in line["message"] for line in mine)
-    assert any("POST /ocr 200" in line["message"] for line in mine)
+    deadline = time.monotonic() + 10  # the last line is written after the answer was sent
+    while True:
+        lines = [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith("}")]
+        mine = [line["message"] for line in lines if line.get("request_id") == request_id]
+        if any("POST /ocr 200" in message for message in mine):
+            break
+        assert time.monotonic() < deadline, mine
+        time.sleep(0.2)
+    assert any(document in message and "key 'key-" in message for message in mine), mine
     everything = "".join(log.read_text(errors="replace") for log in cluster.folder.glob("session_latest/logs/**/*.log"))
     assert KEY not in everything
     assert "Traceback" not in "".join(log.read_text() for log in logs)
