@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 import yaml
 
+from benchmarks.load import Answer
 from benchmarks.report import Cell, Report, Table, Target
 from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
 from samples.make_samples import SAMPLES, draw_page
@@ -50,16 +51,6 @@ FULL_PAGE_FONT_PX = 30  # 11 points at 200 dpi
 SETTLE_S = 5  # Ray and Serve still have things to do after the start
 IDLE_S = 10
 TARGET_CLIENTS = 16
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One page: which file, when it was sent and when its answer was there (s, a clock all processes share)."""
-
-    file: int
-    sent: float
-    done: float
-    digest: str
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ boxes as [left, top, right, bottom]. Confidence is 0..1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -132,6 +133,12 @@ class PaddlexPage:
     pruned_result: dict[str, Any]
     markdown: str
     raw: tuple[tuple[str, str | None], ...] = ()
+
+    @classmethod
+    def of_json(cls, fields: Sequence[Any]) -> PaddlexPage:
+        """What `astuple` made of one, after it was JSON."""
+        pruned_result, markdown, raw = fields
+        return cls(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
 
 
 @dataclass(frozen=True)

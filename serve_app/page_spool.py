@@ -107,10 +107,7 @@ class PageSpool:
     def paddlex(self, number: int) -> PaddlexPage | None:
         """The page in PaddleX's form, where it was added in it."""
         place = self._paddlex.get(number)
-        if place is None:
-            return None
-        pruned_result, markdown, raw = json.loads(self._read(*place))
-        return PaddlexPage(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
+        return None if place is None else PaddlexPage.of_json(json.loads(self._read(*place)))
 
     def figures_of(self, number: int) -> list[str]:
         """Paths of the figures of one page."""

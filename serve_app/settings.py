@@ -71,7 +71,7 @@ class Limits(_Strict):
     requests: int = Field(128, ge=1, description="OCR requests that an ingress replica holds at once; more get 503")
 
 
-class JobLimits(_Strict):
+class JobSettings(_Strict):
     body_mb: float = Field(
         500,
         gt=0,
@@ -293,7 +293,7 @@ class Settings(_Strict):
     )
     store: StoreSettings = Field(FolderStoreSettings(), description="Where results are kept")
     limits: Limits = Limits()
-    jobs: JobLimits = JobLimits()
+    jobs: JobSettings = JobSettings()
     raster: RasterSettings = RasterSettings()
     ingress_replicas: int = Field(1, ge=1, description="Ingress replicas; 2 or more in production")
     temp_dir: str = Field(

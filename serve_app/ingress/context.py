@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.admission import Admission
 from serve_app.backend import Backend
 from serve_app.documents import Documents
-from serve_app.ingress.fetch import Fetcher
+from serve_app.fetching.fetch import Fetcher
 from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Settings

@@ -16,15 +16,15 @@ from serve_app import __version__
 from serve_app.admission import Admission
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
+from serve_app.fetching.fetch import Fetcher
 from serve_app.ingress import error_responses
 from serve_app.ingress.auth import Authentication
 from serve_app.ingress.context import Context
 from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
-from serve_app.ingress.fetch import Fetcher
 from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.request_id import RequestId
-from serve_app.ingress.request_scope import SIGNED_PATHS, may_be_paddlex, path_of
+from serve_app.ingress.request_scope import SIGNED_FILES, may_be_paddlex, path_of
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Secrets, Settings
@@ -103,7 +103,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
         path = path_of(scope)
         if "paddlex" in context.settings.open_surfaces and may_be_paddlex(scope):
             return True
-        if path.startswith(SIGNED_PATHS):
+        if path.startswith(SIGNED_FILES):
             return True
         return docs_open and is_documentation(path)
 

@@ -12,7 +12,7 @@ SHARED_PATH = "/ocr"
 """Of the service and of PaddleX: which of them is meant, only the body tells."""
 
 OFFICIAL_JOBS = "/api/v2/ocr/jobs"
-SIGNED_PATHS = "/files/"
+SIGNED_FILES = "/files/"
 """Below it a link's signature stands in for a key."""
 
 

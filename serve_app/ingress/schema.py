@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema without references: within an OpenAPI document they would point elsewhere."""
@@ -20,3 +22,12 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
     whole: dict[str, Any] = inline(schema)
     return whole
+
+
+def body_of(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a body that is read by hand: JSON, or a form whose `file` is the document."""
+    form_schema = inlined(form.model_json_schema())
+    form_schema["properties"]["file"] = {"type": "string", "format": "binary", "description": "The document as a file"}
+    content = {"multipart/form-data": {"schema": form_schema}}
+    content["application/json"] = {"schema": inlined(json.model_json_schema())}
+    return {"requestBody": {"required": True, "content": content}}

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
-from serve_app.ingress.fetch import Fetcher
+from serve_app.fetching.fetch import Fetcher
 from serve_app.jobs.ledger import Claim, Ledger
 from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState
@@ -172,7 +172,8 @@ class Jobs:
             except (StoreUnavailable, KeyError, ValueError) as error:
                 self._trouble = str(error)
                 log.warning("jobs in the store cannot be looked after now: %s", error)
-            except Exception:
+            except Exception as error:  # whatever it is, the next look comes, and /health tells of it
+                self._trouble = f"jobs were not looked after: {type(error).__name__}"
                 log.exception("jobs in the store were not looked after")
             await asyncio.sleep(LOOK_S)
 

@@ -152,10 +152,7 @@ class Ledger:
         kept = json.loads(await self._store.get(_page_key(job_id, number)))
         folder = document_folder(job_id)
         figures = tuple([Figure(path, await self._store.get(f"{folder}/{path}")) for path in kept["figures"]])
-        paddlex = None
-        if kept["paddlex"] is not None:
-            pruned_result, markdown, raw = kept["paddlex"]
-            paddlex = PaddlexPage(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
+        paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
         page = Page.model_validate(kept["page"])
         return PageReading(page, figures, paddlex), EngineInfo.model_validate(kept["engine"])
 
@@ -190,7 +187,7 @@ class Ledger:
     async def clear(self, record: JobRecord) -> None:
         """Delete all that is kept of a job but its record, which says what became of it."""
         folder = document_folder(record.id)
-        await self.save(record)
+        await self.save(record.without_contents())
         for key in await self._store.keys_below(folder):
             if key != _record_key(record.id):
                 await self._store.delete(key)

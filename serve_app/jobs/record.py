@@ -95,6 +95,12 @@ class JobRecord(BaseModel):
             update={"state": state, "ended": now, "expires": expires, "error": error, "waiting_for": None}
         )
 
+    def without_contents(self) -> JobRecord:
+        """No more than whose it was, and what became of it: no password, address or name."""
+        wish = self.wish.model_copy(update={"password": None})
+        nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
+        return self.model_copy(update={**nothing, "wish": wish})
+
 
 def record_of(data: bytes) -> JobRecord:
     """A stored record, of whatever version. Raises ValueError for what is none."""

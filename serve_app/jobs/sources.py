@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from serve_app.errors import UrlFetchFailed, UrlForbidden
+from serve_app.fetching.fetch import Fetcher, parse_url
 from serve_app.file_content import FileContent
-from serve_app.ingress.fetch import Fetcher, parse_url
 from serve_app.settings import Settings
 from serve_app.storage import Store
 

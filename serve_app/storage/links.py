@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urljoin
 
-from starlette.requests import Request
-
 from serve_app.settings import Settings
 from serve_app.storage import Store
 
@@ -18,9 +16,9 @@ class Links:
         self._seconds = settings.link_s
         self._public_url = settings.public_url
 
-    def address(self, request: Request) -> str:
-        """The service's own, as whoever sent the request knows it."""
-        return self._public_url or str(request.base_url)
+    def address(self, asked_at: str) -> str:
+        """The service's own, for whoever has asked at this one."""
+        return self._public_url or asked_at
 
     def of(self, key: str, address: str) -> str:
         """The absolute URL of a key, where this is the service's address. It may block for a moment.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.ingress.address_guard import FORBIDDEN_V4, FORBIDDEN_V6, AddressGuard
+from serve_app.fetching.address_guard import FORBIDDEN_V4, FORBIDDEN_V6, AddressGuard
 
 YES, NO, NONE = True, False, None  # just outside: allowed, in a neighbouring range, no such address
 

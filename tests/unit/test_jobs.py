@@ -23,7 +23,7 @@ from serve_app.jobs.runner import Runner
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.paddlex.jobs import PaddlexJob
 from serve_app.pipeline import PageOutcome, Pipeline
-from serve_app.settings import FolderStoreSettings, JobLimits, Limits, Settings
+from serve_app.settings import FolderStoreSettings, JobSettings, Limits, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
@@ -149,7 +149,7 @@ class Work:
     def __init__(self, folder: Path, pages: Pages, **limits: float) -> None:
         self.store = Flaky(FolderStoreSettings(path=str(folder)))
         self.ledger = Ledger(self.store)
-        self.settings = Settings(jobs=JobLimits(**cast(Any, limits)))
+        self.settings = Settings(jobs=JobSettings(**cast(Any, limits)))
         self.heard: list[tuple[JobState, int, int]] = []
         documents = Documents(
             cast(Pipeline, pages),
@@ -254,13 +254,14 @@ async def test_a_url_is_fetched_once(tmp_path: Path) -> None:
 async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
     paddlex = PaddlexJob(model="PaddleOCR-VL", batch_id="a/б", address="http://x/")
-    job = await work.run(paddlex=paddlex)
+    job = await work.run(paddlex=paddlex, file_name="тайна.pdf")
     assert (await work.ledger.of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
         path.name for path in files_in(tmp_path)
     }
     assert await work.ledger.of_batch("you", "a/б") == []
     await work.ledger.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
+    assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.ledger.record(job.id)).decode()
     assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
     assert [each async for each, _ in work.ledger.expired(datetime.now(UTC))] == []
     later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)

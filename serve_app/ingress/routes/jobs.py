@@ -31,6 +31,7 @@ from serve_app.ingress.body import Body, OcrForm, OcrRequest, read_body, submiss
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.negotiation import accepted
+from serve_app.ingress.schema import body_of
 from serve_app.jobs.deployment import JobsReport, JobView
 from serve_app.jobs.ledger import Claim
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
@@ -60,7 +61,7 @@ class JobForm(JobFields, OcrForm):
     """The same as a form."""
 
 
-@router.post("", summary="Submit a document as a job", status_code=202)
+@router.post("", summary="Submit a document as a job", status_code=202, openapi_extra=body_of(JobFields, JobForm))
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """The fields of POST /ocr but for `output` and `include_images`, which are asked for with the result."""
     with ExitStack() as held:

@@ -17,7 +17,9 @@ from serve_app.errors import InvalidField
 from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.refusals import invalid, invalid_fields
+from serve_app.ingress.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.routes.jobs import submitted, uploaded, view_of
+from serve_app.ingress.schema import body_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish
 from serve_app.jobs.sources import check_source
@@ -28,7 +30,7 @@ from serve_app.page_ranges import parse_page_ranges
 from serve_app.storage.results import document_folder, new_document_id
 
 log = logging.getLogger("ray.serve.ingress")
-router = APIRouter(tags=["official jobs"], prefix="/api/v2/ocr/jobs")
+router = APIRouter(tags=["official jobs"], prefix=OFFICIAL_JOBS)
 
 HOLD_S = 2.0
 """How long a status call is held for a job that is about to end: clients come back after three seconds or more."""
@@ -48,7 +50,7 @@ class OfficialJob(BaseModel):
     batch_id: str | None = Field(None, max_length=256, description="A name that several jobs share")
 
 
-@router.post("", summary="Submit a job, as PaddleOCR's clients do")
+@router.post("", summary="Submit a job, as PaddleOCR's clients do", openapi_extra=body_of(OfficialJob, OfficialJob))
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     with ExitStack() as held:
         held.enter_context(context.admission.place())
@@ -61,7 +63,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             model=asked.model,
             payload=asked.optional_payload,
             batch_id=asked.batch_id,
-            address=context.links.address(request),
+            address=context.links.address(str(request.base_url)),
         )
         fields = _fields(paddlex)
         if paddlex.of_lines:
@@ -157,7 +159,7 @@ async def _told(view: JobView, request: Request, context: Context) -> dict[str, 
                 progress[name] = at.isoformat()
         told["extractProgress"] = progress
     if told["state"] == "done":
-        address = context.links.address(request)
+        address = context.links.address(str(request.base_url))
         key = f"{document_folder(record.id)}/{RESULT}"
         told["resultUrl"] = {"jsonUrl": await asyncio.to_thread(context.links.of, key, address)}
     if told["state"] == "failed":

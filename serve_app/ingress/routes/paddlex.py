@@ -231,7 +231,7 @@ async def _in_time(context: Context) -> AsyncIterator[None]:
 
 async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:
     """What stands for pictures: URLs where the settings say so and there is something behind them."""
-    folder, address = document_folder(reading.id), context.links.address(request)
+    folder, address = document_folder(reading.id), context.links.address(str(request.base_url))
 
     def url(path: str) -> str:
         return context.links.of(f"{folder}/{path}", address)

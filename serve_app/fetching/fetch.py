@@ -26,7 +26,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from serve_app.errors import InvalidUrl, SchemeNotAllowed, TooLarge, UrlFetchFailed, UrlForbidden
-from serve_app.ingress.address_guard import AddressGuard
+from serve_app.fetching.address_guard import AddressGuard
 
 MAX_URL_BYTES = 8192
 MAX_REDIRECTS = 5
