@@ -19,6 +19,7 @@ from serve_app.recognition.monitors import EngineMonitor
 from serve_app.settings import Secrets, Settings, resolve
 from serve_app.storage import Store, open_store
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.page_cache import PageCache
 from serve_app.storage.results import Results
 from serve_app.temp_dir import use_temp_dir
 
@@ -56,9 +57,11 @@ def open_backend(
         )
         for engine in settings.engines
     }
+    cache = PageCache(store, store_monitor, settings, lambda engine: engines[engine].state.version)
     pipeline = Pipeline(
         rasterizer,
         recognizers,
+        cache,
         queue=limits.queue,
         window=limits.pages_in_flight,
         is_ready=lambda engine: engines[engine].is_ready,
@@ -69,6 +72,7 @@ def open_backend(
     documents = Documents(
         pipeline,
         Results(store, store_monitor, keep_source=settings.store.keep_source),
+        cache,
         limits=limits,
         share=_shared,
         fetch=_fetched,

@@ -37,14 +37,16 @@ class PageImage:
 class SourceFile:
     """A document's file on its way to the rasterizers.
 
-    `id` is the document's; rasterizers keep the file open under it. `owner` is whose it is: owners take turns. `data` is the file as an array of
-    uint8, or Ray's reference to one, so that it travels once and not with every page.
+    `id` is the document's; rasterizers keep the file open under it. `owner` is whose it is: owners take turns.
+    `data` is the file as an array of uint8, or Ray's reference to one, so that it travels once and not with every
+    page. `digest` is of its content, where its pages are kept to be found again.
     """
 
     id: str
     data: Any
     password: str | None = None
     owner: str = ""
+    digest: str | None = None
 
 
 class Word(BaseModel):
@@ -192,8 +194,8 @@ class DocumentSummary(BaseModel):
     degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
     warnings: list[ErrorInfo] = Field(default_factory=list, description="What the document as a whole lacks")
     timings_ms: dict[str, float] = Field(
-        description="Milliseconds by stage: receive, fetch, text_layer, rasterize, queue, analyze, recognize, "
-        "restructure, store, total. Those of pages are added up"
+        description="Milliseconds by stage: receive, fetch, cache, text_layer, rasterize, queue, analyze, "
+        "recognize, restructure, store, total. Those of pages are added up"
     )
     storage: StorageInfo
 

@@ -46,6 +46,7 @@ from serve_app.page_spool import PageSpool
 from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.settings import Limits
+from serve_app.storage.page_cache import PageCache
 from serve_app.storage.results import Results, new_document_id
 from serve_app.structure import PageOutline, outline_of
 
@@ -91,6 +92,7 @@ class Documents:
         self,
         pipeline: Pipeline,
         results: Results,
+        cache: PageCache,
         *,
         limits: Limits,
         share: Callable[[FileContent], Any],
@@ -99,6 +101,7 @@ class Documents:
         """`share` makes of a file what travels to rasterizers (see SourceFile.data), `fetch` the file of that."""
         self.pipeline = pipeline
         self.results = results
+        self.cache = cache
         self.limits = limits
         self.writers = Writers(WRITERS_AT_ONCE, limits)
         self.fetch = fetch
@@ -115,8 +118,8 @@ class Documents:
     ) -> Reading:
         """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
 
-        `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before; `started` is the perf_counter() of the request's
-        start. Raises ServiceError where the document cannot be opened, or has too many pages.
+        `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before;
+        `started` is the perf_counter() of the request's start. Raises ServiceError where the document cannot be opened, or has too many pages.
         """
         with ExitStack() as place:
             place.enter_context(self.pipeline.place())
@@ -124,7 +127,11 @@ class Documents:
                 raise EmptyDocument()
             kind = sniff(source[:HEADER_WITHIN])
             file = SourceFile(
-                document_id or new_document_id(), self._share(source), wanted.password, wanted.key_name or ""
+                id=document_id or new_document_id(),
+                data=self._share(source),
+                password=wanted.password,
+                owner=wanted.key_name or "",
+                digest=await asyncio.to_thread(self.cache.digest, source),
             )
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._chosen(wanted, page_count)
@@ -162,6 +169,7 @@ class Reading:
     ) -> None:
         """`kind` is what `sniff` says of the file, `place` is the document's in the pipeline, and left when its pages are done."""
         self.id = file.id
+        self.digest = file.digest
         self.kind = kind
         self.wanted = wanted
         self.page_count = page_count
@@ -264,8 +272,11 @@ class Reading:
                 pass
         return await self.finish()
 
-    async def finish(self) -> DocumentSummary:
-        """Store the result; where that fails, the summary says so and still comes."""
+    async def finish(self, *, figures_kept: bool = False) -> DocumentSummary:
+        """Store the result; where that fails, the summary says so and still comes.
+
+        `figures_kept`: those are where the result has them already.
+        """
         assert self._engine is not None, "a page was read"
         warnings = await self._restructure()
         summary = DocumentSummary(
@@ -278,7 +289,7 @@ class Reading:
             timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
             storage=StorageInfo(status="failed"),
         )
-        await self._documents.results.keep(summary, self.spool, self.renderer, self._source)
+        await self._documents.results.keep(summary, self.spool, self.renderer, self._source, figures_kept=figures_kept)
         summary.timings_ms["total"] = _ms_since(self._started)
         log.info(
             "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",

@@ -95,6 +95,11 @@ class IdempotencyMismatch(ServiceError):
     default_message = "This Idempotency-Key was used with another request."
 
 
+class RequestRunning(ServiceError):
+    status, code = 409, "request_running"
+    default_message = "The first request with this Idempotency-Key is still being answered."
+
+
 class JobGone(ServiceError):
     status, code, default_message = 410, "job_gone", "This job and its results are deleted."
 

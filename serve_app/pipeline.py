@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
@@ -32,6 +32,7 @@ from serve_app.errors import (
 )
 from serve_app.options import RecognitionOptions
 from serve_app.paddlex.restructuring import Restructuring
+from serve_app.storage.page_cache import CachedPages, PageCache
 from serve_app.structure import PageOutline, Structure
 
 log = logging.getLogger("ray.serve.pipeline")
@@ -54,6 +55,7 @@ class _Asked:
     options: RecognitionOptions
     dpi: int | None
     text_layer: bool
+    cached: CachedPages | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Pipeline:
         self,
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
+        cache: PageCache,
         *,
         queue: int,
         window: int,
@@ -89,6 +92,7 @@ class Pipeline:
         """
         self._rasterizer = rasterizer
         self._recognizers = recognizers
+        self._cache = cache
         self._admission = Admission(queue)
         self._window = window
         self._is_ready = is_ready
@@ -124,7 +128,7 @@ class Pipeline:
         `text_layer`: pages that have text of their own are not recognized. The caller holds a `place`, which is
         for one page; for others at the same time, more are taken while there are many.
         """
-        asked = _Asked(source, engine, options, dpi, text_layer)
+        asked = _Asked(source, engine, options, dpi, text_layer, self._cache.pages_of(source, engine, options, dpi))
         waiting = list(reversed(numbers))
         running: set[asyncio.Task[PageOutcome]] = set()
         spare = 0
@@ -198,6 +202,17 @@ class Pipeline:
     async def _read(self, asked: _Asked, number: int) -> PageResult | ServiceError:
         if asked.text_layer and (own := await self._own_text(asked, number)) is not None:
             return own
+        if asked.cached is None:
+            return await self._recognized(asked, number)
+        started = time.perf_counter()
+        if (kept := await asked.cached.get(number)) is not None:
+            return replace(kept, timings_ms={"cache": (time.perf_counter() - started) * 1000})
+        result = await self._recognized(asked, number)
+        if isinstance(result, PageResult):
+            await asked.cached.put(number, result)
+        return result
+
+    async def _recognized(self, asked: _Asked, number: int) -> PageResult | ServiceError:
         result = await self._page(asked, number, asked.engine)
         fallback = self._fallbacks.get(asked.engine)
         # A page that one engine failed on may be easy for another; what is wrong with it is wrong for both.

@@ -320,6 +320,12 @@ class Settings(_Strict):
     allowed_private_networks: tuple[str, ...] = Field(
         (), description="Networks (CIDR) that image_url may reach although they are not public"
     )
+    cache_days: int = Field(
+        0,
+        ge=0,
+        le=31,
+        description="Days (UTC) for which read pages are kept to answer the same key's same question again, the first one included; 0: none",
+    )
     api_key_file: str = Field(
         "~/.config/paddleocr-vl-serve/api-key",
         description="Where the key made at the first start is kept when OCR_API_KEYS is not set",

@@ -26,6 +26,7 @@ from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.request_id import RequestId
 from serve_app.ingress.request_scope import SIGNED_FILES, may_be_paddlex, path_of
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
+from serve_app.jobs.claims import Claims
 from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
@@ -58,7 +59,8 @@ class Ingress:
                 allowed_networks=settings.allowed_private_networks,
             ),
             admission=Admission(settings.limits.requests),
-            ledger=Ledger(backend.store),
+            ledger=Ledger(backend.store, backend.documents.cache),
+            claims=Claims(backend.store),
             jobs=jobs,
             jobs_monitor=JobsMonitor(jobs),
             has_webhook_secret=secrets.webhook_secret is not None,

@@ -44,7 +44,8 @@ class EventStream(StreamingResponse):
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
         }
-        self._events = _events(reading, framed)
+        self.is_whole = False  # the document was read, and its last event sent
+        self._events = self._framed(reading, framed)
         super().__init__(self._events, headers=headers, media_type=media_type)
         self._held = held
 
@@ -53,10 +54,18 @@ class EventStream(StreamingResponse):
             async with aclosing(self._events):
                 await super().__call__(scope, receive, send)
 
+    async def _framed(
+        self, reading: Reading, framed: Callable[[str, dict[str, Any]], str]
+    ) -> AsyncGenerator[str, None]:
+        async with aclosing(_events(reading)) as events:
+            async for kind, data in events:
+                yield framed(kind, data)
+                self.is_whole = kind == "document"
 
-async def _events(reading: Reading, framed: Callable[[str, dict[str, Any]], str]) -> AsyncGenerator[str, None]:
+
+async def _events(reading: Reading) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     total = len(reading.numbers)
-    yield framed("start", {"id": reading.id, "page_count": reading.page_count, "pages": total})
+    yield "start", {"id": reading.id, "page_count": reading.page_count, "pages": total}
     done = failed = 0
     left = True
     try:
@@ -67,23 +76,23 @@ async def _events(reading: Reading, framed: Callable[[str, dict[str, Any]], str]
                 event = {"progress": progress, "page": page.model_dump(mode="json")}
                 if reading.wanted.include_images:
                     event["images"] = _images(reading, page.number)
-                yield framed("page", event)
+                yield "page", event
         summary = await reading.finish()
         left = False
     except ServiceError as error:
         left = False
         log.info("document %s: %s", reading.id, error.code)
-        yield framed("error", {"code": error.code, "message": error.message})
+        yield "error", {"code": error.code, "message": error.message}
         return
     except Exception as error:
         left = False
         failure = logged_failure(log, error, f"document {reading.id} failed")
-        yield framed("error", {"code": failure.code, "message": failure.message})
+        yield "error", {"code": failure.code, "message": failure.message}
         return
     finally:
         if left:
             log.info("document %s: the client left after %d of %d page(s)", reading.id, done + failed, total)
-    yield framed("document", summary.model_dump(mode="json"))
+    yield "document", summary.model_dump(mode="json")
 
 
 def _images(reading: Reading, number: int) -> dict[str, str]:

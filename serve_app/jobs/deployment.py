@@ -16,7 +16,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
 from serve_app.fetching.fetch import Fetcher
-from serve_app.jobs.ledger import Claim, Ledger
+from serve_app.jobs.claims import Claim, Claims
+from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.runner import Runner
@@ -57,11 +58,12 @@ class JobView:
 
 @dataclass(frozen=True)
 class JobsReport:
-    """How many jobs there are of all owners, and why the store cannot be used, if so."""
+    """How many jobs there are of all owners; why the store cannot be used, if so; and whose records cannot be read."""
 
     running: int
     waiting: int
     store_reason: str | None
+    unreadable: tuple[str, ...] = ()
 
 
 class Jobs:
@@ -85,7 +87,8 @@ class Jobs:
             deadline_s=settings.limits.fetch_s,
             allowed_networks=settings.allowed_private_networks,
         )
-        self._ledger = Ledger(self._backend.store)
+        self._ledger = Ledger(self._backend.store, self._backend.documents.cache)
+        self._claims = Claims(self._backend.store)
         self._runner = Runner(
             self._backend.documents,
             self._ledger,
@@ -102,6 +105,7 @@ class Jobs:
         self._work: dict[str, _Work] = {}
         self._claiming = asyncio.Lock()
         self._trouble: str | None = None
+        self._unreadable: set[str] = set()
         self._page_s: float | None = None
         self._last_page = time.monotonic()
         self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), self._look_after_store())]
@@ -114,14 +118,15 @@ class Jobs:
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
         """Of requests of the same name, the first one's; kept before it is told. Raises StoreUnavailable."""
         async with self._claiming:  # one after another: of two at once, one is the first
-            before = await self._ledger.claimed(owner, name)
+            before = await self._claims.get(owner, name)
             if before is None:
-                await self._ledger.claim(owner, name, claim)
+                await self._claims.put(owner, name, claim)
             return before or claim
 
     async def report(self) -> JobsReport:
         running = sum(work.task is not None for work in self._work.values())
-        return JobsReport(running, len(self._work) - running, self._backend.store_monitor.reason or self._trouble)
+        store_reason = self._backend.store_monitor.reason or self._trouble
+        return JobsReport(running, len(self._work) - running, store_reason, tuple(sorted(self._unreadable)))
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """The job, as soon as it is newer than `seen`, or after `wait_s`. None where it is not at work any more."""
@@ -161,15 +166,16 @@ class Jobs:
     async def _look_after_store(self) -> None:
         while True:
             try:
-                for job_id in await self._ledger.active():
-                    if job_id not in self._work:
-                        self._adopt(await self._ledger.record(job_id))
-                self._start_next()
-                for job_id in await self._ledger.to_deliver():
-                    self._webhooks.deliver(await self._ledger.record(job_id))
-                await self._sweep()
                 self._trouble = None
-            except (StoreUnavailable, KeyError, ValueError) as error:
+                for job_id in await self._ledger.active():
+                    if job_id not in self._work and (record := await self._record(job_id)) is not None:
+                        await self._take_up(record)
+                        self._start_next()
+                for job_id in await self._ledger.to_deliver():
+                    if (record := await self._record(job_id)) is not None:
+                        self._webhooks.deliver(record)
+                await self._sweep()
+            except StoreUnavailable as error:
                 self._trouble = str(error)
                 log.warning("jobs in the store cannot be looked after now: %s", error)
             except Exception as error:  # whatever it is, the next look comes, and /health tells of it
@@ -177,22 +183,47 @@ class Jobs:
                 log.exception("jobs in the store were not looked after")
             await asyncio.sleep(LOOK_S)
 
+    async def _record(self, job_id: str) -> JobRecord | None:
+        """A job that an index names. One that cannot be read does not keep others from being looked after."""
+        try:
+            record = await self._ledger.record(job_id)
+            self._unreadable.discard(job_id)
+            return record
+        except KeyError:
+            self._unreadable.discard(job_id)
+            log.error("job %s is given up: its record is not in the store any more", job_id)
+            await self._ledger.give_up(job_id)
+        except ValueError:
+            if job_id not in self._unreadable:
+                log.exception("the record of job %s cannot be read", job_id)
+            self._unreadable.add(job_id)
+        return None
+
+    async def _take_up(self, record: JobRecord) -> None:
+        """Go on with a job where somebody was killed: with its work, or with what is done at its end."""
+        if record.state.is_active:
+            self._adopt(record)
+        elif record.state.is_gone:
+            await self._ledger.clear(record)
+        else:
+            await self._ledger.put_away(record)
+
     async def _sweep(self) -> None:
         now = datetime.now(UTC)
-        async for job_id, key in self._ledger.expired(now):
-            try:
-                record = await self._ledger.record(job_id)
-            except (KeyError, ValueError):
-                log.warning("job %s was to expire, and is not there", job_id)
-                await self._ledger.forget(key)
+        async for day, job_id in self._ledger.expiring(now):
+            record = await self._record(job_id)
+            if job_id in self._unreadable:
                 continue
-            if not record.state.is_gone and record.expires is not None:
-                if record.expires > now:
-                    continue
-                record.state = JobState.EXPIRED
-                await self._ledger.clear(record)
-                log.info("job %s: its results are deleted, as their time is over", job_id)
-            await self._ledger.forget(key)
+            if record is not None:
+                if not record.state.is_gone:
+                    if record.expires is None or record.expires > now:
+                        continue
+                    record.state = JobState.EXPIRED
+                    log.info("job %s: its results are deleted, as their time is over", job_id)
+                await self._ledger.clear(record)  # of one that was deleted, too: somebody may have been killed at it
+            await self._ledger.forget(day, job_id)
+        await self._claims.sweep(now)
+        await self._backend.documents.cache.sweep(now)
 
     def _adopt(self, record: JobRecord) -> None:
         if record.id not in self._work and record.state.is_active:

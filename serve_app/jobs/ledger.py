@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, astuple, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, astuple
+from datetime import datetime
 from typing import BinaryIO
 
 from serve_app.document import (
@@ -30,31 +29,23 @@ from serve_app.file_content import FileContent, unnamed_file
 from serve_app.jobs.record import JobRecord, as_stored, record_of
 from serve_app.page_spool import PageSpool
 from serve_app.storage import Store
+from serve_app.storage.days import DayIndex
+from serve_app.storage.page_cache import PageCache
 from serve_app.storage.results import document_folder
 from serve_app.structure import BlockChange, Structure
 
 JSON = "application/json"
-CLAIM_S = 86_400
 OCTETS = "application/octet-stream"
-
-
-_CLAIM = "claim-"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The job that a request has made, a digest of that request, and when that was (Unix time)."""
-
-    job_id: str
-    digest: str
-    at: float
 
 
 class Ledger:
     """Methods raise StoreUnavailable, and KeyError for a job, or a page, that is not there."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, cache: PageCache) -> None:
+        """`cache`: where the pages of jobs may be as well, until those are deleted."""
         self._store = store
+        self._cache = cache
+        self._expiries = DayIndex(store, "jobs/expires")
 
     async def add(self, record: JobRecord, source: FileContent | None) -> None:
         """Keep a new job and its document; on return it survives whatever happens."""
@@ -91,27 +82,23 @@ class Ledger:
         """Keep one more form of a job's result, beside the others."""
         await self._store.put(f"{document_folder(job_id)}/{name}", file, media_type)
 
-    async def claimed(self, owner: str, name: str) -> Claim | None:
-        """What an owner's request of this name (an Idempotency-Key) has made, if it was lately."""
-        try:
-            claim = Claim(**json.loads(await self._store.get(_claim_key(owner, name))))
-        except KeyError:
-            return None
-        return claim if time.time() - claim.at < CLAIM_S else None
-
-    async def claim(self, owner: str, name: str, claim: Claim) -> None:
-        await self._store.put(_claim_key(owner, name), json.dumps(asdict(claim)).encode(), JSON)
-        ends = datetime.fromtimestamp(claim.at + CLAIM_S, UTC)
-        await self._store.put(f"jobs/expires/{ends:%Y%m%d}/{_claim_name(owner, name)}", b"", OCTETS)
-
     async def close(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
         await self.save(record)
+        await self.put_away(record)
+
+    async def put_away(self, record: JobRecord) -> None:
+        """The part of `close` that comes when the record is kept."""
         if record.webhook is not None:
             await self._store.put(_webhook_key(record.id), b"", OCTETS)
         if record.expires is not None:
-            await self._store.put(_expiry_key(record.expires, record.id), b"", OCTETS)
+            await self._expiries.add(record.expires, record.id)
         await self._store.delete(_active_key(record.id))
+
+    async def give_up(self, job_id: str) -> None:
+        """Nobody is to look after a job any more whose record is lost."""
+        await self._store.delete(_active_key(job_id))
+        await self._store.delete(_webhook_key(job_id))
 
     async def to_deliver(self) -> list[str]:
         """Ids of the jobs whose webhooks are not at their end."""
@@ -150,11 +137,15 @@ class Ledger:
 
     async def page(self, job_id: str, number: int) -> tuple[PageReading, EngineInfo]:
         kept = json.loads(await self._store.get(_page_key(job_id, number)))
-        folder = document_folder(job_id)
-        figures = tuple([Figure(path, await self._store.get(f"{folder}/{path}")) for path in kept["figures"]])
         paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
         page = Page.model_validate(kept["page"])
-        return PageReading(page, figures, paddlex), EngineInfo.model_validate(kept["engine"])
+        figures = []
+        for path in kept["figures"]:
+            try:
+                figures.append(Figure(path, await self._store.get(f"{document_folder(job_id)}/{path}")))
+            except KeyError:
+                page.warnings.append(_figure_lost(path))
+        return PageReading(page, tuple(figures), paddlex), EngineInfo.model_validate(kept["engine"])
 
     async def keep_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
         """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""
@@ -185,37 +176,35 @@ class Ledger:
         return summary
 
     async def clear(self, record: JobRecord) -> None:
-        """Delete all that is kept of a job but its record, which says what became of it."""
+        """Delete all that is kept of a job but its record, which says what became of it.
+
+        Who is killed in between leaves a record and an index that lead to the rest.
+        """
         folder = document_folder(record.id)
-        await self.save(record.without_contents())
+        await self.save(record)
+        if record.digest is not None:
+            await self._cache.forget(record.owner, record.digest)
         for key in await self._store.keys_below(folder):
             if key != _record_key(record.id):
                 await self._store.delete(key)
         await self._store.delete(_owner_key(record))
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.delete(_batch_key(record, record.paddlex.batch_id))
-        await self._store.delete(_active_key(record.id))
         if record.webhook is not None:
             await self._store.delete(_webhook_key(record.id))
+        await self.save(record.without_contents())
+        await self._store.delete(_active_key(record.id))
 
-    async def expired(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Id of each job whose day has come, and the key to `forget` when it was looked after.
+    def expiring(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
+        """Day and id of each job whose day has come, to `forget` when it was looked after."""
+        return self._expiries.due(now)
 
-        Claims of the days before are deleted on the way.
-        """
-        today = f"{now:%Y%m%d}"
-        for key in await self._store.keys_below("jobs/expires"):
-            _, _, day, name = key.split("/")
-            if day > today:
-                return
-            if not name.startswith(_CLAIM):
-                yield name, key
-            elif day < today:
-                await self._store.delete(f"jobs/claims/{name}.json")
-                await self._store.delete(key)
+    async def forget(self, day: str, job_id: str) -> None:
+        await self._expiries.remove(day, job_id)
 
-    async def forget(self, key: str) -> None:
-        await self._store.delete(key)
+
+def _figure_lost(path: str) -> ErrorInfo:
+    return ErrorInfo(code="figure_lost", message=f"The picture {path} was read, and is not in the store any more.")
 
 
 def _record_key(job_id: str) -> str:
@@ -248,18 +237,6 @@ def _owner_key(record: JobRecord) -> str:
 
 def _batch_key(record: JobRecord, batch_id: str) -> str:
     return f"jobs/batches/{_folder_of(record.owner)}/{_folder_of(batch_id)}/{record.id}"
-
-
-def _claim_key(owner: str, name: str) -> str:
-    return f"jobs/claims/{_claim_name(owner, name)}.json"
-
-
-def _claim_name(owner: str, name: str) -> str:
-    return f"{_CLAIM}{_folder_of(owner)}-{_folder_of(name)}"
-
-
-def _expiry_key(expires: datetime, job_id: str) -> str:
-    return f"jobs/expires/{expires:%Y%m%d}/{job_id}"
 
 
 def _folder_of(name: str) -> str:

@@ -74,6 +74,7 @@ class JobRecord(BaseModel):
     wish: JobWish
     url: str | None = Field(None, description="Where the document is fetched; unset: it is stored beside this record")
     file_name: str | None = None
+    digest: str | None = Field(None, description="Of the document's content, where its pages are in the cache too")
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     ended: datetime | None = None
@@ -99,6 +100,7 @@ class JobRecord(BaseModel):
         """No more than whose it was, and what became of it: no password, address or name."""
         wish = self.wish.model_copy(update={"password": None})
         nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
+        nothing |= {"digest": None}
         return self.model_copy(update={**nothing, "wish": wish})
 
 

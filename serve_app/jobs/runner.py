@@ -114,6 +114,7 @@ class Runner:
                 await self._documents.open(source, wanted, timings_ms={}, started=started, document_id=record.id)
             )
             del source
+            record.digest = reading.digest
             record.page_count, record.total = reading.page_count, len(reading.numbers)
             await self._restore(record, reading)
             record.waiting_for = None
@@ -121,7 +122,7 @@ class Runner:
             self._changed(record)
             await self._read(record, reading)
             await self._keep_what_is_missing(record, reading)
-            summary = await reading.finish()
+            summary = await reading.finish(figures_kept=True)  # each with its page
             if summary.storage.status != "stored":
                 raise StoreUnavailable("the result could not be stored")
             await self._ledger.keep_summary(record.id, summary, reading.spool)
@@ -224,14 +225,32 @@ class Runner:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                await self._ledger.close(ended)
+                ended = await self._closed(ended)
                 break
             except StoreUnavailable as failure:
                 log.warning("job %s cannot be closed yet: %s", record.id, failure)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        log.info("job %s: key %r, %s, %d of %s page(s)", record.id, record.owner, state, record.done, record.total)
+        log.info("job %s: key %r, %s, %d of %s page(s)", ended.id, ended.owner, ended.state, ended.done, ended.total)
         self._changed(ended)
+
+    async def _closed(self, ended: JobRecord) -> JobRecord:
+        """What is kept of a job at its end: that of whoever has ended it first.
+
+        Nobody else does, unless there were two Jobs for a moment, of which only one has heard that it was cancelled.
+        """
+        try:
+            stored = await self._ledger.record(ended.id)
+        except KeyError:
+            stored = ended
+        if stored.state.is_active:
+            await self._ledger.close(ended)
+            return ended
+        if stored.state.is_gone:
+            await self._ledger.clear(stored)
+        else:
+            await self._ledger.put_away(stored)
+        return stored
 
     def _time_left(self, record: JobRecord) -> float:
         return self._limits.job_s - (_now() - record.created).total_seconds()

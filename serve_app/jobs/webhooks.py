@@ -53,7 +53,7 @@ class Webhooks:
         webhook = record.webhook
         assert webhook is not None and record.ended is not None
         give_up = record.ended.timestamp() + PATIENCE_S
-        while True:
+        while not await self._is_gone(record.id):
             webhook.attempts += 1
             webhook.last_at = datetime.now(UTC)
             webhook.last_answer = await self._tried(record, webhook.url)
@@ -72,6 +72,15 @@ class Webhooks:
             if webhook.state != "pending":
                 return
             await asyncio.sleep(PAUSES_S[min(webhook.attempts, len(PAUSES_S)) - 1])
+
+    async def _is_gone(self, job_id: str) -> bool:
+        """Whether the job was deleted meanwhile, of which nothing is told any more."""
+        try:
+            return (await self._ledger.record(job_id)).state.is_gone
+        except (StoreUnavailable, ValueError):
+            return False
+        except KeyError:
+            return True
 
     async def _tried(self, record: JobRecord, url: str) -> str:
         """The status of the answer, or the code of what went wrong."""

@@ -39,8 +39,10 @@ class Results:
         spool: PageSpool,
         renderer: Renderer,
         source: Callable[[], Awaitable[bytes | memoryview]],
+        *,
+        figures_kept: bool = False,
     ) -> None:
-        """Store a document. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
+        """Store a document, its figures unless those are kept already. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
 
         Where it fails, the log says why, and nothing is raised: the document can still be answered.
         """
@@ -51,7 +53,8 @@ class Results:
             # Before the result is written, as it tells where it lies.
             summary.storage = self._place(summary.id, keys)
             await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
-            await self._put_figures(keys, spool)
+            if not figures_kept:
+                await self._put_figures(keys, spool)
         except Exception as error:
             failure = error
             summary.storage = StorageInfo(status="failed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -19,6 +20,14 @@ import psutil
 import pytest
 import yaml
 
+from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.record import JobRecord, JobState, JobWish, as_stored
+from serve_app.options import RecognitionOptions
+from serve_app.settings import FolderStoreSettings, Secrets, Settings
+from serve_app.storage import open_store
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.page_cache import PageCache
+from serve_app.storage.results import new_document_id
 from tests.support.pdfs import pages_pdf
 from tests.support.service import Service
 from tests.support.swift import free_port
@@ -78,25 +87,30 @@ def written(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.rglob("page-results/*.json")}
 
 
-@pytest.fixture
-def config(short_tmp_path: Path) -> Path:
+ENGINE = {"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"}
+
+
+def s3_store(swift: SwiftServer) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings of a store with a prefix of its own, and the environment with its keys."""
+    store = {"kind": "s3", "bucket": swift.bucket, "region": swift.region, "addressing_style": "path"}
+    keys = {"OCR_S3_ACCESS_KEY_ID": swift.access_key, "OCR_S3_SECRET_ACCESS_KEY": swift.secret_key}
+    return {**store, "endpoint_url": swift.endpoint_url, "prefix": uuid.uuid4().hex}, keys
+
+
+def config_file(folder: Path, store: dict[str, Any]) -> Path:
     application = {
         "name": "ocr",
         "route_prefix": "/",
         "import_path": "serve_app.app:build",
-        "args": {
-            "engines": [{"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"}],
-            "store": {"kind": "folder", "path": str(short_tmp_path / "output")},
-            "temp_dir": str(short_tmp_path / "temp"),
-        },
+        "args": {"engines": [ENGINE], "store": store, "temp_dir": str(folder / "temp")},
     }
-    path = short_tmp_path / "config.yaml"
+    path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"proxy_location": "HeadOnly", "applications": [application]}))
     return path
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+def serving(config: Path, keys: dict[str, str]) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """`python -m serve_app serve`, ready."""
     port = free_port()
     home = config.parent
@@ -106,7 +120,7 @@ def serving(config: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes
         process = subprocess.Popen(
             [sys.executable, "-m", "serve_app", "serve", str(config), "--port", str(port)],
             cwd=ROOT,
-            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), "OCR_API_KEYS": "me=key"},
+            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), "OCR_API_KEYS": "me=key", **keys},
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -135,22 +149,39 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def test_a_job_goes_on_where_it_was_after_everything_was_killed(config: Path) -> None:
-    output = config.parent / "output"
-    with serving(config) as (client, process):
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_a_job_goes_on_where_it_was_after_everything_was_killed(
+    kind: str, short_tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    output = short_tmp_path / "output"
+    if kind == "s3":
+        swift: SwiftServer = request.getfixturevalue("swift")
+        store, keys = s3_store(swift)
+
+        def stored_pages() -> dict[str, Any]:
+            return {key: at for key, at in swift.written(store["prefix"]).items() if "/page-results/" in key}
+    else:
+        store, keys = {"kind": "folder", "path": str(output)}, {}
+
+        def stored_pages() -> dict[str, Any]:
+            return written(output)
+
+    config = config_file(short_tmp_path, store)
+    with serving(config, keys) as (client, process):
         job_id = submit(client, book())
         waiting = submit(client, book(3))
         before = wait_until_done(client, job_id, 20)
         kill_all(process)
     assert 20 <= before["progress"]["done"] < PAGES
-    stored = written(output)
+    stored = stored_pages()
     assert len(stored) >= 20, "what counts as done is stored"
-    with serving(config) as (client, _):
+    with serving(config, keys) as (client, _):
         assert_whole(client, wait_for_end(client, job_id))
         assert_whole(client, wait_for_end(client, waiting), 3)
-        logged = list((config.parent / "ray").rglob("serve/*Jobs*.log")) + list(config.parent.rglob("serve/*Jobs*.log"))
+        logged = list((short_tmp_path / "ray").rglob("serve/*Jobs*.log"))
+        logged += short_tmp_path.rglob("serve/*Jobs*.log")
         text = "".join(path.read_text() for path in set(logged))
-    after = written(output)
+    after = stored_pages()
     assert {name: at for name, at in after.items() if name in stored} == stored, "no page is stored a second time"
     pages = re.findall(rf"job {job_id}: page (\d+) is done", text)
     assert sorted(map(int, pages)) == list(range(1, PAGES + 1)), "and none is recognized again"
@@ -159,13 +190,10 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(config: Path) ->
 def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
     deployed: Callable[..., Service], swift: SwiftServer, tmp_path: Path
 ) -> None:
-    engine = {"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}
-    store = {"kind": "s3", "bucket": swift.bucket, "region": swift.region, "addressing_style": "path"}
-    store |= {"endpoint_url": swift.endpoint_url, "prefix": uuid.uuid4().hex}
-    keys = {"OCR_S3_ACCESS_KEY_ID": swift.access_key, "OCR_S3_SECRET_ACCESS_KEY": swift.secret_key}
+    store, keys = s3_store(swift)
     allowed = f"s3://{swift.bucket}/{store['prefix']}-in/"
     jobs = {"s3_sources": [allowed]}
-    service = deployed({"engines": [engine], "store": store, "jobs": jobs}, secrets=keys)
+    service = deployed({"engines": [ENGINE], "store": store, "jobs": jobs}, secrets=keys)
     service.wait_until_engines_are_ready()
     swift.put(f"{store['prefix']}-in/книга.pdf", book())
     with service.client() as client:
@@ -183,8 +211,7 @@ def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
 
 
 def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable[..., Service], tmp_path: Path) -> None:
-    engine = {"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"}
-    service = deployed({"engines": [engine]})
+    service = deployed({"engines": [ENGINE]})
     service.wait_until_engines_are_ready()
     output, away = tmp_path / "output", tmp_path / "away"
     with service.client() as client:
@@ -219,8 +246,7 @@ def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable
 
 
 def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..., Service], tmp_path: Path) -> None:
-    engine = {"name": "dummy", "replicas": 2, "page_s": 0.3, "max_batch": 1, "text": "Привет"}
-    service = deployed({"engines": [engine]})
+    service = deployed({"engines": [{**ENGINE, "replicas": 2, "page_s": 0.3}]})
     service.wait_until_engines_are_ready()
     with service.client() as client:
         job_id = submit(client, book())
@@ -234,3 +260,69 @@ def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..
         assert_whole(client, wait_for_end(client, job_id))
     after = written(tmp_path / "output")
     assert {name: at for name, at in after.items() if name in first} == first
+
+
+def test_two_jobs_that_are_alive_at_once_do_no_harm(deployed: Callable[..., Service], tmp_path: Path) -> None:
+    one, other = (deployed({"engines": [{**ENGINE, "page_s": 0.4}]}) for _ in range(2))
+    for service in (one, other):
+        service.wait_until_engines_are_ready()
+    with one.client() as client, other.client() as other_client:
+        job_id, cancelled, deleted = (submit(client, book(40)) for _ in range(3))
+        deadline = time.monotonic() + END_S
+        for each in (job_id, cancelled, deleted):
+            while job_of(other_client, each)["left_s"] is None:  # it tells of jobs that it is at work on itself
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        assert client.post(f"/jobs/{cancelled}/cancel").json()["state"] == "cancelled"
+        assert client.delete(f"/jobs/{deleted}").status_code == 204
+        ends = [wait_for_end(asking, job_id) for asking in (client, other_client)]
+        while (
+            list((tmp_path / "output/jobs").glob("active/*")) or other_client.get("/health").json()["jobs"]["running"]
+        ):
+            assert time.monotonic() < deadline + END_S
+            time.sleep(0.5)
+        for asking, end in zip((client, other_client), ends, strict=True):
+            assert_whole(asking, end, 40)
+            assert job_of(asking, cancelled)["state"] == "cancelled"
+            assert asking.get(f"/jobs/{deleted}").status_code == 410
+    left = [path.name for path in (tmp_path / "output").rglob(f"{deleted}/**/*") if path.is_file()]
+    assert left == ["job.json"]
+
+
+def test_what_others_were_killed_at_is_done(deployed: Callable[..., Service], tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    wish = JobWish(engine="dummy", options=RecognitionOptions())
+    jobs = [JobRecord(id=new_document_id(), owner="alice", wish=wish) for _ in range(5)]
+    lost, newer, cancelled, deleted, done = jobs
+
+    async def leave() -> None:
+        settings = Settings(store=FolderStoreSettings(path=str(output)))
+        store = open_store(settings.store, Secrets())
+        ledger = Ledger(store, PageCache(store, StoreMonitor(store), settings, lambda engine: None))
+        for record in jobs:
+            await ledger.add(record, book(2))
+        await ledger.save(cancelled.ended_as(JobState.CANCELLED, keep_s=60))
+        await ledger.save(deleted.ended_as(JobState.DELETED, keep_s=0))
+        await store.close()
+
+    asyncio.run(leave())
+    (lost_file,) = output.rglob(f"{lost.id}/job.json")
+    lost_file.unlink()
+    (newer_file,) = output.rglob(f"{newer.id}/job.json")
+    newer_file.write_bytes(as_stored(newer).replace(b'"version":1', b'"version":2'))
+    service = deployed({"engines": [ENGINE]})
+    with service.client() as client:
+        assert_whole(client, wait_for_end(client, done.id), 2)
+        deadline = time.monotonic() + 20
+        while (left := os.listdir(output / "jobs/active")) != [newer.id]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        while (health := client.get("/health").json())["jobs"]["unreadable"] != [newer.id]:
+            assert time.monotonic() < deadline, health
+            time.sleep(0.2)
+        assert health["status"] == "degraded" and health["output_writable"]
+        assert client.get(f"/jobs/{cancelled.id}").json()["state"] == "cancelled"
+        assert client.get(f"/jobs/{deleted.id}").status_code == 410
+        assert client.get(f"/jobs/{lost.id}").status_code == 404
+    (folder,) = output.rglob(deleted.id)
+    assert os.listdir(folder) == ["job.json"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import boto3.session
@@ -45,6 +46,12 @@ class SwiftServer:
     def put(self, key: str, data: bytes) -> None:
         with closing(self.client()) as client:
             client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def written(self, prefix: str) -> dict[str, datetime]:
+        """When each object below a prefix was written."""
+        with closing(self.client()) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{prefix}/")
+            return {each["Key"]: each["LastModified"] for page in pages for each in page.get("Contents", [])}
 
     @contextmanager
     def away(self) -> Iterator[None]:

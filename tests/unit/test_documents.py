@@ -26,6 +26,7 @@ from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.results import Results
 from serve_app.structure import BlockChange, PageOutline, Structure
+from tests.support.caches import no_cache
 
 TWO_PAGES = b"%PDF-"  # what it is only matters to rasterizers
 FIGURE = "imgs/img_in_image_box_1_2_3_4.jpg"
@@ -79,6 +80,7 @@ async def opened(
     documents = Documents(
         cast(Pipeline, pipeline),
         Results(store, StoreMonitor(store), keep_source=False),
+        no_cache(),
         limits=limits or Limits(),
         share=lambda data: data,
         fetch=fetch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +29,7 @@ from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.results import Results, new_document_id
+from tests.support.caches import no_cache
 
 WISH = JobWish(engine="x", options=RecognitionOptions())
 
@@ -148,12 +149,14 @@ class Flaky(FolderStore):
 class Work:
     def __init__(self, folder: Path, pages: Pages, **limits: float) -> None:
         self.store = Flaky(FolderStoreSettings(path=str(folder)))
-        self.ledger = Ledger(self.store)
+        self.ledger = Ledger(self.store, no_cache())
         self.settings = Settings(jobs=JobSettings(**cast(Any, limits)))
         self.heard: list[tuple[JobState, int, int]] = []
+        self.then: Callable[[], None] = lambda: None
         documents = Documents(
             cast(Pipeline, pages),
             Results(self.store, StoreMonitor(self.store), keep_source=False),
+            no_cache(),
             limits=Limits(),
             share=lambda data: bytes(data),
             fetch=self._fetch,
@@ -170,6 +173,7 @@ class Work:
 
     def _note(self, record: JobRecord) -> None:
         self.heard.append((record.state, record.done, record.failed))
+        self.then()
 
     async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
         job = JobRecord(id=new_document_id(), owner="me", wish=WISH, **record)
@@ -251,6 +255,34 @@ async def test_a_url_is_fetched_once(tmp_path: Path) -> None:
     assert job.state is JobState.DONE
 
 
+async def test_a_lost_picture_costs_no_more_than_itself(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    job = await work.run()
+    (picture,) = [path for path in files_in(tmp_path) if path.name == "page-2.jpg"]
+    picture.unlink()
+    reading, _ = await work.ledger.page(job.id, 2)
+    assert [figure.jpeg for figure in reading.figures] == [b"jpeg"]
+    assert [warning.code for warning in reading.page.warnings] == ["figure_lost"]
+
+
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.DELETED])
+async def test_who_has_ended_a_job_first_has_ended_it(tmp_path: Path, state: JobState) -> None:
+    work = Work(tmp_path, Pages())
+    job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
+    await work.ledger.add(job, b"%PDF-")
+    (record,) = [path for path in files_in(tmp_path) if path.name == "job.json"]
+
+    def end_elsewhere() -> None:
+        if work.heard[-1][1] == 2:
+            record.write_bytes(as_stored(job.ended_as(state, keep_s=60)))
+
+    work.then = end_elsewhere
+    await work.runner.run(job)
+    assert (await work.ledger.record(job.id)).state is state
+    assert await work.ledger.active() == []
+    assert ("000001.json" in {path.name for path in files_in(tmp_path)}) is (state is JobState.CANCELLED)
+
+
 async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
     paddlex = PaddlexJob(model="PaddleOCR-VL", batch_id="a/б", address="http://x/")
@@ -263,6 +295,6 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
     assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.ledger.record(job.id)).decode()
     assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
-    assert [each async for each, _ in work.ledger.expired(datetime.now(UTC))] == []
+    assert [each async for _, each in work.ledger.expiring(datetime.now(UTC))] == []
     later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)
-    assert [each async for each, _ in work.ledger.expired(later)] == [job.id]
+    assert [each async for _, each in work.ledger.expiring(later)] == [job.id]

@@ -28,6 +28,7 @@ from serve_app.errors import (
 from serve_app.options import RecognitionOptions
 from serve_app.pipeline import Pipeline
 from serve_app.structure import BlockChange, PageOutline
+from tests.support.caches import no_cache
 
 
 def reading() -> PageResult:
@@ -83,7 +84,7 @@ def pipeline_of(
     queue: int = 8,
     window: int = 4,
 ) -> Pipeline:
-    handles: Any = (rasterizer, {"x": recognizer, "other": fallback})
+    handles: Any = (rasterizer, {"x": recognizer, "other": fallback}, no_cache())
     return Pipeline(
         *handles,
         queue=queue,

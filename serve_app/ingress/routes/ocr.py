@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from serve_app.document import Document
 from serve_app.documents import Reading, Wanted
-from serve_app.errors import RequestTimeout, Unauthorized
+from serve_app.errors import Unauthorized
 from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import OcrForm, OcrRequest, Submission, read_body, submission_of
+from serve_app.ingress.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
 from serve_app.ingress.choice import engine_of, options_of
-from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.context import Context, context_of, in_time
 from serve_app.ingress.event_stream import EventStream
+from serve_app.ingress.idempotency import answered_once
 from serve_app.ingress.negotiation import accepted
 from serve_app.ingress.routes import paddlex
 from serve_app.ingress.schema import inlined
@@ -83,33 +84,36 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
     `application/x-ndjson` and `text/event-stream` send each page as it is done, in whatever order: the
     events `start` (`id`, `page_count`, `pages`), `page` (`progress`, `page`, perhaps `images`) and at last
     `document` (all but the pages and their text) or `error` (`code`, `message`).
+
+    With an `Idempotency-Key`, a request that is sent again within a day gets the first one's answer.
     """
     started = time.perf_counter()
     limits = context.settings.limits
-    limit_s = limits.request_s
     with ExitStack() as held:
         held.enter_context(context.admission.place())
-        deadline = asyncio.get_running_loop().time() + limit_s
-        try:
-            async with asyncio.timeout_at(deadline):
-                body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
-            if paddlex.asks_for_ocr(body):
-                return await paddlex.ocr(request, context, body, held, started)
-            if request.state.key_name is None:
-                raise Unauthorized  # the surface that is open is the other one
-            async with asyncio.timeout_at(deadline):
-                reading = held.enter_context(
-                    await _opened(await submission_of(body, OcrRequest), request.state.key_name, context, started)
-                )
-        except TimeoutError:
-            raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
+        async with in_time(context):
+            body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
+        if paddlex.asks_for_ocr(body):
+            paddlex.note(request, body)
+            answer = partial(paddlex.ocr, request, context, body, started)
+        elif request.state.key_name is None:
+            raise Unauthorized  # the surface that is open is the other one
+        else:
+            answer = partial(_answer, request, context, body, started)
+        return await answered_once(request, context, body, held, answer)
 
-        kind = reading.wanted.output or accepted(request.headers.get("accept", ""))
-        if kind in STREAMED:
-            return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
-        summary = await reading.read_all()
-        rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
-        return document_answer(rendered, kind, summary, held, failed=reading.failed)
+
+async def _answer(request: Request, context: Context, body: Body, started: float, held: ExitStack) -> Response:
+    async with in_time(context):
+        submission = await submission_of(body, OcrRequest)
+        reading = held.enter_context(await _opened(submission, request.state.key_name, context, started))
+    del submission
+    kind = reading.wanted.output or accepted(request.headers.get("accept", ""))
+    if kind in STREAMED:
+        return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
+    summary = await reading.read_all()
+    rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
+    return document_answer(rendered, kind, summary, held, failed=reading.failed)
 
 
 async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> Reading:

@@ -16,13 +16,12 @@ from ray.exceptions import RayError
 from serve_app.errors import InvalidField
 from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.job_access import submitted, uploaded, view_of
 from serve_app.ingress.refusals import invalid, invalid_fields
 from serve_app.ingress.request_scope import OFFICIAL_JOBS
-from serve_app.ingress.routes.jobs import submitted, uploaded, view_of
 from serve_app.ingress.schema import body_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish
-from serve_app.jobs.sources import check_source
 from serve_app.paddlex.engines import layout_engine, options_of
 from serve_app.paddlex.jobs import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
 from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
@@ -56,8 +55,6 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         held.enter_context(context.admission.place())
         body = await uploaded(request, context)
         asked = _checked(body)
-        if asked.file_url is not None:
-            check_source(asked.file_url, context.settings)
         engine = layout_engine(context.settings)
         paddlex = PaddlexJob(
             model=asked.model,
@@ -84,7 +81,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             paddlex=paddlex,
             file_name=body.file_name,
         )
-        await submitted(context, record, body.file)
+        record = await submitted(request, context, body, record, body.file)
     return _envelope({"jobId": record.id})
 
 

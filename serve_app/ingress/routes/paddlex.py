@@ -7,8 +7,8 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
@@ -18,10 +18,10 @@ from pydantic import BaseModel, ValidationError
 from serve_app.allocator import give_back
 from serve_app.document import DocumentSummary, ErrorInfo, PaddlexPage
 from serve_app.documents import CHOOSE_PAGES, Reading, Wanted
-from serve_app.errors import InvalidField, RequestTimeout, ServiceError, TooManyPages, UnsupportedMediaType
+from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.answers import file_answer
 from serve_app.ingress.body import SOURCES, Body, decoded, read_body
-from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.context import Context, context_of, in_time
 from serve_app.ingress.refusals import invalid_fields
 from serve_app.ingress.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.schema import inlined
@@ -138,9 +138,8 @@ def asks_for_ocr(body: Body) -> bool:
     return body.is_json and "file" in body.fields
 
 
-async def ocr(request: Request, context: Context, body: Body, held: ExitStack, started: float) -> Response:
+async def ocr(request: Request, context: Context, body: Body, started: float, held: ExitStack) -> Response:
     """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
-    _note(request, body)
     if not body.fields.keys().isdisjoint(SOURCES[:2]):
         raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
     asked = _checked(LinesRequest, body)
@@ -173,15 +172,16 @@ def _headers(summary: DocumentSummary) -> dict[str, str]:
 async def _json_body(request: Request, context: Context, *, max_parts: int | None = None) -> Body:
     limits = context.settings.limits
     parts = {} if max_parts is None else {"max_json_parts": max_parts}
-    async with _in_time(context):
+    async with in_time(context):
         body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s, **parts)
     if not body.is_json:
         raise UnsupportedMediaType("Send application/json.")
-    _note(request, body)
+    note(request, body)
     return body
 
 
-def _note(request: Request, body: Body) -> None:
+def note(request: Request, body: Body) -> None:
+    """From here on answers, and errors, are PaddleX's, with the client's `logId`."""
     log_id = body.fields.get("logId")
     usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID and not _SURROGATE.search(log_id)
     note_paddlex(request.scope, cast(str, log_id) if usable else request_id_of(request.scope))
@@ -203,7 +203,7 @@ async def _opened(context: Context, body: Body, wanted: Wanted, started: float) 
     """Of a body that is checked; its `file` is not there any more afterwards."""
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     file = body.fields.pop("file")
-    async with _in_time(context):
+    async with in_time(context):
         source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
         del file
         try:
@@ -217,16 +217,6 @@ async def _one_piece(context: Context, pages: Sequence[PaddlexPage], how: Restru
     return await one_piece(
         context.documents.pipeline, layout_engine(settings), pages, how, limit_s=settings.limits.page_s
     )
-
-
-@asynccontextmanager
-async def _in_time(context: Context) -> AsyncIterator[None]:
-    limit_s = context.settings.limits.request_s
-    try:
-        async with asyncio.timeout(limit_s):
-            yield
-    except TimeoutError:
-        raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
 
 async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:

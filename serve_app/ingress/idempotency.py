@@ -1,0 +1,196 @@
+"""Idempotency-Key: of requests with the same key, the first is worked on, and its answer is that of all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import BinaryIO, cast
+
+from fastapi import Request, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serve_app.errors import IdempotencyMismatch, InvalidField, JobGone, RequestRunning
+from serve_app.ingress.answers import file_answer
+from serve_app.ingress.body import Body
+from serve_app.ingress.context import Context, asked, store_away
+from serve_app.ingress.event_stream import EventStream
+from serve_app.jobs.claims import LEASE_S, Claim, Claims
+from serve_app.outputs.rendering import BYTES_IN_MEMORY
+from serve_app.storage import StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+
+MAX_IDEMPOTENCY_KEY = 255
+RETRY_AFTER_S = 5
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Raises InvalidField."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise InvalidField(f"Idempotency-Key: may have 1 to {MAX_IDEMPOTENCY_KEY} characters.")
+    return key
+
+
+async def request_digest(request: Request, body: Body, *, accept: str = "") -> str:
+    """What tells requests apart that have the same key: the path, the fields, the file, the form of the answer."""
+    return await asyncio.to_thread(_digest, request.url.path, accept, body)
+
+
+def _digest(path: str, accept: str, body: Body) -> str:
+    digest = hashlib.sha256(json.dumps([path, accept, body.fields], sort_keys=True).encode())
+    digest.update(body.file or b"")
+    return digest.hexdigest()
+
+
+async def answered_once(
+    request: Request, context: Context, body: Body, held: ExitStack, answer: Callable[[ExitStack], Awaitable[Response]]
+) -> Response:
+    """What `answer` makes, or what it made for the first request with the same Idempotency-Key.
+
+    `answer` takes what is held until its answer was sent, as does this. Raises InvalidField, IdempotencyMismatch,
+    RequestRunning, and ServiceUnavailable where nothing can be promised.
+    """
+    name = idempotency_key(request)
+    if name is None:
+        return await answer(held)
+    digest = await request_digest(request, body, accept=request.headers.get("accept", ""))
+    turn = _Turn(context.claims, request.state.key_name or "", name, digest)
+    try:
+        first = await asked(context.jobs.claim.remote(turn.owner, name, turn.claim))
+    except StoreUnavailable as error:
+        raise store_away(context, error) from None
+    if first.digest != digest:
+        raise IdempotencyMismatch
+    if first.id != turn.claim.id:
+        return await _replayed(context, turn, first, held)
+    async with AsyncExitStack() as work:
+        await work.enter_async_context(turn)
+        response = await answer(work.enter_context(ExitStack()))
+        work.push(held.pop_all())
+        return _AnsweredOnce(response, turn, work.pop_all())
+
+
+async def _replayed(context: Context, turn: _Turn, first: Claim, held: ExitStack) -> Response:
+    if first.headers is None:
+        raise RequestRunning(retry_after_s=RETRY_AFTER_S)
+    try:
+        file = await context.claims.answer(turn.owner, turn.name)
+    except KeyError:
+        raise JobGone("The answer to the first request with this Idempotency-Key is deleted.") from None
+    except StoreUnavailable as error:
+        raise store_away(context, error) from None
+    return _file_answer(file, {**first.headers, "idempotent-replayed": "true"}, held)
+
+
+def _file_answer(file: BinaryIO, headers: dict[str, str], held: ExitStack) -> Response:
+    others = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
+    answer = file_answer(file, "", others, held)
+    answer.headers["content-type"] = headers["content-type"]
+    return answer
+
+
+class _Turn:
+    """The claim of the request that is answered, renewed while it is entered, and given back unless it was kept."""
+
+    def __init__(self, claims: Claims, owner: str, name: str, digest: str) -> None:
+        self.owner = owner
+        self.name = name
+        self.claim = Claim(uuid.uuid4().hex, digest, time.time(), until=time.time() + LEASE_S)
+        self._claims = claims
+        self._kept = False
+
+    async def __aenter__(self) -> _Turn:
+        self._renewing = asyncio.create_task(self._renew())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop_renewing()
+        if not self._kept:
+            try:
+                await self._claims.release(self.owner, self.name)
+            except StoreUnavailable as unavailable:  # it ends by itself
+                log.warning("an Idempotency-Key cannot be given back: %s", unavailable)
+
+    async def keep(self, answer: BinaryIO, headers: dict[str, str]) -> None:
+        """Keep the answer for those who come later; where that fails, one of them is the first again."""
+        await self._stop_renewing()
+        answer.seek(0)
+        try:
+            await self._claims.put_answer(self.owner, self.name, answer)
+            await self._claims.put(self.owner, self.name, replace(self.claim, until=None, headers=headers))
+            self._kept = True
+        except StoreUnavailable as error:
+            log.error("an answer could not be kept for its Idempotency-Key: %s", error)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            try:
+                await self._claims.put(self.owner, self.name, replace(self.claim, until=time.time() + LEASE_S))
+            except StoreUnavailable as error:
+                log.warning("an Idempotency-Key cannot be held on to: %s", error)
+
+    async def _stop_renewing(self) -> None:
+        self._renewing.cancel()
+        await asyncio.wait({self._renewing})
+
+
+class _AnsweredOnce(Response):
+    """Sends an answer and keeps it: first, so that it is there when its sending fails; streams as they go."""
+
+    def __init__(self, answer: Response, turn: _Turn, work: AsyncExitStack) -> None:
+        super().__init__()
+        self._answer = answer
+        self._turn = turn
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._work:
+            if isinstance(self._answer, EventStream):
+                recording = _Recording(send)
+                with recording.file:
+                    await self._answer(scope, receive, recording)
+                    if self._answer.is_whole and recording.is_whole:
+                        await self._turn.keep(recording.file, recording.headers)
+                return
+            recording = _Recording()
+            await self._answer(scope, _never, recording)
+            await self._turn.keep(recording.file, recording.headers)
+            await _file_answer(recording.file, recording.headers, ExitStack())(scope, receive, send)
+
+
+class _Recording:
+    """Takes what an answer sends, and passes it on, where there is somebody to pass it on to."""
+
+    def __init__(self, send: Send | None = None) -> None:
+        self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115
+        self.headers: dict[str, str] = {}
+        self.is_whole = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+        elif message["type"] == "http.response.body":
+            self.file.write(message.get("body", b""))
+            self.is_whole = not message.get("more_body", False)
+        if self._send is not None:
+            await self._send(message)
+
+
+async def _never() -> Message:
+    """Nothing is heard of the client while the answer is not sent yet."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")

@@ -1,0 +1,116 @@
+"""What routes do with jobs: submit, look up, delete. Jobs may be being replaced, and the store away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+from fastapi import Request
+
+from serve_app.errors import IdempotencyMismatch, JobGone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
+from serve_app.file_content import FileContent
+from serve_app.ingress.body import Body, read_body
+from serve_app.ingress.context import Context, asked, store_away
+from serve_app.ingress.idempotency import idempotency_key, request_digest
+from serve_app.jobs.claims import Claim
+from serve_app.jobs.deployment import JobsReport, JobView
+from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.sources import S3, check_source
+from serve_app.raster.images import HEADER_WITHIN, sniff
+from serve_app.storage import StoreUnavailable
+
+
+async def uploaded(request: Request, context: Context) -> Body:
+    """The body of a new job. A form's file goes to disk as it comes; JSON has to be held, and so be smaller."""
+    limits = context.settings.limits
+    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    most_mb = context.settings.jobs.body_mb if is_form else limits.body_mb
+    try:
+        async with asyncio.timeout(limits.document_s):
+            return await read_body(request, max_bytes=int(most_mb * 1e6), stall_s=limits.stall_s)
+    except TimeoutError:
+        raise RequestTimeout(f"The upload took longer than {limits.document_s:g} s.") from None
+
+
+async def submitted(
+    request: Request, context: Context, body: Body, record: JobRecord, source: FileContent | None
+) -> JobRecord:
+    """Keep a new job, and let it begin; of requests with the same Idempotency-Key, the first one's is the job of all.
+
+    Raises what a document is refused with, IdempotencyMismatch, QueueFull, JobGone, and ServiceUnavailable where it
+    could not be kept.
+    """
+    name = idempotency_key(request)
+    if name is None:
+        return await _begun(context, record, source)
+    claim = Claim(record.id, await request_digest(request, body), time.time())
+    try:
+        before = await context.claims.get(record.owner, name)
+        if before is None:
+            # Kept first, and claimed then: who is killed in between has promised nothing.
+            record = await _begun(context, record, source)
+            before = await asked(context.jobs.claim.remote(record.owner, name, claim))
+            if before.id != record.id:  # another one was quicker
+                await delete_job(context, record)
+        if before.digest != claim.digest:
+            raise IdempotencyMismatch
+        first = await context.ledger.record(before.id)
+    except StoreUnavailable as error:
+        raise store_away(context, error) from None
+    if first.state.is_gone:
+        raise JobGone
+    return first
+
+
+async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
+    await _check_source(context, record.url, source)
+    report: JobsReport = await asked(context.jobs.report.remote())
+    if report.running + report.waiting >= context.settings.jobs.waiting:
+        raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
+    try:
+        await context.ledger.add(record, source)
+    except StoreUnavailable as error:
+        raise store_away(context, error) from None
+    with suppress(ServiceUnavailable):  # it is kept, and found where it lies
+        await asked(context.jobs.wake.remote(record))
+    return record
+
+
+async def _check_source(context: Context, url: str | None, source: FileContent | None) -> None:
+    """Refuse at once what could not be read: a kind of file, or where it lies."""
+    if url is not None:
+        check_source(url, context.settings)
+        if not url.startswith(S3):
+            await context.fetcher.check(url)
+    if source is not None:
+        sniff(source[:HEADER_WITHIN])
+
+
+async def delete_job(context: Context, record: JobRecord) -> None:
+    record = record.ended_as(JobState.DELETED, keep_s=0)
+    await context.ledger.save(record)  # first, so that nobody takes it up again
+    await asked(context.jobs.end.remote(record.id))
+    await context.ledger.clear(record)
+
+
+async def view_of(request: Request, context: Context, job_id: str) -> JobView:
+    """Raises NotFound for a job of somebody else's as for none, and JobGone."""
+    view: JobView | None = None
+    with suppress(ServiceUnavailable):  # while Jobs is being replaced, the store knows
+        view = await asked(context.jobs.view.remote(job_id))
+    if view is None:
+        try:
+            record = await context.ledger.record(job_id)
+            if record.state.is_active and record.owner == request.state.key_name:
+                record.done = len(await context.ledger.page_numbers(job_id))
+            view = JobView(record, 0, None, None)
+        except (KeyError, ValueError):
+            raise NotFound("There is no such job.") from None
+        except StoreUnavailable as error:
+            raise store_away(context, error) from None
+    if view.record.owner != request.state.key_name:
+        raise NotFound("There is no such job.")
+    if view.record.state.is_gone:
+        raise JobGone
+    return view
