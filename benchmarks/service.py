@@ -31,6 +31,7 @@ ROLES = {
     "serve_app.raster.decoder": "decoder",
     "serve_app.outputs.writer_process": "PDF writer",
     "ray::ServeReplica:ocr:Ingress": "ingress",
+    "ray::ServeReplica:ocr:Jobs": "jobs",
     "ray::ServeReplica:ocr:Rasterizer": "rasterizer",
     "ray::ServeReplica:ocr:Recognizer": "recognizers",
     "ray::ProxyActor": "proxy",

@@ -22,6 +22,8 @@ HEALTH_CHECK_TIMEOUT_S = 10
 RASTERIZER_CALLS = 256
 # Questions for an engine's state have room beside its pages.
 STATE_CALLS = 2
+# Whoever watches a job has a call waiting there, and all ingress replicas have their watchers.
+JOBS_CALLS = 10_000
 # Jobs go on elsewhere: their replica has nothing to wait for.
 JOBS_GRACE_S = 2
 
@@ -61,7 +63,7 @@ def build(settings: Settings) -> Application:
 
     jobs = serve.deployment(
         num_replicas=1,
-        max_ongoing_requests=settings.limits.requests + 64,
+        max_ongoing_requests=JOBS_CALLS,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,

@@ -49,8 +49,8 @@ CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "latin-1")
 SOURCES = ("image_base64", "image_url", "file")
 
 
-class OcrRequest(BaseModel):
-    """The fields of a JSON body or a form; exactly one source is needed."""
+class DocumentFields(BaseModel):
+    """The document, and how it is to be read: fields of a JSON body or a form; exactly one source is needed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -84,8 +84,6 @@ class OcrRequest(BaseModel):
         True,
         description="Across pages, join tables that go on and set the levels of headings, where the engine can",
     )
-    output: OutputKind | None = Field(None, description="Form of the answer; default: what `Accept` asks for, or JSON")
-    include_images: bool = Field(False, description="Pictures within the answer: in JSON as base64, in Markdown inline")
     overlay: bool = Field(False, description="A picture of each recognized page with its blocks marked, as figures are")
     options: ParsingOptions | None = Field(
         None, description="How the engine `paddleocr-vl` reads the page; in a form, as the text of a JSON object"
@@ -99,13 +97,22 @@ class OcrRequest(BaseModel):
         return pages
 
 
-class OcrForm(OcrRequest):
-    """The same as a form, where the document may be a file."""
+class OcrRequest(DocumentFields):
+    output: OutputKind | None = Field(None, description="Form of the answer; default: what `Accept` asks for, or JSON")
+    include_images: bool = Field(False, description="Pictures within the answer: in JSON as base64, in Markdown inline")
+
+
+class FileField(BaseModel):
+    """What a form has beside the fields of JSON."""
 
     file: bytes | None = Field(None, description="The document as a file", json_schema_extra={"format": "binary"})
 
 
-Asked = TypeVar("Asked", bound=OcrRequest)
+class OcrForm(OcrRequest, FileField):
+    """The same as a form."""
+
+
+Asked = TypeVar("Asked", bound=DocumentFields)
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,7 @@ def _object_of(name: str, text: str) -> Any:
         raise invalid(name, "is not a JSON object") from None
 
 
-async def submission_of(body: Body, kind: type[Asked], form: type[OcrForm] = OcrForm) -> Submission[Asked]:
+async def submission_of(body: Body, kind: type[Asked], form: type[BaseModel] = OcrForm) -> Submission[Asked]:
     """The service's own form of a request, of this kind. Raises InvalidField, InvalidBase64 and EmptyDocument."""
     fields, file = body.fields, body.file
     if body.is_json and "file" in fields:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pydantic.alias_generators import to_camel
 
 from serve_app.errors import FieldError, InvalidField
-from serve_app.ingress.body import OcrRequest
+from serve_app.ingress.body import DocumentFields
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 
 
-def engine_of(request: OcrRequest, engines: Sequence[EngineSettings]) -> EngineSettings:
+def engine_of(request: DocumentFields, engines: Sequence[EngineSettings]) -> EngineSettings:
     """The engine that is asked for. Raises InvalidField."""
     for engine in engines:
         if request.engine in (None, engine.name):
@@ -21,14 +21,14 @@ def engine_of(request: OcrRequest, engines: Sequence[EngineSettings]) -> EngineS
     raise _invalid("engine", f"this service has: {names}")
 
 
-def options_of(request: OcrRequest, engine: EngineSettings) -> RecognitionOptions:
+def options_of(request: DocumentFields, engine: EngineSettings) -> RecognitionOptions:
     """How the engine is to read. Raises InvalidField for what it cannot do."""
     return RecognitionOptions(
         languages=_languages(request, engine), parsing=_parsing(request, engine), overlay=request.overlay
     )
 
 
-def _languages(request: OcrRequest, engine: EngineSettings) -> tuple[str, ...]:
+def _languages(request: DocumentFields, engine: EngineSettings) -> tuple[str, ...]:
     """The languages asked for, in the engine's own order: the same set is the same prepared engine."""
     if request.language is None:
         return ()
@@ -43,7 +43,7 @@ def _languages(request: OcrRequest, engine: EngineSettings) -> tuple[str, ...]:
     return tuple(language for language in known if language in asked)
 
 
-def _parsing(request: OcrRequest, engine: EngineSettings) -> ParsingOptions:
+def _parsing(request: DocumentFields, engine: EngineSettings) -> ParsingOptions:
     options = request.options
     if options is None:
         return ParsingOptions()

@@ -35,6 +35,7 @@ class Context:
     links: Links
     fetcher: Fetcher
     admission: Admission
+    watchers: Admission
     ledger: Ledger
     claims: Claims
     jobs: DeploymentHandle[Any]

@@ -31,6 +31,9 @@ from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
 
+WATCHERS = 32
+"""Streams of events, and calls that are held until a job ends: they must leave room for others beside documents."""
+
 
 @serve.ingress()
 class Ingress:
@@ -59,6 +62,7 @@ class Ingress:
                 allowed_networks=settings.allowed_private_networks,
             ),
             admission=Admission(settings.limits.requests),
+            watchers=Admission(WATCHERS),
             ledger=Ledger(backend.store, backend.documents.cache),
             claims=Claims(backend.store),
             jobs=jobs,

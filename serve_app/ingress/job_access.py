@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from fastapi import Request
@@ -114,3 +115,12 @@ async def view_of(request: Request, context: Context, job_id: str) -> JobView:
     if view.record.state.is_gone:
         raise JobGone
     return view
+
+
+async def views_of(request: Request, context: Context, job_ids: Sequence[str]) -> list[JobView]:
+    """Of several jobs, without those that are deleted meanwhile."""
+    views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in job_ids), return_exceptions=True)
+    for view in views:
+        if isinstance(view, BaseException) and not isinstance(view, JobGone | NotFound):
+            raise view
+    return [view for view in views if isinstance(view, JobView)]

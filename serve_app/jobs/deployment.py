@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
+from serve_app.document import ErrorInfo
 from serve_app.fetching.fetch import Fetcher
 from serve_app.jobs.claims import Claim, Claims
 from serve_app.jobs.ledger import Ledger
@@ -37,23 +38,27 @@ PACE_WEIGHT = 0.2
 
 @dataclass
 class _Work:
-    """A job that is not at its end. `version` grows with each change; `pages` are those that were counted last."""
+    """A job that is not at its end. `version` grows with each change; `pages` have come to theirs, some with an error."""
 
     record: JobRecord
     task: asyncio.Task[None] | None = None
     version: int = 0
-    pages: int = 0
+    pages: dict[int, ErrorInfo | None] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True)
 class JobView:
-    """A job as it is just now; `position` in the line counts from 1; `left_s` is an estimate."""
+    """A job as it is just now; `position` in the line counts from 1; `left_s` is an estimate.
+
+    `pages` that have come to their end, some with an error, where that is known: the store knows of the others.
+    """
 
     record: JobRecord
     version: int
     position: int | None
     left_s: float | None
+    pages: Mapping[int, ErrorInfo | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ class Jobs:
             return None
         order = self._line.in_order() if work.task is None else []
         position = order.index(job_id) + 1 if job_id in order else None
-        return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record))
+        return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record), dict(work.pages))
 
     async def end(self, job_id: str) -> JobRecord | None:
         """Stop a job's work at once, and tell how far it was; None where it was not at work.
@@ -247,7 +252,7 @@ class Jobs:
         self._work.pop(job_id, None)
         self._start_next()
 
-    def _note_change(self, record: JobRecord) -> None:
+    def _note_change(self, record: JobRecord, pages: Mapping[int, ErrorInfo | None]) -> None:
         work = self._work.get(record.id)
         if work is None:
             return
@@ -255,12 +260,12 @@ class Jobs:
         if not record.state.is_active:
             self._webhooks.deliver(record)
         now = time.monotonic()
-        pages = record.done + record.failed
-        if record.state is JobState.RUNNING and pages == work.pages + 1:
+        if record.state is JobState.RUNNING and len(pages) == 1:
             took = now - self._last_page
             self._page_s = took if self._page_s is None else (1 - PACE_WEIGHT) * self._page_s + PACE_WEIGHT * took
-        if pages != work.pages:
-            self._last_page, work.pages = now, pages
+        if pages:
+            self._last_page = now
+            work.pages.update(pages)
         work.version += 1
         work.changed.set()
 

@@ -78,9 +78,15 @@ class Ledger:
         keys = await self._store.keys_below(f"jobs/batches/{_folder_of(owner)}/{_folder_of(batch_id)}")
         return [key.rpartition("/")[2] for key in keys]
 
-    async def keep_result(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> None:
-        """Keep one more form of a job's result, beside the others."""
-        await self._store.put(f"{document_folder(job_id)}/{name}", file, media_type)
+    async def keep_result(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> str:
+        """Keep one more form of a job's result, beside the others; returns its key in the store."""
+        key = f"{document_folder(job_id)}/{name}"
+        await self._store.put(key, file, media_type)
+        return self._store.full_key(key)
+
+    async def result(self, job_id: str, name: str) -> BinaryIO:
+        """A form of the result that is kept, for the caller to close."""
+        return await self._store.open(f"{document_folder(job_id)}/{name}")
 
     async def close(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
@@ -157,6 +163,19 @@ class Ledger:
             "failed": failed,
         }
         await self._store.put(_summary_key(job_id), json.dumps(kept).encode(), JSON)
+
+    async def summary(self, job_id: str) -> DocumentSummary:
+        """What is said of the document of a job that is done."""
+        kept = json.loads(await self._store.get(_summary_key(job_id)))
+        return DocumentSummary.model_validate(kept["summary"])
+
+    async def failed_pages(self, job_id: str) -> list[Page]:
+        """Pages that could not be read, each with its error; none as long as others may still be."""
+        try:
+            kept = json.loads(await self._store.get(_summary_key(job_id)))
+        except KeyError:
+            return []
+        return [Page.model_validate(page) for page in kept["failed"]]
 
     async def read_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
         """Put all pages of a job that is done into the spool."""

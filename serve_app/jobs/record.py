@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.document import ErrorInfo
 from serve_app.options import RecognitionOptions
+from serve_app.outputs.kinds import OutputKind
 from serve_app.paddlex.jobs import PaddlexJob
 
 
@@ -51,6 +52,14 @@ class JobWish(BaseModel):
     text_layer: bool = False
     restructure: bool = True
     paddlex: bool = False
+    outputs: tuple[OutputKind, ...] = ()
+
+
+class OutputFile(BaseModel):
+    """A form of the result that was to be kept: its key in the store, or why there is none."""
+
+    key: str | None = None
+    error: ErrorInfo | None = None
 
 
 class Webhook(BaseModel):
@@ -86,6 +95,7 @@ class JobRecord(BaseModel):
     done: int = 0
     failed: int = 0
     error: ErrorInfo | None = None
+    outputs: dict[OutputKind, OutputFile] = Field(default_factory=dict, description="Those that are made")
     waiting_for: str | None = Field(None, description="Why it does not go on just now")
 
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
@@ -100,7 +110,7 @@ class JobRecord(BaseModel):
         """No more than whose it was, and what became of it: no password, address or name."""
         wish = self.wish.model_copy(update={"password": None})
         nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
-        nothing |= {"digest": None}
+        nothing |= {"digest": None, "outputs": {}}
         return self.model_copy(update={**nothing, "wish": wish})
 
 
@@ -129,6 +139,7 @@ def told(record: JobRecord) -> dict[str, Any]:
             "expires",
             "page_count",
             "error",
+            "outputs",
             "webhook",
             "waiting_for",
         },

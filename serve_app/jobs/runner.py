@@ -6,12 +6,12 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
-from serve_app.document import DocumentStatus, ErrorInfo
+from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo
 from serve_app.documents import Documents, Reading, Wanted
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
@@ -24,7 +24,8 @@ from serve_app.errors import (
 )
 from serve_app.file_content import FileContent, mapped
 from serve_app.jobs.ledger import Ledger
-from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.record import JobRecord, JobState, OutputFile
+from serve_app.outputs.kinds import FILE_NAMES, MEDIA_TYPES
 from serve_app.paddlex.answers import pages_read
 from serve_app.paddlex.engines import how_of, is_preprocessed, layout_engine, one_piece
 from serve_app.paddlex.exports import exports_of_spool
@@ -60,9 +61,12 @@ class Runner:
         links: Links,
         fetch: Callable[[str], Awaitable[FileContent]],
         settings: Settings,
-        changed: Callable[[JobRecord], None],
+        changed: Callable[[JobRecord, Mapping[int, ErrorInfo | None]], None],
     ) -> None:
-        """`changed` hears of each change of a record, after that is kept as far as it has to be."""
+        """`changed` hears of each change of a record, after that is kept as far as it has to be.
+
+        It also hears which pages have come to their end with that, those that failed with their error.
+        """
         self._documents = documents
         self._ledger = ledger
         self._fetch = fetch
@@ -98,7 +102,7 @@ class Runner:
                     pause_s = FIRST_PAUSE_S
                 log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
                 record.waiting_for = error.message if isinstance(error, ServiceError) else "The store is not available."
-                self._changed(record)
+                self._changed(record, {})
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -119,13 +123,14 @@ class Runner:
             await self._restore(record, reading)
             record.waiting_for = None
             await self._ledger.save(record)
-            self._changed(record)
+            self._changed(record, dict.fromkeys(reading.spool.numbers))
             await self._read(record, reading)
             await self._keep_what_is_missing(record, reading)
             summary = await reading.finish(figures_kept=True)  # each with its page
             if summary.storage.status != "stored":
                 raise StoreUnavailable("the result could not be stored")
             await self._ledger.keep_summary(record.id, summary, reading.spool)
+            await self._keep_outputs(record, reading, summary)
             if record.paddlex is not None:
                 await self._keep_lines(record, record.paddlex, reading)
         state = JobState.PARTIAL if summary.status is DocumentStatus.PARTIAL else JobState.DONE
@@ -171,7 +176,7 @@ class Runner:
                             continue
                         else:
                             record.failed += 1
-                        self._changed(record)
+                        self._changed(record, {page.number: page.error})
             except ServiceError:  # no page could be read
                 if not again:
                     raise
@@ -191,6 +196,19 @@ class Runner:
             if page.error is None and page.number not in kept:
                 log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
                 await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
+
+    async def _keep_outputs(self, record: JobRecord, reading: Reading, summary: DocumentSummary) -> None:
+        for kind in record.wish.outputs:
+            try:
+                with await reading.renderer.rendered(kind, summary) as file:
+                    key = await self._ledger.keep_result(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
+            except _PASSING:
+                raise
+            except ServiceError as error:  # the others are worth having without it
+                log.warning("job %s: no %s is made: %s", record.id, kind, error.message)
+                record.outputs[kind] = OutputFile(error=ErrorInfo(code=error.code, message=error.message))
+            else:
+                record.outputs[kind] = OutputFile(key=key)
 
     async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: Reading) -> None:
         """The result as PaddleOCR's clients fetch it."""
@@ -232,7 +250,7 @@ class Runner:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         log.info("job %s: key %r, %s, %d of %s page(s)", ended.id, ended.owner, ended.state, ended.done, ended.total)
-        self._changed(ended)
+        self._changed(ended, {})
 
     async def _closed(self, ended: JobRecord) -> JobRecord:
         """What is kept of a job at its end: that of whoever has ended it first.

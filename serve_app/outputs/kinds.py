@@ -50,6 +50,10 @@ IN_ARCHIVE = {
 }
 
 
+FILE_NAMES = {**IN_ARCHIVE, OutputKind.ZIP: "result.zip"}
+"""What each form is called where it is kept."""
+
+
 def write_output(
     kind: OutputKind, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -89,12 +90,28 @@ def test_a_scan_is_read_as_a_job_and_fetched_in_every_form(
     assert httpx.get(f"{service.url}/jobs", headers={"X-API-Key": "second-key"}).json()["jobs"] == []
 
 
+def events_of(client: httpx.Client, job_id: str, **params: str) -> list[tuple[str, dict[str, Any]]]:
+    with client.stream("GET", f"/jobs/{job_id}/events", params=params) as answer:
+        lines = list(answer.iter_lines())
+    kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    data = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    return list(zip(kinds, data, strict=True))
+
+
 def test_events_tell_of_each_page(slow: Service) -> None:
     with slow.client() as client:
         job_id = submit(client, book(5))
-        with client.stream("GET", f"/jobs/{job_id}/events") as answer:
-            lines = list(answer.iter_lines())
-    told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        events = events_of(client, job_id)
+        late = events_of(client, job_id)
+        without_pages = events_of(client, job_id, pages="false")
+    told = [data for kind, data in events if kind == "job"]
+    pages = [data["page"] for kind, data in events if kind == "page"]
+    assert sorted(page["number"] for page in pages) == [1, 2, 3, 4, 5]
+    assert all(page["text"] == "Привет" for page in pages)
+    assert [kind for kind, _ in late] == ["page"] * 5 + ["job"], "who comes late hears of all"
+    assert [kind for kind, _ in without_pages] == ["job"]
+    first = next(at for at, (kind, _) in enumerate(events) if kind == "page")
+    assert ("job", "running") in [(kind, data.get("state")) for kind, data in events[first:-1]], "as they are done"
     done = [each["progress"]["done"] for each in told]
     assert done == sorted(done) and set(done) >= {0, 1, 2, 3, 4, 5}
     assert told[-1]["state"] == "done" and told[0]["state"] in ("queued", "running")
@@ -165,6 +182,44 @@ def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Ser
         mac = base64.b64encode(hmac.digest(b"webhook secret", signed, "sha256")).decode()
         assert headers["webhook-signature"] == f"v1,{mac}" and headers["webhook-id"] == job_id
         assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+
+
+def test_who_watches_a_job_that_is_deleted_is_told_so(slow: Service) -> None:
+    with slow.client() as client, ThreadPoolExecutor() as watchers:
+        job_id = submit(client, book(60))
+        watching = watchers.submit(events_of, client, job_id)
+        wait_until_done(client, job_id, 2)
+        assert client.delete(f"/jobs/{job_id}").status_code == 204
+        kind, data = watching.result(10)[-1]
+    assert (kind, data["code"]) == ("error", "job_gone")
+
+
+def test_watchers_leave_room_for_others(slow: Service) -> None:
+    with slow.client() as client, ExitStack() as streams:
+        job_id = submit(client, book(60))
+        statuses = []
+        for _ in range(40):
+            watcher = streams.enter_context(slow.client())
+            statuses.append(streams.enter_context(watcher.stream("GET", f"/jobs/{job_id}/events")).status_code)
+        assert statuses.count(200) == 32 and set(statuses[32:]) == {503}
+        assert client.get(f"/jobs/{job_id}").json()["state"] == "running"
+        assert client.post(f"/jobs/{job_id}/cancel").status_code == 200
+
+
+def test_forms_that_were_wished_for_are_kept_beside_the_result(
+    service: Service, output_dir: Path, russian_page: bytes
+) -> None:
+    with service.client() as client:
+        answer = client.post("/jobs", files={"file": scan(russian_page)}, data={"outputs": "pdf, docx"})
+        job = wait_for_end(client, answer.json()["id"])
+        kept = {form: output_dir / told["key"] for form, told in job["outputs"].items()}
+        assert {form: path.name for form, path in kept.items()} == {"pdf": "result.pdf", "docx": "result.docx"}
+        for form, path in kept.items():
+            sent = client.get(f"/jobs/{job['id']}/result", params={"output": form})
+            assert sent.content == path.read_bytes() and sent.headers["x-document-id"] == job["id"]
+        kept["pdf"].unlink()
+        again = client.get(f"/jobs/{job['id']}/result", params={"output": "pdf"})
+        assert again.status_code == 200 and again.content.startswith(b"%PDF"), "it is made again"
 
 
 def test_a_webhook_without_a_secret_is_refused(service: Service) -> None:
@@ -256,6 +311,9 @@ def test_a_url_is_fetched_once_and_one_that_fails_is_the_jobs_error(service: Ser
         ({"files": {"file": b"a text"}}, 415, "unsupported_media_type"),
         ({"json": {"image_base64": "QQ==", "priority": "urgent"}}, 422, "invalid_field"),
         ({"json": {"image_base64": "QQ==", "engine": "none"}}, 422, "invalid_field"),
+        ({"json": {"image_base64": "QQ==", "output": "pdf"}}, 422, "invalid_field"),
+        ({"json": {"image_base64": "QQ==", "outputs": ["events"]}}, 422, "invalid_field"),
+        ({"json": {"image_base64": "QQ==", "outputs": "pdf,gif"}}, 422, "invalid_field"),
         ({"files": {"file": b""}}, 422, "empty_document"),
     ],
 )

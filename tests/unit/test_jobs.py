@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from serve_app.document import EngineInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
+from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
 from serve_app.documents import Documents
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.jobs import runner as runner_module
@@ -21,6 +21,7 @@ from serve_app.jobs.line import Line
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
 from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.outputs.kinds import OutputKind
 from serve_app.paddlex.jobs import PaddlexJob
 from serve_app.pipeline import PageOutcome, Pipeline
 from serve_app.settings import FolderStoreSettings, JobSettings, Limits, Settings
@@ -28,7 +29,7 @@ from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.results import Results, new_document_id
+from serve_app.storage.results import Results, document_folder, new_document_id
 from tests.support.caches import no_cache
 
 WISH = JobWish(engine="x", options=RecognitionOptions())
@@ -152,6 +153,7 @@ class Work:
         self.ledger = Ledger(self.store, no_cache())
         self.settings = Settings(jobs=JobSettings(**cast(Any, limits)))
         self.heard: list[tuple[JobState, int, int]] = []
+        self.ended: dict[int, ErrorInfo | None] = {}
         self.then: Callable[[], None] = lambda: None
         documents = Documents(
             cast(Pipeline, pages),
@@ -171,12 +173,13 @@ class Work:
     async def _download(self, url: str) -> bytes:
         return b"%PDF- from " + url.encode()
 
-    def _note(self, record: JobRecord) -> None:
+    def _note(self, record: JobRecord, pages: Mapping[int, ErrorInfo | None]) -> None:
         self.heard.append((record.state, record.done, record.failed))
+        self.ended.update(pages)
         self.then()
 
     async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
-        job = JobRecord(id=new_document_id(), owner="me", wish=WISH, **record)
+        job = JobRecord(id=new_document_id(), owner="me", **{"wish": WISH, **record})
         await self.ledger.add(job, source)
         assert await self.ledger.active() == [job.id]
         await self.runner.run(job)
@@ -216,6 +219,26 @@ async def test_a_page_that_fails_is_tried_again_and_then_the_others_are_the_resu
     job = await work.run()
     assert (job.state, job.done, job.failed) == (JobState.PARTIAL, 1, 2)
     assert sorted(pages.tried) == [1, 1, 2, 2, 2, 3]
+    ends = {number: None if error is None else error.code for number, error in work.ended.items()}
+    assert ends == {1: None, 2: "page_timeout", 3: "corrupt_document"}
+    assert [page.number for page in await work.ledger.failed_pages(job.id)] == [2, 3]
+
+
+async def test_forms_of_the_result_are_kept_and_one_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    wish = WISH.model_copy(update={"outputs": (OutputKind.PDF, OutputKind.TEXT, OutputKind.ZIP)})
+    job = await work.run(wish=wish)
+    assert job.state is JobState.DONE
+    folder = document_folder(job.id)
+    assert {kind: made.key for kind, made in job.outputs.items()} == {
+        OutputKind.PDF: None,
+        OutputKind.TEXT: f"{folder}/result.txt",
+        OutputKind.ZIP: f"{folder}/result.zip",
+    }
+    error = job.outputs[OutputKind.PDF].error
+    assert error is not None and error.code == "corrupt_document", "the file of this test is none"
+    with await work.ledger.result(job.id, "result.txt") as file:
+        assert "страница 2" in file.read().decode()
 
 
 async def test_what_passes_is_waited_for(tmp_path: Path) -> None:

@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
-from typing import Annotated, Any
+from contextlib import ExitStack, closing, suppress
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import Field
-from ray.exceptions import RayError
+from fastapi.responses import JSONResponse
+from pydantic import Field, field_validator
 
-from serve_app.errors import InvalidField, JobNotDone, NotFound, ServiceError
+from serve_app.document import DocumentSummary
+from serve_app.errors import InvalidField, JobNotDone, NotFound
 from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import OcrForm, OcrRequest, submission_of
+from serve_app.ingress.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, asked, context_of
-from serve_app.ingress.job_access import delete_job, submitted, uploaded, view_of
+from serve_app.ingress.job_access import delete_job, submitted, uploaded, view_of, views_of
+from serve_app.ingress.job_events import JobEvents, shown
 from serve_app.ingress.negotiation import accepted
 from serve_app.ingress.schema import body_of
-from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
-from serve_app.outputs.kinds import STREAMED, OutputKind
+from serve_app.outputs.kinds import FILE_NAMES, STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
 from serve_app.storage.results import new_document_id
 
 router = APIRouter(tags=["jobs"], prefix="/jobs")
 
-EVENT_WAIT_S = 15.0
 MOST_LISTED = 100
 
 
-class JobFields(OcrRequest):
+class JobFields(DocumentFields):
+    outputs: tuple[OutputKind, ...] = Field(
+        (),
+        max_length=len(FILE_NAMES),
+        description="Forms of the result to keep beside it in the store: a list, in a form separated by commas (`pdf,docx`)",
+    )
     priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
     webhook: str | None = Field(None, description="An http or https URL that is told of the job's end by a signed POST")
 
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _listed(cls, outputs: Any) -> Any:
+        return [each.strip() for each in outputs.split(",")] if isinstance(outputs, str) else outputs
 
-class JobForm(JobFields, OcrForm):
+    @field_validator("outputs")
+    @classmethod
+    def _kept(cls, outputs: tuple[OutputKind, ...]) -> tuple[OutputKind, ...]:
+        if not STREAMED.isdisjoint(outputs):
+            raise ValueError("streams are not kept; a job's events are at /jobs/{id}/events")
+        return tuple(dict.fromkeys(outputs))
+
+
+class JobForm(JobFields, FileField):
     """The same as a form."""
 
 
 @router.post("", summary="Submit a document as a job", status_code=202, openapi_extra=body_of(JobFields, JobForm))
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """The fields of POST /ocr but for `output` and `include_images`, which are asked for with the result."""
+    """The fields of POST /ocr, but for `output` and `include_images`, which are asked for with the result."""
     with ExitStack() as held:
         held.enter_context(context.admission.place())
         body = await uploaded(request, context)
@@ -61,6 +75,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             max_pages=asked.max_pages,
             text_layer=asked.text_layer == "auto",
             restructure=asked.restructure,
+            outputs=asked.outputs,
         )
         record = JobRecord(
             id=new_document_id(),
@@ -83,13 +98,13 @@ async def listed(
     before: Annotated[str | None, Query(description="The id of the last one that you have")] = None,
 ) -> dict[str, Any]:
     ids = [each for each in await context.ledger.of(request.state.key_name) if before is None or each < before]
-    views = await asyncio.gather(*(view_of(request, context, each) for each in ids[:limit]))
-    return {"jobs": [_shown(view) for view in views], "more": len(ids) > limit}
+    views = await views_of(request, context, ids[:limit])
+    return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
 
 
 @router.get("/{job_id}", summary="How far a job is", name="status")
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    return _shown(await view_of(request, context, job_id))
+    return shown(await view_of(request, context, job_id))
 
 
 @router.get("/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done")
@@ -116,35 +131,52 @@ async def result(
     output: OutputKind | None = None,
     include_images: bool = False,
 ) -> Response:
-    record = (await view_of(request, context, job_id)).record
-    output = output or accepted(request.headers.get("accept", ""))
-    if output in STREAMED:
-        raise InvalidField("output: a job's events are at /events.")
-    if record.state not in (JobState.DONE, JobState.PARTIAL):
-        reason = f": {record.error.message}" if record.error is not None else ""
-        raise JobNotDone(f"This job is {record.state}; there is no result{reason or '.'}")
-    spool = PageSpool()
-    try:
-        summary = await context.ledger.read_document(job_id, spool)
-
-        async def source() -> bytes:
-            with await context.ledger.source(job_id) as file:
-                return await asyncio.to_thread(file.read)
-
-        documents = context.documents
-        renderer = Renderer(source, spool, password=record.wish.password, writers=documents.writers)
-        file = await renderer.rendered(output, summary, include_images=include_images)
-    finally:
-        spool.close()
-    return document_answer(file, output, summary, ExitStack(), failed=record.failed)
+    with ExitStack() as held:
+        held.enter_context(context.admission.place())
+        record = (await view_of(request, context, job_id)).record
+        output = output or accepted(request.headers.get("accept", ""))
+        if output in STREAMED:
+            raise InvalidField("output: a job's events are at /events.")
+        if record.state not in (JobState.DONE, JobState.PARTIAL):
+            reason = f": {record.error.message}" if record.error is not None else ""
+            raise JobNotDone(f"This job is {record.state}; there is no result{reason or '.'}")
+        kept = record.outputs.get(output)
+        if kept is not None and kept.key is not None and not include_images:
+            with suppress(KeyError):  # it can be made again
+                file = await context.ledger.result(job_id, FILE_NAMES[output])
+                held.callback(file.close)
+                summary = await context.ledger.summary(job_id)
+                return document_answer(file, output, summary, held, failed=record.failed)
+        summary, file = await _rendered(context, record, output, include_images=include_images)
+        return document_answer(file, output, summary, held, failed=record.failed)
 
 
-@router.get("/{job_id}/events", summary="Server-sent events: each change of a job until its end")
-async def events(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    view = await view_of(request, context, job_id)
-    return StreamingResponse(
-        _events(view, request, context), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+async def _rendered(
+    context: Context, record: JobRecord, output: OutputKind, *, include_images: bool
+) -> tuple[DocumentSummary, BinaryIO]:
+    async def source() -> bytes:
+        with await context.ledger.source(record.id) as file:
+            return await asyncio.to_thread(file.read)
+
+    with closing(PageSpool()) as spool:
+        summary = await context.ledger.read_document(record.id, spool)
+        renderer = Renderer(source, spool, password=record.wish.password, writers=context.documents.writers)
+        return summary, await renderer.rendered(output, summary, include_images=include_images)
+
+
+@router.get("/{job_id}/events", summary="Server-sent events: a job page by page until its end")
+async def events(
+    job_id: str, request: Request, context: Annotated[Context, Depends(context_of)], pages: bool = True
+) -> Response:
+    """`page` (`page`), each once, and `job` (as of GET /jobs/{id}) whenever that has changed, the last one at its end.
+
+    Who comes late, or comes again, is told of all pages; with `pages=false`, of none. `error` (`code`, `message`) ends
+    a stream that cannot go on.
+    """
+    with ExitStack() as held:
+        held.enter_context(context.watchers.place())
+        view = await view_of(request, context, job_id)
+        return JobEvents(view, request, context, held.pop_all(), pages=pages)
 
 
 @router.post("/{job_id}/cancel", summary="Stop a job's work; what it has read so far stays")
@@ -174,28 +206,3 @@ async def _webhook(url: str | None, context: Context) -> Webhook | None:
         raise InvalidField("webhook: this service has no secret to sign it with (OCR_WEBHOOK_SECRET).")
     await context.fetcher.check(url)
     return Webhook(url=url)
-
-
-def _shown(view: JobView) -> dict[str, Any]:
-    return {**told(view.record), "position": view.position, "left_s": view.left_s}
-
-
-async def _events(view: JobView | None, request: Request, context: Context) -> AsyncIterator[str]:
-    while view is not None:
-        yield _event("job", _shown(view))
-        if not view.record.state.is_active:
-            return
-        try:
-            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, EVENT_WAIT_S)
-        except RayError:  # it goes on in another replica, which begins to count anew
-            await asyncio.sleep(1)
-            latest = None
-        try:
-            view = latest or await view_of(request, context, view.record.id)
-        except ServiceError as error:  # it is deleted, or nobody knows now
-            yield _event("error", {"code": error.code, "message": error.message})
-            return
-
-
-def _event(kind: str, data: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from ray.exceptions import RayError
 
-from serve_app.errors import InvalidField
+from serve_app.errors import InvalidField, QueueFull
 from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.job_access import submitted, uploaded, view_of
+from serve_app.ingress.job_access import submitted, uploaded, view_of, views_of
 from serve_app.ingress.refusals import invalid, invalid_fields
 from serve_app.ingress.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.schema import body_of
@@ -88,7 +88,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
 @router.get("/batch/{batch_id:path}", summary="The jobs of a batch")
 async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     ids = await context.ledger.of_batch(request.state.key_name, batch_id)
-    views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in ids))
+    views = await views_of(request, context, ids)
     told = [await _told(view, request, context) for view in views]
     return _envelope({"batchId": batch_id, "extractResult": told})
 
@@ -96,17 +96,25 @@ async def batch(batch_id: str, request: Request, context: Annotated[Context, Dep
 @router.get("/{job_id}", summary="How far a job is, and where its result is")
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     view = await view_of(request, context, job_id)
+    if view.record.state.is_active and _ends_soon(view):
+        with suppress(QueueFull), context.watchers.place():
+            view = await _held(view, request, context)
+    return _envelope(await _told(view, request, context))
+
+
+async def _held(view: JobView, request: Request, context: Context) -> JobView:
+    """The job when it is at its end, or after a while."""
     deadline = asyncio.get_running_loop().time() + HOLD_S
     while view.record.state.is_active and _ends_soon(view):
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             break
         try:
-            latest: JobView | None = await context.jobs.view.remote(job_id, view.version, left)
+            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, left)
         except RayError:  # it is being replaced
             break
-        view = latest or await view_of(request, context, job_id)
-    return _envelope(await _told(view, request, context))
+        view = latest or await view_of(request, context, view.record.id)
+    return view
 
 
 def _ends_soon(view: JobView) -> bool:

@@ -1,0 +1,112 @@
+"""A job as it goes on: server-sent events until its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from ray.exceptions import RayError
+from starlette.types import Receive, Scope, Send
+
+from serve_app.document import Page
+from serve_app.errors import ServiceError
+from serve_app.ingress.context import Context, store_away
+from serve_app.ingress.job_access import view_of
+from serve_app.jobs.deployment import JobView
+from serve_app.jobs.record import told
+from serve_app.storage import StoreUnavailable
+
+WAIT_S = 15.0
+"""How long nothing may be said, lest a proxy takes the connection for dead."""
+
+
+def shown(view: JobView) -> dict[str, Any]:
+    """What its owner is told of a job."""
+    return {**told(view.record), "position": view.position, "left_s": view.left_s}
+
+
+class JobEvents(StreamingResponse):
+    """Says of a job what there is to say, and then what is new. `held` is left when the client has gone, or all is said."""
+
+    def __init__(
+        self, view: JobView, request: Request, context: Context, held: AbstractContextManager[Any], *, pages: bool
+    ) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        self._events = _framed(_events(view, request, context, pages=pages), context)
+        super().__init__(self._events, headers=headers, media_type="text/event-stream")
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
+
+
+async def _framed(
+    events: AsyncGenerator[tuple[str, dict[str, Any]], None], context: Context
+) -> AsyncGenerator[str, None]:
+    try:
+        async with aclosing(events):
+            async for kind, data in events:
+                yield _frame(kind, data)
+    except ServiceError as error:  # it is deleted, or nobody knows now
+        yield _frame("error", {"code": error.code, "message": error.message})
+    except StoreUnavailable as error:
+        away = store_away(context, error)
+        yield _frame("error", {"code": away.code, "message": away.message})
+
+
+def _frame(kind: str, data: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def _events(
+    view: JobView, request: Request, context: Context, *, pages: bool
+) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    said: set[int] = set()
+    while True:
+        if pages:
+            async with aclosing(_new_pages(view, context, said)) as new_pages:
+                async for page in new_pages:
+                    yield "page", {"page": page.model_dump(mode="json")}
+        yield "job", shown(view)
+        if not view.record.state.is_active:
+            return
+        try:
+            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, WAIT_S)
+        except RayError:  # it goes on in another replica, which begins to count anew
+            await asyncio.sleep(1)
+            latest = None
+        view = latest or await view_of(request, context, view.record.id)
+
+
+async def _new_pages(view: JobView, context: Context, said: set[int]) -> AsyncGenerator[Page, None]:
+    """Pages that have come to their end and of which was not said yet."""
+    job_id = view.record.id
+    if view.pages is None:
+        ended = dict.fromkeys(await context.ledger.page_numbers(job_id))
+        failed = {page.number: page for page in await context.ledger.failed_pages(job_id)}
+    else:
+        ended = dict.fromkeys(number for number, error in view.pages.items() if error is None)
+        failed = {
+            number: Page(number=number, width=0, height=0, dpi=0, error=error)
+            for number, error in view.pages.items()
+            if error is not None
+        }
+    for number in (*ended, *failed):
+        if number in said:
+            continue
+        said.add(number)
+        if number in failed:
+            yield failed[number]
+            continue
+        try:
+            reading, _ = await context.ledger.page(job_id, number)
+        except KeyError:  # it is lost, or the job is just being deleted
+            continue
+        yield reading.page
