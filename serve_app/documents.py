@@ -187,6 +187,7 @@ class Reading:
         self._file = file
         self._place = ExitStack()
         self._place.enter_context(place)
+        self._has_place = True
         self._timings_ms = timings_ms
         self._started = started
         self._engine: EngineInfo | None = None
@@ -208,8 +209,11 @@ class Reading:
     async def pages(self) -> AsyncGenerator[Page, None]:
         """Yield the pages as they are done, in whatever order, those that failed too; none of those that are there already.
 
-        Raises ServiceError where no page could be read.
+        Raises ServiceError where no page could be read, and QueueFull where there is no place to try again.
         """
+        if not self._has_place:  # pages that failed are tried again
+            self._place.enter_context(self._documents.pipeline.place())
+        self._has_place = False  # in a moment, or when it is closed
         limits = self._documents.limits
         limit_s = self.wanted.limit_s or (limits.request_s if self.page_count == 1 else limits.document_s)
         deadline = asyncio.get_running_loop().time() + limit_s - (time.perf_counter() - self._started)
@@ -259,6 +263,11 @@ class Reading:
         figures = tuple(Figure(path, self.spool.figure(path) or b"") for path in self.spool.figures_of(number))
         return PageReading(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
 
+    def fail(self, page: Page) -> None:
+        """Take a page as one that failed before, and is not to be tried again."""
+        self.failed += 1
+        self.spool.add(page)
+
     def forget(self, numbers: Iterable[int]) -> None:
         """These pages failed, and are to be tried again by `pages`."""
         for number in numbers:
@@ -272,11 +281,8 @@ class Reading:
                 pass
         return await self.finish()
 
-    async def finish(self, *, figures_kept: bool = False) -> DocumentSummary:
-        """Store the result; where that fails, the summary says so and still comes.
-
-        `figures_kept`: those are where the result has them already.
-        """
+    async def finish(self, *, of_job: bool = False) -> DocumentSummary:
+        """Store the result; where that fails, the summary says so and still comes, unless it is `of_job` (see Results)."""
         assert self._engine is not None, "a page was read"
         warnings = await self._restructure()
         summary = DocumentSummary(
@@ -289,7 +295,7 @@ class Reading:
             timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
             storage=StorageInfo(status="failed"),
         )
-        await self._documents.results.keep(summary, self.spool, self.renderer, self._source, figures_kept=figures_kept)
+        await self._documents.results.keep(summary, self.spool, self.renderer, self._source, of_job=of_job)
         summary.timings_ms["total"] = _ms_since(self._started)
         log.info(
             "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",

@@ -82,9 +82,13 @@ class JobSettings(_Strict):
         (),
         description="Prefixes (s3://bucket/folder/) that jobs may read documents from, with the keys of the store, which is S3 too",
     )
-    in_flight: int = Field(4, ge=1, description="Jobs that are worked on at once; the others wait in line")
+    in_flight: int = Field(
+        4,
+        ge=1,
+        description="Jobs that are worked on at once; up to as many again where a key has no interactive one among them",
+    )
     waiting: int = Field(10_000, ge=1, description="Jobs of all keys that wait or are worked on; more get 503")
-    job_s: float = Field(86_400, gt=0, description="Longest time from a job's submission to its end, in seconds")
+    job_s: float = Field(86_400, gt=0, description="Longest work on a job, in seconds; after a restart it counts anew")
     keep_s: float = Field(
         604_800, gt=0, description="How long a job and its results are kept after its end, in seconds"
     )

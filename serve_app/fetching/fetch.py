@@ -12,12 +12,12 @@ import logging
 import re
 import socket
 import ssl
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from io import BytesIO
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote, unquote, urljoin
 
 import aiohttp
@@ -27,6 +27,7 @@ from yarl import URL
 
 from serve_app.errors import InvalidUrl, SchemeNotAllowed, TooLarge, UrlFetchFailed, UrlForbidden
 from serve_app.fetching.address_guard import AddressGuard
+from serve_app.file_content import MAPPED_BYTES, FileContent, mapped
 
 MAX_URL_BYTES = 8192
 MAX_REDIRECTS = 5
@@ -132,8 +133,8 @@ class Fetcher:
         """Drops lookups that wait; no fetch may start after."""
         self._dns_threads.shutdown(wait=False, cancel_futures=True)
 
-    async def fetch(self, url: str) -> bytes:
-        """The body behind `url`, after at most MAX_REDIRECTS redirects.
+    async def fetch(self, url: str) -> FileContent:
+        """The body behind `url`, after at most MAX_REDIRECTS redirects; a large one is on disk.
 
         Raises InvalidUrl and SchemeNotAllowed for the URL itself, UrlForbidden when it or a redirect
         leads to a forbidden address, TooLarge, and UrlFetchFailed, which does not tell a client what
@@ -200,18 +201,18 @@ class Fetcher:
             auto_decompress=False,
         )
 
-    async def _follow(self, url: URL) -> bytes:
+    async def _follow(self, url: URL) -> FileContent:
         gate = _Gate(self._guard)
         async with self._session(gate) as session:
             for _ in range(MAX_REDIRECTS + 1):
                 answer = await self._hop(session, gate, url)
-                if isinstance(answer, bytes):
+                if not isinstance(answer, URL):
                     return answer
                 url = answer
         log.info("fetch from %s: more than %d redirects", url.raw_host, MAX_REDIRECTS)
         raise UrlFetchFailed(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
-    async def _hop(self, session: aiohttp.ClientSession, gate: _Gate, url: URL) -> bytes | URL:
+    async def _hop(self, session: aiohttp.ClientSession, gate: _Gate, url: URL) -> FileContent | URL:
         """The body behind `url`, or where it redirects to."""
         try:
             async with session.get(url, allow_redirects=False) as response:
@@ -225,7 +226,7 @@ class Fetcher:
         log.info("fetch from %s: %s is a forbidden address", url.raw_host, gate.refused)
         raise UrlForbidden
 
-    async def _body(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
+    async def _body(self, url: URL, response: aiohttp.ClientResponse) -> FileContent:
         if response.status != 200:
             raise _failed(url, f"status {response.status}")
         # Unpacking could make megabytes into gigabytes. Identity was asked for, so this is the server's fault.
@@ -233,15 +234,18 @@ class Fetcher:
             coding.strip().lower() not in ("", "identity") for coding in response.headers.getall("Content-Encoding", ())
         ):
             raise _failed(url, "content encoding")
-        body = BytesIO()
         too_large = TooLarge(f"The document behind the URL is over the limit of {self._max_bytes / 1e6:g} MB.")
         if (response.content_length or 0) > self._max_bytes:
             raise too_large
-        async for chunk in response.content.iter_any():
-            if body.tell() + len(chunk) > self._max_bytes:
-                raise too_large
-            body.write(chunk)
-        return body.getvalue()
+        with cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=MAPPED_BYTES)) as body:
+            async for chunk in response.content.iter_any():
+                if body.tell() + len(chunk) > self._max_bytes:
+                    raise too_large
+                body.write(chunk)
+            if body.tell() > MAPPED_BYTES:
+                return mapped(body)
+            body.seek(0)
+            return body.read()
 
 
 class _Gate:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.admission import Admission
@@ -23,6 +25,8 @@ from serve_app.jobs.ledger import Ledger
 from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
+
+log = logging.getLogger("ray.serve.ingress")
 
 ASK_S = 2.0
 """How long Jobs may take to answer; while it is being replaced, records are read from the store."""
@@ -63,12 +67,16 @@ async def in_time(context: Context) -> AsyncIterator[None]:
         raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
 
-async def asked(response: Any) -> Any:
-    """What Jobs answers. Raises ServiceUnavailable where it does not."""
+async def asked(response: Any, *, limit_s: float = ASK_S) -> Any:
+    """What Jobs answers. Raises StoreUnavailable as it does, and ServiceUnavailable where it does not answer."""
     try:
-        async with asyncio.timeout(ASK_S):
+        async with asyncio.timeout(limit_s):
             return await response
-    except (TimeoutError, RayError):
+    except StoreUnavailable:  # as a value between deployments it is an error of Ray's as well
+        raise
+    except (TimeoutError, RayError, RayServeException) as error:
+        if isinstance(error, RayTaskError) and not isinstance(error, RayActorError):
+            log.exception("jobs could not be asked")
         raise ServiceUnavailable(retry_after_s=5) from None
 
 

@@ -23,7 +23,7 @@ from serve_app.ingress.answers import file_answer
 from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, asked, store_away
 from serve_app.ingress.event_stream import EventStream
-from serve_app.jobs.claims import LEASE_S, Claim, Claims
+from serve_app.jobs.claims import LEASE_S, Claim
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.storage import StoreUnavailable
 
@@ -64,13 +64,8 @@ async def answered_once(
     if name is None:
         return await answer(held)
     digest = await request_digest(request, body, accept=request.headers.get("accept", ""))
-    turn = _Turn(context.claims, request.state.key_name or "", name, digest)
-    try:
-        first = await asked(context.jobs.claim.remote(turn.owner, name, turn.claim))
-    except StoreUnavailable as error:
-        raise store_away(context, error) from None
-    if first.digest != digest:
-        raise IdempotencyMismatch
+    turn = Turn(context, request.state.key_name or "", name, digest, request_id=uuid.uuid4().hex)
+    first = await turn.first()
     if first.id != turn.claim.id:
         return await _replayed(context, turn, first, held)
     async with AsyncExitStack() as work:
@@ -80,7 +75,7 @@ async def answered_once(
         return _AnsweredOnce(response, turn, work.pop_all())
 
 
-async def _replayed(context: Context, turn: _Turn, first: Claim, held: ExitStack) -> Response:
+async def _replayed(context: Context, turn: Turn, first: Claim, held: ExitStack) -> Response:
     if first.headers is None:
         raise RequestRunning(retry_after_s=RETRY_AFTER_S)
     try:
@@ -99,17 +94,29 @@ def _file_answer(file: BinaryIO, headers: dict[str, str], held: ExitStack) -> Re
     return answer
 
 
-class _Turn:
-    """The claim of the request that is answered, renewed while it is entered, and given back unless it was kept."""
+class Turn:
+    """The claim of a request that is answered, renewed while it is entered, and given back unless it was settled."""
 
-    def __init__(self, claims: Claims, owner: str, name: str, digest: str) -> None:
+    def __init__(self, context: Context, owner: str, name: str, digest: str, *, request_id: str) -> None:
+        """`request_id` is its own, or that of the job that it makes."""
         self.owner = owner
         self.name = name
-        self.claim = Claim(uuid.uuid4().hex, digest, time.time(), until=time.time() + LEASE_S)
-        self._claims = claims
-        self._kept = False
+        self.claim = Claim(request_id, digest, time.time(), until=time.time() + LEASE_S)
+        self._context = context
+        self._claims = context.claims
+        self._settled = False
 
-    async def __aenter__(self) -> _Turn:
+    async def first(self) -> Claim:
+        """The claim of the first request with the key, which is this one's where it is. Raises IdempotencyMismatch."""
+        try:
+            first: Claim = await asked(self._context.jobs.claim.remote(self.owner, self.name, self.claim))
+        except StoreUnavailable as error:
+            raise store_away(self._context, error) from None
+        if first.digest != self.claim.digest:
+            raise IdempotencyMismatch
+        return first
+
+    async def __aenter__(self) -> Turn:
         self._renewing = asyncio.create_task(self._renew())
         return self
 
@@ -117,7 +124,7 @@ class _Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stop_renewing()
-        if not self._kept:
+        if not self._settled:
             try:
                 await self._claims.release(self.owner, self.name)
             except StoreUnavailable as unavailable:  # it ends by itself
@@ -125,14 +132,22 @@ class _Turn:
 
     async def keep(self, answer: BinaryIO, headers: dict[str, str]) -> None:
         """Keep the answer for those who come later; where that fails, one of them is the first again."""
-        await self._stop_renewing()
         answer.seek(0)
         try:
             await self._claims.put_answer(self.owner, self.name, answer)
-            await self._claims.put(self.owner, self.name, replace(self.claim, until=None, headers=headers))
-            self._kept = True
         except StoreUnavailable as error:
             log.error("an answer could not be kept for its Idempotency-Key: %s", error)
+            return
+        await self.settle(headers)
+
+    async def settle(self, headers: dict[str, str] | None = None) -> None:
+        """What was asked for is there, for those who come later as well. `headers`: of an answer that was kept."""
+        await self._stop_renewing()
+        self._settled = True
+        try:
+            await self._claims.put(self.owner, self.name, replace(self.claim, until=None, headers=headers))
+        except StoreUnavailable as error:  # the claim ends by itself
+            log.error("an Idempotency-Key is not kept: %s", error)
 
     async def _renew(self) -> None:
         while True:
@@ -150,7 +165,7 @@ class _Turn:
 class _AnsweredOnce(Response):
     """Sends an answer and keeps it: first, so that it is there when its sending fails; streams as they go."""
 
-    def __init__(self, answer: Response, turn: _Turn, work: AsyncExitStack) -> None:
+    def __init__(self, answer: Response, turn: Turn, work: AsyncExitStack) -> None:
         super().__init__()
         self._answer = answer
         self._turn = turn

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 
 from fastapi import Request
 
-from serve_app.errors import IdempotencyMismatch, JobGone, NotFound, QueueFull, RequestTimeout, ServiceUnavailable
+from serve_app.errors import JobGone, NotFound, QueueFull, RequestRunning, RequestTimeout, ServiceUnavailable
 from serve_app.file_content import FileContent
 from serve_app.ingress.body import Body, read_body
 from serve_app.ingress.context import Context, asked, store_away
-from serve_app.ingress.idempotency import idempotency_key, request_digest
-from serve_app.jobs.claims import Claim
+from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
 from serve_app.jobs.deployment import JobsReport, JobView
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.sources import S3, check_source
@@ -39,29 +37,28 @@ async def submitted(
 ) -> JobRecord:
     """Keep a new job, and let it begin; of requests with the same Idempotency-Key, the first one's is the job of all.
 
-    Raises what a document is refused with, IdempotencyMismatch, QueueFull, JobGone, and ServiceUnavailable where it
-    could not be kept.
+    Raises what a document is refused with, IdempotencyMismatch, RequestRunning while the first one is still kept,
+    QueueFull, JobGone, and ServiceUnavailable where it could not be kept.
     """
     name = idempotency_key(request)
     if name is None:
         return await _begun(context, record, source)
-    claim = Claim(record.id, await request_digest(request, body), time.time())
-    try:
-        before = await context.claims.get(record.owner, name)
-        if before is None:
-            # Kept first, and claimed then: who is killed in between has promised nothing.
+    turn = Turn(context, record.owner, name, await request_digest(request, body), request_id=record.id)
+    first = await turn.first()
+    if first.id == record.id:
+        async with turn:
             record = await _begun(context, record, source)
-            before = await asked(context.jobs.claim.remote(record.owner, name, claim))
-            if before.id != record.id:  # another one was quicker
-                await delete_job(context, record)
-        if before.digest != claim.digest:
-            raise IdempotencyMismatch
-        first = await context.ledger.record(before.id)
+            await turn.settle()
+        return record
+    try:
+        record = await context.ledger.record(first.id)
+    except KeyError:
+        raise (JobGone if first.until is None else RequestRunning(retry_after_s=RETRY_AFTER_S)) from None
     except StoreUnavailable as error:
         raise store_away(context, error) from None
-    if first.state.is_gone:
+    if record.state.is_gone:
         raise JobGone
-    return first
+    return record
 
 
 async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
@@ -89,8 +86,8 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
 
 
 async def delete_job(context: Context, record: JobRecord) -> None:
-    record = record.ended_as(JobState.DELETED, keep_s=0)
-    await context.ledger.save(record)  # first, so that nobody takes it up again
+    record = record.ended_as(JobState.DELETED, keep_s=context.settings.jobs.keep_s)
+    await context.ledger.mark_gone(record)  # first, so that nobody takes it up again
     await asked(context.jobs.end.remote(record.id))
     await context.ledger.clear(record)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
-from ray.exceptions import RayError
 from starlette.types import Receive, Scope, Send
 
 from serve_app.document import Page
-from serve_app.errors import ServiceError
-from serve_app.ingress.context import Context, store_away
+from serve_app.errors import ServiceError, ServiceUnavailable
+from serve_app.ingress.context import ASK_S, Context, asked, store_away
 from serve_app.ingress.job_access import view_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import told
@@ -77,12 +76,15 @@ async def _events(
         yield "job", shown(view)
         if not view.record.state.is_active:
             return
-        try:
-            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, WAIT_S)
-        except RayError:  # it goes on in another replica, which begins to count anew
-            await asyncio.sleep(1)
-            latest = None
-        view = latest or await view_of(request, context, view.record.id)
+        latest: JobView | None = None
+        with suppress(ServiceUnavailable):
+            news = context.jobs.view.remote(view.record.id, view.version, WAIT_S)
+            latest = await asked(news, limit_s=WAIT_S + ASK_S)
+        if latest is None:  # it is at its end, or goes on in another replica, which begins to count anew
+            latest = await view_of(request, context, view.record.id)
+            if latest.record.state.is_active:
+                await asyncio.sleep(1)
+        view = latest
 
 
 async def _new_pages(view: JobView, context: Context, said: set[int]) -> AsyncGenerator[Page, None]:

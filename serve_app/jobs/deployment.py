@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ray.serve.handle import DeploymentHandle
 
@@ -20,7 +21,7 @@ from serve_app.fetching.fetch import Fetcher
 from serve_app.jobs.claims import Claim, Claims
 from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.line import Line
-from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.record import JobRecord, JobState, Priority
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.sources import Sources
 from serve_app.jobs.webhooks import Webhooks
@@ -74,7 +75,7 @@ class JobsReport:
 class Jobs:
     """Finds the jobs that are not done in the store when it starts, and does them with those that come.
 
-    Of two that are alive for a moment each does the same work, and leaves the same.
+    Of two that are alive for a moment each does the same work, and leaves what one would have left.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -87,33 +88,36 @@ class Jobs:
         keep_little()
         self._limits = settings.jobs
         self._backend = open_backend(settings, secrets, rasterizer, recognizers)
-        self._fetcher = Fetcher(
-            max_bytes=int(settings.jobs.body_mb * 1e6),
-            deadline_s=settings.limits.fetch_s,
-            allowed_networks=settings.allowed_private_networks,
+        fetcher = partial(
+            Fetcher, max_bytes=int(settings.jobs.body_mb * 1e6), allowed_networks=settings.allowed_private_networks
         )
+        documents = fetcher(deadline_s=settings.limits.request_s)
         self._ledger = Ledger(self._backend.store, self._backend.documents.cache)
         self._claims = Claims(self._backend.store)
         self._runner = Runner(
             self._backend.documents,
             self._ledger,
             Links(self._backend.store, settings),
-            Sources(settings, self._backend.store, self._fetcher).fetch,
+            Sources(settings, self._backend.store, documents).fetch,
             settings,
             self._note_change,
         )
         secret = secrets.webhook_secret
         self._webhooks = Webhooks(
-            self._ledger, self._fetcher.post, secret.get_secret_value() if secret is not None else None
+            self._ledger,
+            fetcher(deadline_s=settings.limits.fetch_s).post,
+            secret.get_secret_value() if secret is not None else None,
         )
         self._line = Line()
         self._work: dict[str, _Work] = {}
-        self._claiming = asyncio.Lock()
-        self._trouble: str | None = None
+        self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._not_before: dict[str, datetime] = {}
+        self._trouble: dict[str, str] = {}
         self._unreadable: set[str] = set()
         self._page_s: float | None = None
         self._last_page = time.monotonic()
-        self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), self._look_after_store())]
+        looks = (self._look_after(self._take_up_all), self._look_after(self._sweep))
+        self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), *looks)]
 
     async def wake(self, record: JobRecord) -> None:
         """There is a new job in the store."""
@@ -122,15 +126,16 @@ class Jobs:
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
         """Of requests of the same name, the first one's; kept before it is told. Raises StoreUnavailable."""
-        async with self._claiming:  # one after another: of two at once, one is the first
+        lock = self._claiming.setdefault((owner, name), asyncio.Lock())
+        async with lock:  # of two at once, one is the first
             before = await self._claims.get(owner, name)
             if before is None:
                 await self._claims.put(owner, name, claim)
             return before or claim
 
     async def report(self) -> JobsReport:
-        running = sum(work.task is not None for work in self._work.values())
-        store_reason = self._backend.store_monitor.reason or self._trouble
+        running = len(self._running())
+        store_reason = self._backend.store_monitor.reason or next(iter(self._trouble.values()), None)
         return JobsReport(running, len(self._work) - running, store_reason, tuple(sorted(self._unreadable)))
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
@@ -156,6 +161,7 @@ class Jobs:
 
         Whoever asks has written what became of it.
         """
+        await self._webhooks.stop(job_id)
         work = self._work.pop(job_id, None)
         self._line.remove(job_id)
         if work is None:
@@ -168,25 +174,27 @@ class Jobs:
         self._start_next()
         return work.record
 
-    async def _look_after_store(self) -> None:
+    async def _look_after(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                self._trouble = None
-                for job_id in await self._ledger.active():
-                    if job_id not in self._work and (record := await self._record(job_id)) is not None:
-                        await self._take_up(record)
-                        self._start_next()
-                for job_id in await self._ledger.to_deliver():
-                    if (record := await self._record(job_id)) is not None:
-                        self._webhooks.deliver(record)
-                await self._sweep()
+                await look()
+                self._trouble.pop(look.__name__, None)
             except StoreUnavailable as error:
-                self._trouble = str(error)
+                self._trouble[look.__name__] = str(error)
                 log.warning("jobs in the store cannot be looked after now: %s", error)
             except Exception as error:  # whatever it is, the next look comes, and /health tells of it
-                self._trouble = f"jobs were not looked after: {type(error).__name__}"
+                self._trouble[look.__name__] = f"jobs were not looked after: {type(error).__name__}"
                 log.exception("jobs in the store were not looked after")
             await asyncio.sleep(LOOK_S)
+
+    async def _take_up_all(self) -> None:
+        for job_id in await self._ledger.active():
+            if job_id not in self._work and (record := await self._record(job_id)) is not None:
+                await self._take_up(record)
+                self._start_next()
+        for job_id in await self._ledger.to_deliver():
+            if not self._webhooks.is_delivering(job_id) and (record := await self._record(job_id)) is not None:
+                self._webhooks.deliver(record)
 
     async def _record(self, job_id: str) -> JobRecord | None:
         """A job that an index names. One that cannot be read does not keep others from being looked after."""
@@ -214,19 +222,28 @@ class Jobs:
             await self._ledger.put_away(record)
 
     async def _sweep(self) -> None:
+        """Delete what has had its time. A job that expires leaves its record for as long again, to tell of it."""
         now = datetime.now(UTC)
         async for day, job_id in self._ledger.expiring(now):
+            if self._not_before.get(job_id, now) > now:
+                continue
             record = await self._record(job_id)
             if job_id in self._unreadable:
                 continue
-            if record is not None:
-                if not record.state.is_gone:
-                    if record.expires is None or record.expires > now:
-                        continue
-                    record.state = JobState.EXPIRED
-                    log.info("job %s: its results are deleted, as their time is over", job_id)
-                await self._ledger.clear(record)  # of one that was deleted, too: somebody may have been killed at it
+            if record is not None and (record.expires is None or record.expires > now):
+                self._not_before[job_id] = record.expires or now + timedelta(hours=1)
+                continue
+            self._not_before.pop(job_id, None)
+            if record is None or record.state.is_gone:
+                await self._ledger.delete_record(job_id)
+                await self._ledger.forget(day, job_id)
+                continue
+            log.info("job %s: its results are deleted, as their time is over", job_id)
+            until = now + timedelta(seconds=self._limits.keep_s)
+            expired = record.model_copy(update={"state": JobState.EXPIRED, "expires": until})
+            await self._ledger.mark_gone(expired)
             await self._ledger.forget(day, job_id)
+            await self._ledger.clear(expired)
         await self._claims.sweep(now)
         await self._backend.documents.cache.sweep(now)
 
@@ -236,13 +253,26 @@ class Jobs:
             self._line.add(record.id, record.owner, record.priority)
 
     def _start_next(self) -> None:
-        while sum(work.task is not None for work in self._work.values()) < self._limits.in_flight:
-            job_id = self._line.take()
-            if job_id is None:
-                return
+        while (job_id := self._next()) is not None:
+            if not self._running():
+                self._last_page = time.monotonic()  # what was before is no pace
             work = self._work[job_id]
             work.task = asyncio.create_task(self._runner.run(work.record))
             work.task.add_done_callback(partial(self._ended, job_id))
+
+    def _next(self) -> str | None:
+        """Who may begin now. One owner's jobs, or bulk ones, do not keep another's interactive job waiting."""
+        running = self._running()
+        if len(running) < self._limits.in_flight:
+            return self._line.take()
+        if len(running) >= 2 * self._limits.in_flight:
+            return None
+        return self._line.take_interactive(
+            but_of={record.owner for record in running if record.priority is Priority.INTERACTIVE}
+        )
+
+    def _running(self) -> list[JobRecord]:
+        return [work.record for work in self._work.values() if work.task is not None]
 
     def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
         if task.cancelled():
@@ -260,7 +290,7 @@ class Jobs:
         if not record.state.is_active:
             self._webhooks.deliver(record)
         now = time.monotonic()
-        if record.state is JobState.RUNNING and len(pages) == 1:
+        if record.state is JobState.RUNNING and len(pages) == 1 and not pages.keys() & work.pages.keys():
             took = now - self._last_page
             self._page_s = took if self._page_s is None else (1 - PACE_WEIGHT) * self._page_s + PACE_WEIGHT * took
         if pages:
@@ -273,5 +303,5 @@ class Jobs:
         """At the pace of the last pages of all jobs that are worked on, which share it."""
         if self._page_s is None or record.total is None:
             return None
-        running = sum(work.task is not None for work in self._work.values())
-        return round((record.total - record.done - record.failed) * self._page_s * max(running, 1), 1)
+        left = record.total - record.done - record.failed
+        return round(left * self._page_s * max(len(self._running()), 1), 1)

@@ -1,8 +1,10 @@
 """Where jobs are kept: their records, documents, pages, and the small indexes by which they are found.
 
-All that belongs to a job lies in its document's folder. Beside that, `jobs/active/{id}` is there as long as it is at
-work, `jobs/webhooks/{id}` as long as somebody is to be told of its end, `jobs/of/{owner}/{id}` as long as it is listed, `jobs/expires/{day}/{id}` until it is swept. Keys follow from the
-job's id alone and each write replaces the same thing, so two that work on the same job do each other no harm.
+All that belongs to a job lies in its document's folder. Beside that, `jobs/active/{id}` is there as long as there is
+work on it, its deletion included; `jobs/webhooks/{id}` as long as somebody is to be told of its end;
+`jobs/of/{owner}/{id}` and `jobs/batches/{owner}/{batch}/{id}` as long as it is listed; `jobs/expires/{day}/{id}` until
+it is swept. Keys follow from the job, and each write replaces the same thing, so two that work on the same job write
+the same.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, astuple
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from serve_app.document import (
@@ -37,6 +39,9 @@ from serve_app.structure import BlockChange, Structure
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 
+ABANDONED = timedelta(days=2)
+"""After this time, what there is of a job without a record is nobody's any more."""
+
 
 class Ledger:
     """Methods raise StoreUnavailable, and KeyError for a job, or a page, that is not there."""
@@ -48,15 +53,19 @@ class Ledger:
         self._expiries = DayIndex(store, "jobs/expires")
 
     async def add(self, record: JobRecord, source: FileContent | None) -> None:
-        """Keep a new job and its document; on return it survives whatever happens."""
+        """Keep a new job and its document; on return it survives whatever happens.
+
+        Who is killed in between leaves what is found by its expiry.
+        """
+        await self._expiries.add(record.created + ABANDONED, record.id)
         if source is not None:
             with await asyncio.to_thread(unnamed_file, source) as file:
                 await self._store.put(_source_key(record.id), file, OCTETS)
         await self.save(record)
+        await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be done
         await self._store.put(_owner_key(record), b"", OCTETS)
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.put(_batch_key(record, record.paddlex.batch_id), b"", OCTETS)
-        await self._store.put(_active_key(record.id), b"", OCTETS)  # last: from here on it will be done
 
     async def save(self, record: JobRecord) -> None:
         await self._store.put(_record_key(record.id), as_stored(record), JSON)
@@ -95,16 +104,17 @@ class Ledger:
 
     async def put_away(self, record: JobRecord) -> None:
         """The part of `close` that comes when the record is kept."""
-        if record.webhook is not None:
+        if record.webhook is not None and record.webhook.state == "pending":
             await self._store.put(_webhook_key(record.id), b"", OCTETS)
         if record.expires is not None:
             await self._expiries.add(record.expires, record.id)
         await self._store.delete(_active_key(record.id))
 
     async def give_up(self, job_id: str) -> None:
-        """Nobody is to look after a job any more whose record is lost."""
-        await self._store.delete(_active_key(job_id))
+        """Delete what is there of a job without a record, after which nobody is to look any more."""
+        await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
+        await self._store.delete(_active_key(job_id))
 
     async def to_deliver(self) -> list[str]:
         """Ids of the jobs whose webhooks are not at their end."""
@@ -194,25 +204,29 @@ class Ledger:
         spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
         return summary
 
-    async def clear(self, record: JobRecord) -> None:
-        """Delete all that is kept of a job but its record, which says what became of it.
-
-        Who is killed in between leaves a record and an index that lead to the rest.
-        """
-        folder = document_folder(record.id)
+    async def mark_gone(self, record: JobRecord) -> None:
+        """Keep that a job is gone; from here on it is, and its contents will be cleared, by whomever."""
+        await self._store.put(_active_key(record.id), b"", OCTETS)
         await self.save(record)
-        if record.digest is not None:
-            await self._cache.forget(record.owner, record.digest)
-        for key in await self._store.keys_below(folder):
-            if key != _record_key(record.id):
-                await self._store.delete(key)
+
+    async def clear(self, record: JobRecord) -> None:
+        """Delete all that is kept of a job that is gone but its record, which says what became of it, for a time."""
+        await self.mark_gone(record)
         await self._store.delete(_owner_key(record))
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.delete(_batch_key(record, record.paddlex.batch_id))
-        if record.webhook is not None:
-            await self._store.delete(_webhook_key(record.id))
+        if record.digest is not None:
+            await self._cache.forget(record.owner, record.digest)
+        await self._store.delete_below(document_folder(record.id), but=_record_key(record.id))
+        await self._store.delete(_webhook_key(record.id))
+        if record.expires is not None:
+            await self._expiries.add(record.expires, record.id)
         await self.save(record.without_contents())
         await self._store.delete(_active_key(record.id))
+
+    async def delete_record(self, job_id: str) -> None:
+        """Nothing is known of a job any more."""
+        await self._store.delete(_record_key(job_id))
 
     def expiring(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
         """Day and id of each job whose day has come, to `forget` when it was looked after."""

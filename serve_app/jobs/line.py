@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Container
 
 from serve_app.jobs.record import Priority
 
@@ -41,11 +42,13 @@ class Line:
         owners = self._waiting[first] or self._waiting[second]
         if not owners:
             return None
-        owner, jobs = owners.popitem(last=False)
-        job_id = jobs.popleft()
-        if jobs:
-            owners[owner] = jobs  # behind the others
-        return job_id
+        return _taken_from(owners, next(iter(owners)))
+
+    def take_interactive(self, *, but_of: Container[str]) -> str | None:
+        """The next interactive one that is none of these owners'."""
+        owners = self._waiting[Priority.INTERACTIVE]
+        owner = next((owner for owner in owners if owner not in but_of), None)
+        return None if owner is None else _taken_from(owners, owner)
 
     def in_order(self) -> list[str]:
         """All that wait, about as they will be taken: turns of owners, interactive ones first."""
@@ -55,3 +58,11 @@ class Line:
             for turn in range(max(map(len, turns), default=0)):
                 order += [jobs[turn] for jobs in turns if turn < len(jobs)]
         return order
+
+
+def _taken_from(owners: OrderedDict[str, deque[str]], owner: str) -> str:
+    jobs = owners.pop(owner)
+    job_id = jobs.popleft()
+    if jobs:
+        owners[owner] = jobs  # behind the others
+    return job_id

@@ -73,7 +73,11 @@ class Webhook(BaseModel):
 
 
 class JobRecord(BaseModel):
-    """One job. Times are UTC. Unknown fields of newer versions are ignored, missing ones have their defaults."""
+    """One job. Times are UTC.
+
+    Fields that were added since have defaults, so that records without them are read; unknown ones are ignored. The
+    version changes where that is not enough.
+    """
 
     version: Literal[1] = 1
     id: str
@@ -115,7 +119,7 @@ class JobRecord(BaseModel):
 
 
 def record_of(data: bytes) -> JobRecord:
-    """A stored record, of whatever version. Raises ValueError for what is none."""
+    """A stored record. Raises ValueError for what is none, or of a version that this service does not know."""
     return JobRecord.model_validate_json(data)
 
 

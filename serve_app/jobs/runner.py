@@ -6,12 +6,14 @@ import asyncio
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
-from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo
+from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, Page
 from serve_app.documents import Documents, Reading, Wanted
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
@@ -35,10 +37,12 @@ from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
 from serve_app.storage.results import document_folder
+from serve_app.temp_dir import is_no_room, no_room
 
 log = logging.getLogger("ray.serve.jobs")
 
 PAGE_TRIES = 3
+LONGEST_LINK_S = 604_800
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 
@@ -49,6 +53,14 @@ _PASSING: tuple[type[Exception], ...] = (*_BUSY, StoreUnavailable)
 _PASSING_CODES = {error.code for error in _BUSY}
 _TRIED_AGAIN = {RecognitionFailed.code, PageTimeout.code}
 """Codes of failed pages for which another try may go better."""
+
+
+@dataclass
+class _Trouble:
+    """Of a job's pages while it is worked on: how often they failed, and those that are not tried any more."""
+
+    tries: Counter[int] = field(default_factory=Counter)
+    failed: dict[int, Page] = field(default_factory=dict)
 
 
 class Runner:
@@ -77,9 +89,10 @@ class Runner:
 
     async def run(self, record: JobRecord) -> None:
         """Do the job to its end, which is kept. Raises nothing but CancelledError: a failure is the job's."""
+        trouble = _Trouble()
         try:
-            async with asyncio.timeout(self._time_left(record)):
-                await self._patiently(record, lambda: self._done(record))
+            async with asyncio.timeout(self._limits.job_s):
+                await self._patiently(record, lambda: self._done(record, trouble))
         except TimeoutError:
             await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in its time."))
         except ServiceError as error:
@@ -96,17 +109,24 @@ class Runner:
             try:
                 await work()
                 return
+            except OSError as error:
+                if not is_no_room(error):
+                    raise
+                reason, record.waiting_for = "no disk space left", no_room().message
             except _PASSING as error:
                 reason = error.code if isinstance(error, ServiceError) else str(error)
-                if record.done > before:
-                    pause_s = FIRST_PAUSE_S
-                log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
                 record.waiting_for = error.message if isinstance(error, ServiceError) else "The store is not available."
-                self._changed(record, {})
+            if record.done > before:
+                pause_s = FIRST_PAUSE_S
+            log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
+            self._changed(record, {})
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _done(self, record: JobRecord) -> None:
+    async def _done(self, record: JobRecord, trouble: _Trouble) -> None:
+        if (ended := await self._ended_elsewhere(record.id)) is not None:
+            self._changed(ended, {})
+            return
         if record.started is None:
             record.started = _now()
         record.state = JobState.RUNNING
@@ -120,15 +140,13 @@ class Runner:
             del source
             record.digest = reading.digest
             record.page_count, record.total = reading.page_count, len(reading.numbers)
-            await self._restore(record, reading)
+            await self._restore(record, reading, trouble)
             record.waiting_for = None
             await self._ledger.save(record)
-            self._changed(record, dict.fromkeys(reading.spool.numbers))
-            await self._read(record, reading)
+            self._changed(record, {page.number: page.error for page in reading.spool.pages()})
+            await self._read(record, reading, trouble)
             await self._keep_what_is_missing(record, reading)
-            summary = await reading.finish(figures_kept=True)  # each with its page
-            if summary.storage.status != "stored":
-                raise StoreUnavailable("the result could not be stored")
+            summary = await reading.finish(of_job=True)
             await self._ledger.keep_summary(record.id, summary, reading.spool)
             await self._keep_outputs(record, reading, summary)
             if record.paddlex is not None:
@@ -147,18 +165,20 @@ class Runner:
             return source
         return mapped(held.enter_context(file))
 
-    async def _restore(self, record: JobRecord, reading: Reading) -> None:
+    async def _restore(self, record: JobRecord, reading: Reading, trouble: _Trouble) -> None:
         chosen = set(reading.numbers)
         for number in await self._ledger.page_numbers(record.id):
             if number in chosen:
                 reading.restore(*await self._ledger.page(record.id, number))
-        record.done, record.failed = len(reading.spool), 0
+        record.done, record.failed = len(reading.spool), len(trouble.failed)
+        for page in trouble.failed.values():
+            reading.fail(page)
         if record.done:
             log.info("job %s goes on with %d of %d page(s) done", record.id, record.done, record.total)
 
-    async def _read(self, record: JobRecord, reading: Reading) -> None:
+    async def _read(self, record: JobRecord, reading: Reading, trouble: _Trouble) -> None:
         pause_s = FIRST_PAUSE_S
-        for tried in range(1, PAGE_TRIES + 1):
+        while True:
             again: list[int] = []
             waiting: ErrorInfo | None = None
             try:
@@ -171,10 +191,13 @@ class Runner:
                         elif page.error.code in _PASSING_CODES:
                             waiting = page.error
                             continue
-                        elif tried < PAGE_TRIES and page.error.code in _TRIED_AGAIN:
-                            again.append(page.number)
-                            continue
-                        else:
+                        if page.error is not None and page.error.code in _TRIED_AGAIN:
+                            trouble.tries[page.number] += 1
+                            if trouble.tries[page.number] < PAGE_TRIES:
+                                again.append(page.number)
+                                continue
+                        if page.error is not None:
+                            trouble.failed[page.number] = page
                             record.failed += 1
                         self._changed(record, {page.number: page.error})
             except ServiceError:  # no page could be read
@@ -224,11 +247,12 @@ class Runner:
         formats = None if paddlex.of_lines else paddlex.layout.output_formats
         exports = await exports_of_spool(self._documents.writers, reading.spool, restructured, formats)
         folder = document_folder(record.id)
+        link_s = min(int(self._limits.keep_s) + 1, LONGEST_LINK_S)  # as long as the result is there
         with exports, tempfile.TemporaryFile() as file:
             write = paddlex.writer(
                 reading.spool,
                 restructured,
-                lambda path: self._links.of(f"{folder}/{path}", paddlex.address),
+                lambda path: self._links.of(f"{folder}/{path}", paddlex.address, seconds=link_s),
                 exports,
                 kind=reading.kind,
                 preprocessed=is_preprocessed(record.wish.options),
@@ -257,21 +281,24 @@ class Runner:
 
         Nobody else does, unless there were two Jobs for a moment, of which only one has heard that it was cancelled.
         """
+        if (stored := await self._ended_elsewhere(ended.id)) is not None:
+            return stored
+        await self._ledger.close(ended)
+        return ended
+
+    async def _ended_elsewhere(self, job_id: str) -> JobRecord | None:
+        """The record of a job that is at its end already, after all is done that belongs to that."""
         try:
-            stored = await self._ledger.record(ended.id)
+            stored = await self._ledger.record(job_id)
         except KeyError:
-            stored = ended
+            return None
         if stored.state.is_active:
-            await self._ledger.close(ended)
-            return ended
+            return None
         if stored.state.is_gone:
             await self._ledger.clear(stored)
         else:
             await self._ledger.put_away(stored)
         return stored
-
-    def _time_left(self, record: JobRecord) -> float:
-        return self._limits.job_s - (_now() - record.created).total_seconds()
 
     def _wanted(self, record: JobRecord) -> Wanted:
         wish = record.wish

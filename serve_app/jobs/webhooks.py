@@ -26,6 +26,9 @@ log = logging.getLogger("ray.serve.jobs")
 PAUSES_S = (5.0, 30.0, 120.0, 600.0, 3600.0)
 """After the first tries; the last one from then on."""
 
+AT_ONCE = 16
+"""Deliveries at a time: after an outage there may be thousands."""
+
 PATIENCE_S = 86_400
 
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
@@ -40,6 +43,7 @@ class Webhooks:
         self._post = post
         self._key = None if secret is None else signing_key(secret)
         self._deliveries: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     def deliver(self, record: JobRecord) -> None:
         """Begin to deliver, or go on; does nothing where that is being done, or nothing is to be told."""
@@ -49,6 +53,16 @@ class Webhooks:
         self._deliveries[record.id] = task
         task.add_done_callback(lambda _: self._deliveries.pop(record.id, None))
 
+    def is_delivering(self, job_id: str) -> bool:
+        return job_id in self._deliveries
+
+    async def stop(self, job_id: str) -> None:
+        """Tell nothing more of a job; on return nothing of it is written either."""
+        task = self._deliveries.get(job_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
     async def _deliver(self, record: JobRecord) -> None:
         webhook = record.webhook
         assert webhook is not None and record.ended is not None
@@ -56,7 +70,8 @@ class Webhooks:
         while not await self._is_gone(record.id):
             webhook.attempts += 1
             webhook.last_at = datetime.now(UTC)
-            webhook.last_answer = await self._tried(record, webhook.url)
+            async with self._places:
+                webhook.last_answer = await self._tried(record, webhook.url)
             if webhook.last_answer.isdecimal() and 200 <= int(webhook.last_answer) < 300:
                 webhook.state = "delivered"
             elif time.time() >= give_up:

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlencode
@@ -125,6 +126,13 @@ class FolderStore(ThreadedStore):
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise StoreUnavailable(f"cannot delete {path}: {error}") from error
+
+    def _remove_left_behind(self, folder: str) -> None:
+        for place, _, names in os.walk(self._root / folder, topdown=False):
+            for name in filter(_is_temporary, names):
+                Path(place, name).unlink(missing_ok=True)
+            with suppress(OSError):  # it is not empty
+                os.rmdir(place)
 
     def _check(self) -> None:
         try:

@@ -20,9 +20,9 @@ class Links:
         """The service's own, for whoever has asked at this one."""
         return self._public_url or asked_at
 
-    def of(self, key: str, address: str) -> str:
+    def of(self, key: str, address: str, *, seconds: int | None = None) -> str:
         """The absolute URL of a key, where this is the service's address. It may block for a moment.
 
-        Raises StoreUnavailable.
+        `seconds`: how long it works, a week at most; unset: what the settings say. Raises StoreUnavailable.
         """
-        return urljoin(address.rstrip("/") + "/", self._store.link(key, self._seconds))
+        return urljoin(address.rstrip("/") + "/", self._store.link(key, seconds or self._seconds))

@@ -17,7 +17,7 @@ from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.store import Store, StoreUnavailable
-from serve_app.temp_dir import is_no_room
+from serve_app.temp_dir import is_no_room, no_room
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -40,11 +40,12 @@ class Results:
         renderer: Renderer,
         source: Callable[[], Awaitable[bytes | memoryview]],
         *,
-        figures_kept: bool = False,
+        of_job: bool = False,
     ) -> None:
-        """Store a document, its figures unless those are kept already. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
+        """Store a document. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
 
-        Where it fails, the log says why, and nothing is raised: the document can still be answered.
+        Where it fails, the log says why, and nothing is raised: the document can still be answered. `of_job`: its
+        figures are there already, and a failure is raised; ServiceUnavailable where the disk has no room.
         """
         started = time.perf_counter()
         failure: BaseException | None = None
@@ -53,7 +54,7 @@ class Results:
             # Before the result is written, as it tells where it lies.
             summary.storage = self._place(summary.id, keys)
             await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
-            if not figures_kept:
+            if not of_job:
                 await self._put_figures(keys, spool)
         except Exception as error:
             failure = error
@@ -63,6 +64,8 @@ class Results:
         if not is_no_room(failure):  # in the store, that is StoreUnavailable; here it is the folder for temporary files
             self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
+        if of_job and failure is not None:
+            raise no_room() if is_no_room(failure) else failure
 
     def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:
         folder = document_folder(document_id)

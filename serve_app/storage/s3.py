@@ -147,6 +147,9 @@ class S3Store(ThreadedStore):
         with self._unavailable(f"cannot delete {key}"):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
+    def _remove_left_behind(self, folder: str) -> None:
+        pass  # an upload that was not completed is nothing to be read, and the bucket's lifecycle ends it
+
     def _check(self) -> None:
         with self._unavailable("cannot use the bucket"):
             self._client.head_bucket(Bucket=self._bucket)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 MAX_KEY_BYTES = 1024  # S3's limit
+DELETED_AT_ONCE = 32
 MAX_NAME_BYTES = 255  # of one part of a key: the limit of Linux file systems
 
 P = ParamSpec("P")
@@ -30,8 +31,8 @@ class Store(Protocol):
     async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         """Write `data` whole, or a file from where it stands; it is durable on return, and replaces what was there.
 
-        A caller that is cancelled leaves either the old value or the new one, never a part; a write
-        that has begun goes on to its end. Raises StoreUnavailable.
+        A caller that is cancelled leaves either the old value or the new one, never a part, and waits for a write
+        that has begun: what comes after it comes after that, too. Raises StoreUnavailable.
         """
 
     async def get(self, key: str) -> bytes:
@@ -48,6 +49,12 @@ class Store(Protocol):
 
     async def delete(self, key: str) -> None:
         """It is as if nothing was ever put, also where nothing was. Raises StoreUnavailable."""
+
+    async def delete_below(self, folder: str, *, but: str | None = None) -> None:
+        """Delete all keys below a folder, and what writes that were killed have left there, but for one key.
+
+        Raises StoreUnavailable.
+        """
 
     async def check(self) -> None:
         """Raise StoreUnavailable when writing would fail; leaves nothing behind."""
@@ -93,7 +100,13 @@ class ThreadedStore(ABC):
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="store")
 
     async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
-        await self._in_thread(self._put, self.full_key(key), data, content_type)
+        written = self._executor.submit(self._put, self.full_key(key), data, content_type)
+        try:
+            await asyncio.wrap_future(written)
+        except asyncio.CancelledError:
+            if not written.cancelled():
+                await asyncio.wait({asyncio.wrap_future(written)})
+            raise
 
     async def get(self, key: str) -> bytes:
         return await self._in_thread(self._get, self.full_key(key))
@@ -107,6 +120,12 @@ class ThreadedStore(ABC):
 
     async def delete(self, key: str) -> None:
         await self._in_thread(self._delete, self.full_key(key))
+
+    async def delete_below(self, folder: str, *, but: str | None = None) -> None:
+        keys = [key for key in await self.keys_below(folder) if key != but]
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            await asyncio.gather(*(self.delete(key) for key in keys[start : start + DELETED_AT_ONCE]))
+        await self._in_thread(self._remove_left_behind, self.full_key(folder))
 
     async def check(self) -> None:
         await self._in_thread(self._check)
@@ -148,6 +167,10 @@ class ThreadedStore(ABC):
 
     @abstractmethod
     def _delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def _remove_left_behind(self, folder: str) -> None:
+        """Delete what writes that were killed have left below a folder."""
 
     @abstractmethod
     def _check(self) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +30,7 @@ from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.page_cache import PageCache
 from serve_app.storage.results import Results, document_folder, new_document_id
 from tests.support.caches import no_cache
 
@@ -87,6 +89,16 @@ def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
     assert line.in_order() == ["a1", "b1", "a2", "a3", "bulk"]
     line.remove("a2")
     assert [line.take() for _ in range(5)] == ["a1", "b1", "a3", "bulk", None]
+
+
+def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> None:
+    line = Line()
+    line.add("bulk", "c", Priority.BULK)
+    for job, owner in (("a1", "a"), ("b1", "b"), ("b2", "b")):
+        line.add(job, owner, Priority.INTERACTIVE)
+    assert line.take_interactive(but_of={"a"}) == "b1"
+    assert line.take_interactive(but_of={"a", "b"}) is None
+    assert line.in_order() == ["a1", "b2", "bulk"]
 
 
 def test_bulk_jobs_do_not_wait_for_ever() -> None:
@@ -206,6 +218,7 @@ async def test_a_job_that_was_left_goes_on_where_it_was(tmp_path: Path) -> None:
     (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
     page_2.unlink()
     job.state, job.ended = JobState.RUNNING, None
+    await work.ledger.save(job)
     again = Work(tmp_path, pages := Pages())
     await again.runner.run(job)
     assert first.tried == [1, 2, 3] and pages.tried == [2]
@@ -318,6 +331,90 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
     assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.ledger.record(job.id)).decode()
     assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
-    assert [each async for _, each in work.ledger.expiring(datetime.now(UTC))] == []
     later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)
-    assert [each async for _, each in work.ledger.expiring(later)] == [job.id]
+    assert {each async for _, each in work.ledger.expiring(later)} == {job.id}
+
+
+async def test_a_deletion_that_was_broken_off_is_found_again(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    job = await work.run()
+    await work.ledger.mark_gone(job.ended_as(JobState.DELETED, keep_s=60))
+    assert await work.ledger.active() == [job.id]
+    assert await work.ledger.of("me") == [job.id]
+    again = Work(tmp_path, Pages())
+    await again.runner.run(job)
+    assert await work.ledger.active() == [] == await work.ledger.of("me")
+    assert (await work.ledger.record(job.id)).state is JobState.DELETED
+
+
+async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
+
+    class Killed(BaseException):
+        pass
+
+    async def killed(record: JobRecord) -> None:
+        raise Killed
+
+    work.ledger.save = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        await work.ledger.add(job, b"%PDF-")
+    folder = tmp_path / document_folder(job.id)
+    left_behind = folder / ".1234.tmp"
+    left_behind.write_bytes(b"half of it")
+    found = [each async for _, each in work.ledger.expiring(datetime.now(UTC) + timedelta(days=3))]
+    assert found == [job.id] and files_in(folder)
+    await work.ledger.give_up(job.id)
+    assert not folder.exists()
+
+
+async def test_a_page_counts_when_it_is_kept(tmp_path: Path) -> None:
+    work = Work(tmp_path, Pages())
+    kept: list[int] = []
+    work.then = lambda: kept.append(len([path for path in files_in(tmp_path) if "page-results" in str(path)]))
+    await work.run()
+    assert all(there >= done for there, (_, done, _) in zip(kept, work.heard, strict=True)) and kept[-1] == 3
+
+
+async def test_a_page_has_its_tries_whatever_else_is_waited_for(tmp_path: Path) -> None:
+    loading = [EngineLoading(retry_after_s=1)] * 10
+    work = Work(tmp_path, pages := Pages(page_1=[RecognitionFailed()] * 99, page_3=loading))
+    job = await work.run()
+    assert (job.state, job.done, job.failed) == (JobState.PARTIAL, 2, 1)
+    assert pages.tried.count(1) == 3, "three tries in all, although its document was taken up ten times"
+
+
+async def test_what_is_a_bug_fails_the_job_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(Results, "_put_pages", broken)
+    job = await asyncio.wait_for(Work(tmp_path, Pages()).run(), 5)
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "internal_error")
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, failures = Results._put_pages, [OSError(errno.ENOSPC, "no room")] * 2
+
+    async def full_at_first(self: Results, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await put(self, *arguments)
+
+    monkeypatch.setattr(Results, "_put_pages", full_at_first)
+    assert (await asyncio.wait_for(Work(tmp_path, Pages()).run(), 5)).state is JobState.DONE
+
+
+async def test_a_job_that_is_deleted_leaves_no_page_in_the_cache(tmp_path: Path) -> None:
+    store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
+    cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
+    digest = cache.digest(b"%PDF-")
+    job = JobRecord(id=new_document_id(), owner="me", wish=WISH, digest=digest)
+    pages = cache.pages_of(SourceFile("1", b"", None, "me", digest), "tesseract", RecognitionOptions(), None)
+    assert pages is not None
+    page = Page(number=1, width=1, height=1, dpi=1)
+    await pages.put(1, PageResult(PageReading(page), EngineInfo(name="tesseract", version="1")))
+    assert await pages.get(1) is not None
+    await Ledger(store, cache).clear(job)
+    assert await pages.get(1) is None

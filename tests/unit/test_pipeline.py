@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,10 @@ from serve_app.errors import (
 )
 from serve_app.options import RecognitionOptions
 from serve_app.pipeline import Pipeline
+from serve_app.settings import FolderStoreSettings, Settings
+from serve_app.storage.folder import FolderStore
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.page_cache import PageCache
 from serve_app.structure import BlockChange, PageOutline
 from tests.support.caches import no_cache
 
@@ -94,6 +99,20 @@ def pipeline_of(
         fallbacks={"x": "other"} if fallback is not None else {},
         engine_wait_s=0.1,
     )
+
+
+async def test_a_page_that_is_in_the_cache_is_not_sent(tmp_path: Path) -> None:
+    store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
+    cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
+    recognizer = Handle(PageResult(RESULT.reading, EngineInfo(name="tesseract", version="1")))
+    handles: Any = (Handle("pixels"), {"tesseract": recognizer}, cache)
+    way = Pipeline(*handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s=1)
+    source, options = SourceFile("document", b"", digest=cache.digest(b"%PDF-")), RecognitionOptions()
+    for _ in range(2):
+        found = [outcome async for outcome in way.pages(source, [1, 2], engine="tesseract", options=options, dpi=None)]
+        assert sorted(outcome.number for outcome in found) == [1, 2]
+        assert all(isinstance(outcome.result, PageResult) for outcome in found)
+        assert len(recognizer.calls) == 2
 
 
 async def recognize(

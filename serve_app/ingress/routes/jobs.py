@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack, closing, suppress
 from typing import Annotated, Any, BinaryIO
 
@@ -12,6 +11,7 @@ from pydantic import Field, field_validator
 
 from serve_app.document import DocumentSummary
 from serve_app.errors import InvalidField, JobNotDone, NotFound
+from serve_app.file_content import mapped
 from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.choice import engine_of, options_of
@@ -87,7 +87,8 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             file_name=body.file_name,
         )
         record = await submitted(request, context, body, record, submission.source)
-    return JSONResponse(told(record), 202, {"Location": str(request.url_for("status", job_id=record.id))})
+    address = context.links.address(str(request.base_url)).rstrip("/")
+    return JSONResponse(told(record), 202, {"Location": f"{address}{router.prefix}/{record.id}"})
 
 
 @router.get("", summary="Your jobs, newest first")
@@ -102,7 +103,7 @@ async def listed(
     return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
 
 
-@router.get("/{job_id}", summary="How far a job is", name="status")
+@router.get("/{job_id}", summary="How far a job is")
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     return shown(await view_of(request, context, job_id))
 
@@ -147,16 +148,20 @@ async def result(
                 held.callback(file.close)
                 summary = await context.ledger.summary(job_id)
                 return document_answer(file, output, summary, held, failed=record.failed)
-        summary, file = await _rendered(context, record, output, include_images=include_images)
+        try:
+            summary, file = await _rendered(context, record, output, include_images=include_images)
+        except KeyError:
+            await view_of(request, context, job_id)  # is it deleted meanwhile?
+            raise
         return document_answer(file, output, summary, held, failed=record.failed)
 
 
 async def _rendered(
     context: Context, record: JobRecord, output: OutputKind, *, include_images: bool
 ) -> tuple[DocumentSummary, BinaryIO]:
-    async def source() -> bytes:
+    async def source() -> memoryview:
         with await context.ledger.source(record.id) as file:
-            return await asyncio.to_thread(file.read)
+            return memoryview(mapped(file))
 
     with closing(PageSpool()) as spool:
         summary = await context.ledger.read_document(record.id, spool)

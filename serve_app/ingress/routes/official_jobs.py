@@ -11,11 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
-from ray.exceptions import RayError
 
-from serve_app.errors import InvalidField, QueueFull
+from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
 from serve_app.ingress.body import Body
-from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.context import ASK_S, Context, asked, context_of
 from serve_app.ingress.job_access import submitted, uploaded, view_of, views_of
 from serve_app.ingress.refusals import invalid, invalid_fields
 from serve_app.ingress.request_scope import OFFICIAL_JOBS
@@ -109,11 +108,12 @@ async def _held(view: JobView, request: Request, context: Context) -> JobView:
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0:
             break
-        try:
-            latest: JobView | None = await context.jobs.view.remote(view.record.id, view.version, left)
-        except RayError:  # it is being replaced
-            break
-        view = latest or await view_of(request, context, view.record.id)
+        latest: JobView | None = None
+        with suppress(ServiceUnavailable):  # it is being replaced
+            latest = await asked(context.jobs.view.remote(view.record.id, view.version, left), limit_s=left + ASK_S)
+        if latest is None:
+            return await view_of(request, context, view.record.id)
+        view = latest
     return view
 
 
