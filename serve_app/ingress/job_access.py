@@ -19,6 +19,11 @@ from serve_app.jobs.sources import S3, check_source
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.storage import StoreUnavailable
 
+SUBMIT_S = 20.0
+"""How long to wait for the first request with an Idempotency-Key to have its job kept."""
+
+SUBMIT_POLL_S = 0.2
+
 
 async def uploaded(request: Request, context: Context) -> Body:
     """The body of a new job. A form's file goes to disk as it comes; JSON has to be held, and so be smaller."""
@@ -37,23 +42,31 @@ async def submitted(
 ) -> JobRecord:
     """Keep a new job, and let it begin; of requests with the same Idempotency-Key, the first one's is the job of all.
 
-    Raises what a document is refused with, IdempotencyMismatch, RequestRunning while the first one is still kept,
-    QueueFull, JobGone, and ServiceUnavailable where it could not be kept.
+    Raises what a document is refused with, IdempotencyMismatch, RequestRunning where the first one takes
+    long to be kept, QueueFull, JobGone, and ServiceUnavailable where it could not be kept.
     """
     name = idempotency_key(request)
     if name is None:
         return await _begun(context, record, source)
     turn = Turn(context, record.owner, name, await request_digest(request, body), request_id=record.id)
-    first = await turn.first()
-    if first.id == record.id:
-        async with turn:
-            record = await _begun(context, record, source)
-            await turn.settle()
-        return record
+    deadline = asyncio.get_running_loop().time() + SUBMIT_S
+    while (first := await turn.first()).id != record.id:
+        if first.until is None:
+            return await _made_before(context, first.id)
+        if asyncio.get_running_loop().time() > deadline:
+            raise RequestRunning(retry_after_s=RETRY_AFTER_S)
+        await asyncio.sleep(SUBMIT_POLL_S)  # the first one is just being kept
+    async with turn:
+        record = await _begun(context, record, source)
+        await turn.settle()
+    return record
+
+
+async def _made_before(context: Context, job_id: str) -> JobRecord:
     try:
-        record = await context.ledger.record(first.id)
+        record = await context.ledger.record(job_id)
     except KeyError:
-        raise (JobGone if first.until is None else RequestRunning(retry_after_s=RETRY_AFTER_S)) from None
+        raise JobGone from None
     except StoreUnavailable as error:
         raise store_away(context, error) from None
     if record.state.is_gone:

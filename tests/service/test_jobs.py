@@ -288,8 +288,13 @@ def test_results_are_deleted_when_their_time_is_over(deployed: Callable[..., Ser
         while (answer := client.get(f"/jobs/{job_id}")).status_code == 200:
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.5)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "job_gone")
-    assert [Path(name).name for name in files_of(tmp_path / "output", job_id)] == ["job.json"]
+        assert (answer.status_code, answer.json()["error"]["code"]) == (410, "job_gone")
+        kept = [name for name in files_of(tmp_path / "output", job_id) if not name.startswith("jobs/expires/")]
+        assert [Path(name).name for name in kept] == ["job.json"]
+        while client.get(f"/jobs/{job_id}").status_code == 410:
+            assert time.monotonic() < deadline, "the record goes as well, later"
+            time.sleep(0.5)
+    assert all(name.startswith("jobs/expires/") for name in files_of(tmp_path / "output", job_id))
 
 
 def test_a_url_is_fetched_once_and_one_that_fails_is_the_jobs_error(service: Service, russian_page: bytes) -> None:
