@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,10 @@ class Admission:
     def held(self) -> int:
         """Places that are taken."""
         return self._held
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     def close(self) -> None:
         self._closed = True
@@ -47,3 +52,24 @@ class Admission:
 
     def give_spare(self) -> None:
         self._held -= 1
+
+
+class SharedAdmission:
+    """`limit` places of which nobody has more than `each`; who finds none gets QueueFull at once."""
+
+    def __init__(self, limit: int, *, each: int) -> None:
+        self._all = Admission(limit)
+        self._each = each
+        self._held: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, owner: str) -> Iterator[None]:
+        if self._held[owner] >= self._each:
+            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
+        with self._all.place():
+            self._held[owner] += 1
+            try:
+                yield
+            finally:
+                self._held[owner] -= 1
+                self._held += Counter()  # those who have none are not remembered

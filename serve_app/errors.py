@@ -108,6 +108,12 @@ class JobNotDone(ServiceError):
     status, code, default_message = 409, "job_not_done", "This job is not done yet."
 
 
+class JobHasNoResult(ServiceError):
+    """It is at its end, and never will have one."""
+
+    status, code, default_message = 409, "job_has_no_result", "This job has ended without a result."
+
+
 class LinkExpired(ServiceError):
     status, code, default_message = 410, "link_expired", "This link was for a time that is over."
 

@@ -322,13 +322,13 @@ class Settings(_Strict):
         description="Address of the service as clients see it; unset: the one they sent; OCR_PUBLIC_URL in the environment wins",
     )
     allowed_private_networks: tuple[str, ...] = Field(
-        (), description="Networks (CIDR) that image_url may reach although they are not public"
+        (), description="Networks (CIDR) that image_url and webhooks may reach although they are not public"
     )
     cache_days: int = Field(
         0,
         ge=0,
         le=31,
-        description="Days (UTC) for which read pages are kept to answer the same key's same question again, the first one included; 0: none",
+        description="Days (UTC), the first one included, for which pages are kept to be found again when the same file is sent with the same API key and options; 0: none",
     )
     api_key_file: str = Field(
         "~/.config/paddleocr-vl-serve/api-key",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from pathlib import PurePosixPath
 from typing import BinaryIO
+from urllib.parse import quote
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -26,11 +28,17 @@ _FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
 
 
 def document_answer(
-    file: BinaryIO, kind: OutputKind, summary: DocumentSummary, held: ExitStack, *, failed: int
+    file: BinaryIO,
+    kind: OutputKind,
+    summary: DocumentSummary,
+    held: ExitStack,
+    *,
+    failed: int,
+    file_name: str | None = None,
 ) -> Response:
     """A rendered output as the answer; `held` as in `file_answer`.
 
-    `failed`: how many pages have an error, which not every form can tell.
+    `failed`: how many pages have an error, which not every form can tell. `file_name` of the document, where it has one.
     """
     headers = {
         "X-Document-ID": summary.id,
@@ -41,6 +49,9 @@ def document_answer(
     }
     if kind in _FILES:
         headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{kind}"'
+        if file_name is not None:
+            named = quote(f"{PurePosixPath(file_name).stem}.{kind}".encode("utf-8", "replace"), safe="")
+            headers["Content-Disposition"] += f"; filename*=UTF-8''{named}"
     elif kind is OutputKind.HTML:
         headers["Content-Security-Policy"] = (
             "sandbox"  # beside the page's own policy, should it ever be shown from here

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.admission import Admission
+from serve_app.admission import Admission, SharedAdmission
 from serve_app.backend import Backend
 from serve_app.documents import Documents
 from serve_app.errors import RequestTimeout, ServiceUnavailable
@@ -39,7 +39,7 @@ class Context:
     links: Links
     fetcher: Fetcher
     admission: Admission
-    watchers: Admission
+    watchers: SharedAdmission
     ledger: Ledger
     claims: Claims
     jobs: DeploymentHandle[Any]

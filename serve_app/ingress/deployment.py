@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import Scope
 
 from serve_app import __version__
-from serve_app.admission import Admission
+from serve_app.admission import Admission, SharedAdmission
 from serve_app.allocator import keep_little
 from serve_app.backend import open_backend
 from serve_app.fetching.fetch import Fetcher
@@ -62,7 +62,7 @@ class Ingress:
                 allowed_networks=settings.allowed_private_networks,
             ),
             admission=Admission(settings.limits.requests),
-            watchers=Admission(WATCHERS),
+            watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
             ledger=Ledger(backend.store, backend.documents.cache),
             claims=Claims(backend.store),
             jobs=jobs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from ray.exceptions import RayActorError, TaskCancelledError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.error_shape import error_response
+from serve_app.ingress.refusals import invalid_parameters
 from serve_app.storage import StoreUnavailable
 from serve_app.temp_dir import logged_failure
 
@@ -67,6 +69,10 @@ def install(app: FastAPI) -> None:
         response = error_response(kind(), request.scope)
         response.headers.update(error.headers or {})
         return response
+
+    @app.exception_handler(RequestValidationError)
+    async def parameter_error(request: Request, error: RequestValidationError) -> Response:
+        return error_response(invalid_parameters(error), request.scope)
 
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:

@@ -35,7 +35,10 @@ RETRY_AFTER_S = 5
 
 def idempotency_key(request: Request) -> str | None:
     """Raises InvalidField."""
-    key = request.headers.get("idempotency-key")
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1:
+        raise InvalidField("Idempotency-Key: may be given once.")
+    key = keys[0] if keys else None
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise InvalidField(f"Idempotency-Key: may have 1 to {MAX_IDEMPOTENCY_KEY} characters.")
     return key
@@ -65,11 +68,10 @@ async def answered_once(
         return await answer(held)
     digest = await request_digest(request, body, accept=request.headers.get("accept", ""))
     turn = Turn(context, request.state.key_name or "", name, digest, request_id=uuid.uuid4().hex)
-    first = await turn.first()
-    if first.id != turn.claim.id:
-        return await _replayed(context, turn, first, held)
     async with AsyncExitStack() as work:
         await work.enter_async_context(turn)
+        if not await turn.is_first():
+            return await _replayed(context, turn, turn.first, held)
         response = await answer(work.enter_context(ExitStack()))
         work.push(held.pop_all())
         return _AnsweredOnce(response, turn, work.pop_all())
@@ -95,38 +97,52 @@ def _file_answer(file: BinaryIO, headers: dict[str, str], held: ExitStack) -> Re
 
 
 class Turn:
-    """The claim of a request that is answered, renewed while it is entered, and given back unless it was settled."""
+    """The claim of a request with a key, to be entered before it is made: given back unless what it is for is settled.
+
+    `first` is the claim of the first request with the key, once it was asked for.
+    """
 
     def __init__(self, context: Context, owner: str, name: str, digest: str, *, request_id: str) -> None:
         """`request_id` is its own, or that of the job that it makes."""
         self.owner = owner
         self.name = name
         self.claim = Claim(request_id, digest, time.time(), until=time.time() + LEASE_S)
+        self.first = self.claim
         self._context = context
         self._claims = context.claims
         self._settled = False
+        self._renewing: asyncio.Task[None] | None = None
 
-    async def first(self) -> Claim:
-        """The claim of the first request with the key, which is this one's where it is. Raises IdempotencyMismatch."""
+    async def is_first(self) -> bool:
+        """Whether this request is the first one with its key, which it stays from then on.
+
+        Raises IdempotencyMismatch where that is another request, and ServiceUnavailable.
+        """
+        claim = replace(self.claim, until=time.time() + LEASE_S)
         try:
-            first: Claim = await asked(self._context.jobs.claim.remote(self.owner, self.name, self.claim))
+            self.first = await asked(self._context.jobs.claim.remote(self.owner, self.name, claim))
         except StoreUnavailable as error:
             raise store_away(self._context, error) from None
-        if first.digest != self.claim.digest:
+        if self.first.digest != self.claim.digest:
             raise IdempotencyMismatch
-        return first
+        if self.first.id != self.claim.id:
+            return False
+        self._renewing = asyncio.create_task(self._renew())
+        return True
 
     async def __aenter__(self) -> Turn:
-        self._renewing = asyncio.create_task(self._renew())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stop_renewing()
-        if not self._settled:
+        if not self._settled and self.first.id == self.claim.id:
             try:
-                await self._claims.release(self.owner, self.name)
+                # Whoever leaves while it is asked for may have it or not.
+                kept = await self._claims.get(self.owner, self.name)
+                if kept is not None and kept.id == self.claim.id:
+                    await self._claims.release(self.owner, self.name)
             except StoreUnavailable as unavailable:  # it ends by itself
                 log.warning("an Idempotency-Key cannot be given back: %s", unavailable)
 
@@ -158,8 +174,9 @@ class Turn:
                 log.warning("an Idempotency-Key cannot be held on to: %s", error)
 
     async def _stop_renewing(self) -> None:
-        self._renewing.cancel()
-        await asyncio.wait({self._renewing})
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait({self._renewing})
 
 
 class _AnsweredOnce(Response):

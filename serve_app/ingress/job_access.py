@@ -8,13 +8,22 @@ from contextlib import suppress
 
 from fastapi import Request
 
-from serve_app.errors import JobGone, NotFound, QueueFull, RequestRunning, RequestTimeout, ServiceUnavailable
+from serve_app.errors import (
+    EmptyDocument,
+    InvalidField,
+    JobGone,
+    NotFound,
+    QueueFull,
+    RequestRunning,
+    RequestTimeout,
+    ServiceUnavailable,
+)
 from serve_app.file_content import FileContent
 from serve_app.ingress.body import Body, read_body
 from serve_app.ingress.context import Context, asked, store_away
 from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
 from serve_app.jobs.deployment import JobsReport, JobView
-from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.record import JobRecord, JobState, as_stored, record_of
 from serve_app.jobs.sources import S3, check_source
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.storage import StoreUnavailable
@@ -23,6 +32,9 @@ SUBMIT_S = 20.0
 """How long to wait for the first request with an Idempotency-Key to have its job kept."""
 
 SUBMIT_POLL_S = 0.2
+
+END_S = 60.0
+"""How long to wait for all of a job to be deleted; it goes on if that takes longer."""
 
 
 async def uploaded(request: Request, context: Context) -> Body:
@@ -50,13 +62,13 @@ async def submitted(
         return await _begun(context, record, source)
     turn = Turn(context, record.owner, name, await request_digest(request, body), request_id=record.id)
     deadline = asyncio.get_running_loop().time() + SUBMIT_S
-    while (first := await turn.first()).id != record.id:
-        if first.until is None:
-            return await _made_before(context, first.id)
-        if asyncio.get_running_loop().time() > deadline:
-            raise RequestRunning(retry_after_s=RETRY_AFTER_S)
-        await asyncio.sleep(SUBMIT_POLL_S)  # the first one is just being kept
     async with turn:
+        while not await turn.is_first():
+            if turn.first.until is None:
+                return await _made_before(context, turn.first.id)
+            if asyncio.get_running_loop().time() > deadline:
+                raise RequestRunning(retry_after_s=RETRY_AFTER_S)
+            await asyncio.sleep(SUBMIT_POLL_S)  # the first one is just being kept
         record = await _begun(context, record, source)
         await turn.settle()
     return record
@@ -70,11 +82,15 @@ async def _made_before(context: Context, job_id: str) -> JobRecord:
     except StoreUnavailable as error:
         raise store_away(context, error) from None
     if record.state.is_gone:
-        raise JobGone
+        raise JobGone("The job of this Idempotency-Key is deleted; send another key for a new one.")
     return record
 
 
 async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
+    try:
+        record_of(as_stored(record))
+    except ValueError:
+        raise InvalidField("The request holds text or values that cannot be kept.") from None
     await _check_source(context, record.url, source)
     report: JobsReport = await asked(context.jobs.report.remote())
     if report.running + report.waiting >= context.settings.jobs.waiting:
@@ -94,15 +110,21 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
         check_source(url, context.settings)
         if not url.startswith(S3):
             await context.fetcher.check(url)
+    if source is not None and not source:
+        raise EmptyDocument
     if source is not None:
         sniff(source[:HEADER_WITHIN])
 
 
-async def delete_job(context: Context, record: JobRecord) -> None:
-    record = record.ended_as(JobState.DELETED, keep_s=context.settings.jobs.keep_s)
-    await context.ledger.mark_gone(record)  # first, so that nobody takes it up again
-    await asked(context.jobs.end.remote(record.id))
-    await context.ledger.clear(record)
+async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
+    """Cancel or delete a job; returns its record as it is then. Raises JobGone and ServiceUnavailable."""
+    try:
+        record: JobRecord | None = await asked(context.jobs.end.remote(job_id, state), limit_s=END_S)
+    except StoreUnavailable as error:
+        raise store_away(context, error) from None
+    if record is None:
+        raise JobGone
+    return record
 
 
 async def view_of(request: Request, context: Context, job_id: str) -> JobView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any
@@ -20,8 +21,11 @@ from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import told
 from serve_app.storage import StoreUnavailable
 
-WAIT_S = 15.0
+SILENCE_S = 15.0
 """How long nothing may be said, lest a proxy takes the connection for dead."""
+
+LOOK_S = 1.0
+"""How long to wait for news at a time: a service that is being stopped is not to wait for who only watches."""
 
 
 def shown(view: JobView) -> dict[str, Any]:
@@ -68,23 +72,34 @@ async def _events(
     view: JobView, request: Request, context: Context, *, pages: bool
 ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     said: set[int] = set()
+    last: dict[str, Any] | None = None
+    last_at = time.monotonic()
     while True:
         if pages:
             async with aclosing(_new_pages(view, context, said)) as new_pages:
                 async for page in new_pages:
                     yield "page", {"page": page.model_dump(mode="json")}
-        yield "job", shown(view)
+        job = shown(view)
+        if job != last or time.monotonic() - last_at > SILENCE_S:
+            yield "job", job
+            last, last_at = job, time.monotonic()
         if not view.record.state.is_active:
             return
-        latest: JobView | None = None
-        with suppress(ServiceUnavailable):
-            news = context.jobs.view.remote(view.record.id, view.version, WAIT_S)
-            latest = await asked(news, limit_s=WAIT_S + ASK_S)
-        if latest is None:  # it is at its end, or goes on in another replica, which begins to count anew
-            latest = await view_of(request, context, view.record.id)
-            if latest.record.state.is_active:
-                await asyncio.sleep(1)
-        view = latest
+        if context.admission.is_closed:
+            raise ServiceUnavailable("The service is being stopped; the job goes on when it is back.", retry_after_s=10)
+        view = await _later(view, request, context)
+
+
+async def _later(view: JobView, request: Request, context: Context) -> JobView:
+    """The job after a while, or as soon as there is news."""
+    latest: JobView | None = None
+    with suppress(ServiceUnavailable):
+        latest = await asked(context.jobs.view.remote(view.record.id, view.version, LOOK_S), limit_s=LOOK_S + ASK_S)
+    if latest is None:  # it is at its end, or goes on in another replica, which begins to count anew
+        latest = await view_of(request, context, view.record.id)
+        if latest.record.state.is_active:
+            await asyncio.sleep(LOOK_S)
+    return latest
 
 
 async def _new_pages(view: JobView, context: Context, said: set[int]) -> AsyncGenerator[Page, None]:

@@ -26,6 +26,7 @@ class JobsMonitor:
         self._jobs = jobs
         self._answered = time.monotonic()
         self.report: JobsReport | None = None
+        self._is_known = False
 
     @property
     def is_away(self) -> bool:
@@ -41,7 +42,9 @@ class JobsMonitor:
                 async with asyncio.timeout(TIMEOUT_S):
                     self.report = await self._jobs.report.remote()
                 self._answered = time.monotonic()
+                self._is_known = False
             except (TimeoutError, RayError, RayServeException) as error:
-                if self.is_away:
+                if self.is_away and not self._is_known:
                     log.warning("jobs are not looked after: %s", type(error).__name__)
+                    self._is_known = True
             await asyncio.sleep(POLL_S)

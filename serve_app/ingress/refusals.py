@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -35,6 +36,16 @@ def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidFie
     fields = tuple(FieldError(name, message) for name, message in problems.items())
     texts = [f"{name}: {message}" if name else message for name, message in problems.items()]
     return InvalidField("; ".join(texts), fields=fields)
+
+
+def invalid_parameters(error: RequestValidationError) -> InvalidField:
+    """The error of a request whose path, query or headers are not what they may be, in plain words."""
+    problems = {}
+    for problem in error.errors()[:20]:
+        name = _field_name(str(problem["loc"][-1]))
+        problems[name] = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
+    fields = tuple(FieldError(name, message) for name, message in problems.items())
+    return InvalidField("; ".join(f"{name}: {message}" for name, message in problems.items()), fields=fields)
 
 
 class _Place:

@@ -64,12 +64,12 @@ class JobView:
 
 @dataclass(frozen=True)
 class JobsReport:
-    """How many jobs there are of all owners; why the store cannot be used, if so; and whose records cannot be read."""
+    """How many jobs there are of all owners; why the store cannot be used, if so; how many records cannot be read."""
 
     running: int
     waiting: int
     store_reason: str | None
-    unreadable: tuple[str, ...] = ()
+    unreadable: int = 0
 
 
 class Jobs:
@@ -110,7 +110,7 @@ class Jobs:
         )
         self._line = Line()
         self._work: dict[str, _Work] = {}
-        self._claiming: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._not_before: dict[str, datetime] = {}
         self._trouble: dict[str, str] = {}
         self._unreadable: set[str] = set()
@@ -126,8 +126,7 @@ class Jobs:
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
         """Of requests of the same name, the first one's; kept before it is told. Raises StoreUnavailable."""
-        lock = self._claiming.setdefault((owner, name), asyncio.Lock())
-        async with lock:  # of two at once, one is the first
+        async with self._lock(f"claim {owner} {name}"):  # of two at once, one is the first
             before = await self._claims.get(owner, name)
             if before is None:
                 await self._claims.put(owner, name, claim)
@@ -136,7 +135,7 @@ class Jobs:
     async def report(self) -> JobsReport:
         running = len(self._running())
         store_reason = self._backend.store_monitor.reason or next(iter(self._trouble.values()), None)
-        return JobsReport(running, len(self._work) - running, store_reason, tuple(sorted(self._unreadable)))
+        return JobsReport(running, len(self._work) - running, store_reason, len(self._unreadable))
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """The job, as soon as it is newer than `seen`, or after `wait_s`. None where it is not at work any more."""
@@ -156,23 +155,48 @@ class Jobs:
         position = order.index(job_id) + 1 if job_id in order else None
         return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record), dict(work.pages))
 
-    async def end(self, job_id: str) -> JobRecord | None:
-        """Stop a job's work at once, and tell how far it was; None where it was not at work.
+    async def end(self, job_id: str, state: JobState) -> JobRecord | None:
+        """Cancel a job, or delete it; returns its record as it is then, None where it is gone already.
 
-        Whoever asks has written what became of it.
+        A job that is at its end stays what it is when it is cancelled. Raises StoreUnavailable.
         """
+        async with self._lock(job_id):
+            try:
+                record = await self._ledger.record(job_id)
+            except (KeyError, ValueError):
+                return None
+            if record.state.is_gone:
+                return None
+            if state is JobState.CANCELLED and not record.state.is_active:
+                return record
+            if (work := self._work.get(job_id)) is not None:
+                record = record.model_copy(update={"done": work.record.done, "failed": work.record.failed})
+            ended = record.ended_as(state, keep_s=self._limits.keep_s)
+            # Written first, so that nobody takes it up again.
+            await (self._ledger.mark_gone(ended) if state.is_gone else self._ledger.save(ended))
+            await self._stop(job_id)
+            if state.is_gone:
+                await self._ledger.clear(ended)
+            else:
+                await self._ledger.close(ended)
+                self._webhooks.deliver(ended)
+            return ended
+
+    async def _stop(self, job_id: str) -> None:
+        """On return nothing of a job is worked on, and nothing written."""
         await self._webhooks.stop(job_id)
         work = self._work.pop(job_id, None)
         self._line.remove(job_id)
-        if work is None:
-            return None
-        if work.task is not None:
-            work.task.cancel()
-            await asyncio.wait({work.task})
-        work.version += 1
-        work.changed.set()  # who waits for news is told by the store
+        if work is not None:
+            if work.task is not None:
+                work.task.cancel()
+                await asyncio.wait({work.task})
+            work.version += 1
+            work.changed.set()  # who waits for news is told by the store
         self._start_next()
-        return work.record
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
 
     async def _look_after(self, look: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -189,9 +213,12 @@ class Jobs:
 
     async def _take_up_all(self) -> None:
         for job_id in await self._ledger.active():
-            if job_id not in self._work and (record := await self._record(job_id)) is not None:
-                await self._take_up(record)
-                self._start_next()
+            if job_id in self._work:
+                continue
+            async with self._lock(job_id):
+                if (record := await self._record(job_id)) is not None:
+                    await self._take_up(record)
+            self._start_next()
         for job_id in await self._ledger.to_deliver():
             if not self._webhooks.is_delivering(job_id) and (record := await self._record(job_id)) is not None:
                 self._webhooks.deliver(record)
@@ -235,15 +262,16 @@ class Jobs:
                 continue
             self._not_before.pop(job_id, None)
             if record is None or record.state.is_gone:
-                await self._ledger.delete_record(job_id)
+                await self._ledger.give_up(job_id)
                 await self._ledger.forget(day, job_id)
                 continue
             log.info("job %s: its results are deleted, as their time is over", job_id)
             until = now + timedelta(seconds=self._limits.keep_s)
             expired = record.model_copy(update={"state": JobState.EXPIRED, "expires": until})
-            await self._ledger.mark_gone(expired)
-            await self._ledger.forget(day, job_id)
-            await self._ledger.clear(expired)
+            async with self._lock(job_id):
+                await self._ledger.mark_gone(expired)
+                await self._ledger.forget(day, job_id)
+                await self._ledger.clear(expired)
         await self._claims.sweep(now)
         await self._backend.documents.cache.sweep(now)
 

@@ -111,7 +111,7 @@ class Ledger:
         await self._store.delete(_active_key(record.id))
 
     async def give_up(self, job_id: str) -> None:
-        """Delete what is there of a job without a record, after which nobody is to look any more."""
+        """Delete all that is there of a job, its record too, if there is one: nothing is known of it any more."""
         await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
@@ -223,10 +223,6 @@ class Ledger:
             await self._expiries.add(record.expires, record.id)
         await self.save(record.without_contents())
         await self._store.delete(_active_key(record.id))
-
-    async def delete_record(self, job_id: str) -> None:
-        """Nothing is known of a job any more."""
-        await self._store.delete(_record_key(job_id))
 
     def expiring(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
         """Day and id of each job whose day has come, to `forget` when it was looked after."""

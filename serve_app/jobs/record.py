@@ -127,6 +127,40 @@ def as_stored(record: JobRecord) -> bytes:
     return record.model_dump_json().encode()
 
 
+class Progress(BaseModel):
+    """Of the pages that were asked for."""
+
+    done: int
+    failed: int
+    total: int | None = Field(description="Unknown until the document is open")
+
+
+class ToldJob(BaseModel):
+    """A job as its owner is told of it. Times are UTC."""
+
+    id: str
+    state: JobState = Field(description="`partial`: done, but some pages could not be read")
+    priority: Priority
+    file_name: str | None = Field(description="As it was sent")
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    expires: datetime | None = Field(description="When its results are deleted")
+    page_count: int | None = Field(description="Pages of the document, also those that were not asked for")
+    progress: Progress
+    position: int | None = Field(description="Place in the line of those that wait, from 1")
+    left_s: float | None = Field(description="Estimate of the seconds left, once the pace is known")
+    waiting_for: str | None = Field(description="Why it does not go on just now")
+    error: ErrorInfo | None = Field(description="Why it has failed")
+    outputs: dict[str, OutputFile] = Field(description="Forms that were wished for, by their names")
+    webhook: Webhook | None
+
+
+class ToldJobs(BaseModel):
+    jobs: list[ToldJob]
+    more: bool = Field(description="Whether there are older ones: ask with `before`")
+
+
 def told(record: JobRecord) -> dict[str, Any]:
     """What its owner is told of it."""
     progress = {"done": record.done, "failed": record.failed, "total": record.total}
@@ -143,9 +177,10 @@ def told(record: JobRecord) -> dict[str, Any]:
             "expires",
             "page_count",
             "error",
-            "outputs",
             "webhook",
             "waiting_for",
         },
     )
-    return {**shown, "progress": progress}
+    ordered = {kind: OutputFile() for kind in record.wish.outputs} | record.outputs
+    outputs = {str(kind): made.model_dump(mode="json") for kind, made in ordered.items()}
+    return {**shown, "outputs": outputs, "progress": progress}

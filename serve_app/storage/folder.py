@@ -19,6 +19,9 @@ from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
 
 MARKER = ".ocr-store"
+LEFT_BEHIND_S = 60
+"""After this time, an unfinished file is one whose writer was killed."""
+
 log = logging.getLogger("ray.serve.store")
 
 THREADS = 4  # writes wait for the disk; more of them at once would not make it faster
@@ -129,8 +132,10 @@ class FolderStore(ThreadedStore):
 
     def _remove_left_behind(self, folder: str) -> None:
         for place, _, names in os.walk(self._root / folder, topdown=False):
-            for name in filter(_is_temporary, names):
-                Path(place, name).unlink(missing_ok=True)
+            for path in (Path(place, name) for name in names if _is_temporary(name)):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:  # else somebody may be at it
+                        path.unlink()
             with suppress(OSError):  # it is not empty
                 os.rmdir(place)
 

@@ -171,6 +171,18 @@ def test_errors_have_a_code_and_a_message(service: Service, body: dict[str, Any]
     assert answer.status_code == status and told["code"] != 0 and told["msg"].startswith(message), told
 
 
+def test_what_is_not_known_of_a_payload_is_not_kept(service: Service, russian_page: bytes) -> None:
+    deep = '{"visualize": false, "x": ' + "[" * 230 + "]" * 230 + ', "y": "\\ud800"}'
+    body = {"data": {"model": "PP-OCRv5", "optionalPayload": deep}, "files": {"file": russian_page}}
+    job_id = post(service, **body).json()["data"]["jobId"]
+    with service.client() as client:
+        assert client.get(f"/api/v2/ocr/jobs/{job_id}").json()["data"]["state"] in ("pending", "running", "done")
+        assert client.delete(f"/jobs/{job_id}").status_code == 204
+    body["data"]["optionalPayload"] = '{"x": "' + "a" * 100_000 + '"}'
+    assert post(service, **body).json()["msg"].startswith("optionalPayload: may have at most")
+    assert post(service, data={"model": "PP-OCRv5"}, files={"file": b""}).status_code == 400
+
+
 def test_a_job_of_another_key_is_not_there(service: Service, russian_page: bytes) -> None:
     told = post(service, data={"model": "PP-OCRv5", "optionalPayload": "{}"}, files={"file": russian_page}).json()
     other = httpx.get(f"{service.url}/api/v2/ocr/jobs/{told['data']['jobId']}", headers={"X-API-Key": "second-key"})

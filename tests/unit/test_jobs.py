@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,12 @@ import pytest
 from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
 from serve_app.documents import Documents
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.ingress.job_events import shown
 from serve_app.jobs import runner as runner_module
+from serve_app.jobs.deployment import JobView
 from serve_app.jobs.ledger import Ledger
 from serve_app.jobs.line import Line
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, as_stored, record_of, told
+from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, Webhook, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
 from serve_app.options import ParsingOptions, RecognitionOptions
 from serve_app.outputs.kinds import OutputKind
@@ -58,6 +61,14 @@ def test_a_record_comes_back_as_it_was() -> None:
     shown = told(record)
     assert shown["state"] == "queued" and "wish" not in shown and "пароль" not in json.dumps(shown, ensure_ascii=False)
     assert "пароль" not in repr(record)
+
+
+def test_the_documentation_tells_of_each_field_of_a_job() -> None:
+    wish = WISH.model_copy(update={"outputs": (OutputKind.PDF,)})
+    record = JobRecord(id=new_document_id(), owner="me", wish=wish, webhook=Webhook(url="http://example.com"))
+    view = shown(JobView(record, 0, 2, None))
+    assert view["outputs"] == {"pdf": {"key": None, "error": None}}, "what was wished for is seen before it is made"
+    assert ToldJob.model_validate(view).model_dump(mode="json") == view
 
 
 def test_an_older_record_and_a_newer_one_are_read() -> None:
@@ -363,6 +374,7 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(tmp_pat
     folder = tmp_path / document_folder(job.id)
     left_behind = folder / ".1234.tmp"
     left_behind.write_bytes(b"half of it")
+    os.utime(left_behind, (0, 0))
     found = [each async for _, each in work.ledger.expiring(datetime.now(UTC) + timedelta(days=3))]
     assert found == [job.id] and files_in(folder)
     await work.ledger.give_up(job.id)

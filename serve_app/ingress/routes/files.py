@@ -33,9 +33,8 @@ _HEADERS = {
 }
 
 
-@router.api_route(
-    "/files/{key:path}", methods=["GET", "HEAD"], summary="A stored file, by a link of an answer; no key is needed"
-)
+@router.head("/files/{key:path}", include_in_schema=False)
+@router.get("/files/{key:path}", summary="A stored file, by a link of an answer; no key is needed")
 async def file(
     key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
 ) -> Response:

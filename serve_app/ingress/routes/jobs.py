@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, field_validator
 
-from serve_app.document import DocumentSummary
-from serve_app.errors import InvalidField, JobNotDone, NotFound
+from serve_app.document import DocumentSummary, Page
+from serve_app.errors import (
+    InvalidField,
+    JobHasNoResult,
+    JobNotDone,
+    NotFound,
+    ServiceError,
+    UrlFetchFailed,
+    UrlForbidden,
+)
 from serve_app.file_content import mapped
 from serve_app.ingress.answers import document_answer
 from serve_app.ingress.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.choice import engine_of, options_of
-from serve_app.ingress.context import Context, asked, context_of
-from serve_app.ingress.job_access import delete_job, submitted, uploaded, view_of, views_of
+from serve_app.ingress.context import Context, context_of
+from serve_app.ingress.job_access import end_job, submitted, uploaded, view_of, views_of
 from serve_app.ingress.job_events import JobEvents, shown
 from serve_app.ingress.negotiation import accepted
+from serve_app.ingress.query import known_query_only
 from serve_app.ingress.schema import body_of
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, Webhook, told
-from serve_app.outputs.kinds import FILE_NAMES, STREAMED, OutputKind
+from serve_app.jobs.deployment import JobView
+from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, ToldJobs, Webhook
+from serve_app.outputs.kinds import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
 from serve_app.page_spool import PageSpool
 from serve_app.storage.results import new_document_id
 
-router = APIRouter(tags=["jobs"], prefix="/jobs")
+router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])
 
 MOST_LISTED = 100
+RETRY_AFTER_S = 5
+ID_PATTERN = "^[0-9]{8}-[0-9a-f]{24}$"
+_ENDED = {JobState.CANCELLED: "was cancelled", JobState.FAILED: "has failed"}
 
 
 class JobFields(DocumentFields):
-    outputs: tuple[OutputKind, ...] = Field(
+    outputs: tuple[Literal["json", "markdown", "text", "html", "docx", "pdf", "zip"], ...] = Field(
         (),
         max_length=len(FILE_NAMES),
         description="Forms of the result to keep beside it in the store: a list, in a form separated by commas (`pdf,docx`)",
@@ -45,19 +58,18 @@ class JobFields(DocumentFields):
     def _listed(cls, outputs: Any) -> Any:
         return [each.strip() for each in outputs.split(",")] if isinstance(outputs, str) else outputs
 
-    @field_validator("outputs")
-    @classmethod
-    def _kept(cls, outputs: tuple[OutputKind, ...]) -> tuple[OutputKind, ...]:
-        if not STREAMED.isdisjoint(outputs):
-            raise ValueError("streams are not kept; a job's events are at /jobs/{id}/events")
-        return tuple(dict.fromkeys(outputs))
-
 
 class JobForm(JobFields, FileField):
     """The same as a form."""
 
 
-@router.post("", summary="Submit a document as a job", status_code=202, openapi_extra=body_of(JobFields, JobForm))
+@router.post(
+    "",
+    summary="Submit a document as a job",
+    status_code=202,
+    responses={202: {"model": ToldJob}},
+    openapi_extra=body_of(JobFields, JobForm),
+)
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """The fields of POST /ocr, but for `output` and `include_images`, which are asked for with the result."""
     with ExitStack() as held:
@@ -75,7 +87,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             max_pages=asked.max_pages,
             text_layer=asked.text_layer == "auto",
             restructure=asked.restructure,
-            outputs=asked.outputs,
+            outputs=tuple(dict.fromkeys(map(OutputKind, asked.outputs))),
         )
         record = JobRecord(
             id=new_document_id(),
@@ -86,31 +98,39 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             webhook=await _webhook(asked.webhook, context),
             file_name=body.file_name,
         )
-        record = await submitted(request, context, body, record, submission.source)
+        made = await submitted(request, context, body, record, submission.source)
     address = context.links.address(str(request.base_url)).rstrip("/")
-    return JSONResponse(told(record), 202, {"Location": f"{address}{router.prefix}/{record.id}"})
+    headers = {"Location": f"{address}{router.prefix}/{made.id}"}
+    if made.id != record.id:
+        headers["Idempotent-Replayed"] = "true"
+    return JSONResponse(shown(JobView(made, 0, None, None)), 202, headers)
 
 
-@router.get("", summary="Your jobs, newest first")
+@router.get("", summary="Your jobs, newest first", responses={200: {"model": ToldJobs}})
 async def listed(
     request: Request,
     context: Annotated[Context, Depends(context_of)],
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
-    before: Annotated[str | None, Query(description="The id of the last one that you have")] = None,
+    before: Annotated[str | None, Query(description="The id of the last one that you have", pattern=ID_PATTERN)] = None,
 ) -> dict[str, Any]:
     ids = [each for each in await context.ledger.of(request.state.key_name) if before is None or each < before]
     views = await views_of(request, context, ids[:limit])
     return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
 
 
-@router.get("/{job_id}", summary="How far a job is")
+@router.get("/{job_id}", summary="How far a job is", responses={200: {"model": ToldJob}})
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     return shown(await view_of(request, context, job_id))
 
 
-@router.get("/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done")
+@router.get(
+    "/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done", responses={200: {"model": Page}}
+)
 async def page(
-    job_id: str, number: int, request: Request, context: Annotated[Context, Depends(context_of)]
+    job_id: str,
+    number: Annotated[int, Path(ge=1, le=1_000_000)],
+    request: Request,
+    context: Annotated[Context, Depends(context_of)],
 ) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     try:
@@ -119,12 +139,18 @@ async def page(
         if record.page_count is not None and not 1 <= number <= record.page_count:
             raise NotFound(f"There is no such page: the document has {record.page_count}.") from None
         if record.state.is_active:
-            raise JobNotDone("This page is not done yet, or none of those that are read.") from None
+            raise JobNotDone("This page is not done yet, or none of those that were asked for.") from None
+        if record.state in (JobState.CANCELLED, JobState.FAILED):
+            raise NotFound(f"This page was not read: the job {_ENDED[record.state]}.") from None
         raise NotFound("This page could not be read, or is none of those that were asked for.") from None
     return reading.page.model_dump(mode="json")
 
 
-@router.get("/{job_id}/result", summary="The document, in any form")
+@router.get(
+    "/{job_id}/result",
+    summary="The document, in any form",
+    responses={200: {"content": {MEDIA_TYPES[kind]: {} for kind in FILE_NAMES}, "description": "The document"}},
+)
 async def result(
     job_id: str,
     request: Request,
@@ -137,23 +163,25 @@ async def result(
         record = (await view_of(request, context, job_id)).record
         output = output or accepted(request.headers.get("accept", ""))
         if output in STREAMED:
-            raise InvalidField("output: a job's events are at /events.")
-        if record.state not in (JobState.DONE, JobState.PARTIAL):
-            reason = f": {record.error.message}" if record.error is not None else ""
-            raise JobNotDone(f"This job is {record.state}; there is no result{reason or '.'}")
+            raise InvalidField(f"output: a job's events are at /jobs/{job_id}/events.")
+        if record.state.is_active:
+            raise JobNotDone(f"This job is {record.state}; there is no result yet.", retry_after_s=RETRY_AFTER_S)
+        if record.state in (JobState.CANCELLED, JobState.FAILED):
+            reason = f": {record.error.message}" if record.error is not None else "."
+            raise JobHasNoResult(f"This job {_ENDED[record.state]}{reason}")
         kept = record.outputs.get(output)
         if kept is not None and kept.key is not None and not include_images:
             with suppress(KeyError):  # it can be made again
                 file = await context.ledger.result(job_id, FILE_NAMES[output])
                 held.callback(file.close)
                 summary = await context.ledger.summary(job_id)
-                return document_answer(file, output, summary, held, failed=record.failed)
+                return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
         try:
             summary, file = await _rendered(context, record, output, include_images=include_images)
         except KeyError:
             await view_of(request, context, job_id)  # is it deleted meanwhile?
             raise
-        return document_answer(file, output, summary, held, failed=record.failed)
+        return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
 
 
 async def _rendered(
@@ -169,7 +197,12 @@ async def _rendered(
         return summary, await renderer.rendered(output, summary, include_images=include_images)
 
 
-@router.get("/{job_id}/events", summary="Server-sent events: a job page by page until its end")
+@router.get(
+    "/{job_id}/events",
+    summary="Server-sent events: a job page by page until its end",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Until the job's end"}},
+)
 async def events(
     job_id: str, request: Request, context: Annotated[Context, Depends(context_of)], pages: bool = True
 ) -> Response:
@@ -178,29 +211,28 @@ async def events(
     Who comes late, or comes again, is told of all pages; with `pages=false`, of none. `error` (`code`, `message`) ends
     a stream that cannot go on.
     """
+    view = await view_of(request, context, job_id)
     with ExitStack() as held:
-        held.enter_context(context.watchers.place())
-        view = await view_of(request, context, job_id)
+        held.enter_context(context.watchers.place(request.state.key_name))
         return JobEvents(view, request, context, held.pop_all(), pages=pages)
 
 
-@router.post("/{job_id}/cancel", summary="Stop a job's work; what it has read so far stays")
+@router.post(
+    "/{job_id}/cancel",
+    summary="Stop a job's work; what it has read so far stays",
+    responses={200: {"model": ToldJob}},
+)
 async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     if record.state.is_active:
-        record = record.ended_as(JobState.CANCELLED, keep_s=context.settings.jobs.keep_s)
-        await context.ledger.save(record)  # first, so that nobody takes it up again
-        latest: JobRecord | None = await asked(context.jobs.end.remote(job_id))
-        if latest is not None:
-            record = record.model_copy(update={"done": latest.done, "failed": latest.failed})
-        await context.ledger.close(record)
-    return told(record)
+        record = await end_job(context, job_id, JobState.CANCELLED)
+    return shown(JobView(record, 0, None, None))
 
 
 @router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    record = (await view_of(request, context, job_id)).record
-    await delete_job(context, record)
+    await view_of(request, context, job_id)
+    await end_job(context, job_id, JobState.DELETED)
     return Response(status_code=204)
 
 
@@ -209,5 +241,14 @@ async def _webhook(url: str | None, context: Context) -> Webhook | None:
         return None
     if not context.has_webhook_secret:
         raise InvalidField("webhook: this service has no secret to sign it with (OCR_WEBHOOK_SECRET).")
-    await context.fetcher.check(url)
+    try:
+        await context.fetcher.check(url)
+    except UrlFetchFailed:
+        pass  # its name is not known just now; it is tried for a day
+    except UrlForbidden:
+        raise UrlForbidden(
+            "webhook: The URL points to an address that this service does not reach (allowed_private_networks)."
+        ) from None
+    except ServiceError as error:
+        raise type(error)(f"webhook: {error.message}") from None
     return Webhook(url=url)

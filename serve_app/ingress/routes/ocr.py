@@ -20,7 +20,7 @@ from serve_app.ingress.event_stream import EventStream
 from serve_app.ingress.idempotency import answered_once
 from serve_app.ingress.negotiation import accepted
 from serve_app.ingress.routes import paddlex
-from serve_app.ingress.schema import inlined
+from serve_app.ingress.schema import IDEMPOTENCY_KEY, inlined
 from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.paddlex.requests import LinesRequest
 from serve_app.page_ranges import parse_page_ranges
@@ -40,6 +40,7 @@ def _body_schema() -> dict[str, Any]:
         if name != "file":
             field["example"] = ""  # what Swagger UI would fill in by itself is sent; an empty field is as if absent
     return {
+        "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {
             "required": True,
             "content": {
@@ -58,7 +59,7 @@ def _body_schema() -> dict[str, Any]:
                     }
                 },
             },
-        }
+        },
     }
 
 

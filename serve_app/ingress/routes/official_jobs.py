@@ -30,6 +30,7 @@ from serve_app.storage.results import document_folder, new_document_id
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["official jobs"], prefix=OFFICIAL_JOBS)
 
+MAX_PAYLOAD = 100_000
 HOLD_S = 2.0
 """How long a status call is held for a job that is about to end: clients come back after three seconds or more."""
 
@@ -62,6 +63,10 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             address=context.links.address(str(request.base_url)),
         )
         fields = _fields(paddlex)
+        # Of what is not known nothing is kept: it would be in the job's record for as long as that lives.
+        known = {name for each, field in type(fields).model_fields.items() for name in (each, field.alias)}
+        payload = {name: value for name, value in paddlex.payload.items() if name in known}
+        paddlex = paddlex.model_copy(update={"payload": payload})
         if paddlex.of_lines:
             engine = context.settings.engines[0]
         wish = JobWish(
@@ -96,7 +101,7 @@ async def batch(batch_id: str, request: Request, context: Annotated[Context, Dep
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     view = await view_of(request, context, job_id)
     if view.record.state.is_active and _ends_soon(view):
-        with suppress(QueueFull), context.watchers.place():
+        with suppress(QueueFull), context.watchers.place(request.state.key_name):
             view = await _held(view, request, context)
     return _envelope(await _told(view, request, context))
 
@@ -126,6 +131,8 @@ def _checked(body: Body) -> OfficialJob:
     fields = dict(body.fields)
     payload = fields.get("optionalPayload")
     if isinstance(payload, str):
+        if len(payload) > MAX_PAYLOAD:
+            raise invalid("optionalPayload", f"may have at most {MAX_PAYLOAD} characters")
         try:
             fields["optionalPayload"] = json.loads(payload)
         except (ValueError, RecursionError):

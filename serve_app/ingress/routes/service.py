@@ -75,7 +75,7 @@ async def health(
     else:
         s3, output_dir = "configured" if storage_ok else "degraded", f"s3://{store.bucket}/{store.prefix}"
     engine_ok = default.phase is not EnginePhase.FAILED and (default.backend is None or default.backend.available)
-    unreadable = jobs.report.unreadable if jobs.report is not None else ()
+    unreadable = jobs.report.unreadable if jobs.report is not None else 0
     jobs_ok = not jobs.is_away and not unreadable
     healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok and jobs_ok
     return {
@@ -93,7 +93,7 @@ async def health(
             "state": "away" if jobs.is_away else "available",
             "running": jobs.report.running if jobs.report is not None else None,
             "waiting": jobs.report.waiting if jobs.report is not None else None,
-            "unreadable": list(unreadable),
+            "unreadable": unreadable,
         },
         "engines": {name: _engine(monitor.state) for name, monitor in context.backend.engines.items()},
     }
