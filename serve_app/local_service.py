@@ -120,7 +120,10 @@ def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
     import ray
     from ray import serve
 
-    print("Stopping: requests in flight are finished first; Ctrl-C again stops at once.", flush=True)
+    print(
+        "Stopping: requests in flight are finished first, jobs go on at the next start; Ctrl-C again stops at once.",
+        flush=True,
+    )
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)
     try:

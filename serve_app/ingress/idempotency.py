@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import json
 import logging
@@ -111,6 +112,7 @@ class Turn:
         self._context = context
         self._claims = context.claims
         self._settled = False
+        self._asking: asyncio.Task[Claim] | None = None
         self._renewing: asyncio.Task[None] | None = None
 
     async def is_first(self) -> bool:
@@ -118,9 +120,11 @@ class Turn:
 
         Raises IdempotencyMismatch where that is another request, and ServiceUnavailable.
         """
-        claim = replace(self.claim, until=time.time() + LEASE_S)
+        # In a context of its own: with the request's, Serve would cancel it together with that, and whether it was
+        # kept would not be known for a while.
+        self._asking = asyncio.create_task(self._asked(), context=contextvars.Context())
         try:
-            self.first = await asked(self._context.jobs.claim.remote(self.owner, self.name, claim))
+            self.first = await asyncio.shield(self._asking)
         except StoreUnavailable as error:
             raise store_away(self._context, error) from None
         if self.first.digest != self.claim.digest:
@@ -130,6 +134,11 @@ class Turn:
         self._renewing = asyncio.create_task(self._renew())
         return True
 
+    async def _asked(self) -> Claim:
+        claim = replace(self.claim, until=time.time() + LEASE_S)
+        first: Claim = await asked(self._context.jobs.claim.remote(self.owner, self.name, claim))
+        return first
+
     async def __aenter__(self) -> Turn:
         return self
 
@@ -137,9 +146,10 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stop_renewing()
+        if self._asking is not None:
+            await asyncio.wait({self._asking})  # whoever has left meanwhile may have it or not
         if not self._settled and self.first.id == self.claim.id:
             try:
-                # Whoever leaves while it is asked for may have it or not.
                 kept = await self._claims.get(self.owner, self.name)
                 if kept is not None and kept.id == self.claim.id:
                     await self._claims.release(self.owner, self.name)

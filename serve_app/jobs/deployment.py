@@ -218,6 +218,10 @@ class Jobs:
             async with self._lock(job_id):
                 if (record := await self._record(job_id)) is not None:
                     await self._take_up(record)
+                elif job_id not in self._unreadable:
+                    log.error("job %s is given up: its record is lost; what else there is of it stays in %s",
+                              job_id, self._ledger.place(job_id))  # fmt: skip
+                    await self._ledger.give_up(job_id)
             self._start_next()
         for job_id in await self._ledger.to_deliver():
             if not self._webhooks.is_delivering(job_id) and (record := await self._record(job_id)) is not None:
@@ -231,11 +235,12 @@ class Jobs:
             return record
         except KeyError:
             self._unreadable.discard(job_id)
-            log.error("job %s is given up: its record is not in the store any more", job_id)
-            await self._ledger.give_up(job_id)
-        except ValueError:
+        except ValueError as error:
             if job_id not in self._unreadable:
-                log.exception("the record of job %s cannot be read", job_id)
+                log.error(
+                    "job %s: %s/job.json cannot be read (%s). Put a copy in its place; or delete that folder and "
+                    "jobs/active/%s, and the job with them", job_id, self._ledger.place(job_id), _first_line(error), job_id
+                )  # fmt: skip
             self._unreadable.add(job_id)
         return None
 
@@ -262,7 +267,7 @@ class Jobs:
                 continue
             self._not_before.pop(job_id, None)
             if record is None or record.state.is_gone:
-                await self._ledger.give_up(job_id)
+                await self._ledger.remove(job_id)
                 await self._ledger.forget(day, job_id)
                 continue
             log.info("job %s: its results are deleted, as their time is over", job_id)
@@ -333,3 +338,7 @@ class Jobs:
             return None
         left = record.total - record.done - record.failed
         return round(left * self._page_s * max(len(self._running()), 1), 1)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -63,12 +63,17 @@ class Ledger:
                 await self._store.put(_source_key(record.id), file, OCTETS)
         await self.save(record)
         await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be done
+        await self._expiries.remove(f"{record.created + ABANDONED:%Y%m%d}", record.id)
         await self._store.put(_owner_key(record), b"", OCTETS)
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.put(_batch_key(record, record.paddlex.batch_id), b"", OCTETS)
 
     async def save(self, record: JobRecord) -> None:
         await self._store.put(_record_key(record.id), as_stored(record), JSON)
+
+    def place(self, job_id: str) -> str:
+        """Where all of a job lies, for the log."""
+        return self._store.uri(document_folder(job_id))
 
     async def record(self, job_id: str) -> JobRecord:
         return record_of(await self._store.get(_record_key(job_id)))
@@ -111,7 +116,12 @@ class Ledger:
         await self._store.delete(_active_key(record.id))
 
     async def give_up(self, job_id: str) -> None:
-        """Delete all that is there of a job, its record too, if there is one: nothing is known of it any more."""
+        """Nobody is to look after a job any more whose record is lost; what else there is of it stays."""
+        await self._store.delete(_webhook_key(job_id))
+        await self._store.delete(_active_key(job_id))
+
+    async def remove(self, job_id: str) -> None:
+        """Delete all that is there of a job, its record too: nothing is known of it any more."""
         await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))

@@ -12,6 +12,7 @@ log = logging.getLogger("ray.serve.store")
 POLL_S = 30.0
 # One small object with a fixed key: only a write proves that writing works again.
 PROBE_KEY = ".write-check"
+PROBE = b"\n" * 65_536  # a full disk takes empty files
 
 
 class StoreMonitor:
@@ -35,7 +36,7 @@ class StoreMonitor:
         """A cheap look while all is well; after a failure, a write."""
         try:
             if self.degraded:
-                await self._store.put(PROBE_KEY, b"", "application/octet-stream")
+                await self._store.put(PROBE_KEY, PROBE, "application/octet-stream")
             else:
                 await self._store.check()
         except StoreUnavailable as error:

@@ -173,13 +173,13 @@ def test_errors_have_a_code_and_a_message(service: Service, body: dict[str, Any]
 
 def test_what_is_not_known_of_a_payload_is_not_kept(service: Service, russian_page: bytes) -> None:
     deep = '{"visualize": false, "x": ' + "[" * 230 + "]" * 230 + ', "y": "\\ud800"}'
-    body = {"data": {"model": "PP-OCRv5", "optionalPayload": deep}, "files": {"file": russian_page}}
-    job_id = post(service, **body).json()["data"]["jobId"]
+    fields, files = {"model": "PP-OCRv5", "optionalPayload": deep}, {"file": russian_page}
+    job_id = post(service, data=fields, files=files).json()["data"]["jobId"]
     with service.client() as client:
         assert client.get(f"/api/v2/ocr/jobs/{job_id}").json()["data"]["state"] in ("pending", "running", "done")
         assert client.delete(f"/jobs/{job_id}").status_code == 204
-    body["data"]["optionalPayload"] = '{"x": "' + "a" * 100_000 + '"}'
-    assert post(service, **body).json()["msg"].startswith("optionalPayload: may have at most")
+    fields["optionalPayload"] = '{"x": "' + "a" * 100_000 + '"}'
+    assert post(service, data=fields, files=files).json()["msg"].startswith("optionalPayload: may have at most")
     assert post(service, data={"model": "PP-OCRv5"}, files={"file": b""}).status_code == 400
 
 

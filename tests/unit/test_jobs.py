@@ -377,7 +377,7 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(tmp_pat
     os.utime(left_behind, (0, 0))
     found = [each async for _, each in work.ledger.expiring(datetime.now(UTC) + timedelta(days=3))]
     assert found == [job.id] and files_in(folder)
-    await work.ledger.give_up(job.id)
+    await work.ledger.remove(job.id)
     assert not folder.exists()
 
 

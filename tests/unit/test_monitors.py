@@ -12,7 +12,7 @@ from serve_app.recognition.deployment import EnginePhase, EngineState
 from serve_app.recognition.monitors import EngineMonitor
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
-from serve_app.storage.monitor import PROBE_KEY, StoreMonitor
+from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
 from serve_app.storage.store import StoreUnavailable
 
 
@@ -91,7 +91,7 @@ async def test_after_a_failed_write_only_a_write_proves_that_the_store_is_back(
     monkeypatch.undo()
     await looks.look()
     assert not is_degraded(looks)
-    assert await store.get(PROBE_KEY) == b""
+    assert await store.get(PROBE_KEY) == PROBE
 
 
 async def test_an_unexpected_error_does_not_freeze_health_at_fine(
