@@ -110,6 +110,11 @@ def test_a_request_that_failed_or_was_left_does_not_hold_its_key(slow: Service) 
         with pytest.raises(httpx.ReadTimeout):
             client.post("/ocr", headers=headers, files={"file": book(30)}, timeout=1)
         wait_until_free(client, headers)
+        for early_s in (0.02, 0.05, 0.1):
+            headers["Idempotency-Key"] = f"left after {early_s} s"
+            with pytest.raises(httpx.TimeoutException):
+                client.post("/ocr", headers=headers, files={"file": book(30)}, timeout=early_s)
+            wait_until_free(client, headers)
 
 
 def wait_until_free(client: httpx.Client, headers: dict[str, str]) -> None:
