@@ -145,16 +145,22 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A client that leaves may cancel its request more than once.
+        self._leaving = asyncio.create_task(self._leave())
+        await asyncio.shield(self._leaving)
+
+    async def _leave(self) -> None:
         await self._stop_renewing()
         if self._asking is not None:
             await asyncio.wait({self._asking})  # whoever has left meanwhile may have it or not
-        if not self._settled and self.first.id == self.claim.id:
-            try:
-                kept = await self._claims.get(self.owner, self.name)
-                if kept is not None and kept.id == self.claim.id:
-                    await self._claims.release(self.owner, self.name)
-            except StoreUnavailable as unavailable:  # it ends by itself
-                log.warning("an Idempotency-Key cannot be given back: %s", unavailable)
+        if self._settled or self.first.id != self.claim.id:
+            return
+        try:
+            kept = await self._claims.get(self.owner, self.name)
+            if kept is not None and kept.id == self.claim.id:
+                await self._claims.release(self.owner, self.name)
+        except StoreUnavailable as unavailable:  # it ends by itself
+            log.warning("an Idempotency-Key cannot be given back: %s", unavailable)
 
     async def keep(self, answer: BinaryIO, headers: dict[str, str]) -> None:
         """Keep the answer for those who come later; where that fails, one of them is the first again."""
