@@ -14,10 +14,9 @@ serve: $(VENV)/serve.installed tessdata  ## run the service on this machine unti
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; a Ray for each two cores, but where one needs the machine
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
 	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" tests/service
-	@$(BIN)/python -m pytest -m alone tests/service tests/faults
+	@$(BIN)/python -m pytest tests/service tests/faults
 
 check:  ## what needs no Ray: under a minute
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit

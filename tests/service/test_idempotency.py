@@ -17,8 +17,6 @@ from serve_app.jobs.claims import LEASE_S
 from tests.faults.test_jobs import book, wait_for_end
 from tests.support.service import KEY, Service, deploy
 
-pytestmark = pytest.mark.alone
-
 TEXT = "Привет, мир.\n" * 5000
 """Three times of it in JSON are more than is sent at once."""
 

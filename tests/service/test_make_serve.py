@@ -25,8 +25,6 @@ from tests.support.pdfs import pages_pdf
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[2]
 # Far more than are in flight at once, so that the later ones are still to be asked for when it is stopped; and more
 # than are read in the second before that.

@@ -20,8 +20,6 @@ import yaml
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
-pytestmark = pytest.mark.alone
-
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 KEY = "operator-key"
