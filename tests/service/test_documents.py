@@ -196,12 +196,12 @@ async def test_an_image_is_not_kept_waiting_by_a_long_document(slow: Service) ->
 
 def test_what_is_done_by_the_deadline_is_answered(deployed: Callable[..., Service]) -> None:
     engine = {"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1}
-    service = deployed({"engines": [engine], "limits": {"document_s": 1.5}})
+    service = deployed({"engines": [engine], "limits": {"document_s": 3}})
     service.wait_until_engines_are_ready()
     document = read(service, blank(40)).json()
     assert document["status"] == "partial" and len(document["pages"]) == 40
     done = [page for page in document["pages"] if page["error"] is None]
-    assert 1 <= len(done) <= 10
+    assert 1 <= len(done) <= 20
     assert {page["error"]["code"] for page in document["pages"] if page["error"]} == {"document_timeout"}
 
 
