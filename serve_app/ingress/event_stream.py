@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
@@ -26,33 +26,38 @@ from serve_app.temp_dir import logged_failure
 log = logging.getLogger("ray.serve.ingress")
 
 
-class EventStream(StreamingResponse):
-    """Reads the document while it is sent; a client who leaves ends the work.
-
-    `held` is left when the last event was sent, or when the client has gone.
-    """
+class HeldStream(StreamingResponse):
+    """Events as they come; a client who leaves ends them. `held` is left then, or when the last one was sent."""
 
     def __init__(
         self,
-        reading: Reading,
+        events: AsyncGenerator[str, None],
         media_type: str,
         held: AbstractContextManager[Any],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        framed = _as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
-        headers = {
-            "X-Document-ID": reading.id,
+        all_headers = {
+            **(headers or {}),
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
         }
-        self.is_whole = False  # the document was read, and its last event sent
-        self._events = self._framed(reading, framed)
-        super().__init__(self._events, headers=headers, media_type=media_type)
+        super().__init__(events, headers=all_headers, media_type=media_type)
+        self._events = events
         self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
             async with aclosing(self._events):
                 await super().__call__(scope, receive, send)
+
+
+class EventStream(HeldStream):
+    """Reads the document while it is sent; a client who leaves ends the work."""
+
+    def __init__(self, reading: Reading, media_type: str, held: AbstractContextManager[Any]) -> None:
+        framed = as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
+        self.is_whole = False  # the document was read, and its last event sent
+        super().__init__(self._framed(reading, framed), media_type, held, {"X-Document-ID": reading.id})
 
     async def _framed(
         self, reading: Reading, framed: Callable[[str, dict[str, Any]], str]
@@ -100,7 +105,8 @@ def _images(reading: Reading, number: int) -> dict[str, str]:
     return {path: base64.b64encode(reading.spool.figure(path) or b"").decode() for path in paths}
 
 
-def _as_sse(kind: str, data: dict[str, Any]) -> str:
+def as_sse(kind: str, data: dict[str, Any]) -> str:
+    """A server-sent event."""
     return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 

@@ -72,14 +72,15 @@ async def answered_once(
     async with AsyncExitStack() as work:
         await work.enter_async_context(turn)
         if not await turn.is_first():
-            return await _replayed(context, turn, turn.first, held)
+            return await _replayed(context, turn, held)
         response = await answer(work.enter_context(ExitStack()))
         work.push(held.pop_all())
         return _AnsweredOnce(response, turn, work.pop_all())
 
 
-async def _replayed(context: Context, turn: Turn, first: Claim, held: ExitStack) -> Response:
-    if first.headers is None:
+async def _replayed(context: Context, turn: Turn, held: ExitStack) -> Response:
+    headers = turn.first.headers
+    if headers is None:
         raise RequestRunning(retry_after_s=RETRY_AFTER_S)
     try:
         file = await context.claims.answer(turn.owner, turn.name)
@@ -87,14 +88,12 @@ async def _replayed(context: Context, turn: Turn, first: Claim, held: ExitStack)
         raise JobGone("The answer to the first request with this Idempotency-Key is deleted.") from None
     except StoreUnavailable as error:
         raise store_away(context, error) from None
-    return _file_answer(file, {**first.headers, "idempotent-replayed": "true"}, held)
+    return _file_answer(file, {**headers, "idempotent-replayed": "true"}, held)
 
 
 def _file_answer(file: BinaryIO, headers: dict[str, str], held: ExitStack) -> Response:
     others = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
-    answer = file_answer(file, "", others, held)
-    answer.headers["content-type"] = headers["content-type"]
-    return answer
+    return file_answer(file, headers["content-type"], others, held)
 
 
 class Turn:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from serve_app.document import Page
 from serve_app.errors import ServiceError, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, store_away
+from serve_app.ingress.event_stream import HeldStream, as_sse
 from serve_app.ingress.job_access import view_of
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import told
+from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
 from serve_app.storage import StoreUnavailable
 
 SILENCE_S = 15.0
@@ -33,21 +32,12 @@ def shown(view: JobView) -> dict[str, Any]:
     return {**told(view.record), "position": view.position, "left_s": view.left_s}
 
 
-class JobEvents(StreamingResponse):
-    """Says of a job what there is to say, and then what is new. `held` is left when the client has gone, or all is said."""
-
-    def __init__(
-        self, view: JobView, request: Request, context: Context, held: AbstractContextManager[Any], *, pages: bool
-    ) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        self._events = _framed(_events(view, request, context, pages=pages), context)
-        super().__init__(self._events, headers=headers, media_type="text/event-stream")
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held:
-            async with aclosing(self._events):
-                await super().__call__(scope, receive, send)
+def job_events(
+    view: JobView, request: Request, context: Context, held: AbstractContextManager[Any], *, pages: bool
+) -> HeldStream:
+    """Says of a job what there is to say, and then what is new."""
+    events = _framed(_events(view, request, context, pages=pages), context)
+    return HeldStream(events, MEDIA_TYPES[OutputKind.EVENTS], held)
 
 
 async def _framed(
@@ -56,16 +46,12 @@ async def _framed(
     try:
         async with aclosing(events):
             async for kind, data in events:
-                yield _frame(kind, data)
+                yield as_sse(kind, data)
     except ServiceError as error:  # it is deleted, or nobody knows now
-        yield _frame("error", {"code": error.code, "message": error.message})
+        yield as_sse("error", {"code": error.code, "message": error.message})
     except StoreUnavailable as error:
         away = store_away(context, error)
-        yield _frame("error", {"code": away.code, "message": away.message})
-
-
-def _frame(kind: str, data: dict[str, Any]) -> str:
-    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+        yield as_sse("error", {"code": away.code, "message": away.message})
 
 
 async def _events(

@@ -59,8 +59,7 @@ class Ledger:
         """
         await self._expiries.add(record.created + ABANDONED, record.id)
         if source is not None:
-            with await asyncio.to_thread(unnamed_file, source) as file:
-                await self._store.put(_source_key(record.id), file, OCTETS)
+            await self.keep_source(record.id, source)
         await self.save(record)
         await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be done
         await self._expiries.remove(f"{record.created + ABANDONED:%Y%m%d}", record.id)

@@ -269,6 +269,28 @@ def test_a_job_that_is_cancelled_stops_using_the_engine_and_keeps_its_pages(slow
         assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_has_no_result")
 
 
+def test_a_job_that_is_cancelled_and_deleted_at_once_stays_deleted(slow: Service) -> None:
+    with slow.client() as client, ThreadPoolExecutor() as clients:
+        for _ in range(8):
+            job_id = submit(client, book(10))
+            wait_until_done(client, job_id, 1)
+            ends = [
+                clients.submit(client.post, f"/jobs/{job_id}/cancel"),
+                clients.submit(client.delete, f"/jobs/{job_id}"),
+            ]
+            assert {end.result().status_code for end in ends} <= {200, 204, 410}
+            assert client.get(f"/jobs/{job_id}").status_code == 410
+
+
+def test_an_interactive_job_does_not_wait_for_a_bulk_one(slow: Service) -> None:
+    with slow.client() as client:
+        bulk = submit(client, book(40), priority="bulk")
+        wait_until_done(client, bulk, 1)
+        assert_whole(client, wait_for_end(client, submit(client, book(1))), 1)
+        assert job_of(client, bulk)["state"] == "running"
+        assert client.post(f"/jobs/{bulk}/cancel").status_code == 200
+
+
 def test_a_job_that_is_deleted_leaves_nothing_and_is_410(slow: Service, output: Path) -> None:
     with slow.client() as client:
         running, done = submit(client, book(60)), None

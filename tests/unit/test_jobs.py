@@ -358,7 +358,9 @@ async def test_a_deletion_that_was_broken_off_is_found_again(tmp_path: Path) -> 
     assert (await work.ledger.record(job.id)).state is JobState.DELETED
 
 
-async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(tmp_path: Path) -> None:
+async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = Work(tmp_path, Pages())
     job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
 
@@ -368,7 +370,7 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(tmp_pat
     async def killed(record: JobRecord) -> None:
         raise Killed
 
-    work.ledger.save = killed  # type: ignore[method-assign]
+    monkeypatch.setattr(work.ledger, "save", killed)
     with pytest.raises(Killed):
         await work.ledger.add(job, b"%PDF-")
     folder = tmp_path / document_folder(job.id)

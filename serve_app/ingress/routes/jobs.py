@@ -25,7 +25,7 @@ from serve_app.ingress.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.job_access import end_job, submitted, uploaded, view_of, views_of
-from serve_app.ingress.job_events import JobEvents, shown
+from serve_app.ingress.job_events import job_events, shown
 from serve_app.ingress.negotiation import accepted
 from serve_app.ingress.query import known_query_only
 from serve_app.ingress.schema import body_of
@@ -214,7 +214,7 @@ async def events(
     view = await view_of(request, context, job_id)
     with ExitStack() as held:
         held.enter_context(context.watchers.place(request.state.key_name))
-        return JobEvents(view, request, context, held.pop_all(), pages=pages)
+        return job_events(view, request, context, held.pop_all(), pages=pages)
 
 
 @router.post(
