@@ -57,11 +57,11 @@ def context_of(request: Request) -> Context:
 
 
 @asynccontextmanager
-async def in_time(context: Context) -> AsyncIterator[None]:
-    """For what comes before recognition. Raises RequestTimeout."""
+async def in_time(context: Context, *, spent_s: float = 0) -> AsyncIterator[None]:
+    """For what comes before recognition, of which so much time is spent already. Raises RequestTimeout."""
     limit_s = context.settings.limits.request_s
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s - spent_s):
             yield
     except TimeoutError:
         raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None

@@ -92,8 +92,7 @@ class PageCache:
     async def forget(self, owner: str, digest: str) -> None:
         """Delete an owner's pages of a document. Raises StoreUnavailable."""
         for day in self._days_that_count():
-            for key in await self._store.keys_below(f"cache/{day}/{_folder(owner, digest)}"):
-                await self._store.delete(key)
+            await self._store.delete_below(f"cache/{day}/{_folder(owner, digest)}")
 
     async def sweep(self, now: datetime) -> None:
         """Delete what does not count any more, once a day. Raises StoreUnavailable."""

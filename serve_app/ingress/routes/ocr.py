@@ -105,7 +105,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
 
 
 async def _answer(request: Request, context: Context, body: Body, started: float, held: ExitStack) -> Response:
-    async with in_time(context):
+    async with in_time(context, spent_s=time.perf_counter() - started):
         submission = await submission_of(body, OcrRequest)
         reading = held.enter_context(await _opened(submission, request.state.key_name, context, started))
     del submission
