@@ -32,8 +32,8 @@ from ray.serve.handle import DeploymentHandle
 
 from benchmarks.report import Cell, Report, Table, Target
 from serve_app.app import STATE_CALLS
-from serve_app.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread
+from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import BATCHES_AT_A_REPLICA
 
 SUMMARY = "the batch queue against @serve.batch, on a simulated engine"

@@ -13,8 +13,8 @@ from ray.serve import Application
 
 from serve_app import app
 from serve_app.document import Block, PageImage, PageResult, Word
+from serve_app.document.options import RecognitionOptions
 from serve_app.errors import ServiceError
-from serve_app.options import RecognitionOptions
 from serve_app.recognition.deployment import Recognizer
 from serve_app.settings import Settings
 

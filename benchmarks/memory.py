@@ -30,7 +30,7 @@ class MemoryPeaks:
 class MemoryWatch:
     """Looks every SAMPLE_S at the memory of the service's processes, in a thread, while it is entered.
 
-    Own memory is what the project itself limits (serve_app.recognition.memory), and what of it is swapped out:
+    Own memory is what the project itself limits (serve_app.recognition.memory_limit), and what of it is swapped out:
     pages of Ray's object store count as resident in each process that has read them, though they are there once.
     """
 

@@ -35,9 +35,9 @@ from benchmarks.load import Answer
 from benchmarks.report import Cell, Report, Table, Target
 from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
 from samples.make_samples import SAMPLES, draw_page
+from serve_app.cli.serve import RAY_ENVIRONMENT
 from serve_app.document import PageImage, PageReading
-from serve_app.local_service import RAY_ENVIRONMENT
-from serve_app.options import RecognitionOptions
+from serve_app.document.options import RecognitionOptions
 from serve_app.raster.images import decode_image
 from serve_app.recognition.engines import PageTask, create_engine
 from serve_app.settings import Settings

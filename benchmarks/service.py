@@ -28,7 +28,7 @@ LOAD = "load generator"
 
 # What a process is, by its command line or its title; the first match names it.
 ROLES = {
-    "serve_app.raster.decoder": "decoder",
+    "serve_app.raster.decoder_process": "decoder",
     "serve_app.outputs.writer_process": "PDF writer",
     "ray::ServeReplica:ocr:Ingress": "ingress",
     "ray::ServeReplica:ocr:Jobs": "jobs",

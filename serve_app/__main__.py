@@ -1,3 +1,3 @@
-from serve_app.cli import main
+from serve_app.cli.main import main
 
 main()

@@ -14,14 +14,14 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.admission import Admission, SharedAdmission
-from serve_app.backend import Backend
-from serve_app.documents import Documents
 from serve_app.errors import RequestTimeout, ServiceUnavailable
-from serve_app.fetching.fetch import Fetcher
+from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.ingress.jobs_monitor import JobsMonitor
-from serve_app.jobs.claims import Claims
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.idempotency_store import Claims
+from serve_app.jobs.job_store import Ledger
+from serve_app.pipeline.documents import Documents
+from serve_app.pipeline.wiring import Backend
+from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links

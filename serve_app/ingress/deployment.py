@@ -13,21 +13,21 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import Scope
 
 from serve_app import __version__
-from serve_app.admission import Admission, SharedAdmission
-from serve_app.allocator import keep_little
-from serve_app.backend import open_backend
-from serve_app.fetching.fetch import Fetcher
-from serve_app.ingress import error_responses
-from serve_app.ingress.auth import Authentication
+from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.ingress.context import Context
-from serve_app.ingress.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.ingress.keys import KeyRing
-from serve_app.ingress.request_id import RequestId
-from serve_app.ingress.request_scope import SIGNED_FILES, may_be_paddlex, path_of
+from serve_app.ingress.middleware import error_responses
+from serve_app.ingress.middleware.auth import Authentication
+from serve_app.ingress.middleware.documentation import DocumentationPolicy, documented_app, is_documentation
+from serve_app.ingress.middleware.request_id import RequestId
+from serve_app.ingress.middleware.request_scope import SIGNED_FILES, may_be_paddlex, path_of
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
-from serve_app.jobs.claims import Claims
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.idempotency_store import Claims
+from serve_app.jobs.job_store import Ledger
+from serve_app.pipeline.wiring import open_backend
+from serve_app.runtime.allocator import keep_little
+from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
 

@@ -20,11 +20,11 @@ from fastapi import Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.errors import IdempotencyMismatch, InvalidField, JobGone, RequestRunning
-from serve_app.ingress.answers import file_answer
-from serve_app.ingress.body import Body
 from serve_app.ingress.context import Context, asked, store_away
-from serve_app.ingress.event_stream import EventStream
-from serve_app.jobs.claims import LEASE_S, Claim
+from serve_app.ingress.requests.body import Body
+from serve_app.ingress.responses.document_events import EventStream
+from serve_app.ingress.responses.files import file_answer
+from serve_app.jobs.idempotency_store import LEASE_S, Claim
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.storage import StoreUnavailable
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from serve_app.secret_file import kept_secret
+from serve_app.runtime.secret_file import kept_secret
 from serve_app.settings import Secrets, Settings, resolve
 
 log = logging.getLogger("ray.serve.keys")

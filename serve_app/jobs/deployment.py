@@ -14,17 +14,17 @@ from weakref import WeakValueDictionary
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.allocator import keep_little
-from serve_app.backend import open_backend
 from serve_app.document import ErrorInfo
-from serve_app.fetching.fetch import Fetcher
-from serve_app.jobs.claims import Claim, Claims
-from serve_app.jobs.ledger import Ledger
-from serve_app.jobs.line import Line
+from serve_app.fetching.sources import Sources
+from serve_app.fetching.url_fetcher import Fetcher
+from serve_app.jobs.idempotency_store import Claim, Claims
+from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.queue import Line
 from serve_app.jobs.record import JobRecord, JobState, Priority
 from serve_app.jobs.runner import Runner
-from serve_app.jobs.sources import Sources
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.pipeline.wiring import open_backend
+from serve_app.runtime.allocator import keep_little
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links

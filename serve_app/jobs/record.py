@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from serve_app.document import ErrorInfo
-from serve_app.options import RecognitionOptions
-from serve_app.outputs.kinds import OutputKind
-from serve_app.paddlex.jobs import PaddlexJob
+from serve_app.document.options import RecognitionOptions
+from serve_app.outputs.formats import OutputKind
+from serve_app.paddlex.job import PaddlexJob
 
 
 class JobState(StrEnum):

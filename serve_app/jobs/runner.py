@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, Page
-from serve_app.documents import Documents, Reading, Wanted
+from serve_app.document.ids import document_folder
+from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     PageTimeout,
@@ -24,20 +25,19 @@ from serve_app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from serve_app.file_content import FileContent, mapped
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.job_store import Ledger
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
-from serve_app.outputs.kinds import FILE_NAMES, MEDIA_TYPES
-from serve_app.paddlex.answers import pages_read
-from serve_app.paddlex.engines import how_of, is_preprocessed, layout_engine, one_piece
+from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
+from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_engine, one_piece
 from serve_app.paddlex.exports import exports_of_spool
-from serve_app.paddlex.jobs import RESULT, RESULT_TYPE, PaddlexJob
-from serve_app.page_ranges import parse_page_ranges
+from serve_app.paddlex.job import RESULT, RESULT_TYPE, PaddlexJob
+from serve_app.paddlex.responses import pages_read
+from serve_app.pipeline.documents import Documents, Reading, Wanted
+from serve_app.runtime.mapped_file import FileContent, mapped
+from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
-from serve_app.storage.results import document_folder
-from serve_app.temp_dir import is_no_room, no_room
 
 log = logging.getLogger("ray.serve.jobs")
 

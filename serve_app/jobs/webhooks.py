@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from serve_app.errors import ServiceError
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.job_store import Ledger
 from serve_app.jobs.record import JobRecord, told
 from serve_app.storage import StoreUnavailable
 

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from serve_app.page_spool import PageSpool
+from serve_app.document.spool import PageSpool
 
 # The same files give the same archive.
 _DATE = (1980, 1, 1, 0, 0, 0)

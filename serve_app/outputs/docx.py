@@ -32,8 +32,10 @@ from docx.styles.style import ParagraphStyle
 from docx.text.paragraph import Paragraph
 
 from serve_app.document import Block, Page
-from serve_app.outputs.tables import Slot, table_grid, table_html, table_pictures, table_rows
-from serve_app.outputs.text import CAPTIONS, MARGINALS, MAX_HEADING_LEVEL, heading_level, is_formula, xml_text
+from serve_app.document.characters import xml_text
+from serve_app.document.markdown import MAX_HEADING_LEVEL
+from serve_app.document.tables import Slot, table_grid, table_html, table_pictures, table_rows
+from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula
 
 log = logging.getLogger("ray.serve.ingress")
 

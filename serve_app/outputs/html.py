@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from PIL import Image
 
 from serve_app.document import Block, Page
-from serve_app.outputs.tables import table_html, table_pictures
-from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula, xml_text
+from serve_app.document.characters import xml_text
+from serve_app.document.tables import table_html, table_pictures
+from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula
 
 _CSS_DPI = 96  # pixels of CSS an inch
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 
 from serve_app.document import Document, DocumentSummary
+from serve_app.document.spool import PageSpool
 from serve_app.outputs.markdown import document_markdown
 from serve_app.outputs.text import document_text
-from serve_app.page_spool import PageSpool
 
 
 def document_json(summary: DocumentSummary, spool: PageSpool, *, include_images: bool) -> Iterator[bytes]:

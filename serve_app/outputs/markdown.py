@@ -1,49 +1,11 @@
-"""Markdown of pages and documents.
-
-Recognized text is prose, not markup: whatever Markdown (CommonMark with GitHub's tables and
-strikethrough) would take for markup is escaped, and no more than that, so that it stays readable.
-"""
+"""Markdown of a document."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from serve_app.document import Block, Page
-
-HEADINGS = {"title": "#", "paragraph_title": "##"}
-
-_INLINE = re.compile(
-    r"""
-      \\(?=[!-/:-@\[-`{-~]|$)        # a backslash before punctuation or a line's end
-    | `
-    | (?<!\s)(?<!^)\*+ | \*+(?!\s|$)  # emphasis, except a star that stands alone
-    | (?<![^\W_])_+ | _+(?![^\W_])    # the same; not within a word: foo_bar
-    | ~~+                             # strikethrough
-    | \](?=[(\[:])                    # a link, or the definition of one
-    | <(?=[a-zA-Z/!?])                # HTML or <https://...>
-    | &(?=\#?\w+;)                    # an entity
-    """,
-    re.VERBOSE,
-)
-
-_LINE_START = re.compile(
-    r"""
-      \#{1,6}(?=\s|$)                 # heading
-    | >                               # quote
-    | [-+*](?=\s|$)                   # list
-    | (?P<number>\d{1,9})[.)](?=\s|$) # numbered list
-    | =+$ | (?:[-_*]\s*){3,}$         # underlined heading, rule
-    | ~~~                             # code
-    | (?=[|:\s]*-)[-:|][-:|\s]*$      # the line under a table's head, or under a heading
-    """,
-    re.VERBOSE,
-)
-
-
-def page_markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as paragraphs and headings, a blank line apart; lines of a paragraph stay lines (soft breaks)."""
-    return "\n\n".join(filter(None, map(_block, blocks)))
+from serve_app.document import Page
+from serve_app.document.markdown import escaped_line
 
 
 def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
@@ -53,31 +15,7 @@ def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator
     """
     separator = ""
     for page in pages:
-        markdown = page.markdown if page.note is None or not notes else f"> {_line(page.note)}"
+        markdown = page.markdown if page.note is None or not notes else f"> {escaped_line(page.note)}"
         if markdown:
             yield separator + markdown
             separator = "\n\n"
-
-
-def _block(block: Block) -> str:
-    lines = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
-    heading = HEADINGS.get(block.label)
-    if block.figure is not None:
-        return "\n\n".join(filter(None, (f"![]({block.figure})", "\n".join(map(_line, lines)))))
-    if heading is None or not lines:
-        return "\n".join(map(_line, lines))
-    title = _inline(" ".join(lines))
-    return f"{heading} " + re.sub(r"#+$", lambda match: "\\" + match[0], title)  # a closing # would vanish
-
-
-def _inline(line: str) -> str:
-    return _INLINE.sub(lambda match: "".join(f"\\{character}" for character in match[0]), line)
-
-
-def _line(line: str) -> str:
-    escaped = _inline(line)
-    start = _LINE_START.match(line)
-    if start is None or escaped.startswith("\\"):
-        return escaped
-    position = len(start["number"] or "")
-    return f"{escaped[:position]}\\{escaped[position:]}"

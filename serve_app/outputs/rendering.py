@@ -10,13 +10,13 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import BinaryIO, cast
 
-from serve_app.admission import BUSY_RETRY_AFTER_S
 from serve_app.document import DocumentSummary
+from serve_app.document.spool import PageSpool
 from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
-from serve_app.outputs.kinds import IN_ARCHIVE, OutputKind, write_output
+from serve_app.outputs.formats import IN_ARCHIVE, OutputKind, write_output
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
-from serve_app.page_spool import PageSpool
+from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
 
 BYTES_IN_MEMORY = 4 * 2**20

@@ -20,13 +20,13 @@ from PIL import Image
 
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
-from serve_app.file_content import FileContent, mapped
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
 from serve_app.raster.images import HEADER_WITHIN, image_errors, open_image, sniff
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.pdf import PdfSource
+from serve_app.runtime.mapped_file import FileContent, mapped
 
 MAX_PAGE_POINTS = 14_400
 """Longest side of an image's page, which viewers of PDF set; a larger one is scaled to it."""

@@ -11,13 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from serve_app.document import Block, Page
-from serve_app.outputs.markdown import HEADINGS
+from serve_app.document.markdown import HEADINGS
 
 HEADING_LEVELS = {label: len(marks) for label, marks in HEADINGS.items()} | {"doc_title": 1}
 """Levels of the labels that are headings, from 1."""
-
-MAX_HEADING_LEVEL = 6
-"""Of Markdown and HTML."""
 
 CAPTIONS = frozenset({"figure_title", "vision_footnote"})
 
@@ -36,8 +33,6 @@ never searched as a whole: it may be one word of a million letters."""
 
 _MOST_PIECES = 100
 """Pages that one paragraph runs on over; more are rather a page of nothing but names."""
-
-_FORBIDDEN = re.compile("[^\t\n -\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _UNFINISHED = re.compile(
     r"""
@@ -107,13 +102,6 @@ def heading_level(block: Block) -> int | None:
 
 def is_formula(block: Block) -> bool:
     return "formula" in block.label and block.label != "formula_number"
-
-
-def xml_text(text: str) -> str:
-    """`text` as XML 1.0, HTML and UTF-8 can hold it: line breaks are LF; other controls and half surrogates are gone."""
-    for line_break in ("\r\n", "\r", "\v", "\f", "\x85"):
-        text = text.replace(line_break, "\n")
-    return _FORBIDDEN.sub("", text)
 
 
 def _paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:

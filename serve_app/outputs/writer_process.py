@@ -26,9 +26,8 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, cast
 
-from serve_app.admission import BUSY_RETRY_AFTER_S
-from serve_app.child_process import child_environment, die_with, limit_memory, python_module
 from serve_app.document import Page
+from serve_app.document.spool import PageSpool
 from serve_app.errors import (
     CorruptDocument,
     DocumentTimeout,
@@ -37,11 +36,12 @@ from serve_app.errors import (
     TooLarge,
     document_error,
 )
-from serve_app.file_content import unnamed_file
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
-from serve_app.page_spool import PageSpool
-from serve_app.temp_dir import is_no_room, no_room
+from serve_app.runtime.child_process import child_environment, die_with, limit_memory, python_module
+from serve_app.runtime.mapped_file import unnamed_file
+from serve_app.runtime.temp_dir import is_no_room, no_room
+from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 
 log = logging.getLogger("ray.serve.ingress")
 

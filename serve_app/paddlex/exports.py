@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from serve_app.document import PaddlexPage, Page
-from serve_app.figure_paths import own_path
+from serve_app.document.figures import own_path
+from serve_app.document.spool import PageSpool
 from serve_app.outputs.rendering import Writers
 from serve_app.outputs.writer_process import page_docx_files
 from serve_app.paddlex.pages import page_of
-from serve_app.page_spool import PageSpool
 
 
 class Exports:

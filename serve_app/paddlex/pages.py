@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.document import Block, Box, PaddlexPage, Page
-from serve_app.outputs.markdown import page_markdown
+from serve_app.document.markdown import page_markdown
 from serve_app.paddlex.requests import PDF_DPI
 
 MARGINALS = ("number", "footnote", "header", "header_image", "footer", "footer_image", "aside_text")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from serve_app.options import (
+from serve_app.document.options import (
     LEAST_BLOCK_PIXELS,
     MAX_BLOCK_PIXELS,
     MAX_CLASSES,
@@ -18,7 +18,7 @@ from serve_app.options import (
     VlmExtraArgs,
     check_pixels,
 )
-from serve_app.paddlex.given_pages import checked_page
+from serve_app.paddlex.uploaded_pages import checked_page
 
 PDF_DPI = 144
 """Pages of a PDF are drawn at twice their size in points; clients divide boxes by two."""

@@ -11,14 +11,14 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
-from serve_app.allocator import keep_little
-from serve_app.batching import BatchQueue
 from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageResult, SourceFile
+from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
-from serve_app.outputs.markdown import page_markdown
-from serve_app.raster.isolation import IsolatedDecoder
+from serve_app.raster.decoder_client import IsolatedDecoder
+from serve_app.runtime.allocator import keep_little
+from serve_app.runtime.temp_dir import use_temp_dir
+from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import Limits, RasterSettings, resolve
-from serve_app.temp_dir import use_temp_dir
 
 Answer = TypeVar("Answer")
 

@@ -26,7 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
 from serve_app.raster.metadata import file_dpi, turn_upright
-from serve_app.raster.pixels import to_rgb
+from serve_app.raster.rgb import to_rgb
 
 # Pillow warns at a size of its own and fails at twice that; `check_size` holds the service's limit
 # before anything is decoded.

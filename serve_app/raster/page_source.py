@@ -13,7 +13,6 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from serve_app.errors import CorruptDocument, EmptyDocument, TooManyPages
-from serve_app.file_content import FileContent
 from serve_app.raster.images import (
     HEADER_WITHIN,
     DecodedImage,
@@ -25,6 +24,7 @@ from serve_app.raster.images import (
 )
 from serve_app.raster.pdf import PdfSource
 from serve_app.raster.text_layer import TextPage
+from serve_app.runtime.mapped_file import FileContent
 
 MAX_TIFF_DIRECTORIES = 10_000
 """How many directories a TIFF may have, pages and others: following their chain stays a matter of milliseconds."""

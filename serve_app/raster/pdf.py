@@ -30,9 +30,9 @@ from serve_app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from serve_app.file_content import FileContent
 from serve_app.raster.images import MAX_SIDE, DecodedImage
 from serve_app.raster.text_layer import TextPage, read_text_layer
+from serve_app.runtime.mapped_file import FileContent
 
 POINTS_PER_INCH = 72
 

@@ -18,7 +18,7 @@ import pypdfium2.raw as pdfium_c
 from serve_app.document import Block
 from serve_app.raster.text_layout import FloatBox, Glyph, paragraphs_of, words_of
 from serve_app.raster.text_quality import is_broken, is_gibberish
-from serve_app.raster.visible import address, are_drawn, contents_of, has_text_in_annotations
+from serve_app.raster.visibility import address, are_drawn, contents_of, has_text_in_annotations
 
 MIN_CHARACTERS = 20
 """With less text of its own, a page is rather a drawing or a scan with a stamp on it; and soon recognized if not."""

@@ -17,19 +17,18 @@ from pydantic import SecretStr
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from serve_app.batching import BatchQueue
 from serve_app.document import EngineInfo, ErrorInfo, PaddlexPage, PageImage, PageReading, PageResult
+from serve_app.document.options import RecognitionOptions, Restructuring
+from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
-from serve_app.options import RecognitionOptions
-from serve_app.outputs.overlay import overlay_figure, picture_figure
-from serve_app.paddlex.restructuring import Restructuring
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
-from serve_app.recognition.memory import MemoryLimit
-from serve_app.recognition.readers import Readers
+from serve_app.recognition.memory_limit import MemoryLimit
+from serve_app.recognition.overlay import overlay_figure, picture_figure
+from serve_app.recognition.reader_threads import Readers
+from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import EngineSettings, Limits
-from serve_app.structure import BlockChange, PageOutline
 
 log = logging.getLogger("ray.serve.recognizer")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
-from serve_app.secret_file import kept_secret
+from serve_app.runtime.secret_file import kept_secret
 from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
 

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.errors import TooLarge
-from serve_app.file_content import FileContent, mapped
+from serve_app.runtime.mapped_file import FileContent, mapped
 from serve_app.settings import S3StoreSettings, Secrets
 from serve_app.storage.store import StoreUnavailable, ThreadedStore
 

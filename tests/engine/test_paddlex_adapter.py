@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from serve_app.document import PageImage, PageReading
+from serve_app.document.options import ParsingOptions, RecognitionOptions, VlmExtraArgs
 from serve_app.errors import ServiceError
-from serve_app.options import ParsingOptions, RecognitionOptions, VlmExtraArgs
 from serve_app.recognition.engines.engine import EngineLoadError, PageTask
 from serve_app.recognition.engines.paddleocr_vl import adapter, vlm_client
 from serve_app.recognition.engines.paddleocr_vl.adapter import VERSIONS, check_versions

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from serve_app.document import ErrorInfo, PageReading
-from serve_app.options import ParsingOptions
-from serve_app.recognition.engines.paddleocr_vl.plain import page_reading, table_text
+from serve_app.document.options import ParsingOptions
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading, table_text
 
 TABLE = "<table><tr><td>Чай</td><td>3.50</td></tr></table>"
 

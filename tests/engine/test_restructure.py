@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from serve_app.document import Block, Page
-from serve_app.options import ParsingOptions
-from serve_app.outputs.tables import table_html, table_rows
-from serve_app.recognition.engines.paddleocr_vl import restructure as module
-from serve_app.recognition.engines.paddleocr_vl.plain import page_reading
-from serve_app.recognition.engines.paddleocr_vl.restructure import restructure
-from serve_app.structure import Structure, outline_of
+from serve_app.document.options import ParsingOptions
+from serve_app.document.outline import Structure, outline_of
+from serve_app.document.tables import table_html, table_rows
+from serve_app.recognition.engines.paddleocr_vl import outline_structure as module
+from serve_app.recognition.engines.paddleocr_vl.outline_structure import restructure
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
 
 Blocks = list[tuple[str, str, tuple[int, int, int, int]]]  # label, content, box
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.document import Page, PageImage, RgbPixels
+from serve_app.document.options import RecognitionOptions
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, TooLarge
-from serve_app.options import RecognitionOptions
 from serve_app.recognition.engines import Engine, EngineLoadError, PageTask, create_engine, tessdata, tesseract
 from serve_app.recognition.engines.tessdata import find_tessdata
 from serve_app.settings import TesseractSettings
@@ -241,7 +241,7 @@ def test_one_page_does_not_colour_the_next(engine: Engine) -> None:
 _ODD_PAGES = """
 import numpy as np
 from serve_app.document import PageImage
-from serve_app.options import RecognitionOptions
+from serve_app.document.options import RecognitionOptions
 from serve_app.recognition.engines import PageTask, create_engine
 from serve_app.settings import TesseractSettings
 from tests.support.engines import read_pages

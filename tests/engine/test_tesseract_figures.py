@@ -11,7 +11,7 @@ from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.document import Block, Box, Figure, Page, PageImage, PageReading, RgbPixels, Word
-from serve_app.options import RecognitionOptions
+from serve_app.document.options import RecognitionOptions
 from serve_app.recognition.engines import PageTask, tesseract
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.tesseract import TesseractEngine

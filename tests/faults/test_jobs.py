@@ -20,14 +20,14 @@ import psutil
 import pytest
 import yaml
 
-from serve_app.jobs.ledger import Ledger
+from serve_app.document.ids import new_document_id
+from serve_app.document.options import RecognitionOptions
+from serve_app.jobs.job_store import Ledger
 from serve_app.jobs.record import JobRecord, JobState, JobWish, as_stored
-from serve_app.options import RecognitionOptions
+from serve_app.pipeline.page_cache import PageCache
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.page_cache import PageCache
-from serve_app.storage.results import new_document_id
 from tests.support.pdfs import pages_pdf
 from tests.support.service import Service
 from tests.support.swift import free_port

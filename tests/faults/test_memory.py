@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from serve_app.recognition.memory import own_memory_mb
+from serve_app.recognition.memory_limit import own_memory_mb
 from tests.faults.test_kills import page
 from tests.support.service import Service
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serve_app.jobs.claims import LEASE_S
+from serve_app.jobs.idempotency_store import LEASE_S
 from tests.faults.test_jobs import book, wait_for_end
 from tests.support.service import KEY, Service, deploy
 

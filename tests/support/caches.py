@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from serve_app.pipeline.page_cache import PageCache
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.page_cache import PageCache
 
 
 def no_cache() -> PageCache:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve_app.batching import BatchQueue
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
+from serve_app.scheduling.batch_queue import BatchQueue
 
 
 class Gate:

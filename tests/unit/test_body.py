@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from serve_app.errors import InvalidBase64, UploadStalled
-from serve_app.ingress.body import OcrRequest, decode_base64, read_body, submission_of
-from serve_app.ingress.error_responses import ErrorResponses
-from serve_app.ingress.request_id import RequestId
+from serve_app.ingress.middleware.error_responses import ErrorResponses
+from serve_app.ingress.middleware.request_id import RequestId
+from serve_app.ingress.requests.body import OcrRequest, decode_base64, read_body, submission_of
 
 MAX_BYTES = 1_000_000
 

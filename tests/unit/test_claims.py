@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.jobs.claims import CLAIM_S, Claim, Claims
+from serve_app.jobs.idempotency_store import CLAIM_S, Claim, Claims
 from serve_app.settings import FolderStoreSettings
-from serve_app.storage.days import DayIndex
+from serve_app.storage.day_index import DayIndex
 from serve_app.storage.folder import FolderStore
 
 

@@ -24,9 +24,9 @@ from PIL import Image
 import serve_app
 from serve_app.document import SourceFile
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
-from serve_app.raster.decoder import HEADER_LENGTH, OPEN_BYTES, pack_header
+from serve_app.raster.decoder_client import IsolatedDecoder
+from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, pack_header
 from serve_app.raster.images import DecodedImage, decode_image
-from serve_app.raster.isolation import IsolatedDecoder
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -237,7 +237,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from serve_app.document import SourceFile
-from serve_app.raster.isolation import IsolatedDecoder
+from serve_app.raster.decoder_client import IsolatedDecoder
 from tests.unit.test_decoder_isolation import assert_works, the_child
 decoder = IsolatedDecoder(max_pixels=10**8, default_dpi=200, deadline_s=30)
 assert_works(decoder)
@@ -283,7 +283,7 @@ def test_the_child_has_its_limits(decoder: IsolatedDecoder) -> None:
 
 
 def test_the_child_loads_nothing_of_the_service() -> None:
-    script = "import sys, serve_app.raster.decoder; print(*sys.modules)"
+    script = "import sys, serve_app.raster.decoder_process; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = {name.split(".")[0] for name in loaded.stdout.split()}
     assert {"PIL", "numpy", "serve_app"} <= modules
@@ -293,7 +293,7 @@ def test_the_child_loads_nothing_of_the_service() -> None:
 def test_what_a_library_prints_does_not_break_the_protocol() -> None:
     script = """
 import os
-from serve_app.raster import decoder
+from serve_app.raster import decoder_process as decoder
 open_source = decoder.open_source
 def noisy(*arguments, **options):
     print("warning from Python", flush=True)
@@ -326,7 +326,7 @@ decoder.main()
 
 
 def test_an_orphan_does_not_start() -> None:
-    command = [sys.executable, "-m", "serve_app.raster.decoder", "1", str(2**30)]
+    command = [sys.executable, "-m", "serve_app.raster.decoder_process", "1", str(2**30)]
     finished = subprocess.run(command, stdin=subprocess.PIPE, cwd=ROOT, capture_output=True, timeout=10)
     assert finished.returncode == 1
     assert finished.stdout == b""

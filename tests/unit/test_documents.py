@@ -13,19 +13,19 @@ from typing import Any, cast
 
 import pytest
 
-from serve_app.admission import Admission
 from serve_app.document import Block, EngineInfo, Figure, Page, PageReading, PageResult, SourceFile
-from serve_app.documents import Documents, Reading, Wanted
+from serve_app.document.options import RecognitionOptions
+from serve_app.document.outline import BlockChange, PageOutline, Structure
 from serve_app.errors import EngineLoading, InvalidField, QueueFull, RecognitionFailed, ServiceError, TooManyPages
-from serve_app.ingress.event_stream import EventStream
-from serve_app.options import RecognitionOptions
-from serve_app.outputs.kinds import OutputKind
-from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.ingress.responses.document_events import EventStream
+from serve_app.outputs.formats import OutputKind
+from serve_app.pipeline.dispatch import PageOutcome, Pipeline
+from serve_app.pipeline.documents import Documents, Reading, Wanted
+from serve_app.pipeline.results import Results
+from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Limits
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.results import Results
-from serve_app.structure import BlockChange, PageOutline, Structure
 from tests.support.caches import no_cache
 
 TWO_PAGES = b"%PDF-"  # what it is only matters to rasterizers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from serve_app.document import Page, PageImage
-from serve_app.options import RecognitionOptions
+from serve_app.document.options import RecognitionOptions
 from serve_app.recognition.engines import EngineLoadError, PageTask, create_engine
 from serve_app.settings import DummySettings
 from tests.support.engines import read_pages

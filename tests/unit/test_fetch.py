@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from serve_app.errors import InvalidUrl, SchemeNotAllowed, ServiceError, TooLarge, UrlFetchFailed, UrlForbidden
 from serve_app.fetching.address_guard import AddressGuard
-from serve_app.fetching.fetch import MAX_REDIRECTS, MAX_URL_BYTES, Fetcher, parse_url
+from serve_app.fetching.url_fetcher import MAX_REDIRECTS, MAX_URL_BYTES, Fetcher, parse_url
 
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 MAX_BYTES = 100_000

@@ -15,8 +15,8 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from serve_app.document import Block, ErrorInfo, Page
+from serve_app.document.tables import MAX_CHARACTERS, table_grid, table_html, table_rows
 from serve_app.outputs.html import html_document
-from serve_app.outputs.tables import MAX_CHARACTERS, table_grid, table_html, table_rows
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -15,26 +15,27 @@ from typing import Any, cast
 import pytest
 
 from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
-from serve_app.documents import Documents
+from serve_app.document.ids import document_folder, new_document_id
+from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.ingress.job_events import shown
+from serve_app.ingress.jobs.events import shown
 from serve_app.jobs import runner as runner_module
 from serve_app.jobs.deployment import JobView
-from serve_app.jobs.ledger import Ledger
-from serve_app.jobs.line import Line
+from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.queue import Line
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, Webhook, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
-from serve_app.options import ParsingOptions, RecognitionOptions
-from serve_app.outputs.kinds import OutputKind
-from serve_app.paddlex.jobs import PaddlexJob
-from serve_app.pipeline import PageOutcome, Pipeline
+from serve_app.outputs.formats import OutputKind
+from serve_app.paddlex.job import PaddlexJob
+from serve_app.pipeline.dispatch import PageOutcome, Pipeline
+from serve_app.pipeline.documents import Documents
+from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.results import Results
 from serve_app.settings import FolderStoreSettings, JobSettings, Limits, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.page_cache import PageCache
-from serve_app.storage.results import Results, document_folder, new_document_id
 from tests.support.caches import no_cache
 
 WISH = JobWish(engine="x", options=RecognitionOptions())

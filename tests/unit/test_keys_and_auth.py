@@ -12,10 +12,10 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import Unauthorized
-from serve_app.ingress.auth import Authentication
-from serve_app.ingress.error_responses import ErrorResponses
 from serve_app.ingress.keys import KeyRing, local_key, parse_keys
-from serve_app.ingress.request_id import RequestId
+from serve_app.ingress.middleware.auth import Authentication
+from serve_app.ingress.middleware.error_responses import ErrorResponses
+from serve_app.ingress.middleware.request_id import RequestId
 
 
 def test_keys_may_have_names_or_none() -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from serve_app.document import Block, ErrorInfo, Page
-from serve_app.outputs.markdown import document_markdown, page_markdown
+from serve_app.document.markdown import page_markdown
+from serve_app.outputs.markdown import document_markdown
 from serve_app.outputs.text import document_text
 
 

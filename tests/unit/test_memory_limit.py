@@ -13,7 +13,7 @@ from serve_app.document import PageReading
 from serve_app.errors import RecognitionFailed, ServiceError
 from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines.engine import Engine, PageTask
-from serve_app.recognition.memory import MB, MemoryLimit, MemoryLimitPassed, own_memory_mb
+from serve_app.recognition.memory_limit import MB, MemoryLimit, MemoryLimitPassed, own_memory_mb
 from serve_app.settings import DummySettings, EngineSettings, Limits, PaddleOcrVlSettings
 
 GROWTH = 200 * 10**6

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.recognition import monitors
+from serve_app.recognition import engine_monitor
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.monitors import EngineMonitor
+from serve_app.recognition.engine_monitor import EngineMonitor
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
@@ -47,14 +47,14 @@ def test_one_replica_that_is_ready_serves_everybody() -> None:
 def test_a_replica_that_is_gone_does_not_hide_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = monitor()
     now = 1000.0
-    monkeypatch.setattr("serve_app.recognition.monitors.time.monotonic", lambda: now)
+    monkeypatch.setattr("serve_app.recognition.engine_monitor.time.monotonic", lambda: now)
     engines.report(said("old", EnginePhase.INITIALIZED))
-    now += monitors.FORGET_S - 1
+    now += engine_monitor.FORGET_S - 1
     engines.report(said("new", EnginePhase.FAILED, "no language data"))
     assert phase_and_reason(engines) == ("initialized", None), "the old one may still be there"
     now += 2
     assert phase_and_reason(engines) == ("failed", "no language data")
-    now += monitors.FORGET_S + 1
+    now += engine_monitor.FORGET_S + 1
     assert phase_and_reason(engines) == ("failed", "no language data"), (
         "with nobody heard of lately, the last word stands"
     )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.ingress.negotiation import best_match
+from serve_app.ingress.requests.negotiation import best_match
 
 FORMS = ("application/json", "text/plain", "text/markdown")
 

@@ -20,10 +20,10 @@ import pytest
 
 from serve_app.document import SourceFile
 from serve_app.errors import CorruptDocument, ServiceUnavailable
-from serve_app.file_content import MAPPED_BYTES, unnamed_file
-from serve_app.raster import decoder as decoder_module
-from serve_app.raster.decoder import OPEN_DOCUMENTS, OpenDocuments
-from serve_app.raster.isolation import MAX_DEATHS, IsolatedDecoder
+from serve_app.raster import decoder_process as decoder_module
+from serve_app.raster.decoder_client import MAX_DEATHS, IsolatedDecoder
+from serve_app.raster.decoder_process import OPEN_DOCUMENTS, OpenDocuments
+from serve_app.runtime.mapped_file import MAPPED_BYTES, unnamed_file
 from tests.support.pdfs import pages_pdf
 
 TWO_PAGES = pages_pdf([b"", b""])
@@ -105,7 +105,7 @@ def source(name: str, data: bytes) -> SourceFile:
 
 
 def child() -> psutil.Process:
-    (found,) = (each for each in psutil.Process().children() if "serve_app.raster.decoder" in each.cmdline())
+    (found,) = (each for each in psutil.Process().children() if "serve_app.raster.decoder_process" in each.cmdline())
     return found
 
 
@@ -156,7 +156,7 @@ def test_a_document_that_kills_the_process_with_each_page_is_given_up(
 
 
 def test_documents_nobody_asks_for_are_closed_and_opened_again() -> None:
-    script = "from serve_app.raster import decoder; decoder.IDLE_S = 0.2; decoder.main()"
+    script = "from serve_app.raster import decoder_process as decoder; decoder.IDLE_S = 0.2; decoder.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(os.getpid()), str(2**30)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serve_app.options import MAX_BLOCK_PIXELS, MAX_NEW_TOKENS, ParsingOptions, RecognitionOptions
+from serve_app.document.options import MAX_BLOCK_PIXELS, MAX_NEW_TOKENS, ParsingOptions, RecognitionOptions
 
 ACCEPTED: list[tuple[str, Any, Any]] = [
     ("useDocOrientationClassify", True, True),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from serve_app.document import Block, Page, Word
-from serve_app.outputs.overlay import label_colour, overlay
+from serve_app.recognition.overlay import label_colour, overlay
 
 
 def block(label: str = "title", order: int = 0, **fields: object) -> Block:

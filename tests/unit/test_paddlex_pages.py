@@ -14,19 +14,19 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from serve_app.document import Block, ErrorInfo, Figure, PaddlexPage, Page, Word
+from serve_app.document.figures import with_own_figures
+from serve_app.document.markdown import page_markdown
+from serve_app.document.options import Restructuring
+from serve_app.document.spool import PageSpool
 from serve_app.errors import InvalidField, TooLarge
-from serve_app.figure_paths import with_own_figures
-from serve_app.ingress.refusals import invalid_fields
-from serve_app.outputs.markdown import page_markdown
+from serve_app.ingress.requests.validation_errors import invalid_fields
 from serve_app.outputs.rendering import Writers
-from serve_app.paddlex.answers import inline_picture, layout_parsing_results, ocr_results, pages_read
 from serve_app.paddlex.exports import Exports, exports_of_given, exports_of_spool
-from serve_app.paddlex.given_pages import MAX_BLOCKS, MAX_CHARACTERS, check_size
+from serve_app.paddlex.fallback_structure import plain_restructured
 from serve_app.paddlex.pages import as_paddlex_page, failed_page, ocr_result, page_of
-from serve_app.paddlex.plain_pages import plain_restructured
 from serve_app.paddlex.requests import LayoutParsingFields, LayoutParsingRequest, LinesFields, RestructureRequest
-from serve_app.paddlex.restructuring import Restructuring
-from serve_app.page_spool import PageSpool
+from serve_app.paddlex.responses import inline_picture, layout_parsing_results, ocr_results, pages_read
+from serve_app.paddlex.uploaded_pages import MAX_BLOCKS, MAX_CHARACTERS, check_size
 from serve_app.settings import Limits
 
 PICTURE = "imgs/img_in_image_box_10_200_90_280.jpg"

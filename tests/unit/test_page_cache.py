@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
-from serve_app.options import ParsingOptions, RecognitionOptions
+from serve_app.document.options import ParsingOptions, RecognitionOptions
+from serve_app.pipeline.page_cache import CachedPages, PageCache
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.page_cache import CachedPages, PageCache
 
 ENGINE = EngineInfo(name="tesseract", version="5")
 RUSSIAN = RecognitionOptions(languages=("rus",))

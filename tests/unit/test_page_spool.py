@@ -18,9 +18,9 @@ from serve_app.document import (
     StorageInfo,
     Word,
 )
+from serve_app.document.page_ranges import parse_page_ranges, selected_pages
+from serve_app.document.spool import PAGES_IN_MEMORY, PageSpool
 from serve_app.outputs.json import document_json
-from serve_app.page_ranges import parse_page_ranges, selected_pages
-from serve_app.page_spool import PAGES_IN_MEMORY, PageSpool
 
 TRICKY = 'кавычки "«»", \\ и\nстрока\u2028, \x00 и 𝔸.'
 

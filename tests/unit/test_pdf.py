@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 from pypdfium2.version import PDFIUM_INFO
 
-from serve_app.allocator import give_back
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
 from serve_app.raster import pdf as pdf_module
 from serve_app.raster.images import MAX_SIDE, DecodedImage
 from serve_app.raster.page_source import PageSource, open_source
+from serve_app.runtime.allocator import give_back
 from tests.support.pdfs import A4, encrypted, page_pdf, pages_pdf, pdf_of, stream, text_pdf
 
 Pixels = npt.NDArray[np.uint8]

@@ -12,9 +12,9 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from serve_app import pipeline
-from serve_app.admission import Admission
 from serve_app.document import EngineInfo, Page, PageReading, PageResult, SourceFile
+from serve_app.document.options import RecognitionOptions
+from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import (
     CorruptDocument,
     EngineFailed,
@@ -26,13 +26,13 @@ from serve_app.errors import (
     ServiceUnavailable,
     VlmServerAway,
 )
-from serve_app.options import RecognitionOptions
-from serve_app.pipeline import Pipeline
+from serve_app.pipeline import dispatch
+from serve_app.pipeline.dispatch import Pipeline
+from serve_app.pipeline.page_cache import PageCache
+from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.page_cache import PageCache
-from serve_app.structure import BlockChange, PageOutline
 from tests.support.caches import no_cache
 
 
@@ -75,8 +75,8 @@ class Silent(Handle):
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "RETRY_PAUSE_S", 0)
-    monkeypatch.setattr(pipeline, "LOOK_S", 0.02)
+    monkeypatch.setattr(dispatch, "RETRY_PAUSE_S", 0)
+    monkeypatch.setattr(dispatch, "LOOK_S", 0.02)
 
 
 def pipeline_of(
@@ -163,7 +163,7 @@ async def test_a_page_that_takes_every_replica_down_is_given_up() -> None:
     recognizer = Handle(ActorDiedError())
     result, _ = await recognize(recognizer)
     assert isinstance(result, RecognitionFailed)
-    assert len(recognizer.calls) == pipeline.ATTEMPTS
+    assert len(recognizer.calls) == dispatch.ATTEMPTS
 
 
 async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death_and_costs_its_page_only() -> None:
@@ -370,7 +370,7 @@ async def test_a_document_whose_pages_end_every_replica_is_given_up() -> None:
     document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
     outcomes = [outcome.result async for outcome in document]
     assert all(isinstance(outcome, RecognitionFailed) for outcome in outcomes) and len(outcomes) == 8
-    assert len(recognizer.calls) == pipeline.DEADLY_PAGES * pipeline.ATTEMPTS
+    assert len(recognizer.calls) == dispatch.DEADLY_PAGES * dispatch.ATTEMPTS
     recognizer.answers = [RESULT]
     again = way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
     assert [outcome.result async for outcome in again] == [RESULT]

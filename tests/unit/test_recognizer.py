@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from serve_app.document import Page, PageImage, PageReading, PageResult
+from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.options import RecognitionOptions
 from serve_app.recognition import deployment
 from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines import PageTask

@@ -22,9 +22,9 @@ from PIL import Image, ImageFont, ImageOps
 
 from serve_app.document import Block, Box, ErrorInfo, Page, Word
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, UnsupportedMediaType
-from serve_app.file_content import unnamed_file
 from serve_app.outputs.glyphless_font import glyphless_face
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
+from serve_app.runtime.mapped_file import unnamed_file
 
 DPI = 144  # two pixels a point
 SIZE = (300, 200)  # points

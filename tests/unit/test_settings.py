@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from serve_app.cli.settings_table import settings_table
 from serve_app.settings import Secrets, Settings, with_environment
-from serve_app.settings_table import settings_table
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from serve_app.document import Block, ErrorInfo, Page
-from serve_app.outputs.text import document_text, xml_text
+from serve_app.document.characters import xml_text
+from serve_app.outputs.text import document_text
 
 
 def block(text: str, label: str = "text", group: int | None = None) -> Block:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.document.ids import new_document_id
+from serve_app.document.options import RecognitionOptions
 from serve_app.errors import UrlFetchFailed
 from serve_app.jobs import webhooks as webhooks_module
-from serve_app.jobs.ledger import Ledger
+from serve_app.jobs.job_store import Ledger
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Webhook
 from serve_app.jobs.webhooks import Webhooks
-from serve_app.options import RecognitionOptions
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
-from serve_app.storage.results import new_document_id
 from tests.support.caches import no_cache
 
 

@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from serve_app.document import Block, Figure, Page, Word
+from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired, ServiceUnavailable
 from serve_app.outputs import writer_process
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
-from serve_app.page_spool import PageSpool
 from tests.support.pdfs import encrypted, pages_pdf, text_pdf
 
 BOX = (10, 10, 90, 30)

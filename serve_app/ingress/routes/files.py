@@ -12,10 +12,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 
 from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavailable
-from serve_app.ingress.answers import file_answer
 from serve_app.ingress.context import Context, context_of
-from serve_app.outputs.kinds import MEDIA_TYPES, OutputKind
-from serve_app.paddlex.jobs import RESULT_TYPE
+from serve_app.ingress.responses.files import file_answer
+from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.paddlex.job import RESULT_TYPE
 from serve_app.storage import FolderStore, StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")

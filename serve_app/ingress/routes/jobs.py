@@ -10,6 +10,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import Field, field_validator
 
 from serve_app.document import DocumentSummary, Page
+from serve_app.document.ids import new_document_id
+from serve_app.document.spool import PageSpool
 from serve_app.errors import (
     InvalidField,
     JobHasNoResult,
@@ -19,22 +21,20 @@ from serve_app.errors import (
     UrlFetchFailed,
     UrlForbidden,
 )
-from serve_app.file_content import mapped
-from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import DocumentFields, FileField, submission_of
-from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.job_access import end_job, submitted, uploaded, view_of, views_of
-from serve_app.ingress.job_events import job_events, shown
-from serve_app.ingress.negotiation import accepted
-from serve_app.ingress.query import known_query_only
-from serve_app.ingress.schema import body_of
+from serve_app.ingress.jobs.client import end_job, submitted, uploaded, view_of, views_of
+from serve_app.ingress.jobs.events import job_events, shown
+from serve_app.ingress.requests.body import DocumentFields, FileField, submission_of
+from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.ingress.requests.negotiation import accepted
+from serve_app.ingress.requests.schema import body_of
+from serve_app.ingress.requests.unknown_parameters import known_query_only
+from serve_app.ingress.responses.files import document_answer
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, ToldJobs, Webhook
-from serve_app.outputs.kinds import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.outputs.rendering import Renderer
-from serve_app.page_spool import PageSpool
-from serve_app.storage.results import new_document_id
+from serve_app.runtime.mapped_file import mapped
 
 router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])
 

@@ -10,20 +10,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from serve_app.document import Document
-from serve_app.documents import Reading, Wanted
+from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import Unauthorized
-from serve_app.ingress.answers import document_answer
-from serve_app.ingress.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
-from serve_app.ingress.choice import engine_of, options_of
 from serve_app.ingress.context import Context, context_of, in_time
-from serve_app.ingress.event_stream import EventStream
 from serve_app.ingress.idempotency import answered_once
-from serve_app.ingress.negotiation import accepted
+from serve_app.ingress.requests.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
+from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.ingress.requests.negotiation import accepted
+from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
+from serve_app.ingress.responses.document_events import EventStream
+from serve_app.ingress.responses.files import document_answer
 from serve_app.ingress.routes import paddlex
-from serve_app.ingress.schema import IDEMPOTENCY_KEY, inlined
-from serve_app.outputs.kinds import MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputKind
 from serve_app.paddlex.requests import LinesRequest
-from serve_app.page_ranges import parse_page_ranges
+from serve_app.pipeline.documents import Reading, Wanted
 
 router = APIRouter(tags=["ocr"])
 

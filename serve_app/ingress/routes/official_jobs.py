@@ -12,20 +12,20 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from serve_app.document.ids import document_folder, new_document_id
+from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
-from serve_app.ingress.body import Body
 from serve_app.ingress.context import ASK_S, Context, asked, context_of
-from serve_app.ingress.job_access import submitted, uploaded, view_of, views_of
-from serve_app.ingress.refusals import invalid, invalid_fields
-from serve_app.ingress.request_scope import OFFICIAL_JOBS
-from serve_app.ingress.schema import body_of
+from serve_app.ingress.jobs.client import submitted, uploaded, view_of, views_of
+from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
+from serve_app.ingress.requests.body import Body
+from serve_app.ingress.requests.schema import body_of
+from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish
-from serve_app.paddlex.engines import layout_engine, options_of
-from serve_app.paddlex.jobs import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
+from serve_app.paddlex.engine_options import layout_engine, options_of
+from serve_app.paddlex.job import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
 from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
-from serve_app.page_ranges import parse_page_ranges
-from serve_app.storage.results import document_folder, new_document_id
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["official jobs"], prefix=OFFICIAL_JOBS)

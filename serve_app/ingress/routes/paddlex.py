@@ -15,18 +15,21 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from serve_app.allocator import give_back
 from serve_app.document import DocumentSummary, ErrorInfo, PaddlexPage
-from serve_app.documents import CHOOSE_PAGES, Reading, Wanted
+from serve_app.document.ids import document_folder
+from serve_app.document.options import Restructuring
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
-from serve_app.ingress.answers import file_answer
-from serve_app.ingress.body import SOURCES, Body, decoded, read_body
 from serve_app.ingress.context import Context, context_of, in_time
-from serve_app.ingress.refusals import invalid_fields
-from serve_app.ingress.request_scope import note_paddlex, request_id_of
-from serve_app.ingress.schema import inlined
+from serve_app.ingress.middleware.request_scope import note_paddlex, request_id_of
+from serve_app.ingress.requests.body import SOURCES, Body, decoded, read_body
+from serve_app.ingress.requests.schema import inlined
+from serve_app.ingress.requests.validation_errors import invalid_fields
+from serve_app.ingress.responses.files import file_answer
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
-from serve_app.paddlex.answers import (
+from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_engine, one_piece, options_of
+from serve_app.paddlex.exports import exports_of_given, exports_of_spool
+from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
+from serve_app.paddlex.responses import (
     Picture,
     images_of,
     inline_picture,
@@ -36,13 +39,10 @@ from serve_app.paddlex.answers import (
     write_pages,
     write_restructured,
 )
-from serve_app.paddlex.engines import how_of, is_preprocessed, layout_engine, one_piece, options_of
-from serve_app.paddlex.exports import exports_of_given, exports_of_spool
-from serve_app.paddlex.given_pages import check_size
-from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
-from serve_app.paddlex.restructuring import Restructuring
+from serve_app.paddlex.uploaded_pages import check_size
+from serve_app.pipeline.documents import CHOOSE_PAGES, Reading, Wanted
+from serve_app.runtime.allocator import give_back
 from serve_app.storage import StoreUnavailable
-from serve_app.storage.results import document_folder
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["paddlex"])

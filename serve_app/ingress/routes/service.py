@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, Header
 
 from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.negotiation import best_match
+from serve_app.ingress.requests.negotiation import best_match
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.monitors import first_of
+from serve_app.recognition.engine_monitor import first_of
+from serve_app.runtime.temp_dir import has_room, writable
 from serve_app.settings import resolve
-from serve_app.temp_dir import has_room, writable
 
 router = APIRouter(tags=["service"])
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 
 from serve_app.document import Block, Page, PageReading
+from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
-from serve_app.outputs.markdown import page_markdown
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.settings import DummySettings
 

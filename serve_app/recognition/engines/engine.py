@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.document import PaddlexPage, PageImage, PageReading
+from serve_app.document.options import RecognitionOptions, Restructuring
+from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import ServiceError
-from serve_app.options import RecognitionOptions
-from serve_app.paddlex.restructuring import Restructuring
-from serve_app.structure import BlockChange, PageOutline
 
 
 class EngineLoadError(Exception):

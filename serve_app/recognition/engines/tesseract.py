@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any
 
 from serve_app.document import Block, Box, Page, PageImage, PageReading, Word
+from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
-from serve_app.outputs.markdown import page_markdown
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language

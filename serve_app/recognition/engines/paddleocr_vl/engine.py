@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from serve_app.document import PaddlexPage, PageImage, PageReading
+from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
+from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import FieldError, InvalidField, PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
-from serve_app.options import ParsingOptions, RecognitionOptions
-from serve_app.paddlex.restructuring import Restructuring
 from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.paddleocr_vl import models
 from serve_app.recognition.engines.paddleocr_vl.adapter import (
@@ -28,13 +28,12 @@ from serve_app.recognition.engines.paddleocr_vl.adapter import (
     gpu_memory_mb,
 )
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
-from serve_app.recognition.engines.paddleocr_vl.plain import page_reading
-from serve_app.recognition.engines.paddleocr_vl.restructure import restructure
-from serve_app.recognition.engines.paddleocr_vl.restructure_pages import restructure_pages
+from serve_app.recognition.engines.paddleocr_vl.outline_structure import restructure
+from serve_app.recognition.engines.paddleocr_vl.paddlex_structure import restructure_pages
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
 from serve_app.recognition.engines.paddleocr_vl.server_process import ServerProcess
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import AWAY_RETRY_AFTER_S, VlmClient
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings, VlmServerSettings
-from serve_app.structure import BlockChange, PageOutline
 
 log = logging.getLogger("ray.serve.paddleocr_vl")
 

@@ -1,0 +1,41 @@
+"""The vocabulary of documents, and what is computed from it alone. Imports nothing of the service but errors."""
+
+from serve_app.document.model import (
+    Block,
+    Box,
+    Document,
+    DocumentStatus,
+    DocumentSummary,
+    EngineInfo,
+    ErrorInfo,
+    Figure,
+    PaddlexPage,
+    Page,
+    PageImage,
+    PageReading,
+    PageResult,
+    RgbPixels,
+    SourceFile,
+    StorageInfo,
+    Word,
+)
+
+__all__ = [
+    "Block",
+    "Box",
+    "Document",
+    "DocumentStatus",
+    "DocumentSummary",
+    "EngineInfo",
+    "ErrorInfo",
+    "Figure",
+    "PaddlexPage",
+    "Page",
+    "PageImage",
+    "PageReading",
+    "PageResult",
+    "RgbPixels",
+    "SourceFile",
+    "StorageInfo",
+    "Word",
+]

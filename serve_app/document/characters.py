@@ -1,0 +1,14 @@
+"""Characters that text may hold in XML and HTML."""
+
+from __future__ import annotations
+
+import re
+
+_FORBIDDEN = re.compile("[^\t\n -\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def xml_text(text: str) -> str:
+    """`text` as XML 1.0, HTML and UTF-8 can hold it: line breaks are LF; other controls and half surrogates are gone."""
+    for line_break in ("\r\n", "\r", "\v", "\f", "\x85"):
+        text = text.replace(line_break, "\n")
+    return _FORBIDDEN.sub("", text)

@@ -1,0 +1,131 @@
+"""Where the pages of a document wait until all are there: a few in memory, the rest on disk."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+
+from serve_app.document.model import Figure, PaddlexPage, Page
+from serve_app.document.outline import Structure
+
+PAGES_IN_MEMORY = 16
+"""A page of dense text, with its words, takes up to 2 MB as an object and a tenth of that on disk."""
+
+BYTES_IN_MEMORY = 2 * 2**20
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Where in the file a page is, as JSON: start and size."""
+
+    whole: tuple[int, int]
+    without_words: tuple[int, int]
+
+
+class PageSpool:
+    """Pages and figures, added as they are done and read back in order, as often as one likes.
+
+    Its file has no name and is gone with the process. Not for use by two threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115 - closed by close()
+        self._pages: dict[int, Page | _Written] = {}
+        self._figures: dict[str, tuple[int, int]] = {}
+        self._figures_of: dict[int, list[str]] = {}
+        self._paddlex: dict[int, tuple[int, int]] = {}
+        self._in_memory = 0
+        self.structure = Structure()
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    @property
+    def small(self) -> bool:
+        """Whether all of it is in memory."""
+        return self._in_memory == len(self._pages)
+
+    def add(self, page: Page, figures: tuple[Figure, ...] = (), paddlex: PaddlexPage | None = None) -> None:
+        if paddlex is not None:
+            written = json.dumps(astuple(paddlex), separators=(",", ":"))
+            self._paddlex[page.number] = self._write(written.encode())
+        for figure in figures:
+            self._figures[figure.path] = self._write(figure.jpeg)
+            self._figures_of.setdefault(page.number, []).append(figure.path)
+        if self._in_memory < PAGES_IN_MEMORY:
+            self._in_memory += 1
+            self._pages[page.number] = page
+        else:
+            without_words = page.model_dump_json(exclude={"blocks": {"__all__": {"words"}}})
+            self._pages[page.number] = _Written(
+                self._write(page.model_dump_json().encode()), self._write(without_words.encode())
+            )
+
+    @property
+    def numbers(self) -> list[int]:
+        return sorted(self._pages)
+
+    def page(self, number: int) -> Page:
+        """A page as it was read. Raises KeyError."""
+        kept = self._pages[number]
+        return kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
+
+    def remove(self, number: int) -> None:
+        """A page without figures is as if it had not been added. Raises KeyError."""
+        if isinstance(self._pages.pop(number), Page):
+            self._in_memory -= 1
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._pages
+
+    def pages(self) -> Iterator[Page]:
+        """As parts of the document (see `Structure.as_one_piece`), in the order of their numbers.
+
+        Their blocks may be without words, which are most of a page and slow to read back.
+        """
+        for number in sorted(self._pages):
+            kept = self._pages[number]
+            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.without_words))
+            yield self.structure.as_one_piece(page)
+
+    def pages_as_json(self) -> Iterator[bytes]:
+        """Each page as it was read, as a JSON object, in the order of their numbers."""
+        for number in sorted(self._pages):
+            kept = self._pages[number]
+            if isinstance(kept, _Written) and not self.structure.changes(number):
+                yield self._read(*kept.whole)
+                continue
+            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
+            yield self.structure.annotated(page).model_dump_json().encode()
+
+    @property
+    def figure_paths(self) -> list[str]:
+        return list(self._figures)
+
+    def paddlex(self, number: int) -> PaddlexPage | None:
+        """The page in PaddleX's form, where it was added in it."""
+        place = self._paddlex.get(number)
+        return None if place is None else PaddlexPage.of_json(json.loads(self._read(*place)))
+
+    def figures_of(self, number: int) -> list[str]:
+        """Paths of the figures of one page."""
+        return self._figures_of.get(number, [])
+
+    def figure(self, path: str) -> bytes | None:
+        """The JPEG file that pages link as `path`."""
+        place = self._figures.get(path)
+        return None if place is None else self._read(*place)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, data: bytes) -> tuple[int, int]:
+        start = self._file.seek(0, 2)
+        self._file.write(data)
+        return start, len(data)
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(size)

@@ -1,0 +1,46 @@
+"""One id for each request, in its answer's `X-Request-ID`, in its error and in each log line."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import InvalidRequestId
+from serve_app.ingress.middleware.error_shape import error_response
+from serve_app.ingress.middleware.request_scope import request_id_of
+
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestId:
+    """Outermost ASGI middleware: takes the client's id, refuses a malformed one, makes one where there is none.
+
+    Ray Serve's proxy makes the id and writes it into the answer and the log context; the header is
+    added here only where a request came without passing it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).getlist("x-request-id")
+        if len(sent) > 1 or (sent and not _VALID.fullmatch(sent[0])):
+            await error_response(InvalidRequestId(), scope)(scope, receive, send)
+            return
+        if sent:
+            scope.setdefault("state", {})["request_id"] = sent[0]
+            await self._app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

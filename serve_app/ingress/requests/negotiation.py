@@ -1,0 +1,44 @@
+"""Reading `Accept` and `Accept-Language`: the best of what is offered, by the client's weights (RFC 9110, 12.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+
+
+def best_match(header: str, offered: Sequence[str]) -> str:
+    """The offered value that the client likes best; the first one where it has no say.
+
+    Works for media types ("text/*", "*/*") and for languages ("en" matches "en-GB").
+    """
+    weights = dict(_weights(header))
+
+    def weight(value: str) -> float:
+        family = value.partition("/")[0]
+        for name in (value, f"{family}/*", "*/*", "*"):
+            if name in weights:
+                return weights[name]
+        return max((q for name, q in weights.items() if name.partition("-")[0] == value), default=0.0)
+
+    # max() keeps the first of equals, so the order of `offered` is the service's own preference.
+    best = max(offered, key=weight)
+    return best if weight(best) > 0 else offered[0]
+
+
+def _weights(header: str) -> list[tuple[str, float]]:
+    weights = []
+    for part in header.lower().split(",")[:50]:
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        q = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+        try:
+            weights.append((name, float(q)))
+        except ValueError:
+            continue
+    return weights
+
+
+def accepted(accept: str) -> OutputKind:
+    """The output that an `Accept` header asks for."""
+    kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
+    return kinds[best_match(accept, tuple(kinds))]

@@ -1,0 +1,22 @@
+"""Query parameters are looked at as the fields of bodies are: what is not known is refused."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+
+from serve_app.ingress.requests.validation_errors import invalid
+
+
+def known_query_only(request: Request) -> None:
+    """For routers that depend on it. Raises InvalidField."""
+    route = request.scope["route"]
+    if not isinstance(route, APIRoute):
+        return
+    known = [field.alias for field in route.dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            meant = get_close_matches(name, known, n=1)
+            raise invalid(name, "is not a known parameter" + (f"; did you mean '{meant[0]}'?" if meant else ""))

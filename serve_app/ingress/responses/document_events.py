@@ -1,0 +1,114 @@
+"""A document as it is read: an event for each page that is done, then the summary, in one of two framings.
+
+start      {"id", "page_count", "pages": how many were asked for}
+page       {"progress": {"done", "failed", "total"}, "page": a Page}; with `include_images`, {"images": {path: base64}}
+document   a DocumentSummary: the last event of a document that was read
+error      {"code", "message"}: the last event of one that was not
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serve_app.errors import ServiceError
+from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.pipeline.documents import Reading
+from serve_app.runtime.temp_dir import logged_failure
+
+log = logging.getLogger("ray.serve.ingress")
+
+
+class HeldStream(StreamingResponse):
+    """Events as they come; a client who leaves ends them. `held` is left then, or when the last one was sent."""
+
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        media_type: str,
+        held: AbstractContextManager[Any],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        all_headers = {
+            **(headers or {}),
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
+        }
+        super().__init__(events, headers=all_headers, media_type=media_type)
+        self._events = events
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            async with aclosing(self._events):
+                await super().__call__(scope, receive, send)
+
+
+class EventStream(HeldStream):
+    """Reads the document while it is sent; a client who leaves ends the work."""
+
+    def __init__(self, reading: Reading, media_type: str, held: AbstractContextManager[Any]) -> None:
+        framed = as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
+        self.is_whole = False  # the document was read, and its last event sent
+        super().__init__(self._framed(reading, framed), media_type, held, {"X-Document-ID": reading.id})
+
+    async def _framed(
+        self, reading: Reading, framed: Callable[[str, dict[str, Any]], str]
+    ) -> AsyncGenerator[str, None]:
+        async with aclosing(_events(reading)) as events:
+            async for kind, data in events:
+                yield framed(kind, data)
+                self.is_whole = kind == "document"
+
+
+async def _events(reading: Reading) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    total = len(reading.numbers)
+    yield "start", {"id": reading.id, "page_count": reading.page_count, "pages": total}
+    done = failed = 0
+    left = True
+    try:
+        async with aclosing(reading.pages()) as pages:
+            async for page in pages:
+                done, failed = done + (page.error is None), failed + (page.error is not None)
+                progress = {"done": done, "failed": failed, "total": total}
+                event = {"progress": progress, "page": page.model_dump(mode="json")}
+                if reading.wanted.include_images:
+                    event["images"] = _images(reading, page.number)
+                yield "page", event
+        summary = await reading.finish()
+        left = False
+    except ServiceError as error:
+        left = False
+        log.info("document %s: %s", reading.id, error.code)
+        yield "error", {"code": error.code, "message": error.message}
+        return
+    except Exception as error:
+        left = False
+        failure = logged_failure(log, error, f"document {reading.id} failed")
+        yield "error", {"code": failure.code, "message": failure.message}
+        return
+    finally:
+        if left:
+            log.info("document %s: the client left after %d of %d page(s)", reading.id, done + failed, total)
+    yield "document", summary.model_dump(mode="json")
+
+
+def _images(reading: Reading, number: int) -> dict[str, str]:
+    paths = reading.spool.figures_of(number)
+    return {path: base64.b64encode(reading.spool.figure(path) or b"").decode() for path in paths}
+
+
+def as_sse(kind: str, data: dict[str, Any]) -> str:
+    """A server-sent event."""
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _as_line(kind: str, data: dict[str, Any]) -> str:
+    return json.dumps({"event": kind, **data}, ensure_ascii=False) + "\n"

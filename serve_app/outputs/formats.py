@@ -1,0 +1,97 @@
+"""The forms in which a document is given, by the names that requests use."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import BinaryIO
+
+from serve_app.document import DocumentSummary
+from serve_app.document.spool import PageSpool
+from serve_app.outputs.html import html_document
+from serve_app.outputs.json import document_json
+from serve_app.outputs.markdown import document_markdown
+from serve_app.outputs.text import document_text
+
+
+class OutputKind(StrEnum):
+    JSON = "json"
+    MARKDOWN = "markdown"
+    TEXT = "text"
+    HTML = "html"
+    DOCX = "docx"
+    PDF = "pdf"
+    ZIP = "zip"
+    NDJSON = "ndjson"
+    EVENTS = "events"
+
+
+MEDIA_TYPES = {
+    OutputKind.JSON: "application/json",
+    OutputKind.MARKDOWN: "text/markdown",
+    OutputKind.TEXT: "text/plain",
+    OutputKind.HTML: "text/html",
+    OutputKind.DOCX: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    OutputKind.PDF: "application/pdf",
+    OutputKind.ZIP: "application/zip",
+    OutputKind.NDJSON: "application/x-ndjson",
+    OutputKind.EVENTS: "text/event-stream",
+}
+STREAMED = frozenset({OutputKind.NDJSON, OutputKind.EVENTS})
+"""Sent while the document is read; the others are made when it is."""
+IN_ARCHIVE = {
+    OutputKind.JSON: "result.json",
+    OutputKind.MARKDOWN: "result.md",
+    OutputKind.TEXT: "result.txt",
+    OutputKind.HTML: "result.html",
+    OutputKind.DOCX: "result.docx",
+    OutputKind.PDF: "result.pdf",
+}
+
+
+FILE_NAMES = {**IN_ARCHIVE, OutputKind.ZIP: "result.zip"}
+"""What each form is called where it is kept."""
+
+
+def write_output(
+    kind: OutputKind, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
+) -> None:
+    """Write the document in this form, one of those that are made page by page.
+
+    `include_images`: JSON and Markdown hold the pictures; HTML always does.
+    """
+    match kind:
+        case OutputKind.JSON:
+            _write(document_json(summary, spool, include_images=include_images), to)
+        case OutputKind.MARKDOWN:
+            parts = document_markdown(spool.pages(), notes=True)
+            _write_text(_with_images(parts, spool) if include_images else parts, to)
+        case OutputKind.TEXT:
+            _write_text(document_text(spool.pages(), notes=True), to)
+        case OutputKind.HTML:
+            _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
+        case _:
+            raise ValueError(f"{kind} is not made here")
+
+
+def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
+    """Markdown with its pictures in it, in place of the links to them."""
+    paths = spool.figure_paths
+    for part in parts:
+        for path in paths:
+            if path in part:
+                encoded = base64.b64encode(spool.figure(path) or b"").decode()
+                part = part.replace(path, f"data:image/jpeg;base64,{encoded}")
+        yield part
+
+
+def _write_text(parts: Iterable[str], to: BinaryIO) -> None:
+    # Half of a surrogate pair, which no engine should give, must not cost the document.
+    _write((part.encode("utf-8", "replace") for part in parts), to)
+
+
+def _write(parts: Iterable[bytes], to: BinaryIO) -> None:
+    # Not writelines: a spooled file looks at its size only after the last of them.
+    for part in parts:
+        to.write(part)

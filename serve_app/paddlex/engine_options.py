@@ -1,0 +1,57 @@
+"""What of a request in PaddleX's form the configured engines can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from serve_app.document import PaddlexPage
+from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
+from serve_app.errors import RequestTimeout
+from serve_app.paddlex.fallback_structure import plain_restructured
+from serve_app.paddlex.requests import LayoutParsingFields, RestructureRequest
+from serve_app.pipeline.dispatch import Pipeline
+from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
+
+
+def layout_engine(settings: Settings) -> EngineSettings:
+    """The first that knows of layout; else the first one."""
+    engines = settings.engines
+    return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
+
+
+def options_of(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
+    """What the engine can do of what is asked for; its answer tells what that was."""
+    if not isinstance(engine, PaddleOcrVlSettings):
+        parsing = ParsingOptions()
+    elif not engine.doc_preprocessor:
+        parsing = parsing.model_copy(update={"use_doc_orientation_classify": None, "use_doc_unwarping": None})
+    return RecognitionOptions(parsing=parsing, overlay=visualize, picture=visualize)
+
+
+def how_of(asked: LayoutParsingFields | RestructureRequest, *, concatenate: bool = False) -> Restructuring:
+    return Restructuring(
+        merge_tables=asked.merge_tables,
+        relevel_titles=asked.relevel_titles,
+        concatenate=concatenate,
+        prettify_markdown=asked.prettify_markdown,
+        show_formula_number=asked.show_formula_number,
+    )
+
+
+def is_preprocessed(options: RecognitionOptions) -> bool:
+    """Whether an engine that is asked for this turns pages upright, or flattens them."""
+    return bool(options.parsing.use_doc_orientation_classify or options.parsing.use_doc_unwarping)
+
+
+async def one_piece(
+    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[PaddlexPage], how: Restructuring, *, limit_s: float
+) -> list[PaddlexPage]:
+    """Pages as /layout-parsing gives them, made one document by the engine, if it can. Raises ServiceError."""
+    try:
+        async with asyncio.timeout(limit_s):
+            if not isinstance(engine, PaddleOcrVlSettings):
+                return await asyncio.to_thread(plain_restructured, pages, how)
+            return await pipeline.restructure_pages(engine.name, pages, how)
+    except TimeoutError:
+        raise RequestTimeout(f"Making the pages one piece took longer than {limit_s:g} s.") from None

@@ -1,0 +1,45 @@
+"""Pages in PaddleX's form made of one piece where no engine knows more of them than they say themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.document import PaddlexPage
+from serve_app.document.markdown import page_markdown
+from serve_app.document.options import Restructuring
+from serve_app.paddlex.pages import MARGINALS, page_of, with_html_pictures
+
+
+def plain_restructured(pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+    """The pages with blocks numbered through the document; one for all, if that is asked for."""
+    numbered = _numbered([page.pruned_result for page in pages])
+    markdowns = [_markdown(page, how) for page in numbered]
+    if how.concatenate:
+        whole = {**numbered[0], "page_count": len(numbered)}
+        whole["parsing_res_list"] = [block for page in numbered for block in page["parsing_res_list"]]
+        whole["layout_det_res"] = [page.get("layout_det_res") for page in numbered]
+        return [PaddlexPage(whole, "\n\n".join(filter(None, markdowns)))]
+    return [PaddlexPage(page, markdown) for page, markdown in zip(numbered, markdowns, strict=True)]
+
+
+def _numbered(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    numbered, count = [], 0
+    for page in pages:
+        blocks = []
+        for block in page["parsing_res_list"]:
+            blocks.append({**block, "global_block_id": count, "global_group_id": count})
+            count += 1
+        numbered.append({**page, "parsing_res_list": blocks})
+    return numbered
+
+
+def _markdown(pruned_result: dict[str, Any], how: Restructuring) -> str:
+    """As the page had it."""
+    ignored = (pruned_result.get("model_settings") or {}).get("markdown_ignore_labels")
+    ignored = frozenset(MARGINALS if ignored is None else ignored)
+    page = page_of(pruned_result, 1)
+    blocks = [block for block in page.blocks if block.label not in ignored]
+    pieces = [block.content if block.content is not None else page_markdown([block]) for block in blocks]
+    markdown = "\n\n".join(filter(None, pieces))
+    return with_html_pictures(markdown, page) if how.prettify_markdown else markdown

@@ -1,0 +1,358 @@
+"""From a document's bytes to the typed document, recognized and stored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from serve_app.document import (
+    DocumentStatus,
+    DocumentSummary,
+    EngineInfo,
+    ErrorInfo,
+    Figure,
+    Page,
+    PageReading,
+    PageResult,
+    SourceFile,
+    StorageInfo,
+)
+from serve_app.document.figures import with_own_figures
+from serve_app.document.ids import new_document_id
+from serve_app.document.options import RecognitionOptions
+from serve_app.document.outline import PageOutline, outline_of
+from serve_app.document.page_ranges import selected_pages
+from serve_app.document.spool import PageSpool
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    DocumentTimeout,
+    EmptyDocument,
+    FieldError,
+    InvalidField,
+    RecognitionFailed,
+    RequestTimeout,
+    ServiceError,
+    TooManyPages,
+)
+from serve_app.outputs.formats import OutputKind
+from serve_app.outputs.rendering import Renderer, Writers
+from serve_app.pipeline.dispatch import PageOutcome, Pipeline
+from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.results import Results
+from serve_app.raster.images import HEADER_WITHIN, sniff
+from serve_app.runtime.allocator import give_back
+from serve_app.runtime.mapped_file import FileContent
+from serve_app.settings import Limits
+
+log = logging.getLogger("ray.serve.ingress")
+
+PAGED = ("PDF", "TIFF")
+"""Kinds of file that may hold several pages, or none; the others need not be opened to know."""
+
+CHOOSE_PAGES = " Choose some with 'pages'."
+
+WRITERS_AT_ONCE = 2
+"""PDFs and DOCX files that are written at a time: each has a process, and perhaps a gigabyte."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer.
+
+    `key_name`: of the key that asks for it. `paddlex`: pages are kept in PaddleX's form as well, where the engine has
+    it. `pdf_dpi` is for PDFs only. `limit_s`: how long it may take; unset: what the limits say.
+    """
+
+    engine: str
+    options: RecognitionOptions
+    key_name: str | None = None
+    limit_s: float | None = None
+    dpi: int | None = None
+    pdf_dpi: int | None = None
+    password: str | None = None
+    page_ranges: list[tuple[int, int | None]] | None = None
+    max_pages: int | None = None
+    text_layer: bool = False
+    restructure: bool = True
+    paddlex: bool = False
+    output: OutputKind | None = None
+    include_images: bool = False
+
+
+class Documents:
+    """Opens documents and reads them through the pipeline; what was read is stored before it is answered."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        results: Results,
+        cache: PageCache,
+        *,
+        limits: Limits,
+        share: Callable[[FileContent], Any],
+        fetch: Callable[[Any], Awaitable[bytes | memoryview]],
+    ) -> None:
+        """`share` makes of a file what travels to rasterizers (see SourceFile.data), `fetch` the file of that."""
+        self.pipeline = pipeline
+        self.results = results
+        self.cache = cache
+        self.limits = limits
+        self.writers = Writers(WRITERS_AT_ONCE, limits)
+        self.fetch = fetch
+        self._share = share
+
+    async def open(
+        self,
+        source: FileContent,
+        wanted: Wanted,
+        *,
+        timings_ms: dict[str, float],
+        started: float,
+        document_id: str | None = None,
+    ) -> Reading:
+        """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
+
+        `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before;
+        `started` is the perf_counter() of the request's start. Raises ServiceError where the document cannot be opened, or has too many pages.
+        """
+        with ExitStack() as place:
+            place.enter_context(self.pipeline.place())
+            if not source:
+                raise EmptyDocument()
+            kind = sniff(source[:HEADER_WITHIN])
+            file = SourceFile(
+                id=document_id or new_document_id(),
+                data=self._share(source),
+                password=wanted.password,
+                owner=wanted.key_name or "",
+                digest=await asyncio.to_thread(self.cache.digest, source),
+            )
+            page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
+            numbers = self._chosen(wanted, page_count)
+            # With the line at its end, what tells of documents that were lost with this process.
+            log.info("document %s: %d page(s) begin", file.id, len(numbers))
+            return Reading(self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
+
+    def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
+        numbers = list(range(1, page_count + 1))
+        if wanted.page_ranges is not None:
+            try:
+                numbers = selected_pages(wanted.page_ranges, page_count)
+            except ValueError as error:
+                raise InvalidField(f"pages: {error}", fields=(FieldError("pages", str(error)),)) from None
+        most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
+        if len(numbers) > most:
+            raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}.{CHOOSE_PAGES}")
+        return numbers
+
+
+class Reading:
+    """One document on its way: first its `pages`, then `finish`. Holds what was read until it is closed."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        file: SourceFile,
+        kind: str,
+        wanted: Wanted,
+        page_count: int,
+        numbers: list[int],
+        timings_ms: dict[str, float],
+        started: float,
+        place: AbstractContextManager[Any],
+    ) -> None:
+        """`kind` is what `sniff` says of the file, `place` is the document's in the pipeline, and left when its pages are done."""
+        self.id = file.id
+        self.digest = file.digest
+        self.kind = kind
+        self.wanted = wanted
+        self.page_count = page_count
+        self.numbers = numbers
+        self.spool = PageSpool()
+        # The document's own file is not held here: it would be once more in memory for as long as pages come.
+        self._source = partial(documents.fetch, file.data)
+        self.renderer = Renderer(
+            self._source,  # not a method: they would hold each other, and the file, until the garbage is collected
+            self.spool,
+            password=wanted.password,
+            writers=documents.writers,
+        )
+        self._documents = documents
+        self._file = file
+        self._place = ExitStack()
+        self._place.enter_context(place)
+        self._has_place = True
+        self._timings_ms = timings_ms
+        self._started = started
+        self._engine: EngineInfo | None = None
+        self.failed = 0
+        self._degraded = False
+        self._outlines: list[PageOutline] = []
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._place.close()
+        if not self.spool.small:
+            give_back()
+        self.spool.close()
+
+    async def pages(self) -> AsyncGenerator[Page, None]:
+        """Yield the pages as they are done, in whatever order, those that failed too; none of those that are there already.
+
+        Raises ServiceError where no page could be read, and QueueFull where there is no place to try again.
+        """
+        if not self._has_place:  # pages that failed are tried again
+            self._place.enter_context(self._documents.pipeline.place())
+        self._has_place = False  # in a moment, or when it is closed
+        limits = self._documents.limits
+        limit_s = self.wanted.limit_s or (limits.request_s if self.page_count == 1 else limits.document_s)
+        deadline = asyncio.get_running_loop().time() + limit_s - (time.perf_counter() - self._started)
+        errors: list[ServiceError] = []
+        outcomes = self._documents.pipeline.pages(
+            self._file,
+            [number for number in self.numbers if number not in self.spool],
+            engine=self.wanted.engine,
+            options=self.wanted.options,
+            dpi=(self.wanted.pdf_dpi if self.kind == "PDF" else None) or self.wanted.dpi,
+            text_layer=self.wanted.text_layer,
+        )
+        async with aclosing(outcomes):
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        outcome = await anext(outcomes)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError:
+                    log.warning("document %s: %d page(s) were not done in %g s", self.id, self._missing, limit_s)
+                    errors.append(RequestTimeout(f"The request took longer than {limit_s:g} s."))
+                    break
+                if isinstance(outcome.result, ServiceError):
+                    errors.append(outcome.result)
+                    # Nobody waits for a thousand pages to hear that the engine is away.
+                    if self._engine is None and isinstance(outcome.result, ENGINE_UNAVAILABLE):
+                        raise outcome.result
+                yield self._kept(outcome)
+        self._place.close()
+        if self._engine is None:
+            raise errors[0] if errors else RecognitionFailed()
+        for number in self.numbers:
+            if number not in self.spool:
+                yield self._kept(PageOutcome(number, DocumentTimeout()))
+
+    def restore(self, reading: PageReading, engine: EngineInfo) -> None:
+        """Take a page as it was read before, with what `page_reading` gave of it."""
+        page = reading.page
+        if self._engine is None or page.text_source == "recognition":
+            self._engine = engine
+        self._keep(reading)
+
+    def page_reading(self, number: int) -> tuple[PageReading, EngineInfo]:
+        """A page as it was read, to `restore` it from."""
+        assert self._engine is not None, "a page was read"
+        figures = tuple(Figure(path, self.spool.figure(path) or b"") for path in self.spool.figures_of(number))
+        return PageReading(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
+
+    def fail(self, page: Page) -> None:
+        """Take a page as one that failed before, and is not to be tried again."""
+        self.failed += 1
+        self.spool.add(page)
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """These pages failed, and are to be tried again by `pages`."""
+        for number in numbers:
+            self.spool.remove(number)
+            self.failed -= 1
+
+    async def read_all(self) -> DocumentSummary:
+        """All pages, whoever asks for no more than that, and the end. Raises ServiceError."""
+        async with aclosing(self.pages()) as pages:
+            async for _ in pages:
+                pass
+        return await self.finish()
+
+    async def finish(self, *, of_job: bool = False) -> DocumentSummary:
+        """Store the result; where that fails, the summary says so and still comes, unless it is `of_job` (see Results)."""
+        assert self._engine is not None, "a page was read"
+        warnings = await self._restructure()
+        summary = DocumentSummary(
+            id=self.id,
+            status=DocumentStatus.PARTIAL if self.failed else DocumentStatus.DONE,
+            page_count=self.page_count,
+            engine=self._engine,
+            degraded=self._degraded,
+            warnings=warnings,
+            timings_ms={stage: round(ms, 1) for stage, ms in self._timings_ms.items()},
+            storage=StorageInfo(status="failed"),
+        )
+        await self._documents.results.keep(summary, self.spool, self.renderer, self._source, of_job=of_job)
+        summary.timings_ms["total"] = _ms_since(self._started)
+        log.info(
+            "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
+            self.id, self.wanted.key_name, summary.engine.name, len(self.numbers), summary.status,
+            summary.timings_ms["total"],
+        )  # fmt: skip
+        return summary
+
+    async def _restructure(self) -> list[ErrorInfo]:
+        """Make of the pages one document, where the engine can; where that fails, say so."""
+        if len(self._outlines) < 2:
+            return []
+        started = time.perf_counter()
+        outlines = sorted(self._outlines, key=lambda outline: outline.number)
+        limit_s = self._documents.limits.page_s
+        try:
+            async with asyncio.timeout(limit_s):
+                self.spool.structure = await self._documents.pipeline.structure(
+                    self.wanted.engine, outlines, self.wanted.options
+                )
+        except (ServiceError, TimeoutError) as error:
+            reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
+            log.warning("document %s: pages are not made one piece: %s", self.id, reason)
+            return [ErrorInfo(code="not_restructured", message="Tables and headings are as they are page by page.")]
+        self._timings_ms["restructure"] = _ms_since(started)
+        return []
+
+    @property
+    def _missing(self) -> int:
+        return len(self.numbers) - len(self.spool)
+
+    def _kept(self, outcome: PageOutcome) -> Page:
+        if isinstance(outcome.result, PageResult):
+            result = outcome.result
+            reading = result.reading if self.page_count == 1 else with_own_figures(result.reading, outcome.number)
+            page = reading.page
+            page.number = outcome.number
+            if self._engine is None or page.text_source == "recognition":
+                self._engine = result.engine
+            for stage, ms in result.timings_ms.items():
+                self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
+            self._keep(reading)
+        else:
+            self.failed += 1
+            error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
+            page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
+            self.spool.add(page)
+        return page
+
+    def _keep(self, reading: PageReading) -> None:
+        page = reading.page
+        self._degraded |= page.degraded
+        self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)
+        if self.wanted.restructure and (outline := outline_of(page)) is not None:
+            self._outlines.append(outline)
+
+
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

@@ -1,0 +1,109 @@
+"""What is kept of a document that was read: its result as JSON and Markdown, its figures, perhaps its own file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+
+from serve_app.document import DocumentSummary, StorageInfo
+from serve_app.document.ids import document_folder
+from serve_app.document.spool import PageSpool
+from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.rendering import Renderer
+from serve_app.runtime.mapped_file import unnamed_file
+from serve_app.runtime.temp_dir import is_no_room, no_room
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.store import Store, StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+
+FIGURES_AT_ONCE = 8
+"""Pictures of one document on their way to the store."""
+
+
+class Results:
+    """Keeps the results of documents in a store, each in a folder of its own."""
+
+    def __init__(self, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
+        self._store = store
+        self._monitor = monitor
+        self._keep_source = keep_source
+
+    async def keep(
+        self,
+        summary: DocumentSummary,
+        spool: PageSpool,
+        renderer: Renderer,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+        *,
+        of_job: bool = False,
+    ) -> None:
+        """Store a document. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
+
+        Where it fails, the log says why, and nothing is raised: the document can still be answered. `of_job`: its
+        figures are there already, and a failure is raised; ServiceUnavailable where the disk has no room.
+        """
+        started = time.perf_counter()
+        failure: BaseException | None = None
+        try:
+            keys = self._keys(summary.id, spool)
+            # Before the result is written, as it tells where it lies.
+            summary.storage = self._place(summary.id, keys)
+            await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
+            if not of_job:
+                await self._put_figures(keys, spool)
+        except Exception as error:
+            failure = error
+            summary.storage = StorageInfo(status="failed")
+            unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
+            log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
+        if not is_no_room(failure):  # in the store, that is StoreUnavailable; here it is the folder for temporary files
+            self._monitor.report(failure)
+        summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
+        if of_job and failure is not None:
+            raise no_room() if is_no_room(failure) else failure
+
+    def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:
+        folder = document_folder(document_id)
+        keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
+        # Beside the Markdown, at the paths by which it links them.
+        keys.update({path: f"{folder}/{path}" for path in spool.figure_paths})
+        if self._keep_source:
+            keys["source"] = f"{folder}/source"
+        return keys
+
+    def _place(self, document_id: str, keys: dict[str, str]) -> StorageInfo:
+        return StorageInfo(
+            status="stored",
+            uri=self._store.uri(document_folder(document_id)),
+            keys={name: self._store.full_key(key) for name, key in keys.items()},
+        )
+
+    async def _put_pages(
+        self, keys: dict[str, str], summary: DocumentSummary, renderer: Renderer, source: bytes | memoryview | None
+    ) -> None:
+        with ExitStack() as files:
+            writes = []
+            for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN)):
+                file = files.enter_context(await renderer.rendered(kind, summary))
+                writes.append(self._store.put(keys[name], file, MEDIA_TYPES[kind]))
+            if source is not None:
+                file = files.enter_context(await asyncio.to_thread(unnamed_file, source))
+                writes.append(self._store.put(keys["source"], file, "application/octet-stream"))
+            await _all(writes)
+
+    async def _put_figures(self, keys: dict[str, str], spool: PageSpool) -> None:
+        paths = spool.figure_paths
+        for start in range(0, len(paths), FIGURES_AT_ONCE):
+            some = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
+            await _all([self._store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
+
+
+async def _all(writes: Iterable[Awaitable[None]]) -> None:
+    """Wait for all, then raise what one of them raised: a file is not closed under another one."""
+    for failure in await asyncio.gather(*writes, return_exceptions=True):
+        if failure is not None:
+            raise failure

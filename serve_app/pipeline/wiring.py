@@ -1,0 +1,91 @@
+"""What stands behind HTTP and behind jobs alike: the way of a page, and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.pipeline.dispatch import Pipeline
+from serve_app.pipeline.documents import Documents
+from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.results import Results
+from serve_app.recognition.deployment import EnginePhase
+from serve_app.recognition.engine_monitor import EngineMonitor
+from serve_app.runtime.mapped_file import FileContent
+from serve_app.runtime.temp_dir import use_temp_dir
+from serve_app.settings import Secrets, Settings, resolve
+from serve_app.storage import Store, open_store
+from serve_app.storage.monitor import StoreMonitor
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One for each replica that reads documents."""
+
+    documents: Documents
+    engines: Mapping[str, EngineMonitor]
+    store: Store
+    store_monitor: StoreMonitor
+    temp_dir: Path
+
+    def watches(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run beside everything else."""
+        return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
+
+
+def open_backend(
+    settings: Settings,
+    secrets: Secrets,
+    rasterizer: DeploymentHandle[Any],
+    recognizers: Mapping[str, DeploymentHandle[Any]],
+) -> Backend:
+    limits = settings.limits
+    store = open_store(settings.store, secrets)
+    store_monitor = StoreMonitor(store)
+    temp_dir = resolve(settings.temp_dir)
+    use_temp_dir(temp_dir)
+    engines: dict[str, EngineMonitor] = {
+        engine.name: EngineMonitor(
+            recognizers[engine.name],
+            before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
+        )
+        for engine in settings.engines
+    }
+    cache = PageCache(store, store_monitor, settings, lambda engine: engines[engine].state.version)
+    pipeline = Pipeline(
+        rasterizer,
+        recognizers,
+        cache,
+        queue=limits.queue,
+        window=limits.pages_in_flight,
+        is_ready=lambda engine: engines[engine].is_ready,
+        has_replicas=lambda engine: engines[engine].has_replicas,
+        engine_wait_s=limits.engine_wait_s,
+        fallbacks={engine.name: engine.fallback for engine in settings.engines if engine.fallback is not None},
+    )
+    documents = Documents(
+        pipeline,
+        Results(store, store_monitor, keep_source=settings.store.keep_source),
+        cache,
+        limits=limits,
+        share=_shared,
+        fetch=_fetched,
+    )
+    return Backend(documents, engines, store, store_monitor, temp_dir)
+
+
+def _shared(source: FileContent) -> Any:
+    """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
+    return ray.put(np.frombuffer(source, np.uint8))
+
+
+async def _fetched(shared: Any) -> memoryview:
+    """The file, where it lies."""
+    array = await shared
+    return memoryview(array)

@@ -1,0 +1,305 @@
+"""Decoding in a process of its own: a hostile file costs its own request and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from serve_app.document import SourceFile
+from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, ServiceUnavailable, TooLarge, document_error
+from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
+from serve_app.raster.images import DecodedImage
+from serve_app.raster.text_layer import TextPage
+from serve_app.runtime.child_process import child_environment, python_module
+
+logger = logging.getLogger("ray.serve.raster")
+
+Answer = TypeVar("Answer")
+
+START_S = 30.0
+"""Longest start of the process, in seconds: half a second's work, on a machine that may be busy."""
+
+BASE_MEMORY_BYTES = 512 * 2**20
+"""Interpreter, libraries, the file and what a format needs besides pixels."""
+
+MEMORY_BYTES_PER_PIXEL = 28
+"""The decoded image, its RGB form and the array that is sent: measured as 23 for WebP with orientation, 18 for PNG."""
+
+MAX_HEADER_BYTES = 64 * 2**10
+
+MAX_TEXT_BYTES = 64 * 2**20
+"""Of one page's own text with its words: `text_layer.MAX_CHARACTERS` bounds it far below."""
+
+MAX_DEATHS = 3
+"""Pages of one document that may kill or hold up the process, before the others are not tried any more."""
+
+KILLED_RETRY_AFTER_S = 5
+
+REMEMBERED_DOCUMENTS = 1000
+
+# glibc gives the memory of each page back and faults it in again for the next, which takes longer than
+# decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
+
+
+class IsolatedDecoder:
+    """Decodes pages one after another in a child process, which outlives their documents unless one kills it.
+
+    A document of many pages stays open in the child while its pages are asked for.
+
+    The child starts with the first document. Linux ends it with the thread that started it: call `decode`
+    from one thread that lives as long as the decoder.
+    """
+
+    def __init__(
+        self, *, max_pixels: int, default_dpi: int, deadline_s: float, memory_bytes: int | None = None
+    ) -> None:
+        """`deadline_s`: seconds for one page, its document's opening included; `memory_bytes`: the child's
+        address space, by default as much as the worst image of `max_pixels` needs, and the open documents."""
+        self._max_pixels = max_pixels
+        self._default_dpi = default_dpi
+        self._deadline_s = deadline_s
+        self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
+        self._child: _Child | None = None
+        self._closed = False
+        self._deaths: OrderedDict[str, int] = OrderedDict()  # of the child, by the documents that caused them
+        self._lock = threading.Lock()
+
+    def count_pages(self, source: SourceFile) -> int:
+        """Open a document. Blocks and raises as `decode` does."""
+        return self._asked(source, {}, self._pages)
+
+    def decode(self, source: SourceFile, number: int, dpi: int | None) -> DecodedImage:
+        """`PageSource.render`, elsewhere. Blocks for up to the deadline, and the child's start.
+
+        Raises its errors and those of `open_source`; CorruptDocument also if the child died or took too
+        long; ServiceUnavailable if it was killed from outside, twice, or there is no room for the file;
+        RuntimeError if the child cannot start or does not keep to the protocol.
+        """
+        return self._asked(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._image)
+
+    def text_page(self, source: SourceFile, number: int, dpi: int | None) -> TextPage | None:
+        """`PageSource.text_page`, elsewhere. Blocks and raises as `decode` does."""
+        task = {"page": number, "text": True, "dpi": dpi, "default_dpi": self._default_dpi}
+        return self._asked(source, task, self._text)
+
+    def _asked(
+        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
+    ) -> Answer:
+        with self._lock:
+            if self._deaths.get(source.id, 0) >= MAX_DEATHS:
+                raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
+            try:
+                return self._tried(source, task, received)
+            except _Killed:
+                logger.warning("The decoding process was killed; the page is tried again.")
+            try:
+                return self._tried(source, task, received)
+            except _Killed:
+                self._count_death(source)
+                raise ServiceUnavailable(
+                    "The process that decodes was killed.", retry_after_s=KILLED_RETRY_AFTER_S
+                ) from None
+
+    def _tried(
+        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
+    ) -> Answer:
+        child = self._running_child()
+        try:
+            deadline = time.monotonic() + self._deadline_s
+            return received(child, self._ask(child, source, task, deadline), deadline)
+        except ServiceError:
+            raise  # an answer like any other: the child is ready for the next document
+        except _TimedOut:
+            self._drop()
+            self._count_death(source)
+            logger.warning(
+                "A page of %d bytes took over %g s; its process is killed.", source.data.size, self._deadline_s
+            )
+            raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
+        except _Died:
+            end = self._drop()
+            # No document does that, unless to a system that is short of memory.
+            if end == signal.SIGKILL.name and not self._closed:
+                raise _Killed from None
+            self._count_death(source)
+            logger.warning("The decoding process died on a document of %d bytes: %s.", source.data.size, end)
+            raise CorruptDocument("The document is damaged and could not be decoded.") from None
+        except (LookupError, TypeError) as error:
+            self._drop()
+            raise RuntimeError("the decoding process sent a header without the fields it should have") from error
+        except BaseException:
+            self._drop()  # whatever it may still send belongs to this document
+            raise
+
+    def close(self) -> None:
+        """End the child; a decode in flight fails at once."""
+        self._closed = True
+        child = self._child
+        if child is not None:
+            child.kill()
+        with self._lock:
+            self._drop()
+
+    def _running_child(self) -> _Child:
+        if self._child is not None and not self._child.alive():
+            logger.warning("The decoding process died while idle: %s; starting another.", self._drop())
+        if self._child is None:
+            self._child = _Child(self._memory_bytes)
+            try:
+                self._child.receive_header(time.monotonic() + START_S)
+            except (_TimedOut, _Died) as error:
+                end = self._drop()
+                raise RuntimeError(f"the decoding process did not start: {end}; more is on stderr") from error
+            except BaseException:
+                self._drop()
+                raise
+        return self._child
+
+    def _ask(self, child: _Child, source: SourceFile, task: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """The answer's header."""
+        data = memoryview(source.data)
+        if not data:
+            raise EmptyDocument()
+        if len(data) > self._memory_bytes // 2:
+            raise TooLarge("The document needs more memory than this service has for one.")
+        request = {"document": source.id, "password": source.password, "max_pixels": self._max_pixels, **task}
+        for part in (data[:0], data):
+            child.send(pack_header({**request, "size": len(part)}), deadline)
+            child.send(part, deadline)
+            answer = child.receive_header(deadline)
+            if "unknown" not in answer:
+                break
+        if "error" in answer:
+            error = document_error(answer["error"], answer["message"])
+            if isinstance(error, ServiceUnavailable):
+                logger.error("No room for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
+            else:
+                logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, answer["detail"])
+            raise error
+        return answer
+
+    def _pages(self, child: _Child, answer: dict[str, Any], deadline: float) -> int:
+        return int(answer["pages"])
+
+    def _text(self, child: _Child, answer: dict[str, Any], deadline: float) -> TextPage | None:
+        size = answer["text_size"]
+        if size > MAX_TEXT_BYTES:
+            raise RuntimeError(f"the decoding process announced a text of {size} bytes")
+        encoded = bytearray(size)
+        child.receive_into(memoryview(encoded), deadline)
+        return TEXT_PAGE.validate_json(bytes(encoded))
+
+    def _image(self, child: _Child, answer: dict[str, Any], deadline: float) -> DecodedImage:
+        width, height, dpi = answer["width"], answer["height"], answer["dpi"]
+        if min(width, height) < 1 or width * height > self._max_pixels:
+            raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
+        pixels = np.empty((height, width, 3), dtype=np.uint8)
+        child.receive_into(pixels.data.cast("B"), deadline)
+        return DecodedImage(pixels, dpi)
+
+    def _count_death(self, source: SourceFile) -> None:
+        self._deaths[source.id] = self._deaths.pop(source.id, 0) + 1
+        while len(self._deaths) > REMEMBERED_DOCUMENTS:
+            self._deaths.popitem(last=False)
+
+    def _drop(self) -> str:
+        """End the child, if there is one; returns how it ended."""
+        child, self._child = self._child, None
+        return child.stop() if child is not None else "not running"
+
+
+class _TimedOut(Exception):
+    pass
+
+
+class _Died(Exception):
+    pass
+
+
+class _Killed(Exception):
+    pass
+
+
+class _Child:
+    """The process and its two pipes. Deadlines are values of `time.monotonic`."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        environment = child_environment() | _MALLOC
+        command = [*python_module("serve_app.raster.decoder_process"), str(os.getpid()), str(memory_bytes)]
+        self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        for descriptor in (self._requests, self._answers):
+            os.set_blocking(descriptor, False)
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop(self) -> str:
+        """Kill and reap it; returns how it ended, which may have been earlier and of itself."""
+        self._process.kill()
+        status = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+    def send(self, data: bytes | memoryview, deadline: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            _wait(self._requests, select.POLLOUT, deadline)
+            try:
+                rest = rest[os.write(self._requests, rest) :]
+            except BrokenPipeError:
+                raise _Died from None
+
+    def receive_header(self, deadline: float) -> dict[str, Any]:
+        prefix = bytearray(HEADER_LENGTH.size)
+        self.receive_into(memoryview(prefix), deadline)
+        (size,) = HEADER_LENGTH.unpack(prefix)
+        if size > MAX_HEADER_BYTES:
+            raise RuntimeError(f"the decoding process announced a header of {size} bytes")
+        encoded = bytearray(size)
+        self.receive_into(memoryview(encoded), deadline)
+        try:
+            fields: dict[str, Any] = json.loads(encoded)
+        except ValueError as error:
+            raise RuntimeError("the decoding process sent a header that is not JSON") from error
+        return fields
+
+    def receive_into(self, buffer: memoryview, deadline: float) -> None:
+        while buffer:
+            _wait(self._answers, select.POLLIN, deadline)
+            received = os.readv(self._answers, [buffer])
+            if received == 0:
+                raise _Died
+            buffer = buffer[received:]
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        raise _TimedOut

@@ -1,0 +1,185 @@
+"""The process that decodes: `python -m serve_app.raster.decoder_process PARENT_PID MEMORY_BYTES`.
+
+A request on stdin is a header and perhaps the file; the answer on stdout a header and perhaps pixels.
+A header is its length (4 bytes, big-endian) and so much JSON:
+
+    request   {"document", "size", "password", "max_pixels"}, then `size` bytes of the document's file;
+              without them (0) where it is thought to be open already
+              and for a page: {"page", "dpi", "default_dpi"}; for its own text, {"text": true} as well
+    answer    {"pages"}: how many the document has
+              {"text_size"}, then so many bytes: a TextPage as JSON, or null
+              {"width", "height", "dpi"}, then width * height * 3 bytes
+              {"unknown": true}: the document is not open; ask again, with the file
+              {"error": code, "message", "detail"}: `message` is for the client, `detail` for the log
+
+The first header, {}, says that the process is ready. It ends at the end of stdin, and with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import struct
+import sys
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from serve_app.errors import ServiceError
+from serve_app.raster.page_source import PageSource, open_source
+from serve_app.raster.text_layer import TextPage
+from serve_app.runtime.child_process import die_with, limit_memory
+from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
+from serve_app.runtime.temp_dir import has_room, no_room
+
+HEADER_LENGTH = struct.Struct(">I")
+TEXT_PAGE: TypeAdapter[TextPage | None] = TypeAdapter(TextPage | None)
+
+# Documents whose pages come in turns stay open, up to so many and so many bytes of file.
+OPEN_DOCUMENTS = 8
+OPEN_BYTES = 256 * 2**20
+# And no longer than so many seconds after the last of them was asked for.
+IDLE_S = 30.0
+
+CHUNK_BYTES = 2**20
+
+
+def pack_header(fields: dict[str, Any]) -> bytes:
+    """A header as it goes over the pipe, its length first."""
+    encoded = json.dumps(fields).encode()
+    return HEADER_LENGTH.pack(len(encoded)) + encoded
+
+
+def main() -> None:
+    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    requests, answers = _take_over_pipes()
+    die_with(parent)
+    limit_memory(memory_bytes)
+    _write(answers, pack_header({}))
+    documents = OpenDocuments()
+    while True:
+        if not select.select([requests], [], [], IDLE_S)[0]:  # a request is read to its end, so nothing is buffered
+            documents.close()
+        if (fields := _read_header(requests)) is None:
+            return
+        try:
+            _answer(fields, _received(requests, fields["size"], documents), documents, answers)
+        except ServiceError as error:
+            detail = repr(error.__cause__)[:500] if error.__cause__ else ""
+            _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
+
+
+class OpenDocuments:
+    """The documents used last, open."""
+
+    def __init__(self) -> None:
+        self._sources: OrderedDict[str, tuple[PageSource, int]] = OrderedDict()
+
+    def get(self, document: str) -> PageSource | None:
+        if document not in self._sources:
+            return None
+        self._sources.move_to_end(document)
+        return self._sources[document][0]
+
+    def open(self, document: str, data: FileContent, password: str | None, max_pixels: int) -> PageSource:
+        """Raises what `open_source` raises."""
+        source = open_source(data, password=password, max_pixels=max_pixels)
+        # A document of one page is not asked for again.
+        if source.page_count > 1:
+            self._sources[document] = source, len(data)
+        while len(self._sources) > 1 and (
+            len(self._sources) > OPEN_DOCUMENTS or sum(size for _, size in self._sources.values()) > OPEN_BYTES
+        ):
+            _, (oldest, _) = self._sources.popitem(last=False)
+            oldest.close()
+        return source
+
+    def close(self) -> None:
+        while self._sources:
+            self._sources.popitem()[1][0].close()
+
+
+def _answer(fields: dict[str, Any], data: FileContent, documents: OpenDocuments, answers: int) -> None:
+    """Raises ServiceError before anything is written."""
+    source = documents.get(fields["document"])
+    if source is None:
+        if not data:
+            _write(answers, pack_header({"unknown": True}))
+            return
+        source = documents.open(fields["document"], data, fields["password"], fields["max_pixels"])
+    number = fields.get("page")
+    if number is None:
+        _write(answers, pack_header({"pages": source.page_count}))
+        return
+    drawing = {name: fields[name] for name in ("dpi", "default_dpi", "max_pixels")}
+    if fields.get("text"):
+        text = TEXT_PAGE.dump_json(source.text_page(number, **drawing))
+        _write(answers, pack_header({"text_size": len(text)}))
+        _write(answers, text)
+        return
+    image = source.render(number, **drawing)
+    height, width, _ = image.pixels.shape
+    _write(answers, pack_header({"width": width, "height": height, "dpi": image.dpi}))
+    _write(answers, np.ascontiguousarray(image.pixels).data.cast("B"))
+
+
+def _received(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileContent:
+    """The document's file. Raises ServiceUnavailable where the disk has no room for it, after reading it."""
+    if size < MAPPED_BYTES:
+        return _exactly(requests, size)
+    if not has_room(Path(tempfile.gettempdir()), size):
+        documents.close()  # their files may be what is in the way
+    failure: OSError | None = None
+    with tempfile.TemporaryFile() as file:
+        for start in range(0, size, CHUNK_BYTES):
+            chunk = _exactly(requests, min(CHUNK_BYTES, size - start))
+            if failure is None:
+                try:
+                    file.write(chunk)
+                    file.flush()
+                except OSError as error:
+                    failure = error
+        if failure is not None:
+            raise no_room() from failure
+        return mapped(file)
+
+
+def _exactly(requests: BinaryIO, size: int) -> bytes:
+    data = requests.read(size)
+    if len(data) < size:
+        sys.exit("a request ended early")
+    return data
+
+
+def _take_over_pipes() -> tuple[BinaryIO, int]:
+    """stdin and stdout for the protocol alone: what libraries print to descriptor 1 goes to stderr."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
+
+
+def _read_header(requests: BinaryIO) -> dict[str, Any] | None:
+    """The next request's header; None at the end of the stream."""
+    prefix = requests.read(HEADER_LENGTH.size)
+    if not prefix:
+        return None
+    fields: dict[str, Any] = json.loads(requests.read(*HEADER_LENGTH.unpack(prefix)))
+    return fields
+
+
+def _write(descriptor: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+if __name__ == "__main__":
+    main()
