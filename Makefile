@@ -22,7 +22,7 @@ check:  ## what needs no Ray: under a minute
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit
 
 lint: $(VENV)/dev.installed
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 types: $(VENV)/dev.installed
 	@$(BIN)/mypy

@@ -36,7 +36,7 @@ from benchmarks.report import Cell, Report, Table, Target
 from benchmarks.service import KEY, LOAD, Machine, cpu_by_process, cpu_by_role, running_service, take
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.cli.serve import RAY_ENVIRONMENT
-from serve_app.document import PageImage, PageReading
+from serve_app.document import PageContent, PageImage
 from serve_app.document.options import RecognitionOptions
 from serve_app.raster.images import decode_image
 from serve_app.recognition.engines import PageTask, create_engine
@@ -183,7 +183,7 @@ def _raw_worker(
         task = PageTask(PageImage(image.pixels, number=1, dpi=image.dpi, rasterize_ms=0), RecognitionOptions())
         (analyzed,) = engine.analyze([task])
         reading = engine.read(analyzed)
-        if not isinstance(reading, PageReading):
+        if not isinstance(reading, PageContent):
             raise reading
         answers.put(Answer(file, sent, time.monotonic(), _digest(reading.page.text)))
     answers.put(time.process_time() - cpu)

@@ -1,4 +1,4 @@
-"""The vocabulary of documents, and what is computed from it alone. Imports nothing of the service but errors."""
+"""The vocabulary of documents: pages, blocks, options, and what is computed from them alone. Uses only errors."""
 
 from serve_app.document.model import (
     Block,
@@ -11,8 +11,8 @@ from serve_app.document.model import (
     Figure,
     PaddlexPage,
     Page,
+    PageContent,
     PageImage,
-    PageReading,
     PageResult,
     RgbPixels,
     SourceFile,
@@ -31,8 +31,8 @@ __all__ = [
     "Figure",
     "PaddlexPage",
     "Page",
+    "PageContent",
     "PageImage",
-    "PageReading",
     "PageResult",
     "RgbPixels",
     "SourceFile",

@@ -7,13 +7,13 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import replace
 
-from serve_app.document.model import Page, PageReading
+from serve_app.document.model import Page, PageContent
 
 OVERLAYS, PICTURES = "overlays/", "pages/"
 """Where the pictures of a document's pages lie, beside its result: with their blocks marked, and as they were read."""
 
 
-def with_own_figures(reading: PageReading, number: int) -> PageReading:
+def qualify_figures(reading: PageContent, number: int) -> PageContent:
     """The page with `page-{number}-` before the names of its figures, in all places where they are linked."""
     page, figures = reading.page, []
     added = _added(number)
@@ -41,17 +41,17 @@ def with_own_figures(reading: PageReading, number: int) -> PageReading:
     return replace(reading, page=page, figures=tuple(figures))
 
 
-def own_path(path: str, number: int) -> str:
+def local_figure_path(path: str, number: int) -> str:
     """The path by which the page alone links a figure of its own."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{name.removeprefix(_added(number))}".lstrip("/")
 
 
-def with_own_paths(page: Page, paths: Iterable[str]) -> Page:
-    """What `with_own_figures` has done to a page and its figures `paths`, undone on a copy."""
+def with_local_figures(page: Page, paths: Iterable[str]) -> Page:
+    """What `qualify_figures` has done to a page and its figures `paths`, undone on a copy."""
     page = page.model_copy(update={"blocks": [block.model_copy() for block in page.blocks]})
     for path in paths:
-        own = own_path(path, page.number)
+        own = local_figure_path(path, page.number)
         page.markdown = page.markdown.replace(path, own)
         for block in page.blocks:
             block.content = block.content and block.content.replace(path, own)

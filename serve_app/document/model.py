@@ -144,7 +144,7 @@ class PaddlexPage:
 
 
 @dataclass(frozen=True)
-class PageReading:
+class PageContent:
     """What an engine makes of one page: plain data, without the page's pixels.
 
     `paddlex` is there where that form is the engine's own.
@@ -159,7 +159,7 @@ class PageReading:
 class PageResult:
     """What a recognizer gives back for one page; `timings_ms` by stage."""
 
-    reading: PageReading
+    reading: PageContent
     engine: EngineInfo
     timings_ms: dict[str, float] = field(default_factory=dict)
 

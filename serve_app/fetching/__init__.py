@@ -1,1 +1,1 @@
-"""Documents behind URLs, and whoever is told of the end of jobs: addresses of strangers."""
+"""Fetches documents behind URLs, and posts webhooks, to addresses of strangers. May use storage and below."""

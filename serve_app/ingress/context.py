@@ -17,10 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.errors import RequestTimeout, ServiceUnavailable
 from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.ingress.jobs_monitor import JobsMonitor
-from serve_app.jobs.idempotency_store import Claims
-from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.idempotency_store import IdempotencyStore
+from serve_app.jobs.job_store import JobStore
 from serve_app.pipeline.documents import Documents
-from serve_app.pipeline.wiring import Backend
+from serve_app.pipeline.wiring import PipelineServices
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
@@ -35,20 +35,20 @@ ASK_S = 2.0
 @dataclass(frozen=True)
 class Context:
     settings: Settings
-    backend: Backend
+    services: PipelineServices
     links: Links
     fetcher: Fetcher
     admission: Admission
     watchers: SharedAdmission
-    ledger: Ledger
-    claims: Claims
+    job_store: JobStore
+    idempotency_store: IdempotencyStore
     jobs: DeploymentHandle[Any]
     jobs_monitor: JobsMonitor
     has_webhook_secret: bool
 
     @property
     def documents(self) -> Documents:
-        return self.backend.documents
+        return self.services.documents
 
 
 def context_of(request: Request) -> Context:
@@ -82,5 +82,5 @@ async def asked(response: Any, *, limit_s: float = ASK_S) -> Any:
 
 def store_away(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
     """For the client, after `/health` is told."""
-    context.backend.store_monitor.report(error)
+    context.services.store_monitor.report(error)
     return ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)

@@ -23,10 +23,10 @@ from serve_app.ingress.middleware.documentation import DocumentationPolicy, docu
 from serve_app.ingress.middleware.request_id import RequestId
 from serve_app.ingress.middleware.request_scope import SIGNED_FILES, may_be_paddlex, path_of
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
-from serve_app.jobs.idempotency_store import Claims
-from serve_app.jobs.job_store import Ledger
-from serve_app.pipeline.wiring import open_backend
-from serve_app.runtime.allocator import keep_little
+from serve_app.jobs.idempotency_store import IdempotencyStore
+from serve_app.jobs.job_store import JobStore
+from serve_app.pipeline.wiring import open_services
+from serve_app.runtime.allocator import limit_arenas
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
@@ -48,14 +48,14 @@ class Ingress:
         recognizers: Mapping[str, DeploymentHandle[Any]],
         jobs: DeploymentHandle[Any],
     ) -> None:
-        keep_little()
+        limit_arenas()
         self._keys = keys
         self._docs_open = settings.docs_without_key
-        backend = open_backend(settings, secrets, rasterizer, recognizers)
+        services = open_services(settings, secrets, rasterizer, recognizers)
         self._context = Context(
             settings=settings,
-            backend=backend,
-            links=Links(backend.store, settings),
+            services=services,
+            links=Links(services.store, settings),
             fetcher=Fetcher(
                 max_bytes=int(settings.limits.body_mb * 1e6),
                 deadline_s=settings.limits.fetch_s,
@@ -63,8 +63,8 @@ class Ingress:
             ),
             admission=Admission(settings.limits.requests),
             watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
-            ledger=Ledger(backend.store, backend.documents.cache),
-            claims=Claims(backend.store),
+            job_store=JobStore(services.store, services.documents.cache),
+            idempotency_store=IdempotencyStore(services.store),
             jobs=jobs,
             jobs_monitor=JobsMonitor(jobs),
             has_webhook_secret=secrets.webhook_secret is not None,
@@ -82,13 +82,13 @@ class Ingress:
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(watch) for watch in (*context.backend.watches(), context.jobs_monitor.run())]
+        tasks = [asyncio.create_task(watch) for watch in (*context.services.watches(), context.jobs_monitor.run())]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await context.fetcher.close()
-        await context.backend.store.close()
+        await context.services.store.close()
 
     app = documented_app(
         title=service.SERVICE,

@@ -83,7 +83,7 @@ async def _replayed(context: Context, turn: Turn, held: ExitStack) -> Response:
     if headers is None:
         raise RequestRunning(retry_after_s=RETRY_AFTER_S)
     try:
-        file = await context.claims.answer(turn.owner, turn.name)
+        file = await context.idempotency_store.answer(turn.owner, turn.name)
     except KeyError:
         raise JobGone("The answer to the first request with this Idempotency-Key is deleted.") from None
     except StoreUnavailable as error:
@@ -109,7 +109,7 @@ class Turn:
         self.claim = Claim(request_id, digest, time.time(), until=time.time() + LEASE_S)
         self.first = self.claim
         self._context = context
-        self._claims = context.claims
+        self._idempotency_store = context.idempotency_store
         self._settled = False
         self._asking: asyncio.Task[Claim] | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -155,9 +155,9 @@ class Turn:
         if self._settled or self.first.id != self.claim.id:
             return
         try:
-            kept = await self._claims.get(self.owner, self.name)
+            kept = await self._idempotency_store.get(self.owner, self.name)
             if kept is not None and kept.id == self.claim.id:
-                await self._claims.release(self.owner, self.name)
+                await self._idempotency_store.release(self.owner, self.name)
         except StoreUnavailable as unavailable:  # it ends by itself
             log.warning("an Idempotency-Key cannot be given back: %s", unavailable)
 
@@ -165,7 +165,7 @@ class Turn:
         """Keep the answer for those who come later; where that fails, one of them is the first again."""
         answer.seek(0)
         try:
-            await self._claims.put_answer(self.owner, self.name, answer)
+            await self._idempotency_store.put_answer(self.owner, self.name, answer)
         except StoreUnavailable as error:
             log.error("an answer could not be kept for its Idempotency-Key: %s", error)
             return
@@ -176,7 +176,7 @@ class Turn:
         await self._stop_renewing()
         self._settled = True
         try:
-            await self._claims.put(self.owner, self.name, replace(self.claim, until=None, headers=headers))
+            await self._idempotency_store.put(self.owner, self.name, replace(self.claim, until=None, headers=headers))
         except StoreUnavailable as error:  # the claim ends by itself
             log.error("an Idempotency-Key is not kept: %s", error)
 
@@ -184,7 +184,9 @@ class Turn:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
-                await self._claims.put(self.owner, self.name, replace(self.claim, until=time.time() + LEASE_S))
+                await self._idempotency_store.put(
+                    self.owner, self.name, replace(self.claim, until=time.time() + LEASE_S)
+                )
             except StoreUnavailable as error:
                 log.warning("an Idempotency-Key cannot be held on to: %s", error)
 

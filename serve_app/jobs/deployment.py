@@ -17,14 +17,14 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.document import ErrorInfo
 from serve_app.fetching.sources import Sources
 from serve_app.fetching.url_fetcher import Fetcher
-from serve_app.jobs.idempotency_store import Claim, Claims
-from serve_app.jobs.job_store import Ledger
-from serve_app.jobs.queue import Line
+from serve_app.jobs.idempotency_store import Claim, IdempotencyStore
+from serve_app.jobs.job_store import JobStore
+from serve_app.jobs.queue import JobQueue
 from serve_app.jobs.record import JobRecord, JobState, Priority
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.webhooks import Webhooks
-from serve_app.pipeline.wiring import open_backend
-from serve_app.runtime.allocator import keep_little
+from serve_app.pipeline.wiring import open_services
+from serve_app.runtime.allocator import limit_arenas
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
@@ -85,30 +85,30 @@ class Jobs:
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
-        keep_little()
+        limit_arenas()
         self._limits = settings.jobs
-        self._backend = open_backend(settings, secrets, rasterizer, recognizers)
+        self._services = open_services(settings, secrets, rasterizer, recognizers)
         fetcher = partial(
             Fetcher, max_bytes=int(settings.jobs.body_mb * 1e6), allowed_networks=settings.allowed_private_networks
         )
         documents = fetcher(deadline_s=settings.limits.request_s)
-        self._ledger = Ledger(self._backend.store, self._backend.documents.cache)
-        self._claims = Claims(self._backend.store)
+        self._job_store = JobStore(self._services.store, self._services.documents.cache)
+        self._idempotency_store = IdempotencyStore(self._services.store)
         self._runner = Runner(
-            self._backend.documents,
-            self._ledger,
-            Links(self._backend.store, settings),
-            Sources(settings, self._backend.store, documents).fetch,
+            self._services.documents,
+            self._job_store,
+            Links(self._services.store, settings),
+            Sources(settings, self._services.store, documents).fetch,
             settings,
             self._note_change,
         )
         secret = secrets.webhook_secret
         self._webhooks = Webhooks(
-            self._ledger,
+            self._job_store,
             fetcher(deadline_s=settings.limits.fetch_s).post,
             secret.get_secret_value() if secret is not None else None,
         )
-        self._line = Line()
+        self._queue = JobQueue()
         self._work: dict[str, _Work] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._not_before: dict[str, datetime] = {}
@@ -117,7 +117,7 @@ class Jobs:
         self._page_s: float | None = None
         self._last_page = time.monotonic()
         looks = (self._look_after(self._take_up_all), self._look_after(self._sweep))
-        self._tasks = [asyncio.create_task(each) for each in (*self._backend.watches(), *looks)]
+        self._tasks = [asyncio.create_task(each) for each in (*self._services.watches(), *looks)]
 
     async def wake(self, record: JobRecord) -> None:
         """There is a new job in the store."""
@@ -127,14 +127,14 @@ class Jobs:
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
         """Of requests of the same name, the first one's; kept before it is told. Raises StoreUnavailable."""
         async with self._lock(f"claim {owner} {name}"):  # of two at once, one is the first
-            before = await self._claims.get(owner, name)
+            before = await self._idempotency_store.get(owner, name)
             if before is None:
-                await self._claims.put(owner, name, claim)
+                await self._idempotency_store.put(owner, name, claim)
             return before or claim
 
     async def report(self) -> JobsReport:
         running = len(self._running())
-        store_reason = self._backend.store_monitor.reason or next(iter(self._trouble.values()), None)
+        store_reason = self._services.store_monitor.reason or next(iter(self._trouble.values()), None)
         return JobsReport(running, len(self._work) - running, store_reason, len(self._unreadable))
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
@@ -151,7 +151,7 @@ class Jobs:
                 break
         if self._work.get(job_id) is not work:
             return None
-        order = self._line.in_order() if work.task is None else []
+        order = self._queue.in_order() if work.task is None else []
         position = order.index(job_id) + 1 if job_id in order else None
         return JobView(work.record.model_copy(), work.version, position, self._left_s(work.record), dict(work.pages))
 
@@ -162,7 +162,7 @@ class Jobs:
         """
         async with self._lock(job_id):
             try:
-                record = await self._ledger.record(job_id)
+                record = await self._job_store.record(job_id)
             except (KeyError, ValueError):
                 return None
             if record.state.is_gone:
@@ -173,12 +173,12 @@ class Jobs:
                 record = record.model_copy(update={"done": work.record.done, "failed": work.record.failed})
             ended = record.ended_as(state, keep_s=self._limits.keep_s)
             # Written first, so that nobody takes it up again.
-            await (self._ledger.mark_gone(ended) if state.is_gone else self._ledger.save(ended))
+            await (self._job_store.mark_gone(ended) if state.is_gone else self._job_store.save(ended))
             await self._stop(job_id)
             if state.is_gone:
-                await self._ledger.clear(ended)
+                await self._job_store.clear(ended)
             else:
-                await self._ledger.close(ended)
+                await self._job_store.close(ended)
                 self._webhooks.deliver(ended)
             return ended
 
@@ -186,7 +186,7 @@ class Jobs:
         """On return nothing of a job is worked on, and nothing written."""
         await self._webhooks.stop(job_id)
         work = self._work.pop(job_id, None)
-        self._line.remove(job_id)
+        self._queue.remove(job_id)
         if work is not None:
             if work.task is not None:
                 work.task.cancel()
@@ -212,7 +212,7 @@ class Jobs:
             await asyncio.sleep(LOOK_S)
 
     async def _take_up_all(self) -> None:
-        for job_id in await self._ledger.active():
+        for job_id in await self._job_store.active():
             if job_id in self._work:
                 continue
             async with self._lock(job_id):
@@ -220,17 +220,17 @@ class Jobs:
                     await self._take_up(record)
                 elif job_id not in self._unreadable:
                     log.error("job %s is given up: its record is lost; what else there is of it stays in %s",
-                              job_id, self._ledger.place(job_id))  # fmt: skip
-                    await self._ledger.give_up(job_id)
+                              job_id, self._job_store.place(job_id))  # fmt: skip
+                    await self._job_store.give_up(job_id)
             self._start_next()
-        for job_id in await self._ledger.to_deliver():
+        for job_id in await self._job_store.to_deliver():
             if not self._webhooks.is_delivering(job_id) and (record := await self._record(job_id)) is not None:
                 self._webhooks.deliver(record)
 
     async def _record(self, job_id: str) -> JobRecord | None:
         """A job that an index names. One that cannot be read does not keep others from being looked after."""
         try:
-            record = await self._ledger.record(job_id)
+            record = await self._job_store.record(job_id)
             self._unreadable.discard(job_id)
             return record
         except KeyError:
@@ -239,7 +239,7 @@ class Jobs:
             if job_id not in self._unreadable:
                 log.error(
                     "job %s: %s/job.json cannot be read (%s). Put a copy in its place; or delete that folder and "
-                    "jobs/active/%s, and the job with them", job_id, self._ledger.place(job_id), _first_line(error), job_id
+                    "jobs/active/%s, and the job with them", job_id, self._job_store.place(job_id), _first_line(error), job_id
                 )  # fmt: skip
             self._unreadable.add(job_id)
         return None
@@ -249,14 +249,14 @@ class Jobs:
         if record.state.is_active:
             self._adopt(record)
         elif record.state.is_gone:
-            await self._ledger.clear(record)
+            await self._job_store.clear(record)
         else:
-            await self._ledger.put_away(record)
+            await self._job_store.put_away(record)
 
     async def _sweep(self) -> None:
         """Delete what has had its time. A job that expires leaves its record for as long again, to tell of it."""
         now = datetime.now(UTC)
-        async for day, job_id in self._ledger.expiring(now):
+        async for day, job_id in self._job_store.expiring(now):
             if self._not_before.get(job_id, now) > now:
                 continue
             record = await self._record(job_id)
@@ -267,23 +267,23 @@ class Jobs:
                 continue
             self._not_before.pop(job_id, None)
             if record is None or record.state.is_gone:
-                await self._ledger.remove(job_id)
-                await self._ledger.forget(day, job_id)
+                await self._job_store.remove(job_id)
+                await self._job_store.forget(day, job_id)
                 continue
             log.info("job %s: its results are deleted, as their time is over", job_id)
             until = now + timedelta(seconds=self._limits.keep_s)
             expired = record.model_copy(update={"state": JobState.EXPIRED, "expires": until})
             async with self._lock(job_id):
-                await self._ledger.mark_gone(expired)
-                await self._ledger.forget(day, job_id)
-                await self._ledger.clear(expired)
-        await self._claims.sweep(now)
-        await self._backend.documents.cache.sweep(now)
+                await self._job_store.mark_gone(expired)
+                await self._job_store.forget(day, job_id)
+                await self._job_store.clear(expired)
+        await self._idempotency_store.sweep(now)
+        await self._services.documents.cache.sweep(now)
 
     def _adopt(self, record: JobRecord) -> None:
         if record.id not in self._work and record.state.is_active:
             self._work[record.id] = _Work(record)
-            self._line.add(record.id, record.owner, record.priority)
+            self._queue.add(record.id, record.owner, record.priority)
 
     def _start_next(self) -> None:
         while (job_id := self._next()) is not None:
@@ -297,10 +297,10 @@ class Jobs:
         """Who may begin now. One owner's jobs, or bulk ones, do not keep another's interactive job waiting."""
         running = self._running()
         if len(running) < self._limits.in_flight:
-            return self._line.take()
+            return self._queue.take()
         if len(running) >= 2 * self._limits.in_flight:
             return None
-        return self._line.take_interactive(
+        return self._queue.take_interactive(
             but_of={record.owner for record in running if record.priority is Priority.INTERACTIVE}
         )
 

@@ -34,7 +34,7 @@ class Claim:
     headers: dict[str, str] | None = None
 
 
-class Claims:
+class IdempotencyStore:
     """Keeps claims for a day; keys (`name`) are their owner's. Methods raise StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:

@@ -25,7 +25,7 @@ from serve_app.document import (
     Figure,
     PaddlexPage,
     Page,
-    PageReading,
+    PageContent,
 )
 from serve_app.document.ids import document_folder
 from serve_app.document.outline import BlockChange, Structure
@@ -43,7 +43,7 @@ ABANDONED = timedelta(days=2)
 """After this time, what there is of a job without a record is nobody's any more."""
 
 
-class Ledger:
+class JobStore:
     """Methods raise StoreUnavailable, and KeyError for a job, or a page, that is not there."""
 
     def __init__(self, store: Store, cache: PageCache) -> None:
@@ -142,7 +142,7 @@ class Ledger:
         with await asyncio.to_thread(unnamed_file, source) as file:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
-    async def keep_page(self, job_id: str, reading: PageReading, engine: EngineInfo) -> None:
+    async def keep_page(self, job_id: str, reading: PageContent, engine: EngineInfo) -> None:
         """Keep what was read of a page; its figures where the job's result has them."""
         folder = document_folder(job_id)
         for figure in reading.figures:
@@ -160,7 +160,7 @@ class Ledger:
         keys = await self._store.keys_below(f"{document_folder(job_id)}/page-results")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
-    async def page(self, job_id: str, number: int) -> tuple[PageReading, EngineInfo]:
+    async def page(self, job_id: str, number: int) -> tuple[PageContent, EngineInfo]:
         kept = json.loads(await self._store.get(_page_key(job_id, number)))
         paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
         page = Page.model_validate(kept["page"])
@@ -170,7 +170,7 @@ class Ledger:
                 figures.append(Figure(path, await self._store.get(f"{document_folder(job_id)}/{path}")))
             except KeyError:
                 page.warnings.append(_figure_lost(path))
-        return PageReading(page, tuple(figures), paddlex), EngineInfo.model_validate(kept["engine"])
+        return PageContent(page, tuple(figures), paddlex), EngineInfo.model_validate(kept["engine"])
 
     async def keep_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
         """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""

@@ -11,7 +11,7 @@ BULK_TURN = 4
 """Every so manieth job is a bulk one where both kinds wait, so that these do not wait for ever."""
 
 
-class Line:
+class JobQueue:
     """Jobs that wait, by priority; within one, owners take turns, and an owner's jobs are done in their order."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.document import ErrorInfo
 from serve_app.document.options import RecognitionOptions
-from serve_app.outputs.formats import OutputKind
+from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import PaddlexJob
 
 
@@ -52,7 +52,7 @@ class JobWish(BaseModel):
     text_layer: bool = False
     restructure: bool = True
     paddlex: bool = False
-    outputs: tuple[OutputKind, ...] = ()
+    outputs: tuple[OutputFormat, ...] = ()
 
 
 class OutputFile(BaseModel):
@@ -99,7 +99,7 @@ class JobRecord(BaseModel):
     done: int = 0
     failed: int = 0
     error: ErrorInfo | None = None
-    outputs: dict[OutputKind, OutputFile] = Field(default_factory=dict, description="Those that are made")
+    outputs: dict[OutputFormat, OutputFile] = Field(default_factory=dict, description="Those that are made")
     waiting_for: str | None = Field(None, description="Why it does not go on just now")
 
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:

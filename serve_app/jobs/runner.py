@@ -25,14 +25,14 @@ from serve_app.errors import (
     ServiceError,
     ServiceUnavailable,
 )
-from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
 from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_engine, one_piece
 from serve_app.paddlex.exports import exports_of_spool
 from serve_app.paddlex.job import RESULT, RESULT_TYPE, PaddlexJob
 from serve_app.paddlex.responses import pages_read
-from serve_app.pipeline.documents import Documents, Reading, Wanted
+from serve_app.pipeline.documents import DocumentRun, Documents, Wanted
 from serve_app.runtime.mapped_file import FileContent, mapped
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.settings import Settings
@@ -69,7 +69,7 @@ class Runner:
     def __init__(
         self,
         documents: Documents,
-        ledger: Ledger,
+        job_store: JobStore,
         links: Links,
         fetch: Callable[[str], Awaitable[FileContent]],
         settings: Settings,
@@ -80,7 +80,7 @@ class Runner:
         It also hears which pages have come to their end with that, those that failed with their error.
         """
         self._documents = documents
-        self._ledger = ledger
+        self._job_store = job_store
         self._fetch = fetch
         self._links = links
         self._settings = settings
@@ -142,12 +142,12 @@ class Runner:
             record.page_count, record.total = reading.page_count, len(reading.numbers)
             await self._restore(record, reading, trouble)
             record.waiting_for = None
-            await self._ledger.save(record)
+            await self._job_store.save(record)
             self._changed(record, {page.number: page.error for page in reading.spool.pages()})
             await self._read(record, reading, trouble)
             await self._keep_what_is_missing(record, reading)
             summary = await reading.finish(of_job=True)
-            await self._ledger.keep_summary(record.id, summary, reading.spool)
+            await self._job_store.keep_summary(record.id, summary, reading.spool)
             await self._keep_outputs(record, reading, summary)
             if record.paddlex is not None:
                 await self._keep_lines(record, record.paddlex, reading)
@@ -156,27 +156,27 @@ class Runner:
 
     async def _source(self, record: JobRecord, held: ExitStack) -> FileContent:
         try:
-            file = await self._ledger.source(record.id)
+            file = await self._job_store.source(record.id)
         except KeyError:
             if record.url is None:  # it was there when the job's id went out
                 raise StoreUnavailable(f"the document of job {record.id} is not there") from None
             source = await self._fetch(record.url)
-            await self._ledger.keep_source(record.id, source)  # what is read again after a kill is the same document
+            await self._job_store.keep_source(record.id, source)  # what is read again after a kill is the same document
             return source
         return mapped(held.enter_context(file))
 
-    async def _restore(self, record: JobRecord, reading: Reading, trouble: _Trouble) -> None:
+    async def _restore(self, record: JobRecord, reading: DocumentRun, trouble: _Trouble) -> None:
         chosen = set(reading.numbers)
-        for number in await self._ledger.page_numbers(record.id):
+        for number in await self._job_store.page_numbers(record.id):
             if number in chosen:
-                reading.restore(*await self._ledger.page(record.id, number))
+                reading.restore(*await self._job_store.page(record.id, number))
         record.done, record.failed = len(reading.spool), len(trouble.failed)
         for page in trouble.failed.values():
             reading.fail(page)
         if record.done:
             log.info("job %s goes on with %d of %d page(s) done", record.id, record.done, record.total)
 
-    async def _read(self, record: JobRecord, reading: Reading, trouble: _Trouble) -> None:
+    async def _read(self, record: JobRecord, reading: DocumentRun, trouble: _Trouble) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             again: list[int] = []
@@ -185,7 +185,7 @@ class Runner:
                 async with aclosing(reading.pages()) as pages:
                     async for page in pages:
                         if page.error is None:
-                            await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
+                            await self._job_store.keep_page(record.id, *reading.page_reading(page.number))
                             record.done += 1
                             log.info("job %s: page %d is done", record.id, page.number)
                         elif page.error.code in _PASSING_CODES:
@@ -212,19 +212,19 @@ class Runner:
             pause_s *= 2
             reading.forget(again)
 
-    async def _keep_what_is_missing(self, record: JobRecord, reading: Reading) -> None:
+    async def _keep_what_is_missing(self, record: JobRecord, reading: DocumentRun) -> None:
         """All that counts as done is in the store, whatever has become of the store meanwhile."""
-        kept = set(await self._ledger.page_numbers(record.id))
+        kept = set(await self._job_store.page_numbers(record.id))
         for page in reading.spool.pages():
             if page.error is None and page.number not in kept:
                 log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
-                await self._ledger.keep_page(record.id, *reading.page_reading(page.number))
+                await self._job_store.keep_page(record.id, *reading.page_reading(page.number))
 
-    async def _keep_outputs(self, record: JobRecord, reading: Reading, summary: DocumentSummary) -> None:
+    async def _keep_outputs(self, record: JobRecord, reading: DocumentRun, summary: DocumentSummary) -> None:
         for kind in record.wish.outputs:
             try:
                 with await reading.renderer.rendered(kind, summary) as file:
-                    key = await self._ledger.keep_result(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
+                    key = await self._job_store.keep_result(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
             except _PASSING:
                 raise
             except ServiceError as error:  # the others are worth having without it
@@ -233,7 +233,7 @@ class Runner:
             else:
                 record.outputs[kind] = OutputFile(key=key)
 
-    async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: Reading) -> None:
+    async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: DocumentRun) -> None:
         """The result as PaddleOCR's clients fetch it."""
         restructured = None
         if not paddlex.of_lines and paddlex.layout.restructure_pages:
@@ -259,7 +259,7 @@ class Runner:
             )
             await asyncio.to_thread(write, file)
             file.seek(0)
-            await self._ledger.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
+            await self._job_store.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
 
     async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
         told = None if error is None else ErrorInfo(code=error.code, message=error.message)
@@ -283,21 +283,21 @@ class Runner:
         """
         if (stored := await self._ended_elsewhere(ended.id)) is not None:
             return stored
-        await self._ledger.close(ended)
+        await self._job_store.close(ended)
         return ended
 
     async def _ended_elsewhere(self, job_id: str) -> JobRecord | None:
         """The record of a job that is at its end already, after all is done that belongs to that."""
         try:
-            stored = await self._ledger.record(job_id)
+            stored = await self._job_store.record(job_id)
         except KeyError:
             return None
         if stored.state.is_active:
             return None
         if stored.state.is_gone:
-            await self._ledger.clear(stored)
+            await self._job_store.clear(stored)
         else:
-            await self._ledger.put_away(stored)
+            await self._job_store.put_away(stored)
         return stored
 
     def _wanted(self, record: JobRecord) -> Wanted:

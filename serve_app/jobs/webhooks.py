@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from serve_app.errors import ServiceError
-from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, told
 from serve_app.storage import StoreUnavailable
 
@@ -38,8 +38,8 @@ Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
 class Webhooks:
     """Delivers what the ledger says is to be delivered."""
 
-    def __init__(self, ledger: Ledger, post: Post, secret: str | None) -> None:
-        self._ledger = ledger
+    def __init__(self, job_store: JobStore, post: Post, secret: str | None) -> None:
+        self._job_store = job_store
         self._post = post
         self._key = None if secret is None else signing_key(secret)
         self._deliveries: dict[str, asyncio.Task[None]] = {}
@@ -78,10 +78,10 @@ class Webhooks:
                 webhook.state = "failed"
             log.info("job %s: webhook, try %d: %s", record.id, webhook.attempts, webhook.last_answer)
             try:
-                latest = await self._ledger.record(record.id)
+                latest = await self._job_store.record(record.id)
                 if latest.state.is_gone:
                     return
-                await self._ledger.save_webhook(latest.model_copy(update={"webhook": webhook}))
+                await self._job_store.save_webhook(latest.model_copy(update={"webhook": webhook}))
             except (StoreUnavailable, KeyError, ValueError) as error:
                 log.warning("job %s: what became of its webhook is not kept: %s", record.id, error)
             if webhook.state != "pending":
@@ -91,7 +91,7 @@ class Webhooks:
     async def _is_gone(self, job_id: str) -> bool:
         """Whether the job was deleted meanwhile, of which nothing is told any more."""
         try:
-            return (await self._ledger.record(job_id)).state.is_gone
+            return (await self._job_store.record(job_id)).state.is_gone
         except (StoreUnavailable, ValueError):
             return False
         except KeyError:

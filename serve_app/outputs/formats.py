@@ -15,7 +15,7 @@ from serve_app.outputs.markdown import document_markdown
 from serve_app.outputs.text import document_text
 
 
-class OutputKind(StrEnum):
+class OutputFormat(StrEnum):
     JSON = "json"
     MARKDOWN = "markdown"
     TEXT = "text"
@@ -28,48 +28,48 @@ class OutputKind(StrEnum):
 
 
 MEDIA_TYPES = {
-    OutputKind.JSON: "application/json",
-    OutputKind.MARKDOWN: "text/markdown",
-    OutputKind.TEXT: "text/plain",
-    OutputKind.HTML: "text/html",
-    OutputKind.DOCX: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    OutputKind.PDF: "application/pdf",
-    OutputKind.ZIP: "application/zip",
-    OutputKind.NDJSON: "application/x-ndjson",
-    OutputKind.EVENTS: "text/event-stream",
+    OutputFormat.JSON: "application/json",
+    OutputFormat.MARKDOWN: "text/markdown",
+    OutputFormat.TEXT: "text/plain",
+    OutputFormat.HTML: "text/html",
+    OutputFormat.DOCX: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    OutputFormat.PDF: "application/pdf",
+    OutputFormat.ZIP: "application/zip",
+    OutputFormat.NDJSON: "application/x-ndjson",
+    OutputFormat.EVENTS: "text/event-stream",
 }
-STREAMED = frozenset({OutputKind.NDJSON, OutputKind.EVENTS})
+STREAMED = frozenset({OutputFormat.NDJSON, OutputFormat.EVENTS})
 """Sent while the document is read; the others are made when it is."""
 IN_ARCHIVE = {
-    OutputKind.JSON: "result.json",
-    OutputKind.MARKDOWN: "result.md",
-    OutputKind.TEXT: "result.txt",
-    OutputKind.HTML: "result.html",
-    OutputKind.DOCX: "result.docx",
-    OutputKind.PDF: "result.pdf",
+    OutputFormat.JSON: "result.json",
+    OutputFormat.MARKDOWN: "result.md",
+    OutputFormat.TEXT: "result.txt",
+    OutputFormat.HTML: "result.html",
+    OutputFormat.DOCX: "result.docx",
+    OutputFormat.PDF: "result.pdf",
 }
 
 
-FILE_NAMES = {**IN_ARCHIVE, OutputKind.ZIP: "result.zip"}
+FILE_NAMES = {**IN_ARCHIVE, OutputFormat.ZIP: "result.zip"}
 """What each form is called where it is kept."""
 
 
 def write_output(
-    kind: OutputKind, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
+    kind: OutputFormat, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
 ) -> None:
     """Write the document in this form, one of those that are made page by page.
 
     `include_images`: JSON and Markdown hold the pictures; HTML always does.
     """
     match kind:
-        case OutputKind.JSON:
+        case OutputFormat.JSON:
             _write(document_json(summary, spool, include_images=include_images), to)
-        case OutputKind.MARKDOWN:
+        case OutputFormat.MARKDOWN:
             parts = document_markdown(spool.pages(), notes=True)
             _write_text(_with_images(parts, spool) if include_images else parts, to)
-        case OutputKind.TEXT:
+        case OutputFormat.TEXT:
             _write_text(document_text(spool.pages(), notes=True), to)
-        case OutputKind.HTML:
+        case OutputFormat.HTML:
             _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
         case _:
             raise ValueError(f"{kind} is not made here")

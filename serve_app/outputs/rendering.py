@@ -14,7 +14,7 @@ from serve_app.document import DocumentSummary
 from serve_app.document.spool import PageSpool
 from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
-from serve_app.outputs.formats import IN_ARCHIVE, OutputKind, write_output
+from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
@@ -25,7 +25,7 @@ PAGE_S = 2.0
 """What a page may add to the time that a process of its own takes to write a file."""
 
 
-class Writers:
+class WriterPool:
     """Places for processes that write a file: each may have a gigabyte."""
 
     def __init__(self, most: int, limits: Limits) -> None:
@@ -56,28 +56,28 @@ class Renderer:
         spool: PageSpool,
         *,
         password: str | None,
-        writers: Writers,
+        writers: WriterPool,
     ) -> None:
         self._source = source
         self._spool = spool
         self._password = password
         self._writers = writers
 
-    async def rendered(self, kind: OutputKind, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
+    async def rendered(self, kind: OutputFormat, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
         """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
 
         Raises ServiceError where a process of its own cannot make one, or not in time.
         """
-        if kind in (OutputKind.PDF, OutputKind.DOCX):
+        if kind in (OutputFormat.PDF, OutputFormat.DOCX):
             return await self._apart(kind, summary)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
         try:
-            if kind is OutputKind.ZIP:
+            if kind is OutputFormat.ZIP:
                 await self._archive(summary, file)
             else:
                 write = partial(write_output, kind, summary, self._spool, file, include_images=include_images)
                 # What is quicker than a thread is found is written at once.
-                quick = self._spool.small and kind in (OutputKind.JSON, OutputKind.MARKDOWN, OutputKind.TEXT)
+                quick = self._spool.small and kind in (OutputFormat.JSON, OutputFormat.MARKDOWN, OutputFormat.TEXT)
                 write() if quick else await asyncio.to_thread(write)
             file.seek(0)
         except BaseException:
@@ -85,9 +85,9 @@ class Renderer:
             raise
         return file
 
-    async def _apart(self, kind: OutputKind, summary: DocumentSummary) -> BinaryIO:
+    async def _apart(self, kind: OutputFormat, summary: DocumentSummary) -> BinaryIO:
         async with self._writers.place(len(self._spool)) as timeout_s:
-            if kind is OutputKind.DOCX:
+            if kind is OutputFormat.DOCX:
                 return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
             source = await self._source()
             return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)

@@ -1,1 +1,4 @@
-"""PaddleX's self-hosted API: what its clients send, and answers in its form."""
+"""PaddleX's format: its requests, its pages, its responses.
+
+A dialect is one room like this and one thin route. May use the pipeline and below.
+"""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from serve_app.document import PaddlexPage, Page
-from serve_app.document.figures import own_path
+from serve_app.document.figures import local_figure_path
 from serve_app.document.spool import PageSpool
-from serve_app.outputs.rendering import Writers
+from serve_app.outputs.rendering import WriterPool
 from serve_app.outputs.writer_process import page_docx_files
 from serve_app.paddlex.pages import page_of
 
@@ -39,7 +39,7 @@ class Exports:
 
 
 async def exports_of_spool(
-    writers: Writers, spool: PageSpool, restructured: Sequence[PaddlexPage] | None, formats: Sequence[str] | None
+    writers: WriterPool, spool: PageSpool, restructured: Sequence[PaddlexPage] | None, formats: Sequence[str] | None
 ) -> Exports:
     """Of the pages that were read, as they are in the answer. Raises ServiceError."""
     if not formats:
@@ -51,7 +51,7 @@ async def exports_of_spool(
             yield from read
             return
         for page, paddlex in zip(read, restructured, strict=True):
-            own = {own_path(path, page.number): path for path in spool.figures_of(page.number)}
+            own = {local_figure_path(path, page.number): path for path in spool.figures_of(page.number)}
             piece = page_of(paddlex.pruned_result, page.number, own)
             for block in piece.blocks:
                 block.figure = block.figure and own[block.figure]
@@ -63,7 +63,7 @@ async def exports_of_spool(
 
 
 async def exports_of_given(
-    writers: Writers,
+    writers: WriterPool,
     restructured: Sequence[PaddlexPage],
     images: Sequence[dict[str, str]],
     formats: Sequence[str] | None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from serve_app.document import ErrorInfo, PaddlexPage, Page
-from serve_app.document.figures import OVERLAYS, PICTURES, own_path, with_own_paths
+from serve_app.document.figures import OVERLAYS, PICTURES, local_figure_path, with_local_figures
 from serve_app.document.spool import PageSpool
 from serve_app.paddlex.exports import Exports
 from serve_app.paddlex.pages import as_paddlex_page, failed_page, ocr_result
@@ -41,7 +41,7 @@ def layout_parsing_results(
             continue
         paddlex = next(pieces) if pieces is not None else paddlex_page(page, spool, asked)
         paths = [path for path in spool.figures_of(page.number) if not path.startswith((OVERLAYS, PICTURES))]
-        figures = {own_path(path, page.number): path for path in paths}
+        figures = {local_figure_path(path, page.number): path for path in paths}
         images = {name: picture(path) for name, path in figures.items()} if asked.return_markdown_images else {}
         result: dict[str, Any] = {
             "prunedResult": paddlex.pruned_result,
@@ -133,7 +133,7 @@ def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingFields) -> Pa
     """A page that was read, in PaddleX's form, with figures by their own names."""
     paddlex = spool.paddlex(page.number)
     if paddlex is None:
-        named = with_own_paths(page, spool.figures_of(page.number))
+        named = with_local_figures(page, spool.figures_of(page.number))
         paddlex = as_paddlex_page(named, ignore_labels=asked.markdown_ignore_labels, pretty=asked.prettify_markdown)
     return paddlex
 

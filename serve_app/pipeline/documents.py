@@ -19,12 +19,12 @@ from serve_app.document import (
     ErrorInfo,
     Figure,
     Page,
-    PageReading,
+    PageContent,
     PageResult,
     SourceFile,
     StorageInfo,
 )
-from serve_app.document.figures import with_own_figures
+from serve_app.document.figures import qualify_figures
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.document.outline import PageOutline, outline_of
@@ -41,13 +41,13 @@ from serve_app.errors import (
     ServiceError,
     TooManyPages,
 )
-from serve_app.outputs.formats import OutputKind
-from serve_app.outputs.rendering import Renderer, Writers
+from serve_app.outputs.formats import OutputFormat
+from serve_app.outputs.rendering import Renderer, WriterPool
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.results import Results
 from serve_app.raster.images import HEADER_WITHIN, sniff
-from serve_app.runtime.allocator import give_back
+from serve_app.runtime.allocator import trim_heap
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Limits
 
@@ -82,7 +82,7 @@ class Wanted:
     text_layer: bool = False
     restructure: bool = True
     paddlex: bool = False
-    output: OutputKind | None = None
+    output: OutputFormat | None = None
     include_images: bool = False
 
 
@@ -104,7 +104,7 @@ class Documents:
         self.results = results
         self.cache = cache
         self.limits = limits
-        self.writers = Writers(WRITERS_AT_ONCE, limits)
+        self.writers = WriterPool(WRITERS_AT_ONCE, limits)
         self.fetch = fetch
         self._share = share
 
@@ -116,8 +116,8 @@ class Documents:
         timings_ms: dict[str, float],
         started: float,
         document_id: str | None = None,
-    ) -> Reading:
-        """Open a document and choose its pages; nothing is read yet. Use the Reading as a context manager.
+    ) -> DocumentRun:
+        """Open a document and choose its pages; nothing is read yet. Use the DocumentRun as a context manager.
 
         `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before;
         `started` is the perf_counter() of the request's start. Raises ServiceError where the document cannot be opened, or has too many pages.
@@ -138,7 +138,9 @@ class Documents:
             numbers = self._chosen(wanted, page_count)
             # With the line at its end, what tells of documents that were lost with this process.
             log.info("document %s: %d page(s) begin", file.id, len(numbers))
-            return Reading(self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all())
+            return DocumentRun(
+                self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all()
+            )
 
     def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
         numbers = list(range(1, page_count + 1))
@@ -153,7 +155,7 @@ class Documents:
         return numbers
 
 
-class Reading:
+class DocumentRun:
     """One document on its way: first its `pages`, then `finish`. Holds what was read until it is closed."""
 
     def __init__(
@@ -196,7 +198,7 @@ class Reading:
         self._degraded = False
         self._outlines: list[PageOutline] = []
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> DocumentRun:
         return self
 
     def __exit__(
@@ -204,7 +206,7 @@ class Reading:
     ) -> None:
         self._place.close()
         if not self.spool.small:
-            give_back()
+            trim_heap()
         self.spool.close()
 
     async def pages(self) -> AsyncGenerator[Page, None]:
@@ -251,18 +253,18 @@ class Reading:
             if number not in self.spool:
                 yield self._kept(PageOutcome(number, DocumentTimeout()))
 
-    def restore(self, reading: PageReading, engine: EngineInfo) -> None:
+    def restore(self, reading: PageContent, engine: EngineInfo) -> None:
         """Take a page as it was read before, with what `page_reading` gave of it."""
         page = reading.page
         if self._engine is None or page.text_source == "recognition":
             self._engine = engine
         self._keep(reading)
 
-    def page_reading(self, number: int) -> tuple[PageReading, EngineInfo]:
+    def page_reading(self, number: int) -> tuple[PageContent, EngineInfo]:
         """A page as it was read, to `restore` it from."""
         assert self._engine is not None, "a page was read"
         figures = tuple(Figure(path, self.spool.figure(path) or b"") for path in self.spool.figures_of(number))
-        return PageReading(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
+        return PageContent(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
 
     def fail(self, page: Page) -> None:
         """Take a page as one that failed before, and is not to be tried again."""
@@ -331,7 +333,7 @@ class Reading:
     def _kept(self, outcome: PageOutcome) -> Page:
         if isinstance(outcome.result, PageResult):
             result = outcome.result
-            reading = result.reading if self.page_count == 1 else with_own_figures(result.reading, outcome.number)
+            reading = result.reading if self.page_count == 1 else qualify_figures(result.reading, outcome.number)
             page = reading.page
             page.number = outcome.number
             if self._engine is None or page.text_source == "recognition":
@@ -346,7 +348,7 @@ class Reading:
             self.spool.add(page)
         return page
 
-    def _keep(self, reading: PageReading) -> None:
+    def _keep(self, reading: PageContent) -> None:
         page = reading.page
         self._degraded |= page.degraded
         self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from serve_app.document import EngineInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
+from serve_app.document import EngineInfo, Figure, PaddlexPage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Settings
@@ -144,10 +144,10 @@ class CachedPages:
         return f"{self.prefix}-{number:06d}.json"
 
 
-def _reading_of(kept: dict[str, Any]) -> PageReading:
+def _reading_of(kept: dict[str, Any]) -> PageContent:
     figures = tuple(Figure(path, base64.b64decode(jpeg)) for path, jpeg in kept["figures"])
     paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
-    return PageReading(Page.model_validate(kept["page"]), figures, paddlex)
+    return PageContent(Page.model_validate(kept["page"]), figures, paddlex)
 
 
 def _folder(owner: str, digest: str) -> str:

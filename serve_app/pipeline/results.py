@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from serve_app.document import DocumentSummary, StorageInfo
 from serve_app.document.ids import document_folder
 from serve_app.document.spool import PageSpool
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import unnamed_file
 from serve_app.runtime.temp_dir import is_no_room, no_room
@@ -87,7 +87,7 @@ class Results:
     ) -> None:
         with ExitStack() as files:
             writes = []
-            for name, kind in (("result", OutputKind.JSON), ("markdown", OutputKind.MARKDOWN)):
+            for name, kind in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):
                 file = files.enter_context(await renderer.rendered(kind, summary))
                 writes.append(self._store.put(keys[name], file, MEDIA_TYPES[kind]))
             if source is not None:

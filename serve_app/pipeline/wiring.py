@@ -25,7 +25,7 @@ from serve_app.storage.monitor import StoreMonitor
 
 
 @dataclass(frozen=True)
-class Backend:
+class PipelineServices:
     """One for each replica that reads documents."""
 
     documents: Documents
@@ -39,12 +39,12 @@ class Backend:
         return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
 
 
-def open_backend(
+def open_services(
     settings: Settings,
     secrets: Secrets,
     rasterizer: DeploymentHandle[Any],
     recognizers: Mapping[str, DeploymentHandle[Any]],
-) -> Backend:
+) -> PipelineServices:
     limits = settings.limits
     store = open_store(settings.store, secrets)
     store_monitor = StoreMonitor(store)
@@ -77,7 +77,7 @@ def open_backend(
         share=_shared,
         fetch=_fetched,
     )
-    return Backend(documents, engines, store, store_monitor, temp_dir)
+    return PipelineServices(documents, engines, store, store_monitor, temp_dir)
 
 
 def _shared(source: FileContent) -> Any:

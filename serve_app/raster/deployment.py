@@ -11,11 +11,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
-from serve_app.document import EngineInfo, Page, PageImage, PageReading, PageResult, SourceFile
+from serve_app.document import EngineInfo, Page, PageContent, PageImage, PageResult, SourceFile
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
 from serve_app.raster.decoder_client import IsolatedDecoder
-from serve_app.runtime.allocator import keep_little
+from serve_app.runtime.allocator import limit_arenas
 from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import Limits, RasterSettings, resolve
@@ -34,7 +34,7 @@ class Rasterizer:
     """
 
     def __init__(self, settings: RasterSettings, limits: Limits, temp_dir: str) -> None:
-        keep_little()
+        limit_arenas()
         use_temp_dir(resolve(temp_dir))
         self._decoder = IsolatedDecoder(
             max_pixels=int(limits.image_megapixels * 1e6),
@@ -97,7 +97,7 @@ class Rasterizer:
             markdown=page_markdown(text_page.blocks),
             blocks=text_page.blocks,
         )
-        return PageResult(PageReading(page), TEXT_LAYER, {"text_layer": (time.perf_counter() - started) * 1000})
+        return PageResult(PageContent(page), TEXT_LAYER, {"text_layer": (time.perf_counter() - started) * 1000})
 
     def _decode(self, source: SourceFile, number: int, dpi: int | None) -> PageImage:
         started = time.perf_counter()

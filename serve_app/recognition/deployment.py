@@ -17,13 +17,13 @@ from pydantic import SecretStr
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from serve_app.document import EngineInfo, ErrorInfo, PaddlexPage, PageImage, PageReading, PageResult
+from serve_app.document import EngineInfo, ErrorInfo, PaddlexPage, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
-from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask, VlmServerState
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import Readers
@@ -48,14 +48,14 @@ class EnginePhase(StrEnum):
 class EngineState:
     """What a replica says of its engine; `reason` is set where `phase` is FAILED.
 
-    `backend` is the state of the server that the engine works with, where it does.
+    `vlm_server` is the state of the server that the engine works with, where it does.
     """
 
     replica: str
     phase: EnginePhase
     version: str | None = None
     reason: str | None = None
-    backend: BackendState | None = None
+    vlm_server: VlmServerState | None = None
 
 
 class Recognizer:
@@ -126,7 +126,7 @@ class Recognizer:
             },
         )
 
-    async def _with_pictures(self, reading: PageReading, image: PageImage, options: RecognitionOptions) -> PageReading:
+    async def _with_pictures(self, reading: PageContent, image: PageImage, options: RecognitionOptions) -> PageContent:
         figures = []
         try:
             if options.overlay:
@@ -172,7 +172,7 @@ class Recognizer:
             phase=self._phase,
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
-            backend=self._engine.backend() if self._phase is EnginePhase.INITIALIZED else None,
+            vlm_server=self._engine.vlm_server() if self._phase is EnginePhase.INITIALIZED else None,
         )
 
     def check_health(self) -> None:

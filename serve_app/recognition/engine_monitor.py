@@ -103,7 +103,7 @@ _BEST_FIRST = (EnginePhase.INITIALIZED, EnginePhase.INITIALIZING, EnginePhase.NO
 
 
 def _rank(state: EngineState) -> tuple[int, bool]:
-    return _BEST_FIRST.index(state.phase), state.backend is not None and not state.backend.available
+    return _BEST_FIRST.index(state.phase), state.vlm_server is not None and not state.vlm_server.available
 
 
 def first_of(monitors: Mapping[str, EngineMonitor]) -> EngineMonitor:

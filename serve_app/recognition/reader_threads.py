@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from serve_app.document import PageReading
+from serve_app.document import PageContent
 from serve_app.errors import ServiceError
 from serve_app.recognition.engine_thread import EngineThread
 from serve_app.recognition.engines.engine import Engine
@@ -30,7 +30,7 @@ class Readers:
         self._waiting = 0
         self._changed = asyncio.Event()
 
-    async def read(self, analyzed: Any) -> Batched[PageReading | ServiceError]:
+    async def read(self, analyzed: Any) -> Batched[PageContent | ServiceError]:
         """One page. Raises what the engine raises, or EngineThreadDead.
 
         A thread that works for a caller who has left is free again when it is done, not before.

@@ -14,7 +14,7 @@ ARENAS = 2
 """Left to itself, each thread has an arena of its own, up to 8 a core, and what is free in one is of no use to others."""
 
 
-def keep_little() -> None:
+def limit_arenas() -> None:
     """For a process that works on large and on small documents in turn, in many threads."""
     if sys.platform != "linux":
         return
@@ -24,7 +24,7 @@ def keep_little() -> None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Give back what is free within the heap; takes some milliseconds."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

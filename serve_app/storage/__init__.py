@@ -1,4 +1,4 @@
-"""The store of results: S3, or a folder; one interface."""
+"""The store: S3 or a folder, one interface. Keeps bytes by key; knows no documents."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.document import Page, PageReading
+from serve_app.document import Page, PageContent
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.recognition.engines import EngineLoadError
 from serve_app.recognition.engines.paddleocr_vl.adapter import BoundedGeneration, StagedPipeline
@@ -62,10 +62,10 @@ def change(engine: PaddleOcrVlEngine, monkeypatch: pytest.MonkeyPatch) -> Callab
     return change
 
 
-def read(engine: PaddleOcrVlEngine, pixels: BgrPage | None = None, **options: Any) -> PageReading:
+def read(engine: PaddleOcrVlEngine, pixels: BgrPage | None = None, **options: Any) -> PageContent:
     task = make_task(figure_page(LIGHT) if pixels is None else pixels, **(CHEAP | options))
     (reading,) = read_whole(engine, [task])
-    assert isinstance(reading, PageReading), reading
+    assert isinstance(reading, PageContent), reading
     return reading
 
 
@@ -81,7 +81,7 @@ def scaled(box: tuple[float, ...], width: int = WIDTH, height: int = HEIGHT) -> 
 def test_what_it_says_of_itself(engine: PaddleOcrVlEngine) -> None:
     assert (engine.name, engine.version) == ("paddleocr-vl", "3.7.0 (v1.6)")
     assert (engine.max_batch, engine.pages_at_once) == (8, 1)
-    assert (engine.unavailable(), engine.backend(), engine.gpu_memory_mb()) == (None, None, None)
+    assert (engine.unavailable(), engine.vlm_server(), engine.gpu_memory_mb()) == (None, None, None)
 
 
 def test_russian_and_english_text_comes_out_exactly(engine: PaddleOcrVlEngine) -> None:
@@ -294,7 +294,7 @@ def test_a_class_that_the_layout_model_does_not_know_is_told_with_those_it_does(
 ) -> None:
     good = make_task(page(LIGHT), 2, **CHEAP)
     refused, other = read_whole(engine, [make_task(page(LIGHT), **options), good])
-    assert isinstance(refused, InvalidField) and isinstance(other, PageReading)
+    assert isinstance(refused, InvalidField) and isinstance(other, PageContent)
     assert "no class paragraph;" in refused.message and ", ".join(LABELS) in refused.message
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from serve_app.document import PageImage, PageReading
+from serve_app.document import PageContent, PageImage
 from serve_app.document.options import ParsingOptions, RecognitionOptions, VlmExtraArgs
 from serve_app.errors import ServiceError
 from serve_app.recognition.engines.engine import EngineLoadError, PageTask
@@ -336,19 +336,19 @@ def predict(library: Any, pages: Sequence[BgrPage], options: dict[str, Any]) -> 
     return results
 
 
-def pruned_of(reading: PageReading) -> dict[str, Any]:
+def pruned_of(reading: PageContent) -> dict[str, Any]:
     assert reading.paddlex is not None
     return reading.paddlex.pruned_result
 
 
-def read(engine: PaddleOcrVlEngine, *tasks: PageTask) -> list[PageReading]:
+def read(engine: PaddleOcrVlEngine, *tasks: PageTask) -> list[PageContent]:
     outcomes = read_whole(engine, tasks)
-    readings = [outcome for outcome in outcomes if isinstance(outcome, PageReading)]
+    readings = [outcome for outcome in outcomes if isinstance(outcome, PageContent)]
     assert len(readings) == len(outcomes), outcomes
     return readings
 
 
-def compare(library: Any, engine: PaddleOcrVlEngine, pixels: BgrPage, ours: dict[str, Any], theirs: Any) -> PageReading:
+def compare(library: Any, engine: PaddleOcrVlEngine, pixels: BgrPage, ours: dict[str, Any], theirs: Any) -> PageContent:
     (own,) = predict(library, [pixels], CHEAP | ours | theirs)
     (reading,) = read(engine, make_task(pixels, **(CHEAP | ours)))
     assert pruned_of(reading) == own["pruned"]
@@ -360,7 +360,7 @@ def compare(library: Any, engine: PaddleOcrVlEngine, pixels: BgrPage, ours: dict
 
 
 @pytest.fixture(scope="module")
-def by_default(engine: PaddleOcrVlEngine) -> PageReading:
+def by_default(engine: PaddleOcrVlEngine) -> PageContent:
     """The light page, read without options."""
     (reading,) = read(engine, make_task(figure_page(LIGHT), **CHEAP))
     return reading
@@ -371,7 +371,7 @@ def by_default(engine: PaddleOcrVlEngine) -> PageReading:
 def test_a_page_is_read_as_the_library_itself_reads_it(
     library: Any,
     engine: PaddleOcrVlEngine,
-    by_default: PageReading,
+    by_default: PageContent,
     paper: tuple[int, int, int],
     options: dict[str, Any],
     library_options: dict[str, Any],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.document import ErrorInfo, PageReading
+from serve_app.document import ErrorInfo, PageContent
 from serve_app.document.options import ParsingOptions
 from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading, table_text
 
@@ -70,7 +70,7 @@ def library_result(*blocks: tuple[str, str], figure: int | None = None, degrees:
     )
 
 
-def plain(result: Any, *warnings: ErrorInfo, **options: Any) -> PageReading:
+def plain(result: Any, *warnings: ErrorInfo, **options: Any) -> PageContent:
     return page_reading(result, ParsingOptions(**options), number=3, dpi=150, warnings=list(warnings))
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.document import Block, Box, Figure, Page, PageImage, PageReading, RgbPixels, Word
+from serve_app.document import Block, Box, Figure, Page, PageContent, PageImage, RgbPixels, Word
 from serve_app.document.options import RecognitionOptions
 from serve_app.recognition.engines import PageTask, tesseract
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
@@ -33,10 +33,10 @@ def engine() -> Iterator[TesseractEngine]:
     engine.close()
 
 
-def read(engine: TesseractEngine, pixels: RgbPixels) -> PageReading:
+def read(engine: TesseractEngine, pixels: RgbPixels) -> PageContent:
     task = PageTask(PageImage(np.ascontiguousarray(pixels), 1, 200, 0.0), RecognitionOptions())
     (reading,) = read_whole(engine, [task])
-    assert isinstance(reading, PageReading), reading
+    assert isinstance(reading, PageContent), reading
     return reading
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serve_app.document import Page, PageReading
+from serve_app.document import Page, PageContent
 from serve_app.errors import PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.recognition.engines.paddleocr_vl import vlm_client, vlm_probe
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
@@ -162,13 +162,13 @@ def codes(of: PageBudget) -> list[str]:
     return [warning.code for warning in of.warnings()]
 
 
-def read(engine: PaddleOcrVlEngine) -> PageReading | ServiceError:
+def read(engine: PaddleOcrVlEngine) -> PageContent | ServiceError:
     (outcome,) = read_whole(engine, [make_task(page(LIGHT))])
     return outcome
 
 
-def good(outcome: PageReading | ServiceError) -> Page:
-    assert isinstance(outcome, PageReading), outcome
+def good(outcome: PageContent | ServiceError) -> Page:
+    assert isinstance(outcome, PageContent), outcome
     return outcome.page
 
 
@@ -262,7 +262,7 @@ def test_an_engine_loads_without_its_server_and_says_that_it_is_away(load: Calla
     engine = load(free_url())
     away = engine.unavailable()
     assert isinstance(away, VlmServerAway) and away.retry_after_s
-    state = engine.backend()
+    state = engine.vlm_server()
     assert state is not None and not state.available and state.reason == "it cannot be connected to"
     assert isinstance(read(engine), VlmServerAway)
 
@@ -430,7 +430,7 @@ def test_replicas_share_what_the_server_takes(load: Callable[..., PaddleOcrVlEng
 _layout = threading.Lock()
 
 
-def read_prepared(job: tuple[PaddleOcrVlEngine, int]) -> PageReading | ServiceError:
+def read_prepared(job: tuple[PaddleOcrVlEngine, int]) -> PageContent | ServiceError:
     """A page whose layout is found by one thread at a time, as it must be."""
     engine, number = job
     with _layout:
@@ -495,7 +495,7 @@ def test_a_server_that_stops_in_its_tracks_is_away_and_its_pages_end(
             assert isinstance(reading.result(DEADLINE_S), VlmServerAway)
             # Two probes of 0.5 s and the pauses before them.
             assert 0.8 < time.monotonic() - started < 3
-        state = engine.backend()
+        state = engine.vlm_server()
         assert state is not None and state.reason == "it does not answer within 0.5 s"
         server.resume()
         server.control(hang=False)

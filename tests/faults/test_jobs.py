@@ -22,7 +22,7 @@ import yaml
 
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
-from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, JobWish, as_stored
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
@@ -298,11 +298,11 @@ def test_what_others_were_killed_at_is_done(deployed: Callable[..., Service], tm
     async def leave() -> None:
         settings = Settings(store=FolderStoreSettings(path=str(output)))
         store = open_store(settings.store, Secrets())
-        ledger = Ledger(store, PageCache(store, StoreMonitor(store), settings, lambda engine: None))
+        job_store = JobStore(store, PageCache(store, StoreMonitor(store), settings, lambda engine: None))
         for record in jobs:
-            await ledger.add(record, book(2))
-        await ledger.save(cancelled.ended_as(JobState.CANCELLED, keep_s=60))
-        await ledger.save(deleted.ended_as(JobState.DELETED, keep_s=0))
+            await job_store.add(record, book(2))
+        await job_store.save(cancelled.ended_as(JobState.CANCELLED, keep_s=60))
+        await job_store.save(deleted.ended_as(JobState.DELETED, keep_s=0))
         await store.close()
 
     asyncio.run(leave())

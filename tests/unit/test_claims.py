@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.jobs.idempotency_store import CLAIM_S, Claim, Claims
+from serve_app.jobs.idempotency_store import CLAIM_S, Claim, IdempotencyStore
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.day_index import DayIndex
 from serve_app.storage.folder import FolderStore
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 async def test_a_claim_holds_for_a_day_and_one_of_a_dead_request_until_its_lease_ends(store: FolderStore) -> None:
-    claims, now = Claims(store), time.time()
+    claims, now = IdempotencyStore(store), time.time()
     assert await claims.get("a", "ключ/1") is None
     claim = Claim("id", "digest", now)
     await claims.put("a", "ключ/1", claim)
@@ -37,7 +37,7 @@ async def test_a_claim_holds_for_a_day_and_one_of_a_dead_request_until_its_lease
 
 
 async def test_answers_go_with_their_claims_but_not_with_an_earlier_one_of_the_same_key(store: FolderStore) -> None:
-    claims, now = Claims(store), datetime.now(UTC)
+    claims, now = IdempotencyStore(store), datetime.now(UTC)
     for name in ("old", "again"):
         await claims.put("a", name, Claim("1", "d", now.timestamp() - 2 * CLAIM_S))
         await claims.put_answer("a", name, io.BytesIO(b"answer"))

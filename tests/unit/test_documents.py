@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import pytest
 
-from serve_app.document import Block, EngineInfo, Figure, Page, PageReading, PageResult, SourceFile
+from serve_app.document import Block, EngineInfo, Figure, Page, PageContent, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions
 from serve_app.document.outline import BlockChange, PageOutline, Structure
 from serve_app.errors import EngineLoading, InvalidField, QueueFull, RecognitionFailed, ServiceError, TooManyPages
 from serve_app.ingress.responses.document_events import EventStream
-from serve_app.outputs.formats import OutputKind
+from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
-from serve_app.pipeline.documents import Documents, Reading, Wanted
+from serve_app.pipeline.documents import DocumentRun, Documents, Wanted
 from serve_app.pipeline.results import Results
 from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Limits
@@ -41,7 +41,7 @@ def page(number: int) -> PageResult:
         Block(label="table", text="a", content="<table>", bbox=(0, 9, 9, 20), order=2, markdown_span=(17 + len(FIGURE), len(markdown))),
     ]  # fmt: skip
     read = Page(number=number, width=9, height=20, dpi=72, text="Глава\n\na", markdown=markdown, blocks=blocks)
-    return PageResult(PageReading(read, (Figure(FIGURE, b"jpeg %d" % number),)), EngineInfo(name="x", version="1"))
+    return PageResult(PageContent(read, (Figure(FIGURE, b"jpeg %d" % number),)), EngineInfo(name="x", version="1"))
 
 
 class TwoPages:
@@ -71,7 +71,7 @@ class TwoPages:
 
 async def opened(
     tmp_path: Path, pipeline: TwoPages, *, limits: Limits | None = None, started_ago_s: float = 0, **wanted: Any
-) -> Reading:
+) -> DocumentRun:
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
 
     async def fetch(data: bytes) -> bytes:
@@ -89,11 +89,11 @@ async def opened(
     return await documents.open(TWO_PAGES, request, timings_ms={}, started=time.perf_counter() - started_ago_s)
 
 
-async def read(reading: Reading) -> list[int]:
+async def read(reading: DocumentRun) -> list[int]:
     return [page.number async for page in reading.pages()]
 
 
-async def text_of(reading: Reading, kind: OutputKind, summary: Any) -> str:
+async def text_of(reading: DocumentRun, kind: OutputFormat, summary: Any) -> str:
     with await reading.renderer.rendered(kind, summary) as file:
         return file.read().decode()
 
@@ -108,7 +108,7 @@ async def test_the_engine_sees_the_outlines_in_the_order_of_pages_and_its_change
     with await opened(tmp_path, pipeline) as reading:
         assert await read(reading) == [2, 1]
         summary = await reading.finish()
-        markdown = await text_of(reading, OutputKind.MARKDOWN, summary)
+        markdown = await text_of(reading, OutputFormat.MARKDOWN, summary)
     (outlines,) = pipeline.asked
     assert [outline.number for outline in outlines] == [1, 2]
     assert [block.content for block in outlines[0].blocks] == ["Глава", "", "<table>"]
@@ -124,7 +124,7 @@ async def test_a_document_that_cannot_be_made_one_piece_is_answered_and_says_so(
     with await opened(tmp_path, TwoPages(failure)) as reading:
         await read(reading)
         summary = await reading.finish()
-        markdown = await text_of(reading, OutputKind.MARKDOWN, summary)
+        markdown = await text_of(reading, OutputFormat.MARKDOWN, summary)
     assert summary.status == "done" and [warning.code for warning in summary.warnings] == ["not_restructured"]
     assert markdown.count("<table>") == 2
 
@@ -183,7 +183,7 @@ async def test_what_is_done_by_the_deadline_is_answered_and_the_rest_says_why(tm
     with await opened(tmp_path, Slow(Structure()), limits=limits) as reading:
         assert await read(reading) == [1, 2]
         summary = await reading.finish()
-        document = json.loads(await text_of(reading, OutputKind.JSON, summary))
+        document = json.loads(await text_of(reading, OutputFormat.JSON, summary))
     assert summary.status == "partial"
     assert [each["error"] and each["error"]["code"] for each in document["pages"]] == [None, "document_timeout"]
 

@@ -14,18 +14,18 @@ from typing import Any, cast
 
 import pytest
 
-from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageReading, PageResult, SourceFile
+from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.ingress.jobs.events import shown
 from serve_app.jobs import runner as runner_module
 from serve_app.jobs.deployment import JobView
-from serve_app.jobs.job_store import Ledger
-from serve_app.jobs.queue import Line
+from serve_app.jobs.job_store import JobStore
+from serve_app.jobs.queue import JobQueue
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, Webhook, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
-from serve_app.outputs.formats import OutputKind
+from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import PaddlexJob
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
 from serve_app.pipeline.documents import Documents
@@ -65,7 +65,7 @@ def test_a_record_comes_back_as_it_was() -> None:
 
 
 def test_the_documentation_tells_of_each_field_of_a_job() -> None:
-    wish = WISH.model_copy(update={"outputs": (OutputKind.PDF,)})
+    wish = WISH.model_copy(update={"outputs": (OutputFormat.PDF,)})
     record = JobRecord(id=new_document_id(), owner="me", wish=wish, webhook=Webhook(url="http://example.com"))
     view = shown(JobView(record, 0, 2, None))
     assert view["outputs"] == {"pdf": {"key": None, "error": None}}, "what was wished for is seen before it is made"
@@ -94,7 +94,7 @@ def test_later_ids_are_greater() -> None:
 
 
 def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
-    line = Line()
+    line = JobQueue()
     for job, owner in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
         line.add(job, owner, Priority.INTERACTIVE)
     line.add("bulk", "c", Priority.BULK)
@@ -104,7 +104,7 @@ def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
 
 
 def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> None:
-    line = Line()
+    line = JobQueue()
     line.add("bulk", "c", Priority.BULK)
     for job, owner in (("a1", "a"), ("b1", "b"), ("b2", "b")):
         line.add(job, owner, Priority.INTERACTIVE)
@@ -114,7 +114,7 @@ def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> N
 
 
 def test_bulk_jobs_do_not_wait_for_ever() -> None:
-    line = Line()
+    line = JobQueue()
     for number in range(8):
         line.add(f"i{number}", "a", Priority.INTERACTIVE)
         line.add(f"b{number}", "b", Priority.BULK)
@@ -155,7 +155,7 @@ class Pages:
                 number=number, width=9, height=9, dpi=72, text=f"страница {number}", markdown=f"![]({figure.path})"
             )
             paddlex = PaddlexPage({"width": 9, "height": 9, "parsing_res_list": []}, "", (("a", None),))
-            result = PageResult(PageReading(page, (figure, picture), paddlex), EngineInfo(name="x", version="1"))
+            result = PageResult(PageContent(page, (figure, picture), paddlex), EngineInfo(name="x", version="1"))
             yield PageOutcome(number, result if end is None else end)
 
 
@@ -174,7 +174,7 @@ class Flaky(FolderStore):
 class Work:
     def __init__(self, folder: Path, pages: Pages, **limits: float) -> None:
         self.store = Flaky(FolderStoreSettings(path=str(folder)))
-        self.ledger = Ledger(self.store, no_cache())
+        self.job_store = JobStore(self.store, no_cache())
         self.settings = Settings(jobs=JobSettings(**cast(Any, limits)))
         self.heard: list[tuple[JobState, int, int]] = []
         self.ended: dict[int, ErrorInfo | None] = {}
@@ -188,7 +188,7 @@ class Work:
             fetch=self._fetch,
         )
         self.runner = Runner(
-            documents, self.ledger, Links(self.store, self.settings), self._download, self.settings, self._note
+            documents, self.job_store, Links(self.store, self.settings), self._download, self.settings, self._note
         )
 
     async def _fetch(self, data: bytes) -> bytes:
@@ -204,10 +204,10 @@ class Work:
 
     async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
         job = JobRecord(id=new_document_id(), owner="me", **{"wish": WISH, **record})
-        await self.ledger.add(job, source)
-        assert await self.ledger.active() == [job.id]
+        await self.job_store.add(job, source)
+        assert await self.job_store.active() == [job.id]
         await self.runner.run(job)
-        return await self.ledger.record(job.id)
+        return await self.job_store.record(job.id)
 
 
 async def test_each_page_is_kept_before_it_counts_and_the_end_is_kept(tmp_path: Path) -> None:
@@ -216,9 +216,9 @@ async def test_each_page_is_kept_before_it_counts_and_the_end_is_kept(tmp_path: 
     assert (job.state, job.done, job.failed, job.total, job.error) == (JobState.DONE, 3, 0, 3, None)
     assert job.expires is not None and job.ended is not None
     assert job.expires - job.ended == timedelta(seconds=work.settings.jobs.keep_s)
-    assert await work.ledger.active() == [] and await work.ledger.of("me") == [job.id]
+    assert await work.job_store.active() == [] and await work.job_store.of("me") == [job.id]
     assert pages.tried == [1, 2, 3] and [done for _, done, _ in work.heard] == [0, 1, 2, 3, 3]
-    reading, engine = await work.ledger.page(job.id, 2)
+    reading, engine = await work.job_store.page(job.id, 2)
     assert (reading.page.text, engine.name) == ("страница 2", "x")
     assert [figure.jpeg for figure in reading.figures] == [b"jpeg", b"picture"]
     assert f"![]({reading.figures[0].path})" == reading.page.markdown, "a figure has a name of its own in the document"
@@ -230,11 +230,11 @@ async def test_a_job_that_was_left_goes_on_where_it_was(tmp_path: Path) -> None:
     (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
     page_2.unlink()
     job.state, job.ended = JobState.RUNNING, None
-    await work.ledger.save(job)
+    await work.job_store.save(job)
     again = Work(tmp_path, pages := Pages())
     await again.runner.run(job)
     assert first.tried == [1, 2, 3] and pages.tried == [2]
-    assert (await again.ledger.record(job.id)).done == 3
+    assert (await again.job_store.record(job.id)).done == 3
 
 
 async def test_a_page_that_fails_is_tried_again_and_then_the_others_are_the_result(tmp_path: Path) -> None:
@@ -246,23 +246,23 @@ async def test_a_page_that_fails_is_tried_again_and_then_the_others_are_the_resu
     assert sorted(pages.tried) == [1, 1, 2, 2, 2, 3]
     ends = {number: None if error is None else error.code for number, error in work.ended.items()}
     assert ends == {1: None, 2: "page_timeout", 3: "corrupt_document"}
-    assert [page.number for page in await work.ledger.failed_pages(job.id)] == [2, 3]
+    assert [page.number for page in await work.job_store.failed_pages(job.id)] == [2, 3]
 
 
 async def test_forms_of_the_result_are_kept_and_one_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
-    wish = WISH.model_copy(update={"outputs": (OutputKind.PDF, OutputKind.TEXT, OutputKind.ZIP)})
+    wish = WISH.model_copy(update={"outputs": (OutputFormat.PDF, OutputFormat.TEXT, OutputFormat.ZIP)})
     job = await work.run(wish=wish)
     assert job.state is JobState.DONE
     folder = document_folder(job.id)
     assert {kind: made.key for kind, made in job.outputs.items()} == {
-        OutputKind.PDF: None,
-        OutputKind.TEXT: f"{folder}/result.txt",
-        OutputKind.ZIP: f"{folder}/result.zip",
+        OutputFormat.PDF: None,
+        OutputFormat.TEXT: f"{folder}/result.txt",
+        OutputFormat.ZIP: f"{folder}/result.zip",
     }
-    error = job.outputs[OutputKind.PDF].error
+    error = job.outputs[OutputFormat.PDF].error
     assert error is not None and error.code == "corrupt_document", "the file of this test is none"
-    with await work.ledger.result(job.id, "result.txt") as file:
+    with await work.job_store.result(job.id, "result.txt") as file:
         assert "страница 2" in file.read().decode()
 
 
@@ -286,7 +286,7 @@ async def test_a_document_that_cannot_be_read_is_a_failed_job_at_once(tmp_path: 
     none = Work(tmp_path / "none", Pages(**{f"page_{number}": [CorruptDocument()] * 9 for number in (1, 2, 3)}))
     job = await none.run()
     assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "corrupt_document")
-    assert await none.ledger.active() == []
+    assert await none.job_store.active() == []
 
 
 async def test_a_job_has_an_end_even_where_nothing_passes(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ async def test_a_job_has_an_end_even_where_nothing_passes(tmp_path: Path) -> Non
 async def test_a_url_is_fetched_once(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
     job = await work.run(None, url="http://x/y")
-    with await work.ledger.source(job.id) as file:
+    with await work.job_store.source(job.id) as file:
         assert file.read() == b"%PDF- from http://x/y"
     assert job.state is JobState.DONE
 
@@ -308,7 +308,7 @@ async def test_a_lost_picture_costs_no_more_than_itself(tmp_path: Path) -> None:
     job = await work.run()
     (picture,) = [path for path in files_in(tmp_path) if path.name == "page-2.jpg"]
     picture.unlink()
-    reading, _ = await work.ledger.page(job.id, 2)
+    reading, _ = await work.job_store.page(job.id, 2)
     assert [figure.jpeg for figure in reading.figures] == [b"jpeg"]
     assert [warning.code for warning in reading.page.warnings] == ["figure_lost"]
 
@@ -317,7 +317,7 @@ async def test_a_lost_picture_costs_no_more_than_itself(tmp_path: Path) -> None:
 async def test_who_has_ended_a_job_first_has_ended_it(tmp_path: Path, state: JobState) -> None:
     work = Work(tmp_path, Pages())
     job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
-    await work.ledger.add(job, b"%PDF-")
+    await work.job_store.add(job, b"%PDF-")
     (record,) = [path for path in files_in(tmp_path) if path.name == "job.json"]
 
     def end_elsewhere() -> None:
@@ -326,8 +326,8 @@ async def test_who_has_ended_a_job_first_has_ended_it(tmp_path: Path, state: Job
 
     work.then = end_elsewhere
     await work.runner.run(job)
-    assert (await work.ledger.record(job.id)).state is state
-    assert await work.ledger.active() == []
+    assert (await work.job_store.record(job.id)).state is state
+    assert await work.job_store.active() == []
     assert ("000001.json" in {path.name for path in files_in(tmp_path)}) is (state is JobState.CANCELLED)
 
 
@@ -335,28 +335,28 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
     work = Work(tmp_path, Pages())
     paddlex = PaddlexJob(model="PaddleOCR-VL", batch_id="a/б", address="http://x/")
     job = await work.run(paddlex=paddlex, file_name="тайна.pdf")
-    assert (await work.ledger.of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
+    assert (await work.job_store.of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
         path.name for path in files_in(tmp_path)
     }
-    assert await work.ledger.of_batch("you", "a/б") == []
-    await work.ledger.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
+    assert await work.job_store.of_batch("you", "a/б") == []
+    await work.job_store.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
-    assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.ledger.record(job.id)).decode()
+    assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.job_store.record(job.id)).decode()
     assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
     later = datetime.now(UTC) + timedelta(seconds=work.settings.jobs.keep_s)
-    assert {each async for _, each in work.ledger.expiring(later)} == {job.id}
+    assert {each async for _, each in work.job_store.expiring(later)} == {job.id}
 
 
 async def test_a_deletion_that_was_broken_off_is_found_again(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
     job = await work.run()
-    await work.ledger.mark_gone(job.ended_as(JobState.DELETED, keep_s=60))
-    assert await work.ledger.active() == [job.id]
-    assert await work.ledger.of("me") == [job.id]
+    await work.job_store.mark_gone(job.ended_as(JobState.DELETED, keep_s=60))
+    assert await work.job_store.active() == [job.id]
+    assert await work.job_store.of("me") == [job.id]
     again = Work(tmp_path, Pages())
     await again.runner.run(job)
-    assert await work.ledger.active() == [] == await work.ledger.of("me")
-    assert (await work.ledger.record(job.id)).state is JobState.DELETED
+    assert await work.job_store.active() == [] == await work.job_store.of("me")
+    assert (await work.job_store.record(job.id)).state is JobState.DELETED
 
 
 async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(
@@ -371,16 +371,16 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(
     async def killed(record: JobRecord) -> None:
         raise Killed
 
-    monkeypatch.setattr(work.ledger, "save", killed)
+    monkeypatch.setattr(work.job_store, "save", killed)
     with pytest.raises(Killed):
-        await work.ledger.add(job, b"%PDF-")
+        await work.job_store.add(job, b"%PDF-")
     folder = tmp_path / document_folder(job.id)
     left_behind = folder / ".1234.tmp"
     left_behind.write_bytes(b"half of it")
     os.utime(left_behind, (0, 0))
-    found = [each async for _, each in work.ledger.expiring(datetime.now(UTC) + timedelta(days=3))]
+    found = [each async for _, each in work.job_store.expiring(datetime.now(UTC) + timedelta(days=3))]
     assert found == [job.id] and files_in(folder)
-    await work.ledger.remove(job.id)
+    await work.job_store.remove(job.id)
     assert not folder.exists()
 
 
@@ -429,7 +429,7 @@ async def test_a_job_that_is_deleted_leaves_no_page_in_the_cache(tmp_path: Path)
     pages = cache.pages_of(SourceFile("1", b"", None, "me", digest), "tesseract", RecognitionOptions(), None)
     assert pages is not None
     page = Page(number=1, width=1, height=1, dpi=1)
-    await pages.put(1, PageResult(PageReading(page), EngineInfo(name="tesseract", version="1")))
+    await pages.put(1, PageResult(PageContent(page), EngineInfo(name="tesseract", version="1")))
     assert await pages.get(1) is not None
-    await Ledger(store, cache).clear(job)
+    await JobStore(store, cache).clear(job)
     assert await pages.get(1) is None

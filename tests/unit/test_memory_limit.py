@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from serve_app.document import PageReading
+from serve_app.document import PageContent
 from serve_app.errors import RecognitionFailed, ServiceError
 from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines.engine import Engine, PageTask
@@ -29,7 +29,7 @@ class SizedEngine(Engine):
     def load(self) -> None:
         self.version = "1"
 
-    def read(self, analyzed: PageTask) -> PageReading | ServiceError:
+    def read(self, analyzed: PageTask) -> PageContent | ServiceError:
         return RecognitionFailed()
 
     def close(self) -> None:

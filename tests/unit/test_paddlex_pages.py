@@ -14,13 +14,13 @@ from PIL import Image
 from pydantic import BaseModel, ValidationError
 
 from serve_app.document import Block, ErrorInfo, Figure, PaddlexPage, Page, Word
-from serve_app.document.figures import with_own_figures
+from serve_app.document.figures import qualify_figures
 from serve_app.document.markdown import page_markdown
 from serve_app.document.options import Restructuring
 from serve_app.document.spool import PageSpool
 from serve_app.errors import InvalidField, TooLarge
 from serve_app.ingress.requests.validation_errors import invalid_fields
-from serve_app.outputs.rendering import Writers
+from serve_app.outputs.rendering import WriterPool
 from serve_app.paddlex.exports import Exports, exports_of_given, exports_of_spool
 from serve_app.paddlex.fallback_structure import plain_restructured
 from serve_app.paddlex.pages import as_paddlex_page, failed_page, ocr_result, page_of
@@ -201,11 +201,11 @@ def test_what_is_beyond_the_services_limits_is_brought_within_them() -> None:
 
 
 def spool_of(*numbers: int) -> PageSpool:
-    from serve_app.document import PageReading
+    from serve_app.document import PageContent
 
     spool = PageSpool()
     for number in numbers:
-        reading = with_own_figures(PageReading(page(number), (Figure(PICTURE, jpeg()),)), number)
+        reading = qualify_figures(PageContent(page(number), (Figure(PICTURE, jpeg()),)), number)
         spool.add(reading.page, reading.figures)
     return spool
 
@@ -215,7 +215,7 @@ async def test_answers_and_docx_files_are_of_the_same_pages() -> None:
     spool.add(Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="late")))
     asked = LayoutParsingFields(output_formats=("docx",), prettify_markdown=False)
     for restructured in (None, plain_restructured(pages_read(spool, asked), Restructuring(prettify_markdown=False))):
-        with await exports_of_spool(Writers(1, Limits()), spool, restructured, asked.output_formats) as exports:
+        with await exports_of_spool(WriterPool(1, Limits()), spool, restructured, asked.output_formats) as exports:
             told = list(
                 layout_parsing_results(asked, spool, restructured, lambda path: inline_picture(spool, path), exports)
             )
@@ -238,7 +238,7 @@ async def test_a_picture_that_is_none_leaves_a_note_in_the_docx() -> None:
     one = written()
     odd = [b"", b"GIF89a\x01", jpeg()[:20], b"\x89PNG\r\n\x1a\n" + bytes(40), "не base64".encode()]
     images = [{PICTURE: base64.b64encode(each).decode()} for each in odd] + [{PICTURE: "http://127.0.0.1/x"}]
-    with await exports_of_given(Writers(1, Limits()), [one] * len(images), images, ("docx",)) as exports:
+    with await exports_of_given(WriterPool(1, Limits()), [one] * len(images), images, ("docx",)) as exports:
         for number in range(1, len(images) + 1):
             content = exports.of(number)["exports"]["docx"]["content"]
             file = docx.Document(io.BytesIO(base64.b64decode(content)))
@@ -249,7 +249,7 @@ async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
     table = "<table><tr>" + "<td>" * 63 + "<tr><td>" * 1966
     costly = PaddlexPage(blocks(block_label="table", block_content=table), "")
     longest, before = 0.0, asyncio.get_running_loop().time()
-    writing = asyncio.create_task(exports_of_given(Writers(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
+    writing = asyncio.create_task(exports_of_given(WriterPool(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
     while not writing.done() and before < asyncio.get_running_loop().time() + 20:
         await asyncio.sleep(0.01)
         now = asyncio.get_running_loop().time()

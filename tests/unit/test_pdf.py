@@ -21,7 +21,7 @@ from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, S
 from serve_app.raster import pdf as pdf_module
 from serve_app.raster.images import MAX_SIDE, DecodedImage
 from serve_app.raster.page_source import PageSource, open_source
-from serve_app.runtime.allocator import give_back
+from serve_app.runtime.allocator import trim_heap
 from tests.support.pdfs import A4, encrypted, page_pdf, pages_pdf, pdf_of, stream, text_pdf
 
 Pixels = npt.NDArray[np.uint8]
@@ -329,11 +329,11 @@ def test_memory_does_not_grow_with_the_pages_drawn(monkeypatch: pytest.MonkeyPat
     source = opened(pdf_of(objects))
 
     def grown_by_drawing(numbers: range) -> int:
-        give_back()
+        trim_heap()
         before = resident_bytes()
         for number in numbers:
             source.render(number, dpi=72, default_dpi=72, max_pixels=MAX_PIXELS)
-        give_back()
+        trim_heap()
         return resident_bytes() - before
 
     grown_by_drawing(range(1, 21))

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from serve_app.document import EngineInfo, Page, PageReading, PageResult, SourceFile
+from serve_app.document import EngineInfo, Page, PageContent, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import (
@@ -37,7 +37,7 @@ from tests.support.caches import no_cache
 
 
 def reading() -> PageResult:
-    return PageResult(PageReading(Page(number=1, width=1, height=1, dpi=1)), EngineInfo(name="x", version="1"))
+    return PageResult(PageContent(Page(number=1, width=1, height=1, dpi=1)), EngineInfo(name="x", version="1"))
 
 
 RESULT = reading()

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from serve_app.document import Page, PageImage, PageReading, PageResult
+from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.recognition import deployment
@@ -79,9 +79,9 @@ async def test_a_page_is_answered_when_it_is_done_not_when_its_batch_is(monkeypa
         batches.append(len(tasks))
         return tasks
 
-    def read(task: PageTask) -> PageReading:
+    def read(task: PageTask) -> PageContent:
         assert task.image.number == 1 or rest.wait(10)
-        return PageReading(Page(number=task.image.number, width=1, height=1, dpi=1))
+        return PageContent(Page(number=task.image.number, width=1, height=1, dpi=1))
 
     monkeypatch.setattr(made._engine, "analyze", noted)
     monkeypatch.setattr(made._engine, "read", read)
@@ -98,11 +98,11 @@ async def test_a_single_page_is_read_next_after_the_one_at_work(monkeypatch: pyt
     read: list[int] = []
     begun, go_on = threading.Event(), threading.Semaphore(0)
 
-    def slow(task: PageTask) -> PageReading:
+    def slow(task: PageTask) -> PageContent:
         read.append(task.image.number)
         begun.set()
         assert go_on.acquire(timeout=10)
-        return PageReading(Page(number=task.image.number, width=1, height=1, dpi=1))
+        return PageContent(Page(number=task.image.number, width=1, height=1, dpi=1))
 
     monkeypatch.setattr(made._engine, "read", slow)
     images = [replace(IMAGE, number=number) for number in range(1, 9)]
@@ -138,10 +138,10 @@ async def test_a_caller_who_leaves_has_its_page_given_up_and_the_next_one_read(m
     made = await recognizer()
     abandoned, begun = threading.Event(), threading.Event()
 
-    def slow(task: PageTask) -> PageReading:
+    def slow(task: PageTask) -> PageContent:
         begun.set()
         assert abandoned.wait(10)
-        return PageReading(Page(number=1, width=1, height=1, dpi=1))
+        return PageContent(Page(number=1, width=1, height=1, dpi=1))
 
     with monkeypatch.context() as patch:
         patch.setattr(made._engine, "read", slow)
@@ -170,9 +170,9 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
     request_id: ContextVar[str] = ContextVar("request_id", default="none")
     seen = []
 
-    def notes(task: PageTask) -> PageReading:
+    def notes(task: PageTask) -> PageContent:
         seen.append(request_id.get())
-        return PageReading(Page(number=1, width=1, height=1, dpi=1))
+        return PageContent(Page(number=1, width=1, height=1, dpi=1))
 
     monkeypatch.setattr(made._engine, "read", notes)
 

@@ -14,7 +14,7 @@ from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import UrlFetchFailed
 from serve_app.jobs import webhooks as webhooks_module
-from serve_app.jobs.job_store import Ledger
+from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Webhook
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.settings import FolderStoreSettings
@@ -40,8 +40,8 @@ class Receiver:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(FolderStore(FolderStoreSettings(path=str(tmp_path))), no_cache())
+def job_store(tmp_path: Path) -> JobStore:
+    return JobStore(FolderStore(FolderStoreSettings(path=str(tmp_path))), no_cache())
 
 
 @pytest.fixture(autouse=True)
@@ -49,52 +49,52 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks_module, "PAUSES_S", (0.01,))
 
 
-async def ended(ledger: Ledger, *, ago: timedelta = timedelta()) -> JobRecord:
+async def ended(job_store: JobStore, *, ago: timedelta = timedelta()) -> JobRecord:
     wish = JobWish(engine="x", options=RecognitionOptions())
     record = JobRecord(id=new_document_id(), owner="me", wish=wish, webhook=Webhook(url="http://example.com/hook"))
     record = record.ended_as(JobState.DONE, keep_s=600).model_copy(update={"ended": datetime.now(UTC) - ago})
-    await ledger.close(record)
-    assert await ledger.to_deliver() == [record.id]
+    await job_store.close(record)
+    assert await job_store.to_deliver() == [record.id]
     return record
 
 
-async def delivered(ledger: Ledger, webhooks: Webhooks, record: JobRecord) -> Webhook:
+async def delivered(job_store: JobStore, webhooks: Webhooks, record: JobRecord) -> Webhook:
     webhooks.deliver(record)
     webhooks.deliver(record)  # once is enough
     await asyncio.wait_for(webhooks._deliveries[record.id], 5)
-    webhook = (await ledger.record(record.id)).webhook
+    webhook = (await job_store.record(record.id)).webhook
     assert webhook is not None
     return webhook
 
 
-async def test_one_is_tried_until_it_is_taken(ledger: Ledger) -> None:
+async def test_one_is_tried_until_it_is_taken(job_store: JobStore) -> None:
     receiver = Receiver(500, UrlFetchFailed(), 302, 204)
-    record = await ended(ledger)
-    webhook = await delivered(ledger, Webhooks(ledger, receiver.post, "secret"), record)
+    record = await ended(job_store)
+    webhook = await delivered(job_store, Webhooks(job_store, receiver.post, "secret"), record)
     assert (webhook.state, webhook.attempts, webhook.last_answer) == ("delivered", 4, "204")
-    assert await ledger.to_deliver() == []
-    await ledger.put_away(await ledger.record(record.id))
-    assert await ledger.to_deliver() == [], "what is told is not to be told again"
+    assert await job_store.to_deliver() == []
+    await job_store.put_away(await job_store.record(record.id))
+    assert await job_store.to_deliver() == [], "what is told is not to be told again"
 
 
-async def test_one_that_is_never_taken_has_failed_after_a_day(ledger: Ledger) -> None:
+async def test_one_that_is_never_taken_has_failed_after_a_day(job_store: JobStore) -> None:
     receiver = Receiver(503)
-    record = await ended(ledger, ago=timedelta(hours=24))
-    webhook = await delivered(ledger, Webhooks(ledger, receiver.post, "secret"), record)
+    record = await ended(job_store, ago=timedelta(hours=24))
+    webhook = await delivered(job_store, Webhooks(job_store, receiver.post, "secret"), record)
     assert (webhook.state, webhook.attempts, webhook.last_answer) == ("failed", 1, "503")
-    assert await ledger.to_deliver() == []
+    assert await job_store.to_deliver() == []
 
 
-async def test_nothing_is_told_of_a_job_that_is_deleted(ledger: Ledger) -> None:
+async def test_nothing_is_told_of_a_job_that_is_deleted(job_store: JobStore) -> None:
     receiver = Receiver(503)
-    webhooks = Webhooks(ledger, receiver.post, "secret")
-    record = await ended(ledger)
+    webhooks = Webhooks(job_store, receiver.post, "secret")
+    record = await ended(job_store)
     webhooks.deliver(record)
     await asyncio.wait_for(receiver.asked.wait(), 5)
     await webhooks.stop(record.id)
     told = len(receiver.heard)
-    await ledger.clear(record.ended_as(JobState.DELETED, keep_s=60))
+    await job_store.clear(record.ended_as(JobState.DELETED, keep_s=60))
     webhooks.deliver(record)
     await asyncio.wait_for(webhooks._deliveries[record.id], 5)
-    assert len(receiver.heard) == told and await ledger.to_deliver() == []
-    assert (await ledger.record(record.id)).state is JobState.DELETED
+    assert len(receiver.heard) == told and await job_store.to_deliver() == []
+    assert (await job_store.record(record.id)).state is JobState.DELETED

@@ -76,7 +76,7 @@ async def submitted(
 
 async def _made_before(context: Context, job_id: str) -> JobRecord:
     try:
-        record = await context.ledger.record(job_id)
+        record = await context.job_store.record(job_id)
     except KeyError:
         raise JobGone from None
     except StoreUnavailable as error:
@@ -96,7 +96,7 @@ async def _begun(context: Context, record: JobRecord, source: FileContent | None
     if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
     try:
-        await context.ledger.add(record, source)
+        await context.job_store.add(record, source)
     except StoreUnavailable as error:
         raise store_away(context, error) from None
     with suppress(ServiceUnavailable):  # it is kept, and found where it lies
@@ -134,9 +134,9 @@ async def view_of(request: Request, context: Context, job_id: str) -> JobView:
         view = await asked(context.jobs.view.remote(job_id))
     if view is None:
         try:
-            record = await context.ledger.record(job_id)
+            record = await context.job_store.record(job_id)
             if record.state.is_active and record.owner == request.state.key_name:
-                record.done = len(await context.ledger.page_numbers(job_id))
+                record.done = len(await context.job_store.page_numbers(job_id))
             view = JobView(record, 0, None, None)
         except (KeyError, ValueError):
             raise NotFound("There is no such job.") from None

@@ -17,7 +17,7 @@ from serve_app.ingress.jobs.client import view_of
 from serve_app.ingress.responses.document_events import HeldStream, as_sse
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import told
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.storage import StoreUnavailable
 
 SILENCE_S = 15.0
@@ -37,7 +37,7 @@ def job_events(
 ) -> HeldStream:
     """Says of a job what there is to say, and then what is new."""
     events = _framed(_events(view, request, context, pages=pages), context)
-    return HeldStream(events, MEDIA_TYPES[OutputKind.EVENTS], held)
+    return HeldStream(events, MEDIA_TYPES[OutputFormat.EVENTS], held)
 
 
 async def _framed(
@@ -92,8 +92,8 @@ async def _new_pages(view: JobView, context: Context, said: set[int]) -> AsyncGe
     """Pages that have come to their end and of which was not said yet."""
     job_id = view.record.id
     if view.pages is None:
-        ended = dict.fromkeys(await context.ledger.page_numbers(job_id))
-        failed = {page.number: page for page in await context.ledger.failed_pages(job_id)}
+        ended = dict.fromkeys(await context.job_store.page_numbers(job_id))
+        failed = {page.number: page for page in await context.job_store.failed_pages(job_id)}
     else:
         ended = dict.fromkeys(number for number, error in view.pages.items() if error is None)
         failed = {
@@ -109,7 +109,7 @@ async def _new_pages(view: JobView, context: Context, said: set[int]) -> AsyncGe
             yield failed[number]
             continue
         try:
-            reading, _ = await context.ledger.page(job_id, number)
+            reading, _ = await context.job_store.page(job_id, number)
         except KeyError:  # it is lost, or the job is just being deleted
             continue
         yield reading.page

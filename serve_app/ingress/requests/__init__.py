@@ -1,0 +1,1 @@
+"""Reads and checks requests: bodies, parameters, `Accept`. Uses nothing else of ingress."""

@@ -32,7 +32,7 @@ from serve_app.errors import (
     UploadStalled,
 )
 from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
-from serve_app.outputs.formats import OutputKind
+from serve_app.outputs.formats import OutputFormat
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
 
 # A body is a flat object of a handful of fields; base64 holds none of the characters that are counted.
@@ -98,7 +98,9 @@ class DocumentFields(BaseModel):
 
 
 class OcrRequest(DocumentFields):
-    output: OutputKind | None = Field(None, description="Form of the answer; default: what `Accept` asks for, or JSON")
+    output: OutputFormat | None = Field(
+        None, description="Form of the answer; default: what `Accept` asks for, or JSON"
+    )
     include_images: bool = Field(False, description="Pictures within the answer: in JSON as base64, in Markdown inline")
 
 

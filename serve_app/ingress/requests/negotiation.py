@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 
 
 def best_match(header: str, offered: Sequence[str]) -> str:
@@ -38,7 +38,7 @@ def _weights(header: str) -> list[tuple[str, float]]:
     return weights
 
 
-def accepted(accept: str) -> OutputKind:
+def accepted(accept: str) -> OutputFormat:
     """The output that an `Accept` header asks for."""
     kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
     return kinds[best_match(accept, tuple(kinds))]

@@ -1,0 +1,1 @@
+"""Writes responses: files, and streams of a document's events."""

@@ -19,8 +19,8 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.errors import ServiceError
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
-from serve_app.pipeline.documents import Reading
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
+from serve_app.pipeline.documents import DocumentRun
 from serve_app.runtime.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
@@ -54,13 +54,13 @@ class HeldStream(StreamingResponse):
 class EventStream(HeldStream):
     """Reads the document while it is sent; a client who leaves ends the work."""
 
-    def __init__(self, reading: Reading, media_type: str, held: AbstractContextManager[Any]) -> None:
-        framed = as_sse if media_type == MEDIA_TYPES[OutputKind.EVENTS] else _as_line
+    def __init__(self, reading: DocumentRun, media_type: str, held: AbstractContextManager[Any]) -> None:
+        framed = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
         self.is_whole = False  # the document was read, and its last event sent
         super().__init__(self._framed(reading, framed), media_type, held, {"X-Document-ID": reading.id})
 
     async def _framed(
-        self, reading: Reading, framed: Callable[[str, dict[str, Any]], str]
+        self, reading: DocumentRun, framed: Callable[[str, dict[str, Any]], str]
     ) -> AsyncGenerator[str, None]:
         async with aclosing(_events(reading)) as events:
             async for kind, data in events:
@@ -68,7 +68,7 @@ class EventStream(HeldStream):
                 self.is_whole = kind == "document"
 
 
-async def _events(reading: Reading) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+async def _events(reading: DocumentRun) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     total = len(reading.numbers)
     yield "start", {"id": reading.id, "page_count": reading.page_count, "pages": total}
     done = failed = 0
@@ -100,7 +100,7 @@ async def _events(reading: Reading) -> AsyncGenerator[tuple[str, dict[str, Any]]
     yield "document", summary.model_dump(mode="json")
 
 
-def _images(reading: Reading, number: int) -> dict[str, str]:
+def _images(reading: DocumentRun, number: int) -> dict[str, str]:
     paths = reading.spool.figures_of(number)
     return {path: base64.b64encode(reading.spool.figure(path) or b"").decode() for path in paths}
 

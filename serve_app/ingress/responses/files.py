@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.document import DocumentSummary
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
@@ -23,13 +23,13 @@ BYTES_PER_SECOND = 32 * 2**20
 """Serve takes what is sent into a queue without a bound, and passes all of it on at once: sent as fast as it is read,
 an answer would be in memory twice before the first of it leaves. A thousand pages of dense text are 75 MB."""
 
-_FILES = (OutputKind.DOCX, OutputKind.PDF, OutputKind.ZIP)
+_FILES = (OutputFormat.DOCX, OutputFormat.PDF, OutputFormat.ZIP)
 """What browsers shall save, with a name that says what it is."""
 
 
 def document_answer(
     file: BinaryIO,
-    kind: OutputKind,
+    kind: OutputFormat,
     summary: DocumentSummary,
     held: ExitStack,
     *,
@@ -52,7 +52,7 @@ def document_answer(
         if file_name is not None:
             named = quote(f"{PurePosixPath(file_name).stem}.{kind}".encode("utf-8", "replace"), safe="")
             headers["Content-Disposition"] += f"; filename*=UTF-8''{named}"
-    elif kind is OutputKind.HTML:
+    elif kind is OutputFormat.HTML:
         headers["Content-Security-Policy"] = (
             "sandbox"  # beside the page's own policy, should it ever be shown from here
         )

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Response
 from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavailable
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.responses.files import file_answer
-from serve_app.outputs.formats import MEDIA_TYPES, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.paddlex.job import RESULT_TYPE
 from serve_app.storage import FolderStore, StoreUnavailable
 
@@ -24,8 +24,8 @@ router = APIRouter(tags=["files"])
 _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
     ".jsonl": RESULT_TYPE,
-    ".json": MEDIA_TYPES[OutputKind.JSON],
-    ".md": MEDIA_TYPES[OutputKind.MARKDOWN],
+    ".json": MEDIA_TYPES[OutputFormat.JSON],
+    ".md": MEDIA_TYPES[OutputFormat.MARKDOWN],
 }
 _HEADERS = {
     "Content-Security-Policy": "sandbox",
@@ -38,10 +38,10 @@ _HEADERS = {
 async def file(
     key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
 ) -> Response:
-    if not isinstance(context.backend.store, FolderStore):
+    if not isinstance(context.services.store, FolderStore):
         raise NotFound
     try:
-        opened = await asyncio.to_thread(context.backend.store.open_link, key, expires, signature)
+        opened = await asyncio.to_thread(context.services.store.open_link, key, expires, signature)
     except PermissionError:
         raise LinkInvalid from None
     except TimeoutError:

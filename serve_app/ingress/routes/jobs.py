@@ -32,7 +32,7 @@ from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.files import document_answer
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, ToldJobs, Webhook
-from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import mapped
 
@@ -87,7 +87,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             max_pages=asked.max_pages,
             text_layer=asked.text_layer == "auto",
             restructure=asked.restructure,
-            outputs=tuple(dict.fromkeys(map(OutputKind, asked.outputs))),
+            outputs=tuple(dict.fromkeys(map(OutputFormat, asked.outputs))),
         )
         record = JobRecord(
             id=new_document_id(),
@@ -113,7 +113,7 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
     before: Annotated[str | None, Query(description="The id of the last one that you have", pattern=ID_PATTERN)] = None,
 ) -> dict[str, Any]:
-    ids = [each for each in await context.ledger.of(request.state.key_name) if before is None or each < before]
+    ids = [each for each in await context.job_store.of(request.state.key_name) if before is None or each < before]
     views = await views_of(request, context, ids[:limit])
     return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
 
@@ -134,7 +134,7 @@ async def page(
 ) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     try:
-        reading, _ = await context.ledger.page(job_id, number)
+        reading, _ = await context.job_store.page(job_id, number)
     except KeyError:
         if record.page_count is not None and not 1 <= number <= record.page_count:
             raise NotFound(f"There is no such page: the document has {record.page_count}.") from None
@@ -155,7 +155,7 @@ async def result(
     job_id: str,
     request: Request,
     context: Annotated[Context, Depends(context_of)],
-    output: OutputKind | None = None,
+    output: OutputFormat | None = None,
     include_images: bool = False,
 ) -> Response:
     with ExitStack() as held:
@@ -172,9 +172,9 @@ async def result(
         kept = record.outputs.get(output)
         if kept is not None and kept.key is not None and not include_images:
             with suppress(KeyError):  # it can be made again
-                file = await context.ledger.result(job_id, FILE_NAMES[output])
+                file = await context.job_store.result(job_id, FILE_NAMES[output])
                 held.callback(file.close)
-                summary = await context.ledger.summary(job_id)
+                summary = await context.job_store.summary(job_id)
                 return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
         try:
             summary, file = await _rendered(context, record, output, include_images=include_images)
@@ -185,14 +185,14 @@ async def result(
 
 
 async def _rendered(
-    context: Context, record: JobRecord, output: OutputKind, *, include_images: bool
+    context: Context, record: JobRecord, output: OutputFormat, *, include_images: bool
 ) -> tuple[DocumentSummary, BinaryIO]:
     async def source() -> memoryview:
-        with await context.ledger.source(record.id) as file:
+        with await context.job_store.source(record.id) as file:
             return memoryview(mapped(file))
 
     with closing(PageSpool()) as spool:
-        summary = await context.ledger.read_document(record.id, spool)
+        summary = await context.job_store.read_document(record.id, spool)
         renderer = Renderer(source, spool, password=record.wish.password, writers=context.documents.writers)
         return summary, await renderer.rendered(output, summary, include_images=include_images)
 

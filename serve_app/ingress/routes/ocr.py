@@ -21,9 +21,9 @@ from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.ingress.responses.files import document_answer
 from serve_app.ingress.routes import paddlex
-from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputKind
+from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.paddlex.requests import LinesRequest
-from serve_app.pipeline.documents import Reading, Wanted
+from serve_app.pipeline.documents import DocumentRun, Wanted
 
 router = APIRouter(tags=["ocr"])
 
@@ -69,7 +69,7 @@ def _body_schema() -> dict[str, Any]:
     response_model=Document,
     responses={
         200: {
-            "content": {media_type: {} for kind, media_type in MEDIA_TYPES.items() if kind is not OutputKind.JSON},
+            "content": {media_type: {} for kind, media_type in MEDIA_TYPES.items() if kind is not OutputFormat.JSON},
             "description": "The document, in the form that `output` or `Accept` asks for",
         }
     },
@@ -117,7 +117,7 @@ async def _answer(request: Request, context: Context, body: Body, started: float
     return document_answer(rendered, kind, summary, held, failed=reading.failed)
 
 
-async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> Reading:
+async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> DocumentRun:
     asked = submission.request
     engine = engine_of(asked, context.settings.engines)
     options = options_of(asked, engine)

@@ -91,7 +91,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
 
 @router.get("/batch/{batch_id:path}", summary="The jobs of a batch")
 async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    ids = await context.ledger.of_batch(request.state.key_name, batch_id)
+    ids = await context.job_store.of_batch(request.state.key_name, batch_id)
     views = await views_of(request, context, ids)
     told = [await _told(view, request, context) for view in views]
     return _envelope({"batchId": batch_id, "extractResult": told})

@@ -40,8 +40,8 @@ from serve_app.paddlex.responses import (
     write_restructured,
 )
 from serve_app.paddlex.uploaded_pages import check_size
-from serve_app.pipeline.documents import CHOOSE_PAGES, Reading, Wanted
-from serve_app.runtime.allocator import give_back
+from serve_app.pipeline.documents import CHOOSE_PAGES, DocumentRun, Wanted
+from serve_app.runtime.allocator import trim_heap
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -129,7 +129,7 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
         took_ms = (time.perf_counter() - started) * 1000
         log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), request.state.key_name, took_ms)
         del body, asked, pages, restructured, images
-        give_back()
+        trim_heap()
         return answer
 
 
@@ -199,7 +199,7 @@ def _checked(model: type[Asked], body: Body) -> Asked:
         raise invalid_fields(error, model) from None
 
 
-async def _opened(context: Context, body: Body, wanted: Wanted, started: float) -> Reading:
+async def _opened(context: Context, body: Body, wanted: Wanted, started: float) -> DocumentRun:
     """Of a body that is checked; its `file` is not there any more afterwards."""
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     file = body.fields.pop("file")
@@ -219,7 +219,7 @@ async def _one_piece(context: Context, pages: Sequence[PaddlexPage], how: Restru
     )
 
 
-async def _picture(context: Context, request: Request, reading: Reading, summary: DocumentSummary) -> Picture:
+async def _picture(context: Context, request: Request, reading: DocumentRun, summary: DocumentSummary) -> Picture:
     """What stands for pictures: URLs where the settings say so and there is something behind them."""
     folder, address = document_folder(reading.id), context.links.address(str(request.base_url))
 

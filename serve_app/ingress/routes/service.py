@@ -62,19 +62,19 @@ async def health(
 ) -> dict[str, Any]:
     """`paddleocr` is the state of the default engine; `engines` tells of each."""
     store = context.settings.store
-    monitor = first_of(context.backend.engines)
+    monitor = first_of(context.services.engines)
     default = monitor.state
     jobs = context.jobs_monitor
-    storage_reason = context.backend.store_monitor.reason or jobs.store_reason
-    storage_ok = not context.backend.store_monitor.degraded and jobs.store_reason is None
-    temp_ok = writable(context.backend.temp_dir) and has_room(
-        context.backend.temp_dir, context.settings.limits.body_mb * 1e6
+    storage_reason = context.services.store_monitor.reason or jobs.store_reason
+    storage_ok = not context.services.store_monitor.degraded and jobs.store_reason is None
+    temp_ok = writable(context.services.temp_dir) and has_room(
+        context.services.temp_dir, context.settings.limits.body_mb * 1e6
     )
     if store.kind == "folder":
         s3, output_dir = "not_configured", str(resolve(store.path))
     else:
         s3, output_dir = "configured" if storage_ok else "degraded", f"s3://{store.bucket}/{store.prefix}"
-    engine_ok = default.phase is not EnginePhase.FAILED and (default.backend is None or default.backend.available)
+    engine_ok = default.phase is not EnginePhase.FAILED and (default.vlm_server is None or default.vlm_server.available)
     unreadable = jobs.report.unreadable if jobs.report is not None else 0
     jobs_ok = not jobs.is_away and not unreadable
     healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok and jobs_ok
@@ -83,7 +83,7 @@ async def health(
         "paddleocr": default.phase,
         "s3_storage": s3,
         "output_dir": output_dir,
-        "temp_dir": str(context.backend.temp_dir),
+        "temp_dir": str(context.services.temp_dir),
         "docs": _TEXTS[best_match(accept_language, ("ru", "en"))]["health_docs"],
         "version": __version__,
         "output_writable": storage_ok,
@@ -95,12 +95,15 @@ async def health(
             "waiting": jobs.report.waiting if jobs.report is not None else None,
             "unreadable": unreadable,
         },
-        "engines": {name: _engine(monitor.state) for name, monitor in context.backend.engines.items()},
+        "engines": {name: _engine(monitor.state) for name, monitor in context.services.engines.items()},
     }
 
 
 def _engine(state: EngineState) -> dict[str, Any]:
     told: dict[str, Any] = {"state": state.phase, "version": state.version, "reason": state.reason}
-    if state.backend is not None:
-        told["server"] = {"state": "available" if state.backend.available else "away", "reason": state.backend.reason}
+    if state.vlm_server is not None:
+        told["server"] = {
+            "state": "available" if state.vlm_server.available else "away",
+            "reason": state.vlm_server.reason,
+        }
     return told

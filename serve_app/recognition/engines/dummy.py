@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from serve_app.document import Block, Page, PageReading
+from serve_app.document import Block, Page, PageContent
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
@@ -33,10 +33,10 @@ class DummyEngine(Engine):
         time.sleep(self._settings.batch_s + self._settings.page_s * len(tasks))
         return tasks
 
-    def read(self, task: PageTask) -> PageReading | ServiceError:
+    def read(self, task: PageTask) -> PageContent | ServiceError:
         if self._settings.leak_mb:
             self._leaked.append(b"\xff" * int(self._settings.leak_mb * 1e6))
-        return PageReading(self._page(task))
+        return PageContent(self._page(task))
 
     def close(self) -> None:
         pass

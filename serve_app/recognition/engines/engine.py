@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.document import PaddlexPage, PageImage, PageReading
+from serve_app.document import PaddlexPage, PageContent, PageImage
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import ServiceError
@@ -26,7 +26,7 @@ class PageTask:
 
 
 @dataclass(frozen=True)
-class BackendState:
+class VlmServerState:
     """A server that an engine works with; `reason` tells why it is away."""
 
     available: bool
@@ -56,7 +56,7 @@ class Engine(ABC):
         return tasks
 
     @abstractmethod
-    def read(self, analyzed: Any) -> PageReading | ServiceError:
+    def read(self, analyzed: Any) -> PageContent | ServiceError:
         """One page, from what `analyze` made of it."""
 
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
@@ -82,7 +82,7 @@ class Engine(ABC):
         """Why a loaded engine can read nothing just now; asked before each page, so it must not block."""
         return None
 
-    def backend(self) -> BackendState | None:
+    def vlm_server(self) -> VlmServerState | None:
         """The state of the server that it works with, where it does."""
         return None
 

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from contextlib import suppress
 from typing import Any
 
-from serve_app.document import Block, Box, Page, PageImage, PageReading, Word
+from serve_app.document import Block, Box, Page, PageContent, PageImage, Word
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
@@ -54,7 +54,7 @@ class TesseractEngine(Engine):
         self._api(self._settings.languages)
         self.version = tesserocr.tesseract_version().split()[1]
 
-    def read(self, task: PageTask) -> PageReading | ServiceError:
+    def read(self, task: PageTask) -> PageContent | ServiceError:
         try:
             return self._page(task.image, task.options.languages or self._settings.languages)
         except ServiceError as error:
@@ -67,7 +67,7 @@ class TesseractEngine(Engine):
         while self._prepared:
             self._prepared.popitem()[1].End()
 
-    def _page(self, image: PageImage, languages: tuple[str, ...]) -> PageReading:
+    def _page(self, image: PageImage, languages: tuple[str, ...]) -> PageContent:
         unknown = [language for language in languages if language not in self._settings.languages]
         if unknown:
             known = ", ".join(self._settings.languages)
@@ -99,7 +99,7 @@ class TesseractEngine(Engine):
             markdown=page_markdown(blocks),
             blocks=blocks,
         )
-        return PageReading(page, figures)
+        return PageContent(page, figures)
 
     def _reading(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
         """Blocks and rotation under one way of telling ink from paper. Raises PageTimeout, RecognitionFailed."""

@@ -1,0 +1,1 @@
+"""PaddleOCR-VL through the paddleocr library, natively or with an inference server."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.document import PaddlexPage, PageImage, PageReading
+from serve_app.document import PaddlexPage, PageContent, PageImage
 from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import FieldError, InvalidField, PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
-from serve_app.recognition.engines.engine import BackendState, Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask, VlmServerState
 from serve_app.recognition.engines.paddleocr_vl import models
 from serve_app.recognition.engines.paddleocr_vl.adapter import (
     VERSIONS,
@@ -127,7 +127,7 @@ class PaddleOcrVlEngine(Engine):
             results.update(zip(indexes, self._analyze_alike(group), strict=True))
         return [results[index] for index in range(len(tasks))]
 
-    def read(self, analyzed: _Prepared) -> PageReading | ServiceError:
+    def read(self, analyzed: _Prepared) -> PageContent | ServiceError:
         assert self._pipeline is not None
         budget = analyzed.budget
         budget.start()
@@ -167,10 +167,10 @@ class PaddleOcrVlEngine(Engine):
         self._client = self._process = self._pipeline = None
 
     def unavailable(self) -> ServiceError | None:
-        state = self.backend()
+        state = self.vlm_server()
         return None if state is None or state.available else VlmServerAway(retry_after_s=AWAY_RETRY_AFTER_S)
 
-    def backend(self) -> BackendState | None:
+    def vlm_server(self) -> VlmServerState | None:
         return self._client.state if self._client is not None else None
 
     def gpu_memory_mb(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from typing import Any
 
-from serve_app.document import Block, Box, ErrorInfo, Figure, PaddlexPage, Page, PageReading
+from serve_app.document import Block, Box, ErrorInfo, Figure, PaddlexPage, Page, PageContent
 from serve_app.document.options import ParsingOptions
 from serve_app.document.tables import with_text_escaped
 from serve_app.recognition.engines.figures import jpeg
@@ -15,7 +15,7 @@ _BETWEEN = "\n\n"  # what the library's Markdown has between blocks
 
 def page_reading(
     result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
-) -> PageReading:
+) -> PageContent:
     """The page of a PaddleOCRVLResult."""
     pruned: dict[str, Any] = without_file_names(result.json["res"])
     exact_markdown, pictures, spans = _markdown(result, options)
@@ -43,7 +43,7 @@ def page_reading(
         warnings=warnings,
     )
     raw = tuple((block.content, block.image["path"] if block.image else None) for block in result["parsing_res_list"])
-    return PageReading(page, figures, PaddlexPage(pruned, exact_markdown, raw))
+    return PageContent(page, figures, PaddlexPage(pruned, exact_markdown, raw))
 
 
 def without_file_names(value: Any) -> Any:

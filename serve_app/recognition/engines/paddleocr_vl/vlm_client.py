@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from serve_app.errors import VlmServerAway
-from serve_app.recognition.engines.engine import BackendState
+from serve_app.recognition.engines.engine import VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, Shortfall, page_budget
 from serve_app.recognition.engines.paddleocr_vl.vlm_answer import AnswerTooLarge, read_bounded
 from serve_app.recognition.engines.paddleocr_vl.vlm_probe import ServerProbe, refusal
@@ -71,10 +71,10 @@ class VlmClient:
         self._submit(self._open()).result()
 
     @property
-    def state(self) -> BackendState:
+    def state(self) -> VlmServerState:
         return self._probe.state
 
-    def wait_until_probed(self, timeout_s: float) -> BackendState:
+    def wait_until_probed(self, timeout_s: float) -> VlmServerState:
         """The state after the first probe, or what is known after `timeout_s`."""
         self._probe.first.wait(timeout_s)
         return self._probe.state

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import aiohttp
 
-from serve_app.recognition.engines.engine import BackendState
+from serve_app.recognition.engines.engine import VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.vlm_answer import AnswerTooLarge, read_bounded
 
 log = logging.getLogger("ray.serve.vlm_server")
@@ -41,7 +41,7 @@ class ServerProbe:
         self._asking: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self.model = model or ""
-        self.state = BackendState(available=False, reason="it has not been asked yet")
+        self.state = VlmServerState(available=False, reason="it has not been asked yet")
         self.first = threading.Event()
         self._lost = asyncio.Event()
 
@@ -105,14 +105,14 @@ class ServerProbe:
             self.model = self._wanted or models[0]
             if not self.state.available:
                 log.info("inference server %s is available (%s)", self._url, self.model)
-            self._set(BackendState(available=True))
+            self._set(VlmServerState(available=True))
 
     def _away(self, reason: str) -> None:
         if self.state.available or self.state.reason != reason:
             log.warning("inference server %s is away: %s", self._url, reason)
-        self._set(BackendState(available=False, reason=reason))
+        self._set(VlmServerState(available=False, reason=reason))
 
-    def _set(self, state: BackendState) -> None:
+    def _set(self, state: VlmServerState) -> None:
         lost = self.state.available and not state.available
         self.state = state
         self.first.set()
