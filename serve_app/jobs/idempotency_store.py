@@ -1,4 +1,4 @@
-"""Idempotency keys: what the first request of each has made, for all that come after it."""
+"""Idempotency claims: which request came first with an Idempotency-Key, and what it produced."""
 
 from __future__ import annotations
 
@@ -7,24 +7,34 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import BinaryIO
 
 from serve_app.storage import Store
 from serve_app.storage.day_index import DayIndex
 
 CLAIM_S = 86_400
-"""How long a key stands for its first request."""
+"""How long a claim holds: later requests with its key get what the first one produced."""
 
 LEASE_S = 15.0
-"""How long a request that is being answered counts as alive after it has last said so."""
+"""How long a request counts as alive after it last renewed its claim."""
+
+
+class ClaimState(StrEnum):
+    ANSWERING = "answering"
+    """The first request is still being answered, or its job is being stored. Its lease ends unless renewed."""
+    ANSWERED = "answered"
+    """The answer is stored, with its headers in the claim."""
+    JOB = "job"
+    """The claim's `id` is the id of a stored job."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Of the first request with a key: `id` of the job that it made, or of itself; `digest` of what it asks for.
+    """What the first request with a key has claimed. Times are Unix times.
 
-    Times are Unix times. `until`: a request that is being answered is dead by then, unless it renews its claim.
-    `headers` are those of the answer that is kept.
+    `id` is the job's id, or one of the request's own; `digest` tells apart different requests with the same key.
+    `until` is the end of the lease while the request is being answered; `headers` are those of the stored answer.
     """
 
     id: str
@@ -33,44 +43,56 @@ class Claim:
     until: float | None = None
     headers: dict[str, str] | None = None
 
+    @property
+    def state(self) -> ClaimState:
+        if self.until is not None:
+            return ClaimState.ANSWERING
+        return ClaimState.JOB if self.headers is None else ClaimState.ANSWERED
+
+    def holds(self, now: float) -> bool:
+        """Whether the claim is younger than a day and its lease, if it has one, has not ended."""
+        return now < self.at + CLAIM_S and (self.until is None or now < self.until)
+
 
 class IdempotencyStore:
-    """Keeps claims for a day; keys (`name`) are their owner's. Methods raise StoreUnavailable."""
+    """Stores claims, and answers, by owner and by name (the value of the Idempotency-Key header).
+
+    Methods raise StoreUnavailable.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._ends = DayIndex(store, "jobs/claim-ends")
 
     async def get(self, owner: str, name: str) -> Claim | None:
-        """The claim that holds now."""
-        claim, now = await self._read(_folder(owner, name)), time.time()
-        holds = claim is not None and now < claim.at + CLAIM_S and (claim.until is None or now < claim.until)
-        return claim if holds else None
+        """Return the claim, or None if there is none that still holds."""
+        claim = await self._read(_folder(owner, name))
+        return claim if claim is not None and claim.holds(time.time()) else None
 
     async def put(self, owner: str, name: str, claim: Claim) -> None:
-        """Keep a claim, in place of an earlier one."""
+        """Store a claim; replaces an earlier one."""
         folder = _folder(owner, name)
         await self._store.put(_claim_key(folder), json.dumps(asdict(claim)).encode(), "application/json")
         await self._ends.add(datetime.fromtimestamp(claim.at + CLAIM_S, UTC), folder)
 
     async def release(self, owner: str, name: str) -> None:
-        """The next request with this key is the first one."""
+        """Delete the claim: the next request with this key is the first again."""
         await self._store.delete(_claim_key(_folder(owner, name)))
 
     async def put_answer(self, owner: str, name: str, answer: BinaryIO) -> None:
         await self._store.put(_answer_key(_folder(owner, name)), answer, "application/octet-stream")
 
     async def answer(self, owner: str, name: str) -> BinaryIO:
-        """The kept answer, for the caller to close. Raises KeyError."""
+        """Open the stored answer; the caller closes it. Raises KeyError."""
         return await self._store.open(_answer_key(_folder(owner, name)))
 
     async def sweep(self, now: datetime) -> None:
-        """Delete those of days that are over."""
+        """Delete claims, and their answers, that ended on an earlier day."""
         async for day, folder in self._ends.due(now):
             if day == f"{now:%Y%m%d}":
                 continue
             claim = await self._read(folder)
-            if claim is None or claim.at + CLAIM_S <= now.timestamp():  # or the key was used again
+            if claim is None or claim.at + CLAIM_S <= now.timestamp():  # else the key has been used again since
                 await self._store.delete(_answer_key(folder))
                 await self._store.delete(_claim_key(folder))
             await self._ends.remove(day, folder)
@@ -83,7 +105,7 @@ class IdempotencyStore:
 
 
 def _folder(owner: str, name: str) -> str:
-    """Names may hold what keys may not."""
+    """Hash both, as they may hold characters that store keys may not."""
     return hashlib.sha256(json.dumps([owner, name]).encode()).hexdigest()
 
 
