@@ -73,11 +73,22 @@ def table_html(block: Block) -> str:
 
 
 def table_rows(markup: str) -> list[list[Cell]]:
-    """The rows of what `table_html` gives; of several tables the rows of all, of nested ones the text."""
-    parser = _Rows()
+    """The cells of each row, as HTML has them: a cell stands in the row where it begins.
+
+    Rows of several tables follow each other. A nested table becomes text of the cell around it.
+    """
+    parser = _RowParser()
     parser.feed(markup)
     parser.close()
     return [[cell.done() for cell in row] for row in parser.rows]
+
+
+def table_text(content: str) -> str:
+    """The text of an engine's HTML table: one line per row, tabs between cells. Other text is returned unchanged."""
+    if "<table" not in content:
+        return content
+    rows = table_rows(escape_unknown_tags(content))
+    return "\n".join("\t".join(" ".join(cell.text.split()) for cell in row) for row in rows)
 
 
 def table_grid(rows: Sequence[Sequence[Cell]], *, max_columns: int) -> list[list[Slot]]:
@@ -138,7 +149,7 @@ def _engine_html(content: str) -> str | None:
     return xml_text(clean) if "<table" in clean else None  # a character reference may have been a control
 
 
-def with_text_escaped(content: str) -> str:
+def escape_unknown_tags(content: str) -> str:
     """An engine's HTML of a table in which `a<b`, read off the page, is text and not the beginning of a tag."""
     return _TAG.sub(_markup, content)
 
@@ -156,8 +167,12 @@ def _known_tag(match: re.Match[str]) -> str:
 
 
 def _span(_tag: str, _attribute: str, value: str) -> str | None:
-    """A span that says something; others are left out."""
-    return value if re.fullmatch(r"[0-9]{1,3}", value) and 1 < int(value) <= MAX_SPAN else None
+    return value if _is_span(value) else None
+
+
+def _is_span(value: str) -> bool:
+    """Whether a colspan or rowspan covers more than one cell, within bounds; others are dropped."""
+    return re.fullmatch(r"[0-9]{1,3}", value) is not None and 1 < int(value) <= MAX_SPAN
 
 
 def _text_html(text: str) -> str:
@@ -181,7 +196,9 @@ class _OpenCell:
         return Cell(tuple(run for run in runs if run[0]), self.colspan, self.rowspan, self.heading)
 
 
-class _Rows(HTMLParser):
+class _RowParser(HTMLParser):
+    """Reads any markup: tables may be unclosed, and spans may be anything."""
+
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[list[_OpenCell]] = []
@@ -201,11 +218,12 @@ class _Rows(HTMLParser):
         elif tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th") and self.rows:
-            spans = {name: int(value or 1) for name, value in attrs}
+            spans = {name: int(value) for name, value in attrs if value and _is_span(value)}
             self.rows[-1].append(_OpenCell(spans.get("colspan", 1), spans.get("rowspan", 1), tag == "th"))
 
     def handle_endtag(self, tag: str) -> None:
-        self._depth -= tag == "table"
+        if tag == "table":
+            self._depth = max(0, self._depth - 1)
         if tag in ("sub", "sup") and self._scripts:
             self._scripts.pop()
 
@@ -214,7 +232,7 @@ class _Rows(HTMLParser):
         self._write(data if data.strip() else " ")
 
     def _write(self, text: str) -> None:
-        if self._depth and self.rows and self.rows[-1]:
+        if self.rows and self.rows[-1]:
             runs = self.rows[-1][-1].runs
             if text != " " or (runs and not runs[-1][0].endswith((" ", "\n"))):
                 runs.append((text, self._scripts[-1] if self._scripts else ""))

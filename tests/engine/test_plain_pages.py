@@ -12,27 +12,9 @@ from PIL import Image
 
 from serve_app.document import ErrorInfo, PageContent
 from serve_app.document.options import ParsingOptions
-from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading, table_text
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
 
 TABLE = "<table><tr><td>Чай</td><td>3.50</td></tr></table>"
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("no table at all: a < b", "no table at all: a < b"),
-        ("", ""),
-        (TABLE, "Чай\t3.50"),
-        ("<table><tr><th> Tea\n leaves </th></tr><tr><td></td><td>2</td></tr></table>", "Tea leaves\n\t2"),
-        ("<table><tr><td colspan='2'>a &lt; b &amp; c</td></tr></table>", "a < b & c"),
-        ("<table><tr><td>one<br/>two <b>three</b></td></tr></table>", "one two three"),
-        ("<table><tr><td>unclosed", "unclosed"),
-        ("<table>lost</table>", ""),
-        ('<div style="text-align: center;"><table><tr><td>1</td></tr></table></div>', "1"),
-    ],
-)
-def test_the_text_of_a_table(content: str, text: str) -> None:
-    assert table_text(content) == text
 
 
 def library_result(*blocks: tuple[str, str], figure: int | None = None, degrees: int | None = None) -> Any:

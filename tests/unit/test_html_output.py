@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from serve_app.document import Block, ErrorInfo, Page
-from serve_app.document.tables import MAX_CHARACTERS, table_grid, table_html, table_rows
+from serve_app.document.tables import MAX_CHARACTERS
 from serve_app.outputs.html import html_document
 
 HOSTILE = (
@@ -128,30 +128,6 @@ def test_a_table_without_usable_html_is_made_of_its_text(content: str | None) ->
         ["Чай", "3.50"],
         ["Сахар", "<b>"],
     ]
-
-
-def test_cells_are_laid_out_as_browsers_do() -> None:
-    markup = table_html(
-        block(
-            "",
-            "table",
-            "<table><tr><td rowspan=3>a<td colspan=2>b<tr><td>c<td rowspan=9>d<td>e<tr><td colspan=5>f<tr></table>",
-        )
-    )
-    grid = table_grid(table_rows(markup), max_columns=9)
-    assert [[(slot.cell.text, slot.width, slot.continued) for slot in row] for row in grid] == [
-        [("a", 1, False), ("b", 2, False), ("", 1, False)],
-        [("a", 1, True), ("c", 1, False), ("d", 1, False), ("e", 1, False)],
-        [("a", 1, True), ("f", 1, False), ("d", 1, True), ("", 1, False)],
-        [("", 1, False), ("", 1, False), ("d", 1, True), ("", 1, False)],
-    ]
-    assert table_grid(table_rows(markup), max_columns=2) == []
-    assert table_grid([], max_columns=2) == table_grid([[], []], max_columns=2) == []
-
-
-def test_a_nested_table_is_text_of_its_cell() -> None:
-    markup = table_html(block("", "table", "<table><tr><td>a<table><tr><td>b<td>c</table>d<td>e<br>f  g</table>"))
-    assert [[cell.text for cell in row] for row in table_rows(markup)] == [["a b cd", "e\nf g"]]
 
 
 def test_a_picture_is_inside_the_file_and_as_wide_as_on_paper() -> None:

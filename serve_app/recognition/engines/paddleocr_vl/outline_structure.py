@@ -14,8 +14,7 @@ from typing import Any
 
 from serve_app.document.markdown import MAX_HEADING_LEVEL
 from serve_app.document.outline import BlockChange, OutlinedBlock, PageOutline
-from serve_app.document.tables import with_text_escaped
-from serve_app.recognition.engines.paddleocr_vl.page_conversion import table_text
+from serve_app.document.tables import escape_unknown_tags, table_text
 
 MAX_TABLE_CHARACTERS = 200_000
 """Of a table with what continues it; then another one begins. It is some fifty pages, and what outputs take for one."""
@@ -143,7 +142,7 @@ def _table_markdown(block: Any, content: str, *, pretty: bool) -> str:
 def _as_library_block(block: OutlinedBlock) -> Any:
     from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLBlock
 
-    content = with_text_escaped(block.content) if block.label == "table" else _MARKS.sub("", block.content)
+    content = escape_unknown_tags(block.content) if block.label == "table" else _MARKS.sub("", block.content)
     converted = PaddleOCRVLBlock(block.label, list(block.bbox), content)
     converted.order = block.order
     return converted

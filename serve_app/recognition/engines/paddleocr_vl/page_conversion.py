@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 
 from serve_app.document import Block, Box, ErrorInfo, Figure, PaddlexPage, Page, PageContent
 from serve_app.document.options import ParsingOptions
-from serve_app.document.tables import with_text_escaped
+from serve_app.document.tables import table_text
 from serve_app.recognition.engines.figures import jpeg
 
 _BETWEEN = "\n\n"  # what the library's Markdown has between blocks
@@ -134,31 +133,3 @@ def _place(x: float, y: float, rotation: int, width: int, height: int) -> tuple[
             return y, width - x
         case _:
             return x, y
-
-
-def table_text(html: str) -> str:
-    """The text of an HTML table: a line a row, tabs between cells. Other text stays as it is."""
-    if "<table" not in html:
-        return html
-    cells = _Cells()
-    cells.feed(with_text_escaped(html))
-    cells.close()
-    return "\n".join("\t".join(" ".join(cell.split()) for cell in row) for row in cells.rows)
-
-
-class _Cells(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-        elif tag == "br":
-            self.handle_data(" ")
-
-    def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data
