@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from serve_app.document import ErrorInfo
-from serve_app.document.options import RecognitionOptions
 from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import PaddlexJob
+from serve_app.pipeline.request import DocumentRequest
 
 
 class JobState(StrEnum):
@@ -39,22 +39,6 @@ class Priority(StrEnum):
     BULK = "bulk"
 
 
-class JobWish(BaseModel):
-    """What is to be done with the document; fields as in `Wanted`."""
-
-    engine: str
-    options: RecognitionOptions
-    dpi: int | None = None
-    pdf_dpi: int | None = None
-    password: str | None = Field(None, repr=False)
-    pages: str | None = None
-    max_pages: int | None = None
-    text_layer: bool = False
-    restructure: bool = True
-    paddlex: bool = False
-    outputs: tuple[OutputFormat, ...] = ()
-
-
 class OutputFile(BaseModel):
     """A form of the result that was to be kept: its key in the store, or why there is none."""
 
@@ -76,7 +60,7 @@ class JobRecord(BaseModel):
     """One job. Times are UTC.
 
     Fields that were added since have defaults, so that records without them are read; unknown ones are ignored. The
-    version changes where that is not enough.
+    version changes where that is not enough. `request` was stored as `wish` before.
     """
 
     version: Literal[1] = 1
@@ -84,7 +68,7 @@ class JobRecord(BaseModel):
     owner: str = Field(description="Name of the key it belongs to")
     state: JobState = JobState.QUEUED
     priority: Priority = Priority.INTERACTIVE
-    wish: JobWish
+    request: DocumentRequest
     url: str | None = Field(None, description="Where the document is fetched; unset: it is stored beside this record")
     file_name: str | None = None
     digest: str | None = Field(None, description="Of the document's content, where its pages are in the cache too")
@@ -102,6 +86,13 @@ class JobRecord(BaseModel):
     outputs: dict[OutputFormat, OutputFile] = Field(default_factory=dict, description="Those that are made")
     waiting_for: str | None = Field(None, description="Why it does not go on just now")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_stored_fields(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "wish" in fields:
+            fields = {**fields, "request": fields["wish"]}
+        return fields
+
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
         """The job at its end, now."""
         now = datetime.now(UTC)
@@ -112,10 +103,10 @@ class JobRecord(BaseModel):
 
     def without_contents(self) -> JobRecord:
         """No more than whose it was, and what became of it: no password, address or name."""
-        wish = self.wish.model_copy(update={"password": None})
+        request = self.request.model_copy(update={"password": None})
         nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
         nothing |= {"digest": None, "outputs": {}}
-        return self.model_copy(update={**nothing, "wish": wish})
+        return self.model_copy(update={**nothing, "request": request})
 
 
 def record_of(data: bytes) -> JobRecord:
@@ -181,6 +172,6 @@ def told(record: JobRecord) -> dict[str, Any]:
             "waiting_for",
         },
     )
-    ordered = {kind: OutputFile() for kind in record.wish.outputs} | record.outputs
+    ordered = {kind: OutputFile() for kind in record.request.outputs} | record.outputs
     outputs = {str(kind): made.model_dump(mode="json") for kind, made in ordered.items()}
     return {**shown, "outputs": outputs, "progress": progress}

@@ -15,7 +15,6 @@ from typing import BinaryIO, cast
 
 from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, Page
 from serve_app.document.ids import document_folder
-from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     PageTimeout,
@@ -32,7 +31,7 @@ from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_eng
 from serve_app.paddlex.exports import exports_of_spool
 from serve_app.paddlex.job import RESULT, RESULT_TYPE, PaddlexJob
 from serve_app.paddlex.responses import pages_read
-from serve_app.pipeline.documents import DocumentRun, Documents, Wanted
+from serve_app.pipeline.documents import DocumentRun, Documents
 from serve_app.runtime.mapped_file import FileContent, mapped
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.settings import Settings
@@ -132,10 +131,16 @@ class Runner:
         record.state = JobState.RUNNING
         with ExitStack() as held:
             source = await self._source(record, held)
-            wanted = self._wanted(record)
-            started = time.perf_counter()
             reading = held.enter_context(
-                await self._documents.open(source, wanted, timings_ms={}, started=started, document_id=record.id)
+                await self._documents.open(
+                    source,
+                    record.request,
+                    owner=record.owner,
+                    timings_ms={},
+                    started=time.perf_counter(),
+                    document_id=record.id,
+                    limit_s=self._limits.job_s,
+                )
             )
             del source
             record.digest = reading.digest
@@ -221,7 +226,7 @@ class Runner:
                 await self._job_store.keep_page(record.id, *reading.page_reading(page.number))
 
     async def _keep_outputs(self, record: JobRecord, reading: DocumentRun, summary: DocumentSummary) -> None:
-        for kind in record.wish.outputs:
+        for kind in record.request.outputs:
             try:
                 with await reading.renderer.rendered(kind, summary) as file:
                     key = await self._job_store.keep_result(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
@@ -255,7 +260,7 @@ class Runner:
                 lambda path: self._links.of(f"{folder}/{path}", paddlex.address, seconds=link_s),
                 exports,
                 kind=reading.kind,
-                preprocessed=is_preprocessed(record.wish.options),
+                preprocessed=is_preprocessed(record.request.options),
             )
             await asyncio.to_thread(write, file)
             file.seek(0)
@@ -299,23 +304,6 @@ class Runner:
         else:
             await self._job_store.put_away(stored)
         return stored
-
-    def _wanted(self, record: JobRecord) -> Wanted:
-        wish = record.wish
-        return Wanted(
-            engine=wish.engine,
-            options=wish.options,
-            key_name=record.owner,
-            limit_s=self._limits.job_s,
-            dpi=wish.dpi,
-            pdf_dpi=wish.pdf_dpi,
-            password=wish.password,
-            page_ranges=parse_page_ranges(wish.pages) if wish.pages is not None else None,
-            max_pages=wish.max_pages,
-            text_layer=wish.text_layer,
-            restructure=wish.restructure,
-            paddlex=wish.paddlex,
-        )
 
 
 def _now() -> datetime:

@@ -9,8 +9,9 @@ from serve_app.document import PaddlexPage
 from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
 from serve_app.errors import RequestTimeout
 from serve_app.paddlex.fallback_structure import plain_restructured
-from serve_app.paddlex.requests import LayoutParsingFields, RestructureRequest
+from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields, RestructureRequest
 from serve_app.pipeline.dispatch import Pipeline
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
 
 
@@ -27,6 +28,31 @@ def options_of(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bo
     elif not engine.doc_preprocessor:
         parsing = parsing.model_copy(update={"use_doc_orientation_classify": None, "use_doc_unwarping": None})
     return RecognitionOptions(parsing=parsing, overlay=visualize, picture=visualize)
+
+
+def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: str | None = None) -> DocumentRequest:
+    """How to read a document for /layout-parsing."""
+    engine = layout_engine(settings)
+    return DocumentRequest(
+        engine=engine.name,
+        options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
+        pdf_dpi=PDF_DPI,
+        pages=pages,
+        restructure=fields.restructure_pages,
+        keep_native=True,
+    )
+
+
+def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None = None) -> DocumentRequest:
+    """How to read a document for PaddleX's /ocr."""
+    engine = settings.engines[0]
+    return DocumentRequest(
+        engine=engine.name,
+        options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
+        pdf_dpi=PDF_DPI,
+        pages=pages,
+        restructure=False,
+    )
 
 
 def how_of(asked: LayoutParsingFields | RestructureRequest, *, concatenate: bool = False) -> Restructuring:

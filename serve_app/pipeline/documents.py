@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, aclosing
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -26,9 +25,7 @@ from serve_app.document import (
 )
 from serve_app.document.figures import qualify_figures
 from serve_app.document.ids import new_document_id
-from serve_app.document.options import RecognitionOptions
 from serve_app.document.outline import PageOutline, outline_of
-from serve_app.document.page_ranges import selected_pages
 from serve_app.document.spool import PageSpool
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
@@ -41,10 +38,10 @@ from serve_app.errors import (
     ServiceError,
     TooManyPages,
 )
-from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer, WriterPool
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
 from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.runtime.allocator import trim_heap
@@ -60,30 +57,6 @@ CHOOSE_PAGES = " Choose some with 'pages'."
 
 WRITERS_AT_ONCE = 2
 """PDFs and DOCX files that are written at a time: each has a process, and perhaps a gigabyte."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a request wants of a document; `dpi` and `password` as in SourceFile and Rasterizer.
-
-    `key_name`: of the key that asks for it. `paddlex`: pages are kept in PaddleX's form as well, where the engine has
-    it. `pdf_dpi` is for PDFs only. `limit_s`: how long it may take; unset: what the limits say.
-    """
-
-    engine: str
-    options: RecognitionOptions
-    key_name: str | None = None
-    limit_s: float | None = None
-    dpi: int | None = None
-    pdf_dpi: int | None = None
-    password: str | None = None
-    page_ranges: list[tuple[int, int | None]] | None = None
-    max_pages: int | None = None
-    text_layer: bool = False
-    restructure: bool = True
-    paddlex: bool = False
-    output: OutputFormat | None = None
-    include_images: bool = False
 
 
 class Documents:
@@ -111,16 +84,20 @@ class Documents:
     async def open(
         self,
         source: FileContent,
-        wanted: Wanted,
+        request: DocumentRequest,
         *,
+        owner: str | None,
         timings_ms: dict[str, float],
         started: float,
         document_id: str | None = None,
+        limit_s: float | None = None,
     ) -> DocumentRun:
         """Open a document and choose its pages; nothing is read yet. Use the DocumentRun as a context manager.
 
-        `document_id`: of one that has its id already; others get one. `timings_ms` holds the stages that went before;
-        `started` is the perf_counter() of the request's start. Raises ServiceError where the document cannot be opened, or has too many pages.
+        `owner` is the name of the key that requests it, None without one. `document_id`: by default, a new one.
+        `limit_s`: seconds from `started` in which its pages are read, by default the configured limit.
+        `timings_ms` holds the stages so far; `started` is the perf_counter() of the request's start.
+        Raises ServiceError if the document cannot be opened or has too many pages.
         """
         with ExitStack() as place:
             place.enter_context(self.pipeline.place())
@@ -130,26 +107,35 @@ class Documents:
             file = SourceFile(
                 id=document_id or new_document_id(),
                 data=self._share(source),
-                password=wanted.password,
-                owner=wanted.key_name or "",
+                password=request.password,
+                owner=owner or "",
                 digest=await asyncio.to_thread(self.cache.digest, source),
             )
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
-            numbers = self._chosen(wanted, page_count)
+            numbers = self._chosen(request, page_count)
             # With the line at its end, what tells of documents that were lost with this process.
             log.info("document %s: %d page(s) begin", file.id, len(numbers))
+            limits = self.limits
             return DocumentRun(
-                self, file, kind, wanted, page_count, numbers, dict(timings_ms), started, place.pop_all()
+                self,
+                file,
+                kind,
+                request,
+                page_count,
+                numbers,
+                dict(timings_ms),
+                started,
+                limit_s or (limits.request_s if page_count == 1 else limits.document_s),
+                owner,
+                place.pop_all(),
             )
 
-    def _chosen(self, wanted: Wanted, page_count: int) -> list[int]:
-        numbers = list(range(1, page_count + 1))
-        if wanted.page_ranges is not None:
-            try:
-                numbers = selected_pages(wanted.page_ranges, page_count)
-            except ValueError as error:
-                raise InvalidField(f"pages: {error}", fields=(FieldError("pages", str(error)),)) from None
-        most = min(self.limits.max_pages, wanted.max_pages or self.limits.max_pages)
+    def _chosen(self, request: DocumentRequest, page_count: int) -> list[int]:
+        try:
+            numbers = request.page_numbers(page_count)
+        except ValueError as error:
+            raise InvalidField(f"pages: {error}", fields=(FieldError("pages", str(error)),)) from None
+        most = min(self.limits.max_pages, request.max_pages or self.limits.max_pages)
         if len(numbers) > most:
             raise TooManyPages(f"{len(numbers)} pages are too many: the limit is {most}.{CHOOSE_PAGES}")
         return numbers
@@ -163,18 +149,20 @@ class DocumentRun:
         documents: Documents,
         file: SourceFile,
         kind: str,
-        wanted: Wanted,
+        request: DocumentRequest,
         page_count: int,
         numbers: list[int],
         timings_ms: dict[str, float],
         started: float,
+        limit_s: float,
+        owner: str | None,
         place: AbstractContextManager[Any],
     ) -> None:
         """`kind` is what `sniff` says of the file, `place` is the document's in the pipeline, and left when its pages are done."""
         self.id = file.id
         self.digest = file.digest
         self.kind = kind
-        self.wanted = wanted
+        self.request = request
         self.page_count = page_count
         self.numbers = numbers
         self.spool = PageSpool()
@@ -183,7 +171,7 @@ class DocumentRun:
         self.renderer = Renderer(
             self._source,  # not a method: they would hold each other, and the file, until the garbage is collected
             self.spool,
-            password=wanted.password,
+            password=request.password,
             writers=documents.writers,
         )
         self._documents = documents
@@ -193,6 +181,8 @@ class DocumentRun:
         self._has_place = True
         self._timings_ms = timings_ms
         self._started = started
+        self._limit_s = limit_s
+        self._owner = owner
         self._engine: EngineInfo | None = None
         self.failed = 0
         self._degraded = False
@@ -217,17 +207,16 @@ class DocumentRun:
         if not self._has_place:  # pages that failed are tried again
             self._place.enter_context(self._documents.pipeline.place())
         self._has_place = False  # in a moment, or when it is closed
-        limits = self._documents.limits
-        limit_s = self.wanted.limit_s or (limits.request_s if self.page_count == 1 else limits.document_s)
+        limit_s = self._limit_s
         deadline = asyncio.get_running_loop().time() + limit_s - (time.perf_counter() - self._started)
         errors: list[ServiceError] = []
         outcomes = self._documents.pipeline.pages(
             self._file,
             [number for number in self.numbers if number not in self.spool],
-            engine=self.wanted.engine,
-            options=self.wanted.options,
-            dpi=(self.wanted.pdf_dpi if self.kind == "PDF" else None) or self.wanted.dpi,
-            text_layer=self.wanted.text_layer,
+            engine=self.request.engine,
+            options=self.request.options,
+            dpi=self.request.dpi_for(self.kind),
+            text_layer=self.request.text_layer,
         )
         async with aclosing(outcomes):
             while True:
@@ -302,7 +291,7 @@ class DocumentRun:
         summary.timings_ms["total"] = _ms_since(self._started)
         log.info(
             "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
-            self.id, self.wanted.key_name, summary.engine.name, len(self.numbers), summary.status,
+            self.id, self._owner, summary.engine.name, len(self.numbers), summary.status,
             summary.timings_ms["total"],
         )  # fmt: skip
         return summary
@@ -317,7 +306,7 @@ class DocumentRun:
         try:
             async with asyncio.timeout(limit_s):
                 self.spool.structure = await self._documents.pipeline.structure(
-                    self.wanted.engine, outlines, self.wanted.options
+                    self.request.engine, outlines, self.request.options
                 )
         except (ServiceError, TimeoutError) as error:
             reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
@@ -351,8 +340,8 @@ class DocumentRun:
     def _keep(self, reading: PageContent) -> None:
         page = reading.page
         self._degraded |= page.degraded
-        self.spool.add(page, reading.figures, reading.paddlex if self.wanted.paddlex else None)
-        if self.wanted.restructure and (outline := outline_of(page)) is not None:
+        self.spool.add(page, reading.figures, reading.paddlex if self.request.keep_native else None)
+        if self.request.restructure and (outline := outline_of(page)) is not None:
             self._outlines.append(outline)
 
 

@@ -23,8 +23,9 @@ import yaml
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import JobRecord, JobState, JobWish, as_stored
+from serve_app.jobs.record import JobRecord, JobState, as_stored
 from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
@@ -291,8 +292,8 @@ def test_two_jobs_that_are_alive_at_once_do_no_harm(deployed: Callable[..., Serv
 
 def test_what_others_were_killed_at_is_done(deployed: Callable[..., Service], tmp_path: Path) -> None:
     output = tmp_path / "output"
-    wish = JobWish(engine="dummy", options=RecognitionOptions())
-    jobs = [JobRecord(id=new_document_id(), owner="alice", wish=wish) for _ in range(5)]
+    request = DocumentRequest(engine="dummy", options=RecognitionOptions())
+    jobs = [JobRecord(id=new_document_id(), owner="alice", request=request) for _ in range(5)]
     lost, newer, cancelled, deleted, done = jobs
 
     async def leave() -> None:

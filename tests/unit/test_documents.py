@@ -20,7 +20,8 @@ from serve_app.errors import EngineLoading, InvalidField, QueueFull, Recognition
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
-from serve_app.pipeline.documents import DocumentRun, Documents, Wanted
+from serve_app.pipeline.documents import DocumentRun, Documents
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Limits
@@ -70,7 +71,7 @@ class TwoPages:
 
 
 async def opened(
-    tmp_path: Path, pipeline: TwoPages, *, limits: Limits | None = None, started_ago_s: float = 0, **wanted: Any
+    tmp_path: Path, pipeline: TwoPages, *, limits: Limits | None = None, started_ago_s: float = 0, **options: Any
 ) -> DocumentRun:
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
 
@@ -85,8 +86,9 @@ async def opened(
         share=lambda data: data,
         fetch=fetch,
     )
-    request = Wanted(engine="x", options=RecognitionOptions(), **wanted)
-    return await documents.open(TWO_PAGES, request, timings_ms={}, started=time.perf_counter() - started_ago_s)
+    request = DocumentRequest(engine="x", options=RecognitionOptions(), **options)
+    started = time.perf_counter() - started_ago_s
+    return await documents.open(TWO_PAGES, request, owner="me", timings_ms={}, started=started)
 
 
 async def read(reading: DocumentRun) -> list[int]:
@@ -158,7 +160,7 @@ async def test_a_document_holds_its_place_until_its_pages_are_done_and_no_longer
     with await opened(tmp_path, pipeline):  # given up before its pages were read
         pass
     with pytest.raises(InvalidField):
-        await opened(tmp_path, pipeline, page_ranges=[(3, 3)])
+        await opened(tmp_path, pipeline, pages="3")
     with pytest.raises(TooManyPages):
         await opened(tmp_path, pipeline, max_pages=1)
     with await opened(tmp_path, pipeline):

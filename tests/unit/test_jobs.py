@@ -23,13 +23,14 @@ from serve_app.jobs import runner as runner_module
 from serve_app.jobs.deployment import JobView
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.queue import JobQueue
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, Webhook, as_stored, record_of, told
+from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, Webhook, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
 from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import PaddlexJob
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.settings import FolderStoreSettings, JobSettings, Limits, Settings
 from serve_app.storage import StoreUnavailable
@@ -38,7 +39,7 @@ from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
 from tests.support.caches import no_cache
 
-WISH = JobWish(engine="x", options=RecognitionOptions())
+REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
 
 
 @pytest.fixture(autouse=True)
@@ -55,18 +56,20 @@ def test_a_record_comes_back_as_it_was() -> None:
     record = JobRecord(
         id=new_document_id(),
         owner="боб",
-        wish=JobWish(engine="x", options=options, pages="1-3", password="пароль"),
+        request=DocumentRequest(engine="x", options=options, pages="1-3", password="пароль"),
         paddlex=PaddlexJob(model="PP-OCRv5", payload={"visualize": True}, address="http://x/"),
     )
     assert record_of(as_stored(record)) == record
     shown = told(record)
-    assert shown["state"] == "queued" and "wish" not in shown and "пароль" not in json.dumps(shown, ensure_ascii=False)
+    assert (
+        shown["state"] == "queued" and "request" not in shown and "пароль" not in json.dumps(shown, ensure_ascii=False)
+    )
     assert "пароль" not in repr(record)
 
 
 def test_the_documentation_tells_of_each_field_of_a_job() -> None:
-    wish = WISH.model_copy(update={"outputs": (OutputFormat.PDF,)})
-    record = JobRecord(id=new_document_id(), owner="me", wish=wish, webhook=Webhook(url="http://example.com"))
+    request = REQUEST.model_copy(update={"outputs": (OutputFormat.PDF,)})
+    record = JobRecord(id=new_document_id(), owner="me", request=request, webhook=Webhook(url="http://example.com"))
     view = shown(JobView(record, 0, 2, None))
     assert view["outputs"] == {"pdf": {"key": None, "error": None}}, "what was wished for is seen before it is made"
     assert ToldJob.model_validate(view).model_dump(mode="json") == view
@@ -203,7 +206,7 @@ class Work:
         self.then()
 
     async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
-        job = JobRecord(id=new_document_id(), owner="me", **{"wish": WISH, **record})
+        job = JobRecord(id=new_document_id(), owner="me", **{"request": REQUEST, **record})
         await self.job_store.add(job, source)
         assert await self.job_store.active() == [job.id]
         await self.runner.run(job)
@@ -251,8 +254,8 @@ async def test_a_page_that_fails_is_tried_again_and_then_the_others_are_the_resu
 
 async def test_forms_of_the_result_are_kept_and_one_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
-    wish = WISH.model_copy(update={"outputs": (OutputFormat.PDF, OutputFormat.TEXT, OutputFormat.ZIP)})
-    job = await work.run(wish=wish)
+    request = REQUEST.model_copy(update={"outputs": (OutputFormat.PDF, OutputFormat.TEXT, OutputFormat.ZIP)})
+    job = await work.run(request=request)
     assert job.state is JobState.DONE
     folder = document_folder(job.id)
     assert {kind: made.key for kind, made in job.outputs.items()} == {
@@ -316,7 +319,7 @@ async def test_a_lost_picture_costs_no_more_than_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.DELETED])
 async def test_who_has_ended_a_job_first_has_ended_it(tmp_path: Path, state: JobState) -> None:
     work = Work(tmp_path, Pages())
-    job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
+    job = JobRecord(id=new_document_id(), owner="me", request=REQUEST)
     await work.job_store.add(job, b"%PDF-")
     (record,) = [path for path in files_in(tmp_path) if path.name == "job.json"]
 
@@ -363,7 +366,7 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(tmp_path, Pages())
-    job = JobRecord(id=new_document_id(), owner="me", wish=WISH)
+    job = JobRecord(id=new_document_id(), owner="me", request=REQUEST)
 
     class Killed(BaseException):
         pass
@@ -425,7 +428,7 @@ async def test_a_job_that_is_deleted_leaves_no_page_in_the_cache(tmp_path: Path)
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
     cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
     digest = cache.digest(b"%PDF-")
-    job = JobRecord(id=new_document_id(), owner="me", wish=WISH, digest=digest)
+    job = JobRecord(id=new_document_id(), owner="me", request=REQUEST, digest=digest)
     pages = cache.pages_of(SourceFile("1", b"", None, "me", digest), "tesseract", RecognitionOptions(), None)
     assert pages is not None
     page = Page(number=1, width=1, height=1, dpi=1)

@@ -15,8 +15,9 @@ from serve_app.document.options import RecognitionOptions
 from serve_app.errors import UrlFetchFailed
 from serve_app.jobs import webhooks as webhooks_module
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Webhook
+from serve_app.jobs.record import JobRecord, JobState, Webhook
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from tests.support.caches import no_cache
@@ -50,8 +51,10 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ended(job_store: JobStore, *, ago: timedelta = timedelta()) -> JobRecord:
-    wish = JobWish(engine="x", options=RecognitionOptions())
-    record = JobRecord(id=new_document_id(), owner="me", wish=wish, webhook=Webhook(url="http://example.com/hook"))
+    request = DocumentRequest(engine="x", options=RecognitionOptions())
+    record = JobRecord(
+        id=new_document_id(), owner="me", request=request, webhook=Webhook(url="http://example.com/hook")
+    )
     record = record.ended_as(JobState.DONE, keep_s=600).model_copy(update={"ended": datetime.now(UTC) - ago})
     await job_store.close(record)
     assert await job_store.to_deliver() == [record.id]

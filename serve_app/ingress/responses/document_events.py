@@ -54,21 +54,33 @@ class HeldStream(StreamingResponse):
 class EventStream(HeldStream):
     """Reads the document while it is sent; a client who leaves ends the work."""
 
-    def __init__(self, reading: DocumentRun, media_type: str, held: AbstractContextManager[Any]) -> None:
+    def __init__(
+        self,
+        reading: DocumentRun,
+        media_type: str,
+        held: AbstractContextManager[Any],
+        *,
+        include_images: bool = False,
+    ) -> None:
         framed = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
         self.is_whole = False  # the document was read, and its last event sent
-        super().__init__(self._framed(reading, framed), media_type, held, {"X-Document-ID": reading.id})
+        super().__init__(
+            self._framed(_events(reading, include_images=include_images), framed),
+            media_type,
+            held,
+            {"X-Document-ID": reading.id},
+        )
 
     async def _framed(
-        self, reading: DocumentRun, framed: Callable[[str, dict[str, Any]], str]
+        self, events: AsyncGenerator[tuple[str, dict[str, Any]], None], framed: Callable[[str, dict[str, Any]], str]
     ) -> AsyncGenerator[str, None]:
-        async with aclosing(_events(reading)) as events:
+        async with aclosing(events):
             async for kind, data in events:
                 yield framed(kind, data)
                 self.is_whole = kind == "document"
 
 
-async def _events(reading: DocumentRun) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+async def _events(reading: DocumentRun, *, include_images: bool) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
     total = len(reading.numbers)
     yield "start", {"id": reading.id, "page_count": reading.page_count, "pages": total}
     done = failed = 0
@@ -79,7 +91,7 @@ async def _events(reading: DocumentRun) -> AsyncGenerator[tuple[str, dict[str, A
                 done, failed = done + (page.error is None), failed + (page.error is not None)
                 progress = {"done": done, "failed": failed, "total": total}
                 event = {"progress": progress, "page": page.model_dump(mode="json")}
-                if reading.wanted.include_images:
+                if include_images:
                     event["images"] = _images(reading, page.number)
                 yield "page", event
         summary = await reading.finish()

@@ -25,13 +25,13 @@ from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.jobs.client import end_job, submitted, uploaded, view_of, views_of
 from serve_app.ingress.jobs.events import job_events, shown
 from serve_app.ingress.requests.body import DocumentFields, FileField, submission_of
-from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.files import document_answer
 from serve_app.jobs.deployment import JobView
-from serve_app.jobs.record import JobRecord, JobState, JobWish, Priority, ToldJob, ToldJobs, Webhook
+from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, ToldJobs, Webhook
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import mapped
@@ -77,23 +77,11 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         body = await uploaded(request, context)
         submission = await submission_of(body, JobFields, JobForm)
         asked = submission.request
-        engine = engine_of(asked, context.settings.engines)
-        wish = JobWish(
-            engine=engine.name,
-            options=options_of(asked, engine),
-            dpi=asked.dpi,
-            password=asked.password,
-            pages=asked.pages,
-            max_pages=asked.max_pages,
-            text_layer=asked.text_layer == "auto",
-            restructure=asked.restructure,
-            outputs=tuple(dict.fromkeys(map(OutputFormat, asked.outputs))),
-        )
         record = JobRecord(
             id=new_document_id(),
             owner=request.state.key_name,
             priority=asked.priority,
-            wish=wish,
+            request=document_request(asked, context.settings.engines, outputs=list(map(OutputFormat, asked.outputs))),
             url=asked.image_url,
             webhook=await _webhook(asked.webhook, context),
             file_name=body.file_name,
@@ -193,7 +181,7 @@ async def _rendered(
 
     with closing(PageSpool()) as spool:
         summary = await context.job_store.read_document(record.id, spool)
-        renderer = Renderer(source, spool, password=record.wish.password, writers=context.documents.writers)
+        renderer = Renderer(source, spool, password=record.request.password, writers=context.documents.writers)
         return summary, await renderer.rendered(output, summary, include_images=include_images)
 
 

@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from serve_app.document import Document
-from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import Unauthorized
 from serve_app.ingress.context import Context, context_of, in_time
 from serve_app.ingress.idempotency import answered_once
 from serve_app.ingress.requests.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
-from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
 from serve_app.ingress.responses.document_events import EventStream
@@ -23,7 +22,7 @@ from serve_app.ingress.responses.files import document_answer
 from serve_app.ingress.routes import paddlex
 from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.paddlex.requests import LinesRequest
-from serve_app.pipeline.documents import DocumentRun, Wanted
+from serve_app.pipeline.documents import DocumentRun
 
 router = APIRouter(tags=["ocr"])
 
@@ -108,37 +107,23 @@ async def _answer(request: Request, context: Context, body: Body, started: float
     async with in_time(context, spent_s=time.perf_counter() - started):
         submission = await submission_of(body, OcrRequest)
         reading = held.enter_context(await _opened(submission, request.state.key_name, context, started))
-    del submission
-    kind = reading.wanted.output or accepted(request.headers.get("accept", ""))
+    kind = submission.request.output or accepted(request.headers.get("accept", ""))
+    include_images = submission.request.include_images
+    del submission  # its file may be large
     if kind in STREAMED:
-        return EventStream(reading, MEDIA_TYPES[kind], held.pop_all())
+        return EventStream(reading, MEDIA_TYPES[kind], held.pop_all(), include_images=include_images)
     summary = await reading.read_all()
-    rendered = await reading.renderer.rendered(kind, summary, include_images=reading.wanted.include_images)
+    rendered = await reading.renderer.rendered(kind, summary, include_images=include_images)
     return document_answer(rendered, kind, summary, held, failed=reading.failed)
 
 
 async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> DocumentRun:
-    asked = submission.request
-    engine = engine_of(asked, context.settings.engines)
-    options = options_of(asked, engine)
+    document = document_request(submission.request, context.settings.engines)
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     source = submission.source
     if source is None:
-        assert asked.image_url is not None
+        assert submission.request.image_url is not None
         fetch_started = time.perf_counter()
-        source = await context.fetcher.fetch(asked.image_url)
+        source = await context.fetcher.fetch(submission.request.image_url)
         timings_ms["fetch"] = (time.perf_counter() - fetch_started) * 1000
-    wanted = Wanted(
-        engine=engine.name,
-        options=options,
-        key_name=key_name,
-        dpi=asked.dpi,
-        password=asked.password,
-        page_ranges=parse_page_ranges(asked.pages) if asked.pages is not None else None,
-        max_pages=asked.max_pages,
-        text_layer=asked.text_layer == "auto",
-        restructure=asked.restructure,
-        output=asked.output,
-        include_images=asked.include_images,
-    )
-    return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
+    return await context.documents.open(source, document, owner=key_name, timings_ms=timings_ms, started=started)

@@ -22,10 +22,10 @@ from serve_app.ingress.requests.body import Body
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
 from serve_app.jobs.deployment import JobView
-from serve_app.jobs.record import JobRecord, JobState, JobWish
-from serve_app.paddlex.engine_options import layout_engine, options_of
+from serve_app.jobs.record import JobRecord, JobState
+from serve_app.paddlex.engine_options import layout_request, lines_request
 from serve_app.paddlex.job import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
-from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
+from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
 
 log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["official jobs"], prefix=OFFICIAL_JOBS)
@@ -55,7 +55,6 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         held.enter_context(context.admission.place())
         body = await uploaded(request, context)
         asked = _checked(body)
-        engine = layout_engine(context.settings)
         paddlex = PaddlexJob(
             model=asked.model,
             payload=asked.optional_payload,
@@ -67,20 +66,15 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         known = {name for each, field in type(fields).model_fields.items() for name in (each, field.alias)}
         payload = {name: value for name, value in paddlex.payload.items() if name in known}
         paddlex = paddlex.model_copy(update={"payload": payload})
-        if paddlex.of_lines:
-            engine = context.settings.engines[0]
-        wish = JobWish(
-            engine=engine.name,
-            options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
-            pdf_dpi=PDF_DPI,
-            pages=asked.page_ranges,
-            restructure=isinstance(fields, LayoutParsingFields) and fields.restructure_pages,
-            paddlex=not paddlex.of_lines,
+        document = (
+            lines_request(context.settings, fields, pages=asked.page_ranges)
+            if isinstance(fields, LinesFields)
+            else layout_request(context.settings, fields, pages=asked.page_ranges)
         )
         record = JobRecord(
             id=new_document_id(),
             owner=request.state.key_name,
-            wish=wish,
+            request=document,
             url=asked.file_url,
             paddlex=paddlex,
             file_name=body.file_name,

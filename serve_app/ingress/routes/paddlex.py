@@ -26,9 +26,16 @@ from serve_app.ingress.requests.schema import inlined
 from serve_app.ingress.requests.validation_errors import invalid_fields
 from serve_app.ingress.responses.files import file_answer
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
-from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_engine, one_piece, options_of
+from serve_app.paddlex.engine_options import (
+    how_of,
+    is_preprocessed,
+    layout_engine,
+    layout_request,
+    lines_request,
+    one_piece,
+)
 from serve_app.paddlex.exports import exports_of_given, exports_of_spool
-from serve_app.paddlex.requests import MAX_LOG_ID, PDF_DPI, LayoutParsingRequest, LinesRequest, RestructureRequest
+from serve_app.paddlex.requests import MAX_LOG_ID, LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.paddlex.responses import (
     Picture,
     images_of,
@@ -40,7 +47,8 @@ from serve_app.paddlex.responses import (
     write_restructured,
 )
 from serve_app.paddlex.uploaded_pages import check_size
-from serve_app.pipeline.documents import CHOOSE_PAGES, DocumentRun, Wanted
+from serve_app.pipeline.documents import CHOOSE_PAGES, DocumentRun
+from serve_app.pipeline.request import DocumentRequest
 from serve_app.runtime.allocator import trim_heap
 from serve_app.storage import StoreUnavailable
 
@@ -70,16 +78,8 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
         held.enter_context(context.admission.place())
         body = await _json_body(request, context)
         asked = _checked(LayoutParsingRequest, body)
-        engine = layout_engine(context.settings)
-        wanted = Wanted(
-            engine=engine.name,
-            options=options_of(engine, asked.parsing, visualize=bool(asked.visualize)),
-            key_name=request.state.key_name,
-            pdf_dpi=PDF_DPI,
-            restructure=asked.restructure_pages,
-            paddlex=True,
-        )
-        reading = held.enter_context(await _opened(context, body, wanted, started))
+        document = layout_request(context.settings, asked)
+        reading = held.enter_context(await _opened(request, context, body, document, started))
         asked = asked.model_copy(update={"file": ""})  # it may be large, and the document long
         summary = await reading.read_all()
         restructured, warnings = None, []
@@ -143,20 +143,12 @@ async def ocr(request: Request, context: Context, body: Body, started: float, he
     if not body.fields.keys().isdisjoint(SOURCES[:2]):
         raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
     asked = _checked(LinesRequest, body)
-    engine = context.settings.engines[0]
-    options = options_of(engine, asked.parsing, visualize=bool(asked.visualize))
-    wanted = Wanted(
-        engine=engine.name,
-        options=options,
-        key_name=request.state.key_name,
-        pdf_dpi=PDF_DPI,
-        restructure=False,
-    )
-    reading = held.enter_context(await _opened(context, body, wanted, started))
+    document = lines_request(context.settings, asked)
+    reading = held.enter_context(await _opened(request, context, body, document, started))
     asked = asked.model_copy(update={"file": ""})
     summary = await reading.read_all()
     picture = await _picture(context, request, reading, summary)
-    results = ocr_results(asked, reading.spool, picture, preprocessed=is_preprocessed(options))
+    results = ocr_results(asked, reading.spool, picture, preprocessed=is_preprocessed(document.options))
     write = partial(write_pages, "ocrResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request))
     return file_answer(await _written(write), "application/json", _headers(summary), held)
 
@@ -199,7 +191,9 @@ def _checked(model: type[Asked], body: Body) -> Asked:
         raise invalid_fields(error, model) from None
 
 
-async def _opened(context: Context, body: Body, wanted: Wanted, started: float) -> DocumentRun:
+async def _opened(
+    request: Request, context: Context, body: Body, document: DocumentRequest, started: float
+) -> DocumentRun:
     """Of a body that is checked; its `file` is not there any more afterwards."""
     timings_ms = {"receive": (time.perf_counter() - started) * 1000}
     file = body.fields.pop("file")
@@ -207,7 +201,9 @@ async def _opened(context: Context, body: Body, wanted: Wanted, started: float) 
         source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
         del file
         try:
-            return await context.documents.open(source, wanted, timings_ms=timings_ms, started=started)
+            return await context.documents.open(
+                source, document, owner=request.state.key_name, timings_ms=timings_ms, started=started
+            )
         except TooManyPages as error:
             raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # here they cannot be chosen
 

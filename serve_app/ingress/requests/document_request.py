@@ -1,0 +1,29 @@
+"""Turns the fields of a request into a DocumentRequest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serve_app.ingress.requests.body import DocumentFields
+from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.outputs.formats import OutputFormat
+from serve_app.pipeline.request import DocumentRequest
+from serve_app.settings import EngineSettings
+
+
+def document_request(
+    fields: DocumentFields, engines: Sequence[EngineSettings], *, outputs: Sequence[OutputFormat] = ()
+) -> DocumentRequest:
+    """Raises InvalidField for an engine that is not configured, or options that it does not have."""
+    engine = engine_of(fields, engines)
+    return DocumentRequest(
+        engine=engine.name,
+        options=options_of(fields, engine),
+        dpi=fields.dpi,
+        password=fields.password,
+        pages=fields.pages,
+        max_pages=fields.max_pages,
+        text_layer=fields.text_layer == "auto",
+        restructure=fields.restructure,
+        outputs=tuple(dict.fromkeys(outputs)),
+    )

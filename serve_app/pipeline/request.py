@@ -1,0 +1,49 @@
+"""DocumentRequest: how to read a document, the same for an answer, a job and every dialect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serve_app.document.options import RecognitionOptions
+from serve_app.document.page_ranges import parse_page_ranges, selected_pages
+from serve_app.outputs.formats import OutputFormat
+
+
+class DocumentRequest(BaseModel):
+    """How to read a document; who requests it and how long it may take is not part of this.
+
+    A job record holds one, so fields that are added need defaults. `keep_native` was stored as `paddlex` before.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: str
+    options: RecognitionOptions
+    dpi: int | None = Field(None, description="Resolution to draw PDF pages at, or to assume for images")
+    pdf_dpi: int | None = Field(None, description="Resolution for PDF pages only; takes precedence over `dpi`")
+    password: str | None = Field(None, repr=False)
+    pages: str | None = Field(None, description="Pages to read, as `parse_page_ranges` takes them; None: all")
+    max_pages: int | None = Field(None, description="Refuse a document of which more pages are to be read")
+    text_layer: bool = Field(False, description="Use a PDF page's own text where it has any")
+    restructure: bool = Field(True, description="Join tables and level headings across pages")
+    keep_native: bool = Field(False, description="Keep pages in the engine's native form too, if it has one")
+    outputs: tuple[OutputFormat, ...] = Field((), description="Further formats for a job to store")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_stored_fields(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "paddlex" in fields:
+            fields = {**fields, "keep_native": fields["paddlex"]}
+        return fields
+
+    def dpi_for(self, file_kind: str) -> int | None:
+        """The resolution for a file of this kind (see `sniff`)."""
+        return (self.pdf_dpi if file_kind == "PDF" else None) or self.dpi
+
+    def page_numbers(self, page_count: int) -> list[int]:
+        """Numbers of the pages to read, ascending. Raises ValueError with a message for the client."""
+        if self.pages is None:
+            return list(range(1, page_count + 1))
+        return selected_pages(parse_page_ranges(self.pages), page_count)
