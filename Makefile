@@ -7,7 +7,7 @@ CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: serve paddleocr-vl test check lint types unit lock samples clean tessdata poppler node
+.PHONY: serve paddleocr-vl test check lint types unit lock samples font clean tessdata poppler node
 
 serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -32,6 +32,9 @@ unit: $(VENV)/dev.installed tessdata poppler
 
 samples: $(VENV)/dev.installed  ## draw the sample pages anew
 	@$(BIN)/python samples/make_samples.py
+
+font: $(VENV)/dev.installed  ## make the font of searchable PDFs again
+	@$(BIN)/python -m tools.make_font
 
 lock: $(VENV)/dev.installed  ## after a change of dependencies in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt

@@ -1,50 +1,41 @@
-"""A font of text that is found but not seen: a TrueType face made from nothing.
+"""The font of a searchable PDF's text: it is found but not seen.
 
-Glyph 0 is the obligatory .notdef, without a contour. Glyph 1 stands for every character: a line there and back, which
-has no ink and yet extends over the whole of the character; PDFium, which takes the size of glyphs for that of text,
-would pass over text without any. All tables that a PDF needs of an embedded TrueType font are there, and those that
-stricter viewers ask for beside them (OS/2, cmap, name, post).
-Table by table: https://learn.microsoft.com/typography/opentype/spec/.
+Its file is `fonts/glyphless.ttf`, made by `make font`. One glyph stands for every character.
 """
 
 from __future__ import annotations
 
-import struct
+from importlib import resources
 
 import pikepdf
 from pikepdf import Array, Dictionary, Name
 
-UNITS_PER_EM = 1000
-ADVANCE = 500
-"""Of every character, in thousandths of the font's size."""
-ASCENT, DESCENT = 800, -200
-"""Above and below the baseline, in thousandths of the font's size: together one em, so that size is height."""
-
 FONT_NAME = "Glyphless"
 
-_BOUNDS = (0, DESCENT, ADVANCE, ASCENT)
+UNITS_PER_EM = 1000
 
-_CHECKSUM_MAGIC = 0xB1B0AFBA
-_CHECKSUM_ADJUSTMENT_AT = 8  # within head
-_BYTE_ALIGNED = 4
-_GLYPHS = 2
+ADVANCE = 500
+"""Width of every character, in thousandths of the font's size."""
+
+ASCENT, DESCENT = 800, -200
+"""Distances from the baseline, in thousandths of the font's size. They add up to one em, so size is height."""
 
 _MAX_CODE = 0xFFFF
-_BFCHARS_AT_ONCE = 100  # the most that a CMap may have in one section
+_BFCHARS_PER_SECTION = 100  # a CMap allows no more
 
 
 class InvisibleFont:
-    """A font of which any character can be searched for and none is seen.
+    """The font in one PDF. It encodes any character.
 
-    Codes are given to characters as they come, so that those outside the Basic Multilingual Plane need nothing
-    special, and the map back to Unicode holds just what is used.
+    Each new character gets the next code, so characters outside the Basic Multilingual Plane need nothing special,
+    and the map back to Unicode (ToUnicode) lists only the characters in use.
     """
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {"\ufffd": 1}
 
     def encode(self, text: str) -> str:
-        """`text` as a hexadecimal string of PDF. Should the codes run out, new characters become U+FFFD."""
+        """Return `text` as a hexadecimal PDF string. If the codes run out, new characters become U+FFFD."""
         return f"<{''.join(f'{self._code(character):04x}' for character in text)}>"
 
     def _code(self, character: str) -> int:
@@ -53,18 +44,19 @@ class InvisibleFont:
         return self._codes.setdefault(character, len(self._codes) + 1)
 
     def add_to(self, pdf: pikepdf.Pdf) -> pikepdf.Object:
-        """The font as an object of `pdf`; to be called when everything is encoded."""
+        """Add the font to `pdf` and return its object. Call this after the last `encode`."""
+        font = font_file()
         descriptor = Dictionary(
             Type=Name.FontDescriptor,
             FontName=Name("/" + FONT_NAME),
             Flags=4,  # symbolic
-            FontBBox=Array(_BOUNDS),
+            FontBBox=Array((0, DESCENT, ADVANCE, ASCENT)),
             ItalicAngle=0,
             Ascent=ASCENT,
             Descent=DESCENT,
             CapHeight=700,
             StemV=80,
-            FontFile2=pdf.make_stream(font := glyphless_face(), Length1=len(font)),
+            FontFile2=pdf.make_stream(font, Length1=len(font)),
         )
         face = Dictionary(
             Type=Name.Font,
@@ -88,7 +80,7 @@ class InvisibleFont:
 
     def _to_unicode(self) -> bytes:
         pairs = [f"<{code:04x}> <{character.encode('utf-16-be').hex()}>" for character, code in self._codes.items()]
-        sections = [pairs[start : start + _BFCHARS_AT_ONCE] for start in range(0, len(pairs), _BFCHARS_AT_ONCE)]
+        sections = [pairs[start : start + _BFCHARS_PER_SECTION] for start in range(0, len(pairs), _BFCHARS_PER_SECTION)]
         return "\n".join(
             [
                 "/CIDInit /ProcSet findresource begin\n12 dict begin\nbegincmap",
@@ -101,85 +93,6 @@ class InvisibleFont:
         ).encode()
 
 
-def glyphless_face() -> bytes:
-    """The file of the font, the same bytes each time."""
-    tables = {
-        b"OS/2": _os2(),
-        b"cmap": _cmap(),
-        b"glyf": (glyph := _glyph()),
-        b"head": _head(),
-        b"hhea": struct.pack(
-            ">IhhhHhhhhhh8xhH", 0x10000, ASCENT, DESCENT, 0, ADVANCE, 0, 0, ADVANCE, 1, 0, 0, 0, _GLYPHS
-        ),
-        b"hmtx": struct.pack(">Hh", ADVANCE, 0) * _GLYPHS,
-        b"loca": struct.pack(">HHH", 0, 0, len(glyph) // 2),
-        b"maxp": struct.pack(">IH13H", 0x10000, _GLYPHS, *(2, 1, 0, 0, 1, *[0] * 8)),
-        b"name": _name(),
-        b"post": struct.pack(">IihhI16x", 0x30000, 0, -100, 50, 1),
-    }
-    count = len(tables)
-    power = 1 << (count.bit_length() - 1)
-    header = struct.pack(">IHHHH", 0x10000, count, power * 16, power.bit_length() - 1, (count - power) * 16)
-    directory, body = b"", b""
-    for tag, table in tables.items():
-        offset = len(header) + 16 * count + len(body)
-        directory += struct.pack(">4sIII", tag, _checksum(table), offset, len(table))
-        body += _padded(table)
-    font = bytearray(header + directory + body)
-    head_at = font.index(_padded(tables[b"head"]))
-    struct.pack_into(">I", font, head_at + _CHECKSUM_ADJUSTMENT_AT, (_CHECKSUM_MAGIC - _checksum(font)) % 2**32)
-    return bytes(font)
-
-
-def _padded(table: bytes) -> bytes:
-    return table + bytes(-len(table) % _BYTE_ALIGNED)
-
-
-def _checksum(data: bytes | bytearray) -> int:
-    padded = _padded(bytes(data))
-    return sum(int.from_bytes(padded[at : at + 4]) for at in range(0, len(padded), 4)) % 2**32
-
-
-def _head() -> bytes:
-    # The checksum is set when the font is whole; dates are zero, to have the same bytes each time.
-    return struct.pack(
-        ">IIIIHHqqhhhhHHhhh", 0x10000, 0x10000, 0, 0x5F0F3CF5, 0, UNITS_PER_EM, 0, 0, *_BOUNDS, 0, 8, 2, 0, 0
-    )
-
-
-def _glyph() -> bytes:
-    """One contour of two points, at opposite corners of the character."""
-    left, bottom, right, top = _BOUNDS
-    on_curve = 1
-    points = struct.pack(">BBhhhh", on_curve, on_curve, left, right - left, bottom, top - bottom)
-    return struct.pack(">h4hHH", 1, *_BOUNDS, 1, 0) + points
-
-
-def _cmap() -> bytes:
-    """Windows Unicode, format 4, only the final segment: no character has a glyph of its own."""
-    segments = struct.pack(">HHHHHHH", 2, 2, 0, 0, 0xFFFF, 0, 0xFFFF) + struct.pack(">hH", 1, 0)
-    subtable = struct.pack(">HHH", 4, 6 + len(segments), 0) + segments
-    return struct.pack(">HHHHI", 0, 1, 3, 1, 12) + subtable
-
-
-def _name() -> bytes:
-    """Family, style, unique, full and PostScript name, for Windows in US English."""
-    strings = {1: FONT_NAME, 2: "Regular", 3: FONT_NAME, 4: FONT_NAME, 6: FONT_NAME}
-    records, storage = b"", b""
-    for name_id, string in strings.items():
-        encoded = string.encode("utf-16-be")
-        records += struct.pack(">HHHHHH", 3, 1, 0x409, name_id, len(encoded), len(storage))
-        storage += encoded
-    return struct.pack(">HHH", 0, len(strings), 6 + len(records)) + records + storage
-
-
-def _os2() -> bytes:
-    """Version 3; weight 400, width 5, embedding unrestricted, style Regular."""
-    return struct.pack(
-        ">HhHHH10hh10s16s4sHHHhhhHH8xhhHHH",
-        *(3, ADVANCE, 400, 5, 0),
-        *(650, 700, 0, 140, 650, 700, 0, 480, 50, 260),  # sub- and superscript, strike-out
-        *(0, bytes(10), bytes(16), b"NONE", 0x40, 0xFFFF, 0xFFFF),
-        *(ASCENT, DESCENT, 0, ASCENT, -DESCENT),
-        *(500, 700, 0, 0x20, 0),  # heights of x and of capitals
-    )
+def font_file() -> bytes:
+    """Read the TrueType file."""
+    return resources.files(__package__).joinpath("fonts", "glyphless.ttf").read_bytes()

@@ -268,10 +268,12 @@ def _clean(text: str) -> str:
 
 
 def _visual(text: str) -> str:
-    """Characters from left to right as they stand on paper, from which readers of PDF work out the order of reading.
+    """Return the characters in the order in which they stand on paper, from left to right.
 
-    What the Unicode Bidirectional Algorithm does, as far as a line of plain text has need of it.
+    PDF readers reorder them for reading. This does what the Unicode Bidirectional Algorithm does to a line of plain
+    text, except that brackets are not mirrored and numbers run with the Latin text beside them.
     """
+    # python-bidi is no replacement: it is LGPL, and poppler then reads "שלום 123 abc" as "שלום abc 123".
     sides = [_SIDES.get(unicodedata.bidirectional(character), "") for character in text]
     if "R" not in sides:
         return text

@@ -14,15 +14,11 @@ import numpy.typing as npt
 import pikepdf
 import pypdfium2 as pdfium
 import pytest
-from fontTools.pens.areaPen import AreaPen
-from fontTools.pens.boundsPen import ControlBoundsPen
-from fontTools.ttLib import TTFont
 from pikepdf import Array, Dictionary, Name, Pdf
-from PIL import Image, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
 from serve_app.document import Block, Box, ErrorInfo, Page, Word
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, UnsupportedMediaType
-from serve_app.outputs.glyphless_font import glyphless_face
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
 
@@ -645,24 +641,3 @@ def test_an_image_too_large_for_a_page_is_scaled_to_the_largest() -> None:
 
     with Pdf.open(io.BytesIO(data)) as pdf:
         assert float(pdf.pages[0].mediabox[2]) == 14_400
-
-
-# The font
-
-
-def test_the_font_is_whole_and_has_no_ink() -> None:
-    face = glyphless_face()
-
-    font = TTFont(io.BytesIO(face), checkChecksums=2)
-    tables = list(font.keys())
-    for table in tables:
-        assert font[table] is not None
-    assert font["name"].getDebugName(6) == "Glyphless"
-    assert font["hhea"].ascent - font["hhea"].descent == font["head"].unitsPerEm
-    glyphs = font.getGlyphSet()
-    area, bounds = AreaPen(glyphs), ControlBoundsPen(glyphs)
-    glyphs[font.getGlyphName(1)].draw(area)
-    glyphs[font.getGlyphName(1)].draw(bounds)
-    assert area.value == 0
-    assert bounds.bounds == (0, -200, 500, 800)
-    assert ImageFont.truetype(io.BytesIO(face), 100).getlength("abc") == 150
