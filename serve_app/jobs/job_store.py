@@ -70,62 +70,62 @@ class JobStore:
     async def save(self, record: JobRecord) -> None:
         await self._store.put(_record_key(record.id), as_stored(record), JSON)
 
-    def place(self, job_id: str) -> str:
+    def location(self, job_id: str) -> str:
         """Where all of a job lies, for the log."""
         return self._store.uri(document_folder(job_id))
 
     async def record(self, job_id: str) -> JobRecord:
         return record_of(await self._store.get(_record_key(job_id)))
 
-    async def active(self) -> list[str]:
+    async def active_ids(self) -> list[str]:
         """Ids of the jobs that are not at their end, oldest first."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/active")]
 
-    async def of(self, owner: str) -> list[str]:
+    async def ids_of_owner(self, owner: str) -> list[str]:
         """Ids of an owner's jobs, newest first."""
         keys = await self._store.keys_below(f"jobs/of/{_folder_of(owner)}")
         return [key.rpartition("/")[2] for key in reversed(keys)]
 
-    async def of_batch(self, owner: str, batch_id: str) -> list[str]:
+    async def ids_of_batch(self, owner: str, batch_id: str) -> list[str]:
         """Ids of an owner's jobs that were submitted as parts of a batch, oldest first."""
         keys = await self._store.keys_below(f"jobs/batches/{_folder_of(owner)}/{_folder_of(batch_id)}")
         return [key.rpartition("/")[2] for key in keys]
 
-    async def keep_result(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> str:
+    async def save_output(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> str:
         """Keep one more form of a job's result, beside the others; returns its key in the store."""
         key = f"{document_folder(job_id)}/{name}"
         await self._store.put(key, file, media_type)
         return self._store.full_key(key)
 
-    async def result(self, job_id: str, name: str) -> BinaryIO:
+    async def open_output(self, job_id: str, name: str) -> BinaryIO:
         """A form of the result that is kept, for the caller to close."""
         return await self._store.open(f"{document_folder(job_id)}/{name}")
 
-    async def close(self, record: JobRecord) -> None:
+    async def finish(self, record: JobRecord) -> None:
         """Keep a job that is at its end."""
         await self.save(record)
-        await self.put_away(record)
+        await self.index_finished(record)
 
-    async def put_away(self, record: JobRecord) -> None:
-        """The part of `close` that comes when the record is kept."""
+    async def index_finished(self, record: JobRecord) -> None:
+        """The part of `finish` that comes when the record is kept."""
         if record.webhook is not None and record.webhook.state == "pending":
             await self._store.put(_webhook_key(record.id), b"", OCTETS)
         if record.expires is not None:
             await self._expiries.add(record.expires, record.id)
         await self._store.delete(_active_key(record.id))
 
-    async def give_up(self, job_id: str) -> None:
+    async def abandon(self, job_id: str) -> None:
         """Nobody is to look after a job any more whose record is lost; what else there is of it stays."""
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
 
-    async def remove(self, job_id: str) -> None:
+    async def delete_all(self, job_id: str) -> None:
         """Delete all that is there of a job, its record too: nothing is known of it any more."""
         await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
 
-    async def to_deliver(self) -> list[str]:
+    async def undelivered_ids(self) -> list[str]:
         """Ids of the jobs whose webhooks are not at their end."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/webhooks")]
 
@@ -213,14 +213,14 @@ class JobStore:
         spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
         return summary
 
-    async def mark_gone(self, record: JobRecord) -> None:
+    async def begin_purge(self, record: JobRecord) -> None:
         """Keep that a job is gone; from here on it is, and its contents will be cleared, by whomever."""
         await self._store.put(_active_key(record.id), b"", OCTETS)
         await self.save(record)
 
-    async def clear(self, record: JobRecord) -> None:
+    async def purge(self, record: JobRecord) -> None:
         """Delete all that is kept of a job that is gone but its record, which says what became of it, for a time."""
-        await self.mark_gone(record)
+        await self.begin_purge(record)
         await self._store.delete(_owner_key(record))
         if record.paddlex is not None and record.paddlex.batch_id is not None:
             await self._store.delete(_batch_key(record, record.paddlex.batch_id))
@@ -234,10 +234,10 @@ class JobStore:
         await self._store.delete(_active_key(record.id))
 
     def expiring(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Day and id of each job whose day has come, to `forget` when it was looked after."""
+        """Day and id of each job whose day has come, to `drop_expiry` when it was looked after."""
         return self._expiries.due(now)
 
-    async def forget(self, day: str, job_id: str) -> None:
+    async def drop_expiry(self, day: str, job_id: str) -> None:
         await self._expiries.remove(day, job_id)
 
 

@@ -1,4 +1,4 @@
-"""Which job is next."""
+"""The queue of jobs that wait to run: by priority, and fair between owners."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from collections.abc import Container
 from serve_app.jobs.record import Priority
 
 BULK_TURN = 4
-"""Every so manieth job is a bulk one where both kinds wait, so that these do not wait for ever."""
+"""Every fourth job comes from the bulk queue while both queues are non-empty, so that bulk jobs never starve."""
 
 
 class JobQueue:
-    """Jobs that wait, by priority; within one, owners take turns, and an owner's jobs are done in their order."""
+    """Job ids by priority. Within a priority owners take turns, and each owner's jobs stay in their order."""
 
     def __init__(self) -> None:
         self._waiting: dict[Priority, OrderedDict[str, deque[str]]] = {each: OrderedDict() for each in Priority}
-        self._taken = 0
-
-    def __len__(self) -> int:
-        return len(self.in_order())
+        self._popped = 0
 
     def add(self, job_id: str, owner: str, priority: Priority) -> None:
         self._waiting[priority].setdefault(owner, deque()).append(job_id)
 
     def remove(self, job_id: str) -> None:
-        """Where it waits; else nothing happens."""
+        """Remove a job; does nothing if it is not in the queue."""
         for owners in self._waiting.values():
             for owner, jobs in list(owners.items()):
                 if job_id in jobs:
@@ -33,25 +30,25 @@ class JobQueue:
                     if not jobs:
                         del owners[owner]
 
-    def take(self) -> str | None:
-        """The next one, or None where nobody waits."""
-        self._taken += 1
+    def pop(self) -> str | None:
+        """Remove and return the next job, or None if the queue is empty."""
+        self._popped += 1
         first, second = Priority.INTERACTIVE, Priority.BULK
-        if self._taken % BULK_TURN == 0:
+        if self._popped % BULK_TURN == 0:
             first, second = second, first
         owners = self._waiting[first] or self._waiting[second]
         if not owners:
             return None
-        return _taken_from(owners, next(iter(owners)))
+        return _pop_from(owners, next(iter(owners)))
 
-    def take_interactive(self, *, but_of: Container[str]) -> str | None:
-        """The next interactive one that is none of these owners'."""
+    def pop_interactive(self, *, exclude_owners: Container[str]) -> str | None:
+        """Remove and return the next interactive job of any other owner, or None if there is none."""
         owners = self._waiting[Priority.INTERACTIVE]
-        owner = next((owner for owner in owners if owner not in but_of), None)
-        return None if owner is None else _taken_from(owners, owner)
+        owner = next((owner for owner in owners if owner not in exclude_owners), None)
+        return None if owner is None else _pop_from(owners, owner)
 
     def in_order(self) -> list[str]:
-        """All that wait, about as they will be taken: turns of owners, interactive ones first."""
+        """All jobs, roughly in the order in which they will be popped: owners in turn, interactive jobs first."""
         order: list[str] = []
         for owners in (self._waiting[priority] for priority in Priority):
             turns = [list(jobs) for jobs in owners.values()]
@@ -60,7 +57,7 @@ class JobQueue:
         return order
 
 
-def _taken_from(owners: OrderedDict[str, deque[str]], owner: str) -> str:
+def _pop_from(owners: OrderedDict[str, deque[str]], owner: str) -> str:
     jobs = owners.pop(owner)
     job_id = jobs.popleft()
     if jobs:

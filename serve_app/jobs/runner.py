@@ -229,7 +229,7 @@ class Runner:
         for kind in record.request.outputs:
             try:
                 with await reading.renderer.rendered(kind, summary) as file:
-                    key = await self._job_store.keep_result(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
+                    key = await self._job_store.save_output(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
             except _PASSING:
                 raise
             except ServiceError as error:  # the others are worth having without it
@@ -264,7 +264,7 @@ class Runner:
             )
             await asyncio.to_thread(write, file)
             file.seek(0)
-            await self._job_store.keep_result(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
+            await self._job_store.save_output(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
 
     async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
         told = None if error is None else ErrorInfo(code=error.code, message=error.message)
@@ -288,7 +288,7 @@ class Runner:
         """
         if (stored := await self._ended_elsewhere(ended.id)) is not None:
             return stored
-        await self._job_store.close(ended)
+        await self._job_store.finish(ended)
         return ended
 
     async def _ended_elsewhere(self, job_id: str) -> JobRecord | None:
@@ -300,9 +300,9 @@ class Runner:
         if stored.state.is_active:
             return None
         if stored.state.is_gone:
-            await self._job_store.clear(stored)
+            await self._job_store.purge(stored)
         else:
-            await self._job_store.put_away(stored)
+            await self._job_store.index_finished(stored)
         return stored
 
 

@@ -20,8 +20,8 @@ from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.ingress.jobs.events import shown
 from serve_app.jobs import runner as runner_module
-from serve_app.jobs.deployment import JobView
 from serve_app.jobs.job_store import JobStore
+from serve_app.jobs.progress import JobView
 from serve_app.jobs.queue import JobQueue
 from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, Webhook, as_stored, record_of, told
 from serve_app.jobs.runner import Runner
@@ -103,7 +103,7 @@ def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
     line.add("bulk", "c", Priority.BULK)
     assert line.in_order() == ["a1", "b1", "a2", "a3", "bulk"]
     line.remove("a2")
-    assert [line.take() for _ in range(5)] == ["a1", "b1", "a3", "bulk", None]
+    assert [line.pop() for _ in range(5)] == ["a1", "b1", "a3", "bulk", None]
 
 
 def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> None:
@@ -111,8 +111,8 @@ def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> N
     line.add("bulk", "c", Priority.BULK)
     for job, owner in (("a1", "a"), ("b1", "b"), ("b2", "b")):
         line.add(job, owner, Priority.INTERACTIVE)
-    assert line.take_interactive(but_of={"a"}) == "b1"
-    assert line.take_interactive(but_of={"a", "b"}) is None
+    assert line.pop_interactive(exclude_owners={"a"}) == "b1"
+    assert line.pop_interactive(exclude_owners={"a", "b"}) is None
     assert line.in_order() == ["a1", "b2", "bulk"]
 
 
@@ -121,7 +121,7 @@ def test_bulk_jobs_do_not_wait_for_ever() -> None:
     for number in range(8):
         line.add(f"i{number}", "a", Priority.INTERACTIVE)
         line.add(f"b{number}", "b", Priority.BULK)
-    taken = [line.take() for _ in range(8)]
+    taken = [line.pop() for _ in range(8)]
     assert taken == ["i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1"]
 
 
@@ -208,7 +208,7 @@ class Work:
     async def run(self, source: bytes | None = b"%PDF-", **record: Any) -> JobRecord:
         job = JobRecord(id=new_document_id(), owner="me", **{"request": REQUEST, **record})
         await self.job_store.add(job, source)
-        assert await self.job_store.active() == [job.id]
+        assert await self.job_store.active_ids() == [job.id]
         await self.runner.run(job)
         return await self.job_store.record(job.id)
 
@@ -219,7 +219,7 @@ async def test_each_page_is_kept_before_it_counts_and_the_end_is_kept(tmp_path: 
     assert (job.state, job.done, job.failed, job.total, job.error) == (JobState.DONE, 3, 0, 3, None)
     assert job.expires is not None and job.ended is not None
     assert job.expires - job.ended == timedelta(seconds=work.settings.jobs.keep_s)
-    assert await work.job_store.active() == [] and await work.job_store.of("me") == [job.id]
+    assert await work.job_store.active_ids() == [] and await work.job_store.ids_of_owner("me") == [job.id]
     assert pages.tried == [1, 2, 3] and [done for _, done, _ in work.heard] == [0, 1, 2, 3, 3]
     reading, engine = await work.job_store.page(job.id, 2)
     assert (reading.page.text, engine.name) == ("страница 2", "x")
@@ -265,7 +265,7 @@ async def test_forms_of_the_result_are_kept_and_one_that_cannot_be_made_costs_no
     }
     error = job.outputs[OutputFormat.PDF].error
     assert error is not None and error.code == "corrupt_document", "the file of this test is none"
-    with await work.job_store.result(job.id, "result.txt") as file:
+    with await work.job_store.open_output(job.id, "result.txt") as file:
         assert "страница 2" in file.read().decode()
 
 
@@ -289,7 +289,7 @@ async def test_a_document_that_cannot_be_read_is_a_failed_job_at_once(tmp_path: 
     none = Work(tmp_path / "none", Pages(**{f"page_{number}": [CorruptDocument()] * 9 for number in (1, 2, 3)}))
     job = await none.run()
     assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "corrupt_document")
-    assert await none.job_store.active() == []
+    assert await none.job_store.active_ids() == []
 
 
 async def test_a_job_has_an_end_even_where_nothing_passes(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ async def test_who_has_ended_a_job_first_has_ended_it(tmp_path: Path, state: Job
     work.then = end_elsewhere
     await work.runner.run(job)
     assert (await work.job_store.record(job.id)).state is state
-    assert await work.job_store.active() == []
+    assert await work.job_store.active_ids() == []
     assert ("000001.json" in {path.name for path in files_in(tmp_path)}) is (state is JobState.CANCELLED)
 
 
@@ -338,11 +338,11 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
     work = Work(tmp_path, Pages())
     paddlex = PaddlexJob(model="PaddleOCR-VL", batch_id="a/б", address="http://x/")
     job = await work.run(paddlex=paddlex, file_name="тайна.pdf")
-    assert (await work.job_store.of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
+    assert (await work.job_store.ids_of_batch("me", "a/б")) == [job.id] and "result.jsonl" in {
         path.name for path in files_in(tmp_path)
     }
-    assert await work.job_store.of_batch("you", "a/б") == []
-    await work.job_store.clear(job.ended_as(JobState.EXPIRED, keep_s=0))
+    assert await work.job_store.ids_of_batch("you", "a/б") == []
+    await work.job_store.purge(job.ended_as(JobState.EXPIRED, keep_s=0))
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
     assert "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await work.job_store.record(job.id)).decode()
     assert sorted(left) == [".link-key", ".ocr-store", "job.json"]
@@ -353,12 +353,12 @@ async def test_what_is_cleared_leaves_nothing_but_the_record(tmp_path: Path) -> 
 async def test_a_deletion_that_was_broken_off_is_found_again(tmp_path: Path) -> None:
     work = Work(tmp_path, Pages())
     job = await work.run()
-    await work.job_store.mark_gone(job.ended_as(JobState.DELETED, keep_s=60))
-    assert await work.job_store.active() == [job.id]
-    assert await work.job_store.of("me") == [job.id]
+    await work.job_store.begin_purge(job.ended_as(JobState.DELETED, keep_s=60))
+    assert await work.job_store.active_ids() == [job.id]
+    assert await work.job_store.ids_of_owner("me") == [job.id]
     again = Work(tmp_path, Pages())
     await again.runner.run(job)
-    assert await work.job_store.active() == [] == await work.job_store.of("me")
+    assert await work.job_store.active_ids() == [] == await work.job_store.ids_of_owner("me")
     assert (await work.job_store.record(job.id)).state is JobState.DELETED
 
 
@@ -383,7 +383,7 @@ async def test_who_is_killed_while_a_job_is_made_leaves_nothing_for_ever(
     os.utime(left_behind, (0, 0))
     found = [each async for _, each in work.job_store.expiring(datetime.now(UTC) + timedelta(days=3))]
     assert found == [job.id] and files_in(folder)
-    await work.job_store.remove(job.id)
+    await work.job_store.delete_all(job.id)
     assert not folder.exists()
 
 
@@ -434,5 +434,5 @@ async def test_a_job_that_is_deleted_leaves_no_page_in_the_cache(tmp_path: Path)
     page = Page(number=1, width=1, height=1, dpi=1)
     await pages.put(1, PageResult(PageContent(page), EngineInfo(name="tesseract", version="1")))
     assert await pages.get(1) is not None
-    await JobStore(store, cache).clear(job)
+    await JobStore(store, cache).purge(job)
     assert await pages.get(1) is None

@@ -56,8 +56,8 @@ async def ended(job_store: JobStore, *, ago: timedelta = timedelta()) -> JobReco
         id=new_document_id(), owner="me", request=request, webhook=Webhook(url="http://example.com/hook")
     )
     record = record.ended_as(JobState.DONE, keep_s=600).model_copy(update={"ended": datetime.now(UTC) - ago})
-    await job_store.close(record)
-    assert await job_store.to_deliver() == [record.id]
+    await job_store.finish(record)
+    assert await job_store.undelivered_ids() == [record.id]
     return record
 
 
@@ -75,9 +75,9 @@ async def test_one_is_tried_until_it_is_taken(job_store: JobStore) -> None:
     record = await ended(job_store)
     webhook = await delivered(job_store, Webhooks(job_store, receiver.post, "secret"), record)
     assert (webhook.state, webhook.attempts, webhook.last_answer) == ("delivered", 4, "204")
-    assert await job_store.to_deliver() == []
-    await job_store.put_away(await job_store.record(record.id))
-    assert await job_store.to_deliver() == [], "what is told is not to be told again"
+    assert await job_store.undelivered_ids() == []
+    await job_store.index_finished(await job_store.record(record.id))
+    assert await job_store.undelivered_ids() == [], "what is told is not to be told again"
 
 
 async def test_one_that_is_never_taken_has_failed_after_a_day(job_store: JobStore) -> None:
@@ -85,7 +85,7 @@ async def test_one_that_is_never_taken_has_failed_after_a_day(job_store: JobStor
     record = await ended(job_store, ago=timedelta(hours=24))
     webhook = await delivered(job_store, Webhooks(job_store, receiver.post, "secret"), record)
     assert (webhook.state, webhook.attempts, webhook.last_answer) == ("failed", 1, "503")
-    assert await job_store.to_deliver() == []
+    assert await job_store.undelivered_ids() == []
 
 
 async def test_nothing_is_told_of_a_job_that_is_deleted(job_store: JobStore) -> None:
@@ -96,8 +96,8 @@ async def test_nothing_is_told_of_a_job_that_is_deleted(job_store: JobStore) -> 
     await asyncio.wait_for(receiver.asked.wait(), 5)
     await webhooks.stop(record.id)
     told = len(receiver.heard)
-    await job_store.clear(record.ended_as(JobState.DELETED, keep_s=60))
+    await job_store.purge(record.ended_as(JobState.DELETED, keep_s=60))
     webhooks.deliver(record)
     await asyncio.wait_for(webhooks._deliveries[record.id], 5)
-    assert len(receiver.heard) == told and await job_store.to_deliver() == []
+    assert len(receiver.heard) == told and await job_store.undelivered_ids() == []
     assert (await job_store.record(record.id)).state is JobState.DELETED

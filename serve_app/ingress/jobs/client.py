@@ -22,7 +22,8 @@ from serve_app.fetching.sources import S3, check_source
 from serve_app.ingress.context import Context, asked, store_away
 from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
 from serve_app.ingress.requests.body import Body, read_body
-from serve_app.jobs.deployment import JobsReport, JobView
+from serve_app.jobs.deployment import JobsReport
+from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, as_stored, record_of
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.runtime.mapped_file import FileContent

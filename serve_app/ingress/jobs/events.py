@@ -15,7 +15,7 @@ from serve_app.errors import ServiceError, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, store_away
 from serve_app.ingress.jobs.client import view_of
 from serve_app.ingress.responses.document_events import HeldStream, as_sse
-from serve_app.jobs.deployment import JobView
+from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import told
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.storage import StoreUnavailable

@@ -30,7 +30,7 @@ from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.files import document_answer
-from serve_app.jobs.deployment import JobView
+from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, ToldJobs, Webhook
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.outputs.rendering import Renderer
@@ -101,7 +101,9 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
     before: Annotated[str | None, Query(description="The id of the last one that you have", pattern=ID_PATTERN)] = None,
 ) -> dict[str, Any]:
-    ids = [each for each in await context.job_store.of(request.state.key_name) if before is None or each < before]
+    ids = [
+        each for each in await context.job_store.ids_of_owner(request.state.key_name) if before is None or each < before
+    ]
     views = await views_of(request, context, ids[:limit])
     return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
 
@@ -160,7 +162,7 @@ async def result(
         kept = record.outputs.get(output)
         if kept is not None and kept.key is not None and not include_images:
             with suppress(KeyError):  # it can be made again
-                file = await context.job_store.result(job_id, FILE_NAMES[output])
+                file = await context.job_store.open_output(job_id, FILE_NAMES[output])
                 held.callback(file.close)
                 summary = await context.job_store.summary(job_id)
                 return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)

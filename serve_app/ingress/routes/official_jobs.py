@@ -21,7 +21,7 @@ from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
-from serve_app.jobs.deployment import JobView
+from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.paddlex.engine_options import layout_request, lines_request
 from serve_app.paddlex.job import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
@@ -85,7 +85,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
 
 @router.get("/batch/{batch_id:path}", summary="The jobs of a batch")
 async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    ids = await context.job_store.of_batch(request.state.key_name, batch_id)
+    ids = await context.job_store.ids_of_batch(request.state.key_name, batch_id)
     views = await views_of(request, context, ids)
     told = [await _told(view, request, context) for view in views]
     return _envelope({"batchId": batch_id, "extractResult": told})

@@ -1,0 +1,149 @@
+"""The scheduler and the progress board: which jobs run, what is seen of them, and what stopping one leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+from serve_app.document import ErrorInfo
+from serve_app.document.ids import new_document_id
+from serve_app.document.options import RecognitionOptions
+from serve_app.jobs.progress import ProgressBoard
+from serve_app.jobs.record import JobRecord, JobState, Priority
+from serve_app.jobs.scheduler import Scheduler
+from serve_app.pipeline.request import DocumentRequest
+
+REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
+
+
+def job(owner: str = "a", priority: Priority = Priority.INTERACTIVE) -> JobRecord:
+    return JobRecord(id=new_document_id(), owner=owner, priority=priority, request=REQUEST)
+
+
+class Desk:
+    """A scheduler whose jobs end when they are told to, with an exception perhaps."""
+
+    def __init__(self, in_flight: int) -> None:
+        self.board = ProgressBoard()
+        self.scheduler = Scheduler(self._run, self.board, in_flight=in_flight)
+        self.started: list[str] = []
+        self._ends: dict[str, asyncio.Future[None]] = {}
+
+    async def _run(self, record: JobRecord) -> None:
+        self.started.append(record.id)
+        end = self._ends[record.id] = asyncio.get_running_loop().create_future()
+        await end
+
+    async def end(self, record: JobRecord, error: Exception | None = None) -> None:
+        end = self._ends[record.id]
+        end.set_exception(error) if error is not None else end.set_result(None)
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_as_many_jobs_run_as_there_are_slots_and_the_next_one_follows() -> None:
+    desk = Desk(in_flight=1)
+    first, second, third = job(), job(), job()
+    for each in (first, second, third, second):
+        desk.scheduler.add(each)
+    await settle()
+    assert desk.started == [first.id]
+    assert (desk.scheduler.running, desk.scheduler.waiting) == (1, 2)
+    assert [desk.scheduler.position(each.id) for each in (first, second, third)] == [None, 1, 2]
+    await desk.end(first)
+    assert desk.started == [first.id, second.id]
+    assert first.id not in desk.scheduler and desk.board.get(first.id) is None
+
+
+async def test_an_interactive_job_of_an_owner_with_none_running_does_not_wait_for_a_slot() -> None:
+    desk = Desk(in_flight=1)
+    bulk, mine, my_second, yours = job("a", Priority.BULK), job("a"), job("a"), job("b")
+    for each in (bulk, mine, my_second, yours):
+        desk.scheduler.add(each)
+    await settle()
+    assert desk.started == [bulk.id, mine.id], (
+        "a second slot at most, for an owner whose only running job is a bulk one"
+    )
+    await desk.end(bulk)
+    assert desk.started[2:] == [yours.id], "and the owner with a running job waits for a slot of the first kind"
+
+
+async def test_a_stopped_job_is_gone_and_makes_room() -> None:
+    desk = Desk(in_flight=1)
+    running, queued, last = job(), job(), job()
+    for each in (running, queued, last):
+        desk.scheduler.add(each)
+    await settle()
+    await desk.scheduler.stop(queued.id)
+    assert desk.started == [running.id] and queued.id not in desk.scheduler
+    await desk.scheduler.stop(running.id)
+    await settle()
+    assert desk.started == [running.id, last.id]
+    desk.scheduler.add(queued)
+    assert desk.scheduler.position(queued.id) == 1, "it may come again"
+
+
+async def test_a_job_that_stops_unexpectedly_may_be_added_again() -> None:
+    desk = Desk(in_flight=1)
+    desk.scheduler.add(record := job())
+    await settle()
+    await desk.end(record, RuntimeError("a bug"))
+    assert record.id not in desk.scheduler
+    desk.scheduler.add(record)
+    await settle()
+    assert desk.started == [record.id, record.id]
+
+
+async def test_a_job_that_has_ended_is_not_run() -> None:
+    desk = Desk(in_flight=1)
+    desk.scheduler.add(job().ended_as(JobState.CANCELLED, keep_s=60))
+    await settle()
+    assert desk.started == [] and desk.scheduler.running == desk.scheduler.waiting == 0
+
+
+async def test_watchers_get_what_is_newer_than_what_they_have_seen() -> None:
+    board = ProgressBoard()
+    board.add(record := job())
+    waiting = asyncio.create_task(board.newer(record.id, 0, 60))
+    await settle()
+    assert not waiting.done()
+    error = ErrorInfo(code="page_timeout", message="")
+    board.update(record, {1: None, 2: error})
+    progress = await asyncio.wait_for(waiting, 5)
+    assert progress is not None and (progress.version, progress.pages) == (1, {1: None, 2: error})
+    assert await board.newer(record.id, 0, 60) is progress, "at once"
+    assert await board.newer(record.id, 1, 0.01) is progress, "after the wait"
+
+
+async def test_watchers_of_a_job_that_is_removed_do_not_wait_for_nothing() -> None:
+    board = ProgressBoard()
+    board.add(record := job())
+    waiting = asyncio.create_task(board.newer(record.id, 0, 60))
+    await settle()
+    board.remove(record.id)
+    assert await asyncio.wait_for(waiting, 5) is None
+    assert await board.newer(record.id, -1, 0) is None
+
+
+def test_the_estimate_is_the_pace_of_new_pages_times_what_is_left() -> None:
+    now = 100.0
+    board = ProgressBoard(clock=lambda: now)
+    record = job().model_copy(update={"state": JobState.RUNNING, "started": datetime.now(UTC), "total": 10})
+    board.add(record)
+    board.restart_pace()
+    now += 50
+    board.update(record, {1: None, 2: None})
+    assert board.left_s(record, 1) is None, "pages that are restored tell no pace"
+    now += 2
+    record.done = 3
+    board.update(record, {3: None})
+    assert board.left_s(record, 1) == 14.0
+    assert board.left_s(record, 2) == 28.0, "two jobs share the pace"
+    now += 7
+    record.done = 4
+    board.update(record, {4: None})
+    assert board.left_s(record, 1) == 18.0, "a fifth of the latest page, four of the earlier ones: 3 s a page"
