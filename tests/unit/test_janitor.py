@@ -69,7 +69,10 @@ class House:
 
     async def job(self, **fields: Any) -> JobRecord:
         record = JobRecord(
-            id=new_document_id(), owner="me", request=DocumentRequest(engine="x", options=RecognitionOptions()), **fields
+            id=new_document_id(),
+            owner="me",
+            request=DocumentRequest(engine="x", options=RecognitionOptions()),
+            **fields,
         )
         await self.job_store.add(record, b"%PDF-")
         return record
