@@ -73,7 +73,7 @@ class Ingress:
     async def drain(self) -> tuple[str, int]:
         """Take no more requests; returns this replica's id, and how many it is still at work on."""
         self._context.admission.close()
-        return serve.get_replica_context().replica_id.unique_id, self._context.admission.held
+        return serve.get_replica_context().replica_id.unique_id, self._context.admission.in_use
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._context, self._keys, docs_open=self._docs_open)

@@ -102,7 +102,7 @@ class Pipeline:
 
     def place(self) -> AbstractContextManager[None]:
         """A place for a document, to be held from its opening until its pages are done. Raises QueueFull."""
-        return self._admission.place()
+        return self._admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:
         """How many pages the document has. Raises ServiceError where it cannot be opened."""
@@ -135,13 +135,13 @@ class Pipeline:
             while waiting or running:
                 while waiting and len(running) < self._window:
                     if len(running) > spare:
-                        if not self._admission.take_spare():
+                        if not self._admission.try_acquire_extra():
                             break
                         spare += 1
                     running.add(asyncio.create_task(self._outcome(asked, waiting.pop())))
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 while spare and 1 + spare > len(running) + len(waiting):
-                    self._admission.give_spare()
+                    self._admission.release_extra()
                     spare -= 1
                 for task in done:
                     yield task.result()
@@ -149,7 +149,7 @@ class Pipeline:
             for task in running:
                 task.cancel()
             for _ in range(spare):
-                self._admission.give_spare()
+                self._admission.release_extra()
             self._deadly_pages.pop(source.id, None)
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
@@ -271,7 +271,7 @@ class Pipeline:
 
     async def _answer(self, response: Any, engine: str) -> PageResult | ServiceError:
         """The recognizer's answer, which Serve would wait for without end where there is no replica."""
-        waiting = asyncio.ensure_future(_awaited(response))
+        waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
         wait_s = 0 if engine in self._fallbacks else self._engine_wait_s
         missing_since = None
         try:
@@ -292,10 +292,6 @@ def _looked_at(done: asyncio.Future[Any]) -> None:
     """Nobody is left to hear how it ends, and asyncio is not to warn of that."""
     if not done.cancelled():
         done.exception()
-
-
-async def _awaited(response: Awaitable[PageResult | ServiceError]) -> PageResult | ServiceError:
-    return await response
 
 
 def _stood_in(result: PageResult | ServiceError, unavailable: ServiceError) -> PageResult | ServiceError:

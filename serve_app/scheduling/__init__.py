@@ -1,1 +1,1 @@
-"""Waiting and turns: the queue that batches are cut from, and bounds on what is held at once. Knows only errors."""
+"""Queues and limits: fair order, batches, and bounds on work in progress. Uses only errors."""

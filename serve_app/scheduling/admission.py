@@ -1,4 +1,4 @@
-"""A bound on what is held at once: over it, a clear refusal instead of a growing queue."""
+"""Limits on work in progress. Over the limit a client gets an error at once, instead of a growing queue."""
 
 from __future__ import annotations
 
@@ -12,64 +12,67 @@ BUSY_RETRY_AFTER_S = 5
 
 
 class Admission:
-    """`limit` places; who finds none gets QueueFull at once, and after `close` everybody ServiceUnavailable."""
+    """A pool of `limit` slots that never makes anybody wait."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = 0
+        self._in_use = 0
         self._closed = False
 
     @property
-    def held(self) -> int:
-        """Places that are taken."""
-        return self._held
+    def in_use(self) -> int:
+        """Slots in use."""
+        return self._in_use
 
     @property
     def is_closed(self) -> bool:
         return self._closed
 
     def close(self) -> None:
+        """Admit nobody any more. Slots in use stay valid."""
         self._closed = True
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
+        """Use one slot. Raises QueueFull if none is free, and ServiceUnavailable after `close`."""
         if self._closed:
             raise ServiceUnavailable("The service is being stopped.", retry_after_s=BUSY_RETRY_AFTER_S)
-        if self._held >= self._limit:
+        if self._in_use >= self._limit:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
-        self._held += 1
+        self._in_use += 1
         try:
             yield
         finally:
-            self._held -= 1
+            self._in_use -= 1
 
-    def take_spare(self) -> bool:
-        """Take one more place if there are many: half of them are kept for those who have none. Give it back."""
-        if 2 * (self._held + 1) > self._limit:
+    def try_acquire_extra(self) -> bool:
+        """Take one more slot if half of all slots stay free for newcomers. Return it with `release_extra`."""
+        if 2 * (self._in_use + 1) > self._limit:
             return False
-        self._held += 1
+        self._in_use += 1
         return True
 
-    def give_spare(self) -> None:
-        self._held -= 1
+    def release_extra(self) -> None:
+        self._in_use -= 1
 
 
 class SharedAdmission:
-    """`limit` places of which nobody has more than `each`; who finds none gets QueueFull at once."""
+    """A pool of `limit` slots, of which each owner may use at most `each`."""
 
     def __init__(self, limit: int, *, each: int) -> None:
         self._all = Admission(limit)
         self._each = each
-        self._held: Counter[str] = Counter()
+        self._in_use: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, owner: str) -> Iterator[None]:
-        if self._held[owner] >= self._each:
+    def slot(self, owner: str) -> Iterator[None]:
+        """Use one slot for `owner`. Raises QueueFull if all slots, or all of this owner's, are in use."""
+        if self._in_use[owner] >= self._each:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
-        with self._all.place():
-            self._held[owner] += 1
+        with self._all.slot():
+            self._in_use[owner] += 1
             try:
                 yield
             finally:
-                self._held[owner] -= 1
-                self._held += Counter()  # those who have none are not remembered
+                self._in_use[owner] -= 1
+                self._in_use += Counter()  # drops owners without a slot

@@ -29,7 +29,6 @@ from serve_app.errors import (
 from serve_app.pipeline import dispatch
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.page_cache import PageCache
-from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
@@ -240,18 +239,6 @@ async def test_what_is_wrong_with_a_page_is_not_the_fallbacks_business() -> None
 async def test_where_the_fallback_cannot_either_the_engine_asked_for_answers() -> None:
     result, _ = await recognize(Handle(VlmServerAway()), fallback=Handle(EngineFailed()), ready=False)
     assert isinstance(result, VlmServerAway)
-
-
-def test_a_place_is_given_back_whatever_happens_in_it() -> None:
-    admission = Admission(1)
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), admission.place():
-            raise ZeroDivisionError
-    with admission.place(), pytest.raises(QueueFull) as refused, admission.place():
-        pass
-    assert refused.value.retry_after_s
-    with admission.place():
-        pass
 
 
 class Gate(Handle):

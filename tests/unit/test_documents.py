@@ -54,7 +54,7 @@ class TwoPages:
         self.admission = Admission(1)
 
     def place(self) -> AbstractContextManager[None]:
-        return self.admission.place()
+        return self.admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:
         return 2

@@ -73,7 +73,7 @@ class JobForm(JobFields, FileField):
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """The fields of POST /ocr, but for `output` and `include_images`, which are asked for with the result."""
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         body = await uploaded(request, context)
         submission = await submission_of(body, JobFields, JobForm)
         asked = submission.request
@@ -149,7 +149,7 @@ async def result(
     include_images: bool = False,
 ) -> Response:
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         record = (await view_of(request, context, job_id)).record
         output = output or accepted(request.headers.get("accept", ""))
         if output in STREAMED:
@@ -203,7 +203,7 @@ async def events(
     """
     view = await view_of(request, context, job_id)
     with ExitStack() as held:
-        held.enter_context(context.watchers.place(request.state.key_name))
+        held.enter_context(context.watchers.slot(request.state.key_name))
         return job_events(view, request, context, held.pop_all(), pages=pages)
 
 

@@ -90,7 +90,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
     started = time.perf_counter()
     limits = context.settings.limits
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         async with in_time(context):
             body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
         if paddlex.asks_for_ocr(body):

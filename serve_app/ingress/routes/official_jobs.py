@@ -52,7 +52,7 @@ class OfficialJob(BaseModel):
 @router.post("", summary="Submit a job, as PaddleOCR's clients do", openapi_extra=body_of(OfficialJob, OfficialJob))
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         body = await uploaded(request, context)
         asked = _checked(body)
         paddlex = PaddlexJob(
@@ -95,7 +95,7 @@ async def batch(batch_id: str, request: Request, context: Annotated[Context, Dep
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     view = await view_of(request, context, job_id)
     if view.record.state.is_active and _ends_soon(view):
-        with suppress(QueueFull), context.watchers.place(request.state.key_name):
+        with suppress(QueueFull), context.watchers.slot(request.state.key_name):
             view = await _held(view, request, context)
     return _envelope(await _told(view, request, context))
 

@@ -75,7 +75,7 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
     """Blocks, Markdown and pictures of each page, for clients of PaddleX's PaddleOCR-VL and PP-StructureV3 servers."""
     started = time.perf_counter()
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         body = await _json_body(request, context)
         asked = _checked(LayoutParsingRequest, body)
         document = layout_request(context.settings, asked)
@@ -114,7 +114,7 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
     """Tables that go on are joined, titles get their levels, pages may become one."""
     started = time.perf_counter()
     with ExitStack() as held:
-        held.enter_context(context.admission.place())
+        held.enter_context(context.admission.slot())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
         asked = await asyncio.to_thread(_checked, RestructureRequest, body)
         check_size([page.pruned_result for page in asked.pages])
