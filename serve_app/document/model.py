@@ -6,7 +6,6 @@ boxes as [left, top, right, bottom]. Confidence is 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -126,46 +125,38 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class PaddlexPage:
-    """A page in PaddleX's own form: `prunedResult` of /layout-parsing, and its Markdown to the last blank.
+class NativePage:
+    """A page in its engine's native form, which only that engine and its dialect interpret.
 
-    `raw`: of each block its content before it was formatted, and the path of its picture; empty where that is not known.
+    `result` is plain JSON, `markdown` is exact to the last blank. `raw_blocks` holds each block's content before
+    it was formatted and the path of its picture; it is empty where these are unknown.
     """
 
-    pruned_result: dict[str, Any]
+    result: dict[str, Any]
     markdown: str
-    raw: tuple[tuple[str, str | None], ...] = ()
-
-    @classmethod
-    def of_json(cls, fields: Sequence[Any]) -> PaddlexPage:
-        """What `astuple` made of one, after it was JSON."""
-        pruned_result, markdown, raw = fields
-        return cls(pruned_result, markdown, tuple((content, picture) for content, picture in raw))
+    raw_blocks: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True)
 class PageContent:
-    """What an engine makes of one page: plain data, without the page's pixels.
-
-    `paddlex` is there where that form is the engine's own.
-    """
+    """A recognized page with its figures, and its native form if the engine has one."""
 
     page: Page
     figures: tuple[Figure, ...] = ()
-    paddlex: PaddlexPage | None = None
+    native: NativePage | None = None
 
 
 @dataclass(frozen=True)
 class PageResult:
-    """What a recognizer gives back for one page; `timings_ms` by stage."""
+    """A recognizer's response for one page; `timings_ms` by stage."""
 
-    reading: PageContent
+    content: PageContent
     engine: EngineInfo
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def page(self) -> Page:
-        return self.reading.page
+        return self.content.page
 
 
 class StorageInfo(BaseModel):

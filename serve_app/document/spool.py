@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
-from serve_app.document.model import Figure, PaddlexPage, Page
+from serve_app.document.codec import decode_native, decode_page, encode_native, encode_page
+from serve_app.document.model import Figure, NativePage, Page, PageContent
 from serve_app.document.outline import Structure
 
 PAGES_IN_MEMORY = 16
@@ -35,7 +35,7 @@ class PageSpool:
         self._pages: dict[int, Page | _Written] = {}
         self._figures: dict[str, tuple[int, int]] = {}
         self._figures_of: dict[int, list[str]] = {}
-        self._paddlex: dict[int, tuple[int, int]] = {}
+        self._native: dict[int, tuple[int, int]] = {}
         self._in_memory = 0
         self.structure = Structure()
 
@@ -47,20 +47,19 @@ class PageSpool:
         """Whether all of it is in memory."""
         return self._in_memory == len(self._pages)
 
-    def add(self, page: Page, figures: tuple[Figure, ...] = (), paddlex: PaddlexPage | None = None) -> None:
-        if paddlex is not None:
-            written = json.dumps(astuple(paddlex), separators=(",", ":"))
-            self._paddlex[page.number] = self._write(written.encode())
-        for figure in figures:
+    def add(self, content: PageContent) -> None:
+        page = content.page
+        if content.native is not None:
+            self._native[page.number] = self._write(encode_native(content.native))
+        for figure in content.figures:
             self._figures[figure.path] = self._write(figure.jpeg)
             self._figures_of.setdefault(page.number, []).append(figure.path)
         if self._in_memory < PAGES_IN_MEMORY:
             self._in_memory += 1
             self._pages[page.number] = page
         else:
-            without_words = page.model_dump_json(exclude={"blocks": {"__all__": {"words"}}})
             self._pages[page.number] = _Written(
-                self._write(page.model_dump_json().encode()), self._write(without_words.encode())
+                self._write(encode_page(page)), self._write(encode_page(page, words=False))
             )
 
     @property
@@ -70,7 +69,7 @@ class PageSpool:
     def page(self, number: int) -> Page:
         """A page as it was read. Raises KeyError."""
         kept = self._pages[number]
-        return kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
+        return kept if isinstance(kept, Page) else decode_page(self._read(*kept.whole))
 
     def remove(self, number: int) -> None:
         """A page without figures is as if it had not been added. Raises KeyError."""
@@ -87,7 +86,7 @@ class PageSpool:
         """
         for number in sorted(self._pages):
             kept = self._pages[number]
-            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.without_words))
+            page = kept if isinstance(kept, Page) else decode_page(self._read(*kept.without_words))
             yield self.structure.as_one_piece(page)
 
     def pages_as_json(self) -> Iterator[bytes]:
@@ -97,17 +96,22 @@ class PageSpool:
             if isinstance(kept, _Written) and not self.structure.changes(number):
                 yield self._read(*kept.whole)
                 continue
-            page = kept if isinstance(kept, Page) else Page.model_validate_json(self._read(*kept.whole))
-            yield self.structure.annotated(page).model_dump_json().encode()
+            page = kept if isinstance(kept, Page) else decode_page(self._read(*kept.whole))
+            yield encode_page(self.structure.annotated(page))
 
     @property
     def figure_paths(self) -> list[str]:
         return list(self._figures)
 
-    def paddlex(self, number: int) -> PaddlexPage | None:
-        """The page in PaddleX's form, where it was added in it."""
-        place = self._paddlex.get(number)
-        return None if place is None else PaddlexPage.of_json(json.loads(self._read(*place)))
+    def content(self, number: int) -> PageContent:
+        """A page as it was added. Raises KeyError."""
+        figures = tuple(Figure(path, self.figure(path) or b"") for path in self.figures_of(number))
+        return PageContent(self.page(number), figures, self.native(number))
+
+    def native(self, number: int) -> NativePage | None:
+        """The page's native form, if it was added with one."""
+        location = self._native.get(number)
+        return None if location is None else decode_native(self._read(*location))
 
     def figures_of(self, number: int) -> list[str]:
         """Paths of the figures of one page."""

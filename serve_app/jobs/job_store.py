@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import asdict, astuple
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import BinaryIO
 
@@ -23,10 +23,10 @@ from serve_app.document import (
     EngineInfo,
     ErrorInfo,
     Figure,
-    PaddlexPage,
     Page,
     PageContent,
 )
+from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.ids import document_folder
 from serve_app.document.outline import BlockChange, Structure
 from serve_app.document.spool import PageSpool
@@ -142,18 +142,13 @@ class JobStore:
         with await asyncio.to_thread(unnamed_file, source) as file:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
-    async def keep_page(self, job_id: str, reading: PageContent, engine: EngineInfo) -> None:
+    async def keep_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
         """Keep what was read of a page; its figures where the job's result has them."""
         folder = document_folder(job_id)
-        for figure in reading.figures:
+        for figure in content.figures:
             await self._store.put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
-        kept = {
-            "page": reading.page.model_dump(mode="json"),
-            "figures": [figure.path for figure in reading.figures],
-            "paddlex": None if reading.paddlex is None else astuple(reading.paddlex),
-            "engine": engine.model_dump(),
-        }
-        await self._store.put(_page_key(job_id, reading.page.number), json.dumps(kept).encode(), JSON)
+        encoded = encode_content(content, inline_figures=False, engine=engine)
+        await self._store.put(_page_key(job_id, content.page.number), encoded, JSON)
 
     async def page_numbers(self, job_id: str) -> list[int]:
         """Pages that are kept, in order."""
@@ -161,16 +156,18 @@ class JobStore:
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
     async def page(self, job_id: str, number: int) -> tuple[PageContent, EngineInfo]:
-        kept = json.loads(await self._store.get(_page_key(job_id, number)))
-        paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
-        page = Page.model_validate(kept["page"])
+        """A page of a job, and the engine that read it. Raises ValueError if it is damaged."""
+        decoded = decode_content(await self._store.get(_page_key(job_id, number)))
+        if decoded.engine is None:
+            raise ValueError("a stored page does not name its engine")
+        page = decoded.content.page
         figures = []
-        for path in kept["figures"]:
+        for path in decoded.linked_figures:
             try:
                 figures.append(Figure(path, await self._store.get(f"{document_folder(job_id)}/{path}")))
             except KeyError:
                 page.warnings.append(_figure_lost(path))
-        return PageContent(page, tuple(figures), paddlex), EngineInfo.model_validate(kept["engine"])
+        return replace(decoded.content, figures=tuple(figures)), decoded.engine
 
     async def keep_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
         """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""
@@ -200,15 +197,15 @@ class JobStore:
         """Put all pages of a job that is done into the spool."""
         kept = json.loads(await self._store.get(_summary_key(job_id)))
         for number in await self.page_numbers(job_id):
-            reading, _ = await self.page(job_id, number)
-            spool.add(reading.page, reading.figures, reading.paddlex)
+            content, _ = await self.page(job_id, number)
+            spool.add(content)
         for page in kept["failed"]:
-            spool.add(Page.model_validate(page))
+            spool.add(PageContent(Page.model_validate(page)))
         summary = DocumentSummary.model_validate(kept["summary"])
         lost = ErrorInfo(code="page_lost", message="This page was read, and is not in the store any more.")
         for number in kept["pages"]:
             if number not in spool:
-                spool.add(Page(number=number, width=0, height=0, dpi=0, error=lost))
+                spool.add(PageContent(Page(number=number, width=0, height=0, dpi=0, error=lost)))
                 summary.status = DocumentStatus.PARTIAL
         spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
         return summary

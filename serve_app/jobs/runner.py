@@ -188,9 +188,10 @@ class Runner:
             waiting: ErrorInfo | None = None
             try:
                 async with aclosing(reading.pages()) as pages:
-                    async for page in pages:
+                    async for content in pages:
+                        page = content.page
                         if page.error is None:
-                            await self._job_store.keep_page(record.id, *reading.page_reading(page.number))
+                            await self._job_store.keep_page(record.id, content, reading.engine)
                             record.done += 1
                             log.info("job %s: page %d is done", record.id, page.number)
                         elif page.error.code in _PASSING_CODES:
@@ -223,7 +224,7 @@ class Runner:
         for page in reading.spool.pages():
             if page.error is None and page.number not in kept:
                 log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
-                await self._job_store.keep_page(record.id, *reading.page_reading(page.number))
+                await self._job_store.keep_page(record.id, reading.spool.content(page.number), reading.engine)
 
     async def _keep_outputs(self, record: JobRecord, reading: DocumentRun, summary: DocumentSummary) -> None:
         for kind in record.request.outputs:

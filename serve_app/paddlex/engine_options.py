@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from serve_app.document import PaddlexPage
+from serve_app.document import NativePage
 from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
 from serve_app.errors import RequestTimeout
 from serve_app.paddlex.fallback_structure import plain_restructured
@@ -71,8 +71,8 @@ def is_preprocessed(options: RecognitionOptions) -> bool:
 
 
 async def one_piece(
-    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[PaddlexPage], how: Restructuring, *, limit_s: float
-) -> list[PaddlexPage]:
+    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[NativePage], how: Restructuring, *, limit_s: float
+) -> list[NativePage]:
     """Pages as /layout-parsing gives them, made one document by the engine, if it can. Raises ServiceError."""
     try:
         async with asyncio.timeout(limit_s):

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from serve_app.document import PaddlexPage, Page
+from serve_app.document import NativePage, Page
 from serve_app.document.figures import local_figure_path
 from serve_app.document.spool import PageSpool
 from serve_app.outputs.rendering import WriterPool
@@ -39,7 +39,7 @@ class Exports:
 
 
 async def exports_of_spool(
-    writers: WriterPool, spool: PageSpool, restructured: Sequence[PaddlexPage] | None, formats: Sequence[str] | None
+    writers: WriterPool, spool: PageSpool, restructured: Sequence[NativePage] | None, formats: Sequence[str] | None
 ) -> Exports:
     """Of the pages that were read, as they are in the answer. Raises ServiceError."""
     if not formats:
@@ -52,7 +52,7 @@ async def exports_of_spool(
             return
         for page, paddlex in zip(read, restructured, strict=True):
             own = {local_figure_path(path, page.number): path for path in spool.figures_of(page.number)}
-            piece = page_of(paddlex.pruned_result, page.number, own)
+            piece = page_of(paddlex.result, page.number, own)
             for block in piece.blocks:
                 block.figure = block.figure and own[block.figure]
             yield piece
@@ -64,7 +64,7 @@ async def exports_of_spool(
 
 async def exports_of_given(
     writers: WriterPool,
-    restructured: Sequence[PaddlexPage],
+    restructured: Sequence[NativePage],
     images: Sequence[dict[str, str]],
     formats: Sequence[str] | None,
 ) -> Exports:
@@ -74,7 +74,7 @@ async def exports_of_given(
 
     def pages() -> Iterator[Page]:
         for number, (paddlex, of_page) in enumerate(zip(restructured, images, strict=True), 1):
-            page = page_of(paddlex.pruned_result, number, of_page)
+            page = page_of(paddlex.result, number, of_page)
             for block in page.blocks:
                 block.figure = block.figure and f"{number}/{block.figure}"
             yield page

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.document import PaddlexPage
+from serve_app.document import NativePage
 from serve_app.document.markdown import page_markdown
 from serve_app.document.options import Restructuring
 from serve_app.paddlex.pages import MARGINALS, page_of, with_html_pictures
 
 
-def plain_restructured(pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+def plain_restructured(pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
     """The pages with blocks numbered through the document; one for all, if that is asked for."""
-    numbered = _numbered([page.pruned_result for page in pages])
+    numbered = _numbered([page.result for page in pages])
     markdowns = [_markdown(page, how) for page in numbered]
     if how.concatenate:
         whole = {**numbered[0], "page_count": len(numbered)}
         whole["parsing_res_list"] = [block for page in numbered for block in page["parsing_res_list"]]
         whole["layout_det_res"] = [page.get("layout_det_res") for page in numbered]
-        return [PaddlexPage(whole, "\n\n".join(filter(None, markdowns)))]
-    return [PaddlexPage(page, markdown) for page, markdown in zip(numbered, markdowns, strict=True)]
+        return [NativePage(whole, "\n\n".join(filter(None, markdowns)))]
+    return [NativePage(page, markdown) for page, markdown in zip(numbered, markdowns, strict=True)]
 
 
 def _numbered(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, Field
 
-from serve_app.document import PaddlexPage
+from serve_app.document import NativePage
 from serve_app.document.spool import PageSpool
 from serve_app.paddlex.exports import Exports
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
@@ -43,7 +43,7 @@ class PaddlexJob(BaseModel):
     def writer(
         self,
         spool: PageSpool,
-        restructured: list[PaddlexPage] | None,
+        restructured: list[NativePage] | None,
         picture: Picture,
         exports: Exports,
         *,

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.document import Block, Box, PaddlexPage, Page
+from serve_app.document import Block, Box, NativePage, Page
 from serve_app.document.markdown import page_markdown
 from serve_app.paddlex.requests import PDF_DPI
 
@@ -30,7 +30,7 @@ UNREAD: dict[str, Any] = {
 """Of what a client may ask for, what such an engine has done."""
 
 
-def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> PaddlexPage:
+def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> NativePage:
     """A page as /layout-parsing gives it; `ignore_labels` are left out of its Markdown.
 
     `pretty`: pictures are HTML, as wide as on the page. There are clients that know no others.
@@ -71,7 +71,7 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
         "layout_det_res": {"boxes": boxes},
     }
     markdown = _markdown(page, blocks, ignored)
-    return PaddlexPage(pruned, with_html_pictures(markdown, page) if pretty else markdown)
+    return NativePage(pruned, with_html_pictures(markdown, page) if pretty else markdown)
 
 
 def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str] | None = None) -> Page:

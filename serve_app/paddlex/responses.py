@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from serve_app.document import ErrorInfo, PaddlexPage, Page
+from serve_app.document import ErrorInfo, NativePage, Page
 from serve_app.document.figures import OVERLAYS, PICTURES, local_figure_path, with_local_figures
 from serve_app.document.spool import PageSpool
 from serve_app.paddlex.exports import Exports
@@ -25,7 +25,7 @@ def inline_picture(spool: PageSpool, path: str) -> str:
 def layout_parsing_results(
     asked: LayoutParsingFields,
     spool: PageSpool,
-    restructured: Sequence[PaddlexPage] | None,
+    restructured: Sequence[NativePage] | None,
     picture: Picture,
     exports: Exports,
 ) -> Iterator[dict[str, Any]]:
@@ -44,7 +44,7 @@ def layout_parsing_results(
         figures = {local_figure_path(path, page.number): path for path in paths}
         images = {name: picture(path) for name, path in figures.items()} if asked.return_markdown_images else {}
         result: dict[str, Any] = {
-            "prunedResult": paddlex.pruned_result,
+            "prunedResult": paddlex.result,
             "markdown": {"text": paddlex.markdown, "images": images},
         }
         if asked.visualize:
@@ -105,7 +105,7 @@ def write_lines(name: str, results: Iterator[dict[str, Any]], spool: PageSpool, 
 
 def write_restructured(
     asked: RestructureRequest,
-    restructured: Sequence[PaddlexPage],
+    restructured: Sequence[NativePage],
     images: Sequence[dict[str, str]],
     exports: Exports,
     *,
@@ -118,7 +118,7 @@ def write_restructured(
         for number, (paddlex, of_page) in enumerate(zip(restructured, images, strict=True), 1):
             shown = of_page if asked.return_markdown_images else {}
             markdown = {"text": paddlex.markdown, "images": shown}
-            yield {"prunedResult": paddlex.pruned_result, "markdown": markdown} | exports.of(number)
+            yield {"prunedResult": paddlex.result, "markdown": markdown} | exports.of(number)
 
     _write_envelope("layoutParsingResults", results(), log_id, {}, to)
 
@@ -129,16 +129,16 @@ def images_of(asked: RestructureRequest) -> list[dict[str, str]]:
     return [{path: image for images in given for path, image in images.items()}] if asked.concatenate_pages else given
 
 
-def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingFields) -> PaddlexPage:
+def paddlex_page(page: Page, spool: PageSpool, asked: LayoutParsingFields) -> NativePage:
     """A page that was read, in PaddleX's form, with figures by their own names."""
-    paddlex = spool.paddlex(page.number)
+    paddlex = spool.native(page.number)
     if paddlex is None:
         named = with_local_figures(page, spool.figures_of(page.number))
         paddlex = as_paddlex_page(named, ignore_labels=asked.markdown_ignore_labels, pretty=asked.prettify_markdown)
     return paddlex
 
 
-def pages_read(spool: PageSpool, asked: LayoutParsingFields) -> list[PaddlexPage]:
+def pages_read(spool: PageSpool, asked: LayoutParsingFields) -> list[NativePage]:
     """All pages that did not fail, in PaddleX's form."""
     return [paddlex_page(page, spool, asked) for page in _pages(spool) if page.error is None]
 

@@ -19,7 +19,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.document import ErrorInfo, PaddlexPage, PageResult, SourceFile
+from serve_app.document import ErrorInfo, NativePage, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import PageOutline, Structure
 from serve_app.errors import (
@@ -160,15 +160,13 @@ class Pipeline:
 
         return Structure(await self._asked(ask, "the structure of a document lost its recognizer"))
 
-    async def restructure_pages(
-        self, engine: str, pages: Sequence[PaddlexPage], how: Restructuring
-    ) -> list[PaddlexPage]:
-        """Pages in PaddleX's form, made of one piece. Raises ServiceError."""
+    async def restructure_pages(self, engine: str, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
+        """Restructure the pages of a document, in the engine's native form. Raises ServiceError."""
 
         def ask() -> Any:
             return self._recognizers[engine].restructure_pages.remote(pages, how)
 
-        restructured: list[PaddlexPage] = await self._asked(ask, "pages to restructure lost their recognizer")
+        restructured: list[NativePage] = await self._asked(ask, "pages to restructure lost their recognizer")
         return restructured
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]], lost: str) -> Any:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,6 @@ from serve_app.document import (
     DocumentSummary,
     EngineInfo,
     ErrorInfo,
-    Figure,
     Page,
     PageContent,
     PageResult,
@@ -199,10 +199,10 @@ class DocumentRun:
             trim_heap()
         self.spool.close()
 
-    async def pages(self) -> AsyncGenerator[Page, None]:
-        """Yield the pages as they are done, in whatever order, those that failed too; none of those that are there already.
+    async def pages(self) -> AsyncGenerator[PageContent, None]:
+        """Yield each page that is not read yet as soon as it is done, in any order; a failed one has an `error`.
 
-        Raises ServiceError where no page could be read, and QueueFull where there is no place to try again.
+        Raises ServiceError if no page could be read, and QueueFull if there is no slot to try again.
         """
         if not self._has_place:  # pages that failed are tried again
             self._place.enter_context(self._documents.pipeline.place())
@@ -242,23 +242,22 @@ class DocumentRun:
             if number not in self.spool:
                 yield self._kept(PageOutcome(number, DocumentTimeout()))
 
-    def restore(self, reading: PageContent, engine: EngineInfo) -> None:
-        """Take a page as it was read before, with what `page_reading` gave of it."""
-        page = reading.page
-        if self._engine is None or page.text_source == "recognition":
+    def restore(self, content: PageContent, engine: EngineInfo) -> None:
+        """Take a page that `pages` yielded in an earlier run."""
+        if self._engine is None or content.page.text_source == "recognition":
             self._engine = engine
-        self._keep(reading)
+        self._keep(content)
 
-    def page_reading(self, number: int) -> tuple[PageContent, EngineInfo]:
-        """A page as it was read, to `restore` it from."""
+    @property
+    def engine(self) -> EngineInfo:
+        """The engine that read the document, once a page was read."""
         assert self._engine is not None, "a page was read"
-        figures = tuple(Figure(path, self.spool.figure(path) or b"") for path in self.spool.figures_of(number))
-        return PageContent(self.spool.page(number), figures, self.spool.paddlex(number)), self._engine
+        return self._engine
 
     def fail(self, page: Page) -> None:
         """Take a page as one that failed before, and is not to be tried again."""
         self.failed += 1
-        self.spool.add(page)
+        self.spool.add(PageContent(page))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """These pages failed, and are to be tried again by `pages`."""
@@ -319,29 +318,30 @@ class DocumentRun:
     def _missing(self) -> int:
         return len(self.numbers) - len(self.spool)
 
-    def _kept(self, outcome: PageOutcome) -> Page:
+    def _kept(self, outcome: PageOutcome) -> PageContent:
         if isinstance(outcome.result, PageResult):
             result = outcome.result
-            reading = result.reading if self.page_count == 1 else qualify_figures(result.reading, outcome.number)
-            page = reading.page
+            content = result.content if self.page_count == 1 else qualify_figures(result.content, outcome.number)
+            if not self.request.keep_native:
+                content = replace(content, native=None)
+            page = content.page
             page.number = outcome.number
             if self._engine is None or page.text_source == "recognition":
                 self._engine = result.engine
             for stage, ms in result.timings_ms.items():
                 self._timings_ms[stage] = self._timings_ms.get(stage, 0.0) + ms
-            self._keep(reading)
-        else:
-            self.failed += 1
-            error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
-            page = Page(number=outcome.number, width=0, height=0, dpi=0, error=error)
-            self.spool.add(page)
-        return page
+            self._keep(content)
+            return content
+        self.failed += 1
+        error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
+        content = PageContent(Page(number=outcome.number, width=0, height=0, dpi=0, error=error))
+        self.spool.add(content)
+        return content
 
-    def _keep(self, reading: PageContent) -> None:
-        page = reading.page
-        self._degraded |= page.degraded
-        self.spool.add(page, reading.figures, reading.paddlex if self.request.keep_native else None)
-        if self.request.restructure and (outline := outline_of(page)) is not None:
+    def _keep(self, content: PageContent) -> None:
+        self._degraded |= content.page.degraded
+        self.spool.add(content)
+        if self.request.restructure and (outline := outline_of(content.page)) is not None:
             self._outlines.append(outline)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from serve_app.document import EngineInfo, Figure, PaddlexPage, Page, PageContent, PageResult, SourceFile
+from serve_app.document import EngineInfo, PageResult, SourceFile
+from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.options import RecognitionOptions
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Settings
@@ -123,31 +123,18 @@ class CachedPages:
         if data is None:
             return None
         try:
-            return PageResult(_reading_of(json.loads(data)), self.engine)
-        except (ValueError, KeyError, TypeError) as error:
+            return PageResult(decode_content(data).content, self.engine)
+        except ValueError as error:
             log.warning("a page in the cache is damaged: %s", type(error).__name__)
             return None
 
     async def put(self, number: int, result: PageResult) -> None:
         """Keep a page, if it is as good as this engine reads it."""
-        reading = result.reading
-        if result.engine != self.engine or reading.page.degraded or reading.page.error is not None:
-            return
-        kept = {
-            "page": reading.page.model_dump(mode="json"),
-            "figures": [(figure.path, base64.b64encode(figure.jpeg).decode()) for figure in reading.figures],
-            "paddlex": None if reading.paddlex is None else astuple(reading.paddlex),
-        }
-        await self.cache.write(self._key(number), json.dumps(kept).encode())
+        if result.engine == self.engine and not result.page.degraded and result.page.error is None:
+            await self.cache.write(self._key(number), encode_content(result.content, inline_figures=True))
 
     def _key(self, number: int) -> str:
         return f"{self.prefix}-{number:06d}.json"
-
-
-def _reading_of(kept: dict[str, Any]) -> PageContent:
-    figures = tuple(Figure(path, base64.b64decode(jpeg)) for path, jpeg in kept["figures"])
-    paddlex = None if kept["paddlex"] is None else PaddlexPage.of_json(kept["paddlex"])
-    return PageContent(Page.model_validate(kept["page"]), figures, paddlex)
 
 
 def _folder(owner: str, digest: str) -> str:

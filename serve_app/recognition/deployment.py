@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from serve_app.document import EngineInfo, ErrorInfo, PaddlexPage, PageContent, PageImage, PageResult
+from serve_app.document import EngineInfo, ErrorInfo, NativePage, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
@@ -112,11 +112,11 @@ class Recognizer:
             return RecognitionFailed()
         if isinstance(read.result, ServiceError):
             return read.result
-        reading = read.result
+        content = read.result
         if options.overlay or options.picture:
-            reading = await self._with_pictures(reading, image, options)
+            content = await self._with_pictures(content, image, options)
         return PageResult(
-            reading=reading,
+            content=content,
             engine=EngineInfo(name=self._engine.name, version=self._engine.version),
             timings_ms={
                 "rasterize": image.rasterize_ms,
@@ -126,19 +126,19 @@ class Recognizer:
             },
         )
 
-    async def _with_pictures(self, reading: PageContent, image: PageImage, options: RecognitionOptions) -> PageContent:
+    async def _with_pictures(self, content: PageContent, image: PageImage, options: RecognitionOptions) -> PageContent:
         figures = []
         try:
             if options.overlay:
-                figures.append(await asyncio.to_thread(overlay_figure, image.pixels, reading.page, image.number))
+                figures.append(await asyncio.to_thread(overlay_figure, image.pixels, content.page, image.number))
             if options.picture:
                 figures.append(await asyncio.to_thread(picture_figure, image.pixels, image.number))
         except Exception:
             log.exception("no picture of page %d", image.number)
             warning = ErrorInfo(code="no_overlay", message="The picture of this page could not be drawn.")
-            page = reading.page.model_copy(update={"warnings": [*reading.page.warnings, warning]})
-            return replace(reading, page=page)
-        return replace(reading, figures=(*reading.figures, *figures))
+            page = content.page.model_copy(update={"warnings": [*content.page.warnings, warning]})
+            return replace(content, page=page)
+        return replace(content, figures=(*content.figures, *figures))
 
     async def restructure(
         self, pages: Sequence[PageOutline], options: RecognitionOptions
@@ -153,9 +153,9 @@ class Recognizer:
             return RecognitionFailed()
 
     async def restructure_pages(
-        self, pages: Sequence[PaddlexPage], how: Restructuring
-    ) -> list[PaddlexPage] | ServiceError:
-        """Pages in PaddleX's form, made of one piece."""
+        self, pages: Sequence[NativePage], how: Restructuring
+    ) -> list[NativePage] | ServiceError:
+        """Restructure the pages of a document, in the engine's native form."""
         if (unavailable := await self._unavailable()) is not None and not isinstance(unavailable, VlmServerAway):
             return unavailable
         try:

@@ -337,8 +337,8 @@ def predict(library: Any, pages: Sequence[BgrPage], options: dict[str, Any]) -> 
 
 
 def pruned_of(reading: PageContent) -> dict[str, Any]:
-    assert reading.paddlex is not None
-    return reading.paddlex.pruned_result
+    assert reading.native is not None
+    return reading.native.result
 
 
 def read(engine: PaddleOcrVlEngine, *tasks: PageTask) -> list[PageContent]:
@@ -352,7 +352,7 @@ def compare(library: Any, engine: PaddleOcrVlEngine, pixels: BgrPage, ours: dict
     (own,) = predict(library, [pixels], CHEAP | ours | theirs)
     (reading,) = read(engine, make_task(pixels, **(CHEAP | ours)))
     assert pruned_of(reading) == own["pruned"]
-    assert reading.paddlex is not None and reading.paddlex.markdown == own["markdown"]
+    assert reading.native is not None and reading.native.markdown == own["markdown"]
     assert reading.page.markdown == own["markdown"].strip()
     assert [figure.path for figure in reading.figures] == list(own["figures"])
     assert not reading.page.degraded

@@ -105,8 +105,8 @@ def test_a_page_with_warnings_is_degraded() -> None:
 def test_the_reading_is_plain_data_without_file_names() -> None:
     reading = plain(library_result(("image", ""), ("text", "a"), figure=0))
     assert pickle.loads(pickle.dumps(reading)) == reading
-    assert reading.paddlex is not None
-    assert {"input_path", "page_index"}.isdisjoint(reading.paddlex.pruned_result)
+    assert reading.native is not None
+    assert {"input_path", "page_index"}.isdisjoint(reading.native.result)
     assert b"paddlex." not in pickle.dumps(reading)
 
 

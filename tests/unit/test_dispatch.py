@@ -103,7 +103,7 @@ def pipeline_of(
 async def test_a_page_that_is_in_the_cache_is_not_sent(tmp_path: Path) -> None:
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
     cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
-    recognizer = Handle(PageResult(RESULT.reading, EngineInfo(name="tesseract", version="1")))
+    recognizer = Handle(PageResult(RESULT.content, EngineInfo(name="tesseract", version="1")))
     handles: Any = (Handle("pixels"), {"tesseract": recognizer}, cache)
     way = Pipeline(*handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s=1)
     source, options = SourceFile("document", b"", digest=cache.digest(b"%PDF-")), RecognitionOptions()

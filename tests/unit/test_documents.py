@@ -92,7 +92,7 @@ async def opened(
 
 
 async def read(reading: DocumentRun) -> list[int]:
-    return [page.number async for page in reading.pages()]
+    return [content.page.number async for content in reading.pages()]
 
 
 async def text_of(reading: DocumentRun, kind: OutputFormat, summary: Any) -> str:
@@ -141,7 +141,8 @@ async def test_nobody_is_asked_where_that_is_not_wanted(tmp_path: Path) -> None:
 
 async def test_spans_are_right_after_pictures_have_names_of_their_own(tmp_path: Path) -> None:
     with await opened(tmp_path, TwoPages(Structure())) as reading:
-        async for each in reading.pages():
+        async for content in reading.pages():
+            each = content.page
             pieces = [
                 each.markdown[slice(*block.markdown_span)].strip() for block in each.blocks if block.markdown_span
             ]
@@ -214,7 +215,7 @@ async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer
             yield PageOutcome(2, page(2))
             own = page(1)
             own.page.text_source = "text_layer"
-            yield PageOutcome(1, PageResult(own.reading, EngineInfo(name="text-layer", version="1")))
+            yield PageOutcome(1, PageResult(own.content, EngineInfo(name="text-layer", version="1")))
 
     with await opened(tmp_path, Mixed(Structure())) as reading:
         await read(reading)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageContent, PageResult, SourceFile
+from serve_app.document import EngineInfo, ErrorInfo, Figure, NativePage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
@@ -157,7 +157,7 @@ class Pages:
             page = Page(
                 number=number, width=9, height=9, dpi=72, text=f"страница {number}", markdown=f"![]({figure.path})"
             )
-            paddlex = PaddlexPage({"width": 9, "height": 9, "parsing_res_list": []}, "", (("a", None),))
+            paddlex = NativePage({"width": 9, "height": 9, "parsing_res_list": []}, "", (("a", None),))
             result = PageResult(PageContent(page, (figure, picture), paddlex), EngineInfo(name="x", version="1"))
             yield PageOutcome(number, result if end is None else end)
 

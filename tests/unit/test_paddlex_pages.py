@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 
-from serve_app.document import Block, ErrorInfo, Figure, PaddlexPage, Page, Word
+from serve_app.document import Block, ErrorInfo, Figure, NativePage, Page, PageContent, Word
 from serve_app.document.figures import qualify_figures
 from serve_app.document.markdown import page_markdown
 from serve_app.document.options import Restructuring
@@ -48,7 +48,7 @@ def page(number: int = 1) -> Page:
     return Page(number=number, width=100, height=300, dpi=144, blocks=blocks, markdown=page_markdown(blocks))
 
 
-def written(**how: Any) -> PaddlexPage:
+def written(**how: Any) -> NativePage:
     return as_paddlex_page(page(), ignore_labels=None, pretty=how.get("prettify_markdown", True))
 
 
@@ -58,26 +58,26 @@ def test_pages_that_are_restructured_are_written_as_before(pretty: bool) -> None
     assert PICTURE in one.markdown and r"1\. \*первый\* пункт" in one.markdown and "17" not in one.markdown
     first, second = plain_restructured([one, one], Restructuring(prettify_markdown=pretty))
     assert first.markdown == second.markdown == one.markdown
-    ids = [block["global_block_id"] for each in (first, second) for block in each.pruned_result["parsing_res_list"]]
+    ids = [block["global_block_id"] for each in (first, second) for block in each.result["parsing_res_list"]]
     assert ids == list(range(8))
     (whole,) = plain_restructured([one, one], Restructuring(prettify_markdown=pretty, concatenate=True))
-    assert whole.markdown == f"{one.markdown}\n\n{one.markdown}" and whole.pruned_result["page_count"] == 2
+    assert whole.markdown == f"{one.markdown}\n\n{one.markdown}" and whole.result["page_count"] == 2
 
 
 def test_blocks_of_labels_that_are_ignored_are_listed_and_not_written() -> None:
     one = as_paddlex_page(page(), ignore_labels=("title",), pretty=False)
     assert "Счёт" not in one.markdown and "17" in one.markdown
-    listed = one.pruned_result["parsing_res_list"]
+    listed = one.result["parsing_res_list"]
     assert [block["block_order"] for block in listed] == [None, 1, 2, None]
     assert [block["group_id"] for block in listed] == [0, 1, 2, 3]
-    assert len({box["cls_id"] for box in one.pruned_result["layout_det_res"]["boxes"]}) == 4
+    assert len({box["cls_id"] for box in one.result["layout_det_res"]["boxes"]}) == 4
     assert plain_restructured([one], Restructuring(prettify_markdown=False))[0].markdown == one.markdown
 
 
 def test_a_page_that_failed_may_be_sent_back() -> None:
     request = RestructureRequest.model_validate({"pages": [{"prunedResult": failed_page()}]})
-    (restructured,) = plain_restructured([PaddlexPage(request.pages[0].pruned_result, "")], Restructuring())
-    assert restructured.markdown == "" and restructured.pruned_result["layout_det_res"] == {"boxes": []}
+    (restructured,) = plain_restructured([NativePage(request.pages[0].pruned_result, "")], Restructuring())
+    assert restructured.markdown == "" and restructured.result["layout_det_res"] == {"boxes": []}
 
 
 def test_lines_below_a_score_are_left_out_and_one_of_just_this_score_stays() -> None:
@@ -201,18 +201,17 @@ def test_what_is_beyond_the_services_limits_is_brought_within_them() -> None:
 
 
 def spool_of(*numbers: int) -> PageSpool:
-    from serve_app.document import PageContent
-
     spool = PageSpool()
     for number in numbers:
-        reading = qualify_figures(PageContent(page(number), (Figure(PICTURE, jpeg()),)), number)
-        spool.add(reading.page, reading.figures)
+        spool.add(qualify_figures(PageContent(page(number), (Figure(PICTURE, jpeg()),)), number))
     return spool
 
 
 async def test_answers_and_docx_files_are_of_the_same_pages() -> None:
     spool = spool_of(1, 3)
-    spool.add(Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="late")))
+    spool.add(
+        PageContent(Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="late")))
+    )
     asked = LayoutParsingFields(output_formats=("docx",), prettify_markdown=False)
     for restructured in (None, plain_restructured(pages_read(spool, asked), Restructuring(prettify_markdown=False))):
         with await exports_of_spool(WriterPool(1, Limits()), spool, restructured, asked.output_formats) as exports:
@@ -247,7 +246,7 @@ async def test_a_picture_that_is_none_leaves_a_note_in_the_docx() -> None:
 
 async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
     table = "<table><tr>" + "<td>" * 63 + "<tr><td>" * 1966
-    costly = PaddlexPage(blocks(block_label="table", block_content=table), "")
+    costly = NativePage(blocks(block_label="table", block_content=table), "")
     longest, before = 0.0, asyncio.get_running_loop().time()
     writing = asyncio.create_task(exports_of_given(WriterPool(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
     while not writing.done() and before < asyncio.get_running_loop().time() + 20:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.document import EngineInfo, ErrorInfo, Figure, PaddlexPage, Page, PageContent, PageResult, SourceFile
+from serve_app.document import EngineInfo, ErrorInfo, Figure, NativePage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.pipeline.page_cache import CachedPages, PageCache
 from serve_app.settings import FolderStoreSettings, Settings
@@ -24,7 +24,7 @@ RUSSIAN = RecognitionOptions(languages=("rus",))
 def page(**fields: Any) -> PageResult:
     read = Page(number=1, width=9, height=9, dpi=72, text="Привет", **fields)
     figure = Figure("imgs/a.jpg", b"\xff\xd8")
-    paddlex = PaddlexPage({"width": 9, "parsing_res_list": []}, "Привет", (("a", None), ("б", "imgs/a.jpg")))
+    paddlex = NativePage({"width": 9, "parsing_res_list": []}, "Привет", (("a", None), ("б", "imgs/a.jpg")))
     return PageResult(PageContent(read, (figure,), paddlex), ENGINE, {"recognize": 5})
 
 

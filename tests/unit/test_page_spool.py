@@ -15,6 +15,7 @@ from serve_app.document import (
     ErrorInfo,
     Figure,
     Page,
+    PageContent,
     StorageInfo,
     Word,
 )
@@ -35,8 +36,10 @@ def page(number: int) -> Page:
 def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int) -> None:
     spool = PageSpool()
     for number in reversed(range(2, count + 1)):
-        spool.add(page(number), (Figure(f"imgs/{number}.jpg", bytes([number]) * number),))
-    spool.add(Page(number=1, width=0, height=0, dpi=0, error=ErrorInfo(code="corrupt_document", message="нет")))
+        spool.add(PageContent(page(number), (Figure(f"imgs/{number}.jpg", bytes([number]) * number),)))
+    spool.add(
+        PageContent(Page(number=1, width=0, height=0, dpi=0, error=ErrorInfo(code="corrupt_document", message="нет")))
+    )
     summary = DocumentSummary(
         id="20261124-1",
         status=DocumentStatus.PARTIAL,

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from serve_app.document import Block, Figure, Page, Word
+from serve_app.document import Block, Figure, Page, PageContent, Word
 from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired, ServiceUnavailable
 from serve_app.outputs import writer_process
@@ -61,7 +61,7 @@ def children() -> set[int]:
 
 async def test_a_pdf_has_its_text_once_where_a_page_had_it_already(spool: PageSpool) -> None:
     born = text_pdf([(20, 60, 12, "Этот лист набран на компьютере.")], size=(300, 100))
-    spool.add(page(1))
+    spool.add(PageContent(page(1)))
     with await searchable_pdf(born, spool, password=None, timeout_s=30) as file:
         assert told(file.read()) == ["Этот", "лист", "набран", "на", "компьютере."]
     with await searchable_pdf(pages_pdf([b""], size=(100, 100)), spool, password=None, timeout_s=30) as file:
@@ -69,7 +69,7 @@ async def test_a_pdf_has_its_text_once_where_a_page_had_it_already(spool: PageSp
 
 
 async def test_what_the_writer_refuses_is_raised_here(spool: PageSpool) -> None:
-    spool.add(page(1))
+    spool.add(PageContent(page(1)))
     with pytest.raises(PasswordRequired):
         await searchable_pdf(encrypted(pages_pdf([b""]), "x"), spool, password="y", timeout_s=30)
     with pytest.raises(CorruptDocument):
@@ -81,8 +81,8 @@ async def test_a_docx_has_its_pages_and_pictures(spool: PageSpool) -> None:
     Image.new("RGB", (30, 20), "red").save(picture, "JPEG")
     for number in range(1, 40):  # more than the spool keeps in memory
         blocks = [Block(label="image", text="", bbox=BOX, order=0, figure=f"imgs/{number}.jpg")]
-        spool.add(page(number, f"страница {number}"))
-        spool.add(page(100 + number, blocks=blocks), (Figure(f"imgs/{number}.jpg", picture.getvalue()),))
+        spool.add(PageContent(page(number, f"страница {number}")))
+        spool.add(PageContent(page(100 + number, blocks=blocks), (Figure(f"imgs/{number}.jpg", picture.getvalue()),)))
     with await docx_file(spool, title="Отчёт", timeout_s=30) as file:
         document = docx.Document(file)
     assert document.core_properties.title == "Отчёт"
@@ -91,7 +91,7 @@ async def test_a_docx_has_its_pages_and_pictures(spool: PageSpool) -> None:
 
 
 async def test_a_writer_has_limits_and_is_ended_when_it_is_late_or_not_wanted_any_more(spool: PageSpool) -> None:
-    spool.add(page(1))
+    spool.add(PageContent(page(1)))
     before = children()
     with pytest.raises(DocumentTimeout, match="DOCX"):
         await docx_file(spool, title="", timeout_s=0.05)
@@ -106,7 +106,7 @@ async def test_a_writer_has_limits_and_is_ended_when_it_is_late_or_not_wanted_an
 
 
 async def test_a_writer_that_is_killed_is_not_the_documents_fault(spool: PageSpool) -> None:
-    spool.add(page(1))
+    spool.add(PageContent(page(1)))
     before = children()
 
     async def kill(times: int) -> None:
@@ -126,7 +126,7 @@ async def test_a_writer_that_is_killed_is_not_the_documents_fault(spool: PageSpo
 
 
 async def test_a_full_disk_is_told_as_that(spool: PageSpool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool.add(page(1))
+    spool.add(PageContent(page(1)))
 
     def full() -> Any:
         return open("/dev/full", "r+b", buffering=0)

@@ -18,6 +18,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serve_app.document import PageContent
 from serve_app.errors import ServiceError
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.pipeline.documents import DocumentRun
@@ -87,12 +88,13 @@ async def _events(reading: DocumentRun, *, include_images: bool) -> AsyncGenerat
     left = True
     try:
         async with aclosing(reading.pages()) as pages:
-            async for page in pages:
+            async for content in pages:
+                page = content.page
                 done, failed = done + (page.error is None), failed + (page.error is not None)
                 progress = {"done": done, "failed": failed, "total": total}
                 event = {"progress": progress, "page": page.model_dump(mode="json")}
                 if include_images:
-                    event["images"] = _images(reading, page.number)
+                    event["images"] = _images(content)
                 yield "page", event
         summary = await reading.finish()
         left = False
@@ -112,9 +114,8 @@ async def _events(reading: DocumentRun, *, include_images: bool) -> AsyncGenerat
     yield "document", summary.model_dump(mode="json")
 
 
-def _images(reading: DocumentRun, number: int) -> dict[str, str]:
-    paths = reading.spool.figures_of(number)
-    return {path: base64.b64encode(reading.spool.figure(path) or b"").decode() for path in paths}
+def _images(content: PageContent) -> dict[str, str]:
+    return {figure.path: base64.b64encode(figure.jpeg).decode() for figure in content.figures}
 
 
 def as_sse(kind: str, data: dict[str, Any]) -> str:

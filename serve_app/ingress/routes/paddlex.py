@@ -15,7 +15,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from serve_app.document import DocumentSummary, ErrorInfo, PaddlexPage
+from serve_app.document import DocumentSummary, ErrorInfo, NativePage
 from serve_app.document.ids import document_folder
 from serve_app.document.options import Restructuring
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
@@ -118,7 +118,7 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
         asked = await asyncio.to_thread(_checked, RestructureRequest, body)
         check_size([page.pruned_result for page in asked.pages])
-        pages = [PaddlexPage(page.pruned_result, "") for page in asked.pages]
+        pages = [NativePage(page.pruned_result, "") for page in asked.pages]
         restructured = await _one_piece(context, pages, how_of(asked, concatenate=asked.concatenate_pages))
         images = images_of(asked)
         exports = held.enter_context(
@@ -208,7 +208,7 @@ async def _opened(
             raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # here they cannot be chosen
 
 
-async def _one_piece(context: Context, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+async def _one_piece(context: Context, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
     settings = context.settings
     return await one_piece(
         context.documents.pipeline, layout_engine(settings), pages, how, limit_s=settings.limits.page_s

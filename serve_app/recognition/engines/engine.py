@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.document import PaddlexPage, PageContent, PageImage
+from serve_app.document import NativePage, PageContent, PageImage
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import ServiceError
@@ -63,10 +63,10 @@ class Engine(ABC):
         """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
         return []
 
-    def restructure_pages(self, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
-        """Pages in PaddleX's form, in order, made of one piece, where that form is the engine's own. In any thread.
+    def restructure_pages(self, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
+        """Restructure the pages of a document, in order and in this engine's native form. Called in any thread.
 
-        Raises InvalidField for what is not in that form.
+        Raises InvalidField for pages that are not in that form.
         """
         raise NotImplementedError
 

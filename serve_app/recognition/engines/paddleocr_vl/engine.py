@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from serve_app.document import PaddlexPage, PageContent, PageImage
+from serve_app.document import NativePage, PageContent, PageImage
 from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import FieldError, InvalidField, PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
@@ -149,7 +149,7 @@ class PaddleOcrVlEngine(Engine):
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
         return restructure(pages, pretty=options.parsing.prettify_markdown)
 
-    def restructure_pages(self, pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+    def restructure_pages(self, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
         return restructure_pages(pages, how)
 
     def abandon(self, analyzed: _Prepared) -> None:

@@ -9,27 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.document import PaddlexPage
+from serve_app.document import NativePage
 from serve_app.document.options import Restructuring
 from serve_app.errors import FieldError, InvalidField
 from serve_app.recognition.engines.paddleocr_vl.outline_structure import continued_tables, has_area
 from serve_app.recognition.engines.paddleocr_vl.page_conversion import without_file_names
 
 
-def restructure_pages(pages: Sequence[PaddlexPage], how: Restructuring) -> list[PaddlexPage]:
+def restructure_pages(pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
     """One page for each, or one for all. Raises InvalidField for what /layout-parsing did not make."""
     from paddlex.inference.pipelines.layout_parsing.title_level import assign_levels_to_parsing_res
     from paddlex.inference.pipelines.paddleocr_vl.pipeline import _PaddleOCRVLPipeline
     from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLResult
 
     try:
-        dressed = [
-            {"res": {**page.pruned_result, "input_path": "", "page_index": index}} for index, page in enumerate(pages)
-        ]
+        dressed = [{"res": {**page.result, "input_path": "", "page_index": index}} for index, page in enumerate(pages)]
         results = list(_PaddleOCRVLPipeline.restructure_pages(None, dressed, merge_tables=False, relevel_titles=False))
         blocks = [result["parsing_res_list"] for result in results]
         for page, of_page in zip(pages, blocks, strict=True):
-            _as_they_were(of_page, page.raw)
+            _as_they_were(of_page, page.raw_blocks)
         if how.merge_tables:
             _join_tables(blocks)
         if how.relevel_titles:
@@ -75,7 +73,7 @@ def _concatenated(results: Sequence[Any]) -> dict[str, Any]:
     return first
 
 
-def _written(result: Any, how: Restructuring) -> PaddlexPage:
+def _written(result: Any, how: Restructuring) -> NativePage:
     pruned = without_file_names(result.json["res"])
     markdown = result._to_markdown(pretty=how.prettify_markdown, show_formula_number=how.show_formula_number)
-    return PaddlexPage(pruned, markdown["markdown_texts"])
+    return NativePage(pruned, markdown["markdown_texts"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_app.document import Block, Box, ErrorInfo, Figure, PaddlexPage, Page, PageContent
+from serve_app.document import Block, Box, ErrorInfo, Figure, NativePage, Page, PageContent
 from serve_app.document.options import ParsingOptions
 from serve_app.document.tables import table_text
 from serve_app.recognition.engines.figures import jpeg
@@ -42,7 +42,7 @@ def page_reading(
         warnings=warnings,
     )
     raw = tuple((block.content, block.image["path"] if block.image else None) for block in result["parsing_res_list"])
-    return PageContent(page, figures, PaddlexPage(pruned, exact_markdown, raw))
+    return PageContent(page, figures, NativePage(pruned, exact_markdown, raw))
 
 
 def without_file_names(value: Any) -> Any:
