@@ -1,4 +1,4 @@
-"""What is kept of a job: enough to go on with it after whatever happens."""
+"""The stored record of a job: enough to resume it after a restart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobState(StrEnum):
 
     @property
     def is_gone(self) -> bool:
-        """Nothing is left but the record, which says so."""
+        """Whether only the record itself is left."""
         return self in (JobState.EXPIRED, JobState.DELETED)
 
 
@@ -40,14 +40,14 @@ class Priority(StrEnum):
 
 
 class OutputFile(BaseModel):
-    """A form of the result that was to be kept: its key in the store, or why there is none."""
+    """A requested output: its key in the store once it is made, or why it could not be made."""
 
     key: str | None = None
     error: ErrorInfo | None = None
 
 
 class Webhook(BaseModel):
-    """Who is told of the end. `last_answer` is the status of the last answer, or the code of what went wrong."""
+    """Where to report the job's end. `last_answer` is the status of the last response, or an error code."""
 
     url: str
     state: Literal["pending", "delivered", "failed"] = "pending"
@@ -59,32 +59,32 @@ class Webhook(BaseModel):
 class JobRecord(BaseModel):
     """One job. Times are UTC.
 
-    Fields that were added since have defaults, so that records without them are read; unknown ones are ignored. The
-    version changes where that is not enough. `request` was stored as `wish` before.
+    A field that is added needs a default, so that earlier records can be read; unknown fields are ignored. Increase
+    `version` if that is not enough. `request` was stored as `wish` before.
     """
 
     version: Literal[1] = 1
     id: str
-    owner: str = Field(description="Name of the key it belongs to")
+    owner: str = Field(description="Name of the API key that submitted the job")
     state: JobState = JobState.QUEUED
     priority: Priority = Priority.INTERACTIVE
     request: DocumentRequest
-    url: str | None = Field(None, description="Where the document is fetched; unset: it is stored beside this record")
+    url: str | None = Field(None, description="Where to fetch the document; unset: it was uploaded")
     file_name: str | None = None
-    digest: str | None = Field(None, description="Of the document's content, where its pages are in the cache too")
+    digest: str | None = Field(None, description="SHA-256 of the document, if its pages are cached")
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     started: datetime | None = None
     ended: datetime | None = None
     expires: datetime | None = None
     webhook: Webhook | None = None
     paddlex: PaddlexJob | None = Field(None, description="Of a job of PaddleOCR's own API")
-    page_count: int | None = Field(None, description="Pages of the document, once that is known")
-    total: int | None = Field(None, description="Pages that are to be read, once that is known")
+    page_count: int | None = Field(None, description="Pages of the document, once it has been opened")
+    total: int | None = Field(None, description="Pages to read, once the document has been opened")
     done: int = 0
     failed: int = 0
     error: ErrorInfo | None = None
-    outputs: dict[OutputFormat, OutputFile] = Field(default_factory=dict, description="Those that are made")
-    waiting_for: str | None = Field(None, description="Why it does not go on just now")
+    outputs: dict[OutputFormat, OutputFile] = Field(default_factory=dict, description="Outputs made so far")
+    waiting_for: str | None = Field(None, description="What the job waits for, if it cannot go on now")
 
     @model_validator(mode="before")
     @classmethod
@@ -94,7 +94,7 @@ class JobRecord(BaseModel):
         return fields
 
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
-        """The job at its end, now."""
+        """Return the record of this job as ended now; its results expire `keep_s` seconds later."""
         now = datetime.now(UTC)
         expires = now + timedelta(seconds=keep_s)
         return self.model_copy(
@@ -102,7 +102,7 @@ class JobRecord(BaseModel):
         )
 
     def without_contents(self) -> JobRecord:
-        """No more than whose it was, and what became of it: no password, address or name."""
+        """Return the record without what may be confidential: file name, password, URLs, messages."""
         request = self.request.model_copy(update={"password": None})
         nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
         nothing |= {"digest": None, "outputs": {}}
@@ -110,68 +110,10 @@ class JobRecord(BaseModel):
 
 
 def record_of(data: bytes) -> JobRecord:
-    """A stored record. Raises ValueError for what is none, or of a version that this service does not know."""
+    """Decode a stored record. Raises ValueError if it is damaged or of an unknown version."""
     return JobRecord.model_validate_json(data)
 
 
 def as_stored(record: JobRecord) -> bytes:
+    """Encode a record for the store."""
     return record.model_dump_json().encode()
-
-
-class Progress(BaseModel):
-    """Of the pages that were asked for."""
-
-    done: int
-    failed: int
-    total: int | None = Field(description="Unknown until the document is open")
-
-
-class ToldJob(BaseModel):
-    """A job as its owner is told of it. Times are UTC."""
-
-    id: str
-    state: JobState = Field(description="`partial`: done, but some pages could not be read")
-    priority: Priority
-    file_name: str | None = Field(description="As it was sent")
-    created: datetime
-    started: datetime | None
-    ended: datetime | None
-    expires: datetime | None = Field(description="When its results are deleted")
-    page_count: int | None = Field(description="Pages of the document, also those that were not asked for")
-    progress: Progress
-    position: int | None = Field(description="Place in the line of those that wait, from 1")
-    left_s: float | None = Field(description="Estimate of the seconds left, once the pace is known")
-    waiting_for: str | None = Field(description="Why it does not go on just now")
-    error: ErrorInfo | None = Field(description="Why it has failed")
-    outputs: dict[str, OutputFile] = Field(description="Forms that were wished for, by their names")
-    webhook: Webhook | None
-
-
-class ToldJobs(BaseModel):
-    jobs: list[ToldJob]
-    more: bool = Field(description="Whether there are older ones: ask with `before`")
-
-
-def told(record: JobRecord) -> dict[str, Any]:
-    """What its owner is told of it."""
-    progress = {"done": record.done, "failed": record.failed, "total": record.total}
-    shown = record.model_dump(
-        mode="json",
-        include={
-            "id",
-            "state",
-            "priority",
-            "file_name",
-            "created",
-            "started",
-            "ended",
-            "expires",
-            "page_count",
-            "error",
-            "webhook",
-            "waiting_for",
-        },
-    )
-    ordered = {kind: OutputFile() for kind in record.request.outputs} | record.outputs
-    outputs = {str(kind): made.model_dump(mode="json") for kind, made in ordered.items()}
-    return {**shown, "outputs": outputs, "progress": progress}

@@ -1,52 +1,55 @@
-"""Who is told when a job is at its end: a signed POST, tried again for a day.
+"""Webhooks: a signed POST when a job has ended, retried for a day.
 
-Signed as Standard Webhooks has it (webhook-id, webhook-timestamp, webhook-signature), for which there are libraries
-in most languages: HMAC-SHA256 of "id.timestamp.body", with a secret that is in OCR_WEBHOOK_SECRET.
+Signed as Standard Webhooks specifies (webhook-id, webhook-timestamp, webhook-signature): HMAC-SHA256 of
+"id.timestamp.body" with the secret in OCR_WEBHOOK_SECRET. Most languages have a library that verifies it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from serve_app.errors import ServiceError
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import JobRecord, told
+from serve_app.jobs.record import JobRecord
+from serve_app.jobs.response import job_payload
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.jobs")
 
 PAUSES_S = (5.0, 30.0, 120.0, 600.0, 3600.0)
-"""After the first tries; the last one from then on."""
+"""Pauses between attempts; the last one repeats."""
 
-AT_ONCE = 16
-"""Deliveries at a time: after an outage there may be thousands."""
+CONCURRENT_DELIVERIES = 16
+"""After an outage thousands may be due at once."""
 
-PATIENCE_S = 86_400
+RETRY_FOR_S = 86_400
 
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
-"""Sends a body with headers to a URL, and gives the status of the answer. Raises ServiceError."""
+"""Send a body with headers to a URL and return the status of the response. Raises ServiceError."""
 
 
 class Webhooks:
-    """Delivers what the ledger says is to be delivered."""
+    """Delivers the webhooks of ended jobs, and records each attempt in the job's record."""
 
-    def __init__(self, job_store: JobStore, post: Post, secret: str | None) -> None:
+    def __init__(
+        self, job_store: JobStore, post: Post, secret: str | None, *, pauses_s: Sequence[float] = PAUSES_S
+    ) -> None:
         self._job_store = job_store
         self._post = post
         self._key = None if secret is None else signing_key(secret)
+        self._pauses_s = pauses_s
         self._deliveries: dict[str, asyncio.Task[None]] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
 
     def deliver(self, record: JobRecord) -> None:
-        """Begin to deliver, or go on; does nothing where that is being done, or nothing is to be told."""
+        """Start delivering in the background. Does nothing if that is under way, or if no webhook is pending."""
         if record.webhook is None or record.webhook.state != "pending" or record.id in self._deliveries:
             return
         task = asyncio.create_task(self._deliver(record))
@@ -57,7 +60,7 @@ class Webhooks:
         return job_id in self._deliveries
 
     async def stop(self, job_id: str) -> None:
-        """Tell nothing more of a job; on return nothing of it is written either."""
+        """Stop delivering. On return nothing of the job is sent or written any more."""
         task = self._deliveries.get(job_id)
         if task is not None:
             task.cancel()
@@ -66,30 +69,30 @@ class Webhooks:
     async def _deliver(self, record: JobRecord) -> None:
         webhook = record.webhook
         assert webhook is not None and record.ended is not None
-        give_up = record.ended.timestamp() + PATIENCE_S
+        deadline = record.ended.timestamp() + RETRY_FOR_S
         while not await self._is_gone(record.id):
             webhook.attempts += 1
             webhook.last_at = datetime.now(UTC)
-            async with self._places:
-                webhook.last_answer = await self._tried(record, webhook.url)
+            async with self._slots:
+                webhook.last_answer = await self._attempt(record, webhook.url)
             if webhook.last_answer.isdecimal() and 200 <= int(webhook.last_answer) < 300:
                 webhook.state = "delivered"
-            elif time.time() >= give_up:
+            elif time.time() >= deadline:
                 webhook.state = "failed"
-            log.info("job %s: webhook, try %d: %s", record.id, webhook.attempts, webhook.last_answer)
+            log.info("job %s: webhook attempt %d: %s", record.id, webhook.attempts, webhook.last_answer)
             try:
                 latest = await self._job_store.record(record.id)
                 if latest.state.is_gone:
                     return
                 await self._job_store.save_webhook(latest.model_copy(update={"webhook": webhook}))
             except (StoreUnavailable, KeyError, ValueError) as error:
-                log.warning("job %s: what became of its webhook is not kept: %s", record.id, error)
+                log.warning("job %s: the outcome of its webhook is not stored: %s", record.id, error)
             if webhook.state != "pending":
                 return
-            await asyncio.sleep(PAUSES_S[min(webhook.attempts, len(PAUSES_S)) - 1])
+            await asyncio.sleep(self._pauses_s[min(webhook.attempts, len(self._pauses_s)) - 1])
 
     async def _is_gone(self, job_id: str) -> bool:
-        """Whether the job was deleted meanwhile, of which nothing is told any more."""
+        """Whether the job has been deleted meanwhile. If that cannot be found out, it has not."""
         try:
             return (await self._job_store.record(job_id)).state.is_gone
         except (StoreUnavailable, ValueError):
@@ -97,11 +100,11 @@ class Webhooks:
         except KeyError:
             return True
 
-    async def _tried(self, record: JobRecord, url: str) -> str:
-        """The status of the answer, or the code of what went wrong."""
+    async def _attempt(self, record: JobRecord, url: str) -> str:
+        """Return the status of the response, or an error code."""
         if self._key is None:
             return "no_secret"
-        body = json.dumps({"type": "job.ended", "job": told(record)}, ensure_ascii=False).encode()
+        body = json.dumps({"type": "job.ended", "job": job_payload(record)}, ensure_ascii=False).encode()
         timestamp = str(int(time.time()))
         headers = {
             "Content-Type": "application/json",
@@ -116,14 +119,12 @@ class Webhooks:
 
 
 def signing_key(secret: str) -> bytes:
-    """As Standard Webhooks writes secrets: `whsec_` and base64; any other text is taken as it is."""
+    """Decode a secret in the form of Standard Webhooks (`whsec_` and base64); any other text is its own bytes."""
+    if not secret.startswith("whsec_"):
+        return secret.encode()
     try:
-        return (
-            base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-            if secret[:6] == "whsec_"
-            else secret.encode()
-        )
-    except binascii.Error:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
         return secret.encode()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,14 +15,11 @@ import pytest
 
 from serve_app.document import EngineInfo, ErrorInfo, Figure, NativePage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.ids import document_folder, new_document_id
-from serve_app.document.options import ParsingOptions, RecognitionOptions
+from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.ingress.jobs.events import shown
 from serve_app.jobs import runner as runner_module
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.progress import JobView
-from serve_app.jobs.queue import JobQueue
-from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, Webhook, as_stored, record_of, told
+from serve_app.jobs.record import JobRecord, JobState, as_stored
 from serve_app.jobs.runner import Runner
 from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import PaddlexJob
@@ -46,86 +42,6 @@ REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(runner_module, "LONGEST_PAUSE_S", 0.02)
-
-
-# Records
-
-
-def test_a_record_comes_back_as_it_was() -> None:
-    options = RecognitionOptions(languages=("rus",), parsing=ParsingOptions(use_chart_recognition=True, min_pixels=800))
-    record = JobRecord(
-        id=new_document_id(),
-        owner="боб",
-        request=DocumentRequest(engine="x", options=options, pages="1-3", password="пароль"),
-        paddlex=PaddlexJob(model="PP-OCRv5", payload={"visualize": True}, address="http://x/"),
-    )
-    assert record_of(as_stored(record)) == record
-    shown = told(record)
-    assert (
-        shown["state"] == "queued" and "request" not in shown and "пароль" not in json.dumps(shown, ensure_ascii=False)
-    )
-    assert "пароль" not in repr(record)
-
-
-def test_the_documentation_tells_of_each_field_of_a_job() -> None:
-    request = REQUEST.model_copy(update={"outputs": (OutputFormat.PDF,)})
-    record = JobRecord(id=new_document_id(), owner="me", request=request, webhook=Webhook(url="http://example.com"))
-    view = shown(JobView(record, 0, 2, None))
-    assert view["outputs"] == {"pdf": {"key": None, "error": None}}, "what was wished for is seen before it is made"
-    assert ToldJob.model_validate(view).model_dump(mode="json") == view
-
-
-def test_an_older_record_and_a_newer_one_are_read() -> None:
-    older = {"version": 1, "id": "20261125-0", "owner": "a", "wish": {"engine": "x", "options": {}}, "state": "running"}
-    record = record_of(json.dumps(older).encode())
-    assert (record.state, record.priority, record.done) == (JobState.RUNNING, Priority.INTERACTIVE, 0)
-    newer = {**older, "something": {"of": "later"}}
-    assert record_of(json.dumps(newer).encode()).id == record.id
-
-
-def test_later_ids_are_greater() -> None:
-    ids = []
-    for _ in range(3):
-        ids.append(new_document_id())
-        ids_before, now = len(ids), datetime.now(UTC)
-        while datetime.now(UTC) < now + timedelta(milliseconds=2):
-            assert ids_before
-    assert ids == sorted(ids) and all(len(each) == len("20261125-") + 24 for each in ids)
-
-
-# The line
-
-
-def test_owners_take_turns_and_interactive_jobs_go_first() -> None:
-    line = JobQueue()
-    for job, owner in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")):
-        line.add(job, owner, Priority.INTERACTIVE)
-    line.add("bulk", "c", Priority.BULK)
-    assert line.in_order() == ["a1", "b1", "a2", "a3", "bulk"]
-    line.remove("a2")
-    assert [line.pop() for _ in range(5)] == ["a1", "b1", "a3", "bulk", None]
-
-
-def test_an_interactive_job_of_somebody_who_has_none_at_work_may_be_taken() -> None:
-    line = JobQueue()
-    line.add("bulk", "c", Priority.BULK)
-    for job, owner in (("a1", "a"), ("b1", "b"), ("b2", "b")):
-        line.add(job, owner, Priority.INTERACTIVE)
-    assert line.pop_interactive(exclude_owners={"a"}) == "b1"
-    assert line.pop_interactive(exclude_owners={"a", "b"}) is None
-    assert line.in_order() == ["a1", "b2", "bulk"]
-
-
-def test_bulk_jobs_do_not_wait_for_ever() -> None:
-    line = JobQueue()
-    for number in range(8):
-        line.add(f"i{number}", "a", Priority.INTERACTIVE)
-        line.add(f"b{number}", "b", Priority.BULK)
-    taken = [line.pop() for _ in range(8)]
-    assert taken == ["i0", "i1", "i2", "b0", "i3", "i4", "i5", "b1"]
-
-
-# The runner
 
 
 def files_in(folder: Path) -> list[Path]:

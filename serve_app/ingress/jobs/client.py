@@ -1,4 +1,4 @@
-"""What routes do with jobs: submit, look up, delete. Jobs may be being replaced, and the store away."""
+"""Submit, look up, cancel and delete jobs. Copes with a Jobs replica that is being replaced, and with a store that is away."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from serve_app.runtime.mapped_file import FileContent
 from serve_app.storage import StoreUnavailable
 
 SUBMIT_S = 20.0
-"""How long to wait for the first request with an Idempotency-Key to have its job kept."""
+"""How long to wait until the first request with an Idempotency-Key has stored its job."""
 
 SUBMIT_POLL_S = 0.2
 
 END_S = 60.0
-"""How long to wait for all of a job to be deleted; it goes on if that takes longer."""
+"""How long to wait for a job to be deleted. The deletion continues after that."""
 
 
-async def uploaded(request: Request, context: Context) -> Body:
-    """The body of a new job. A form's file goes to disk as it comes; JSON has to be held, and so be smaller."""
+async def read_submission(request: Request, context: Context) -> Body:
+    """Read the body of a submission. A form may be larger than JSON, since its file goes straight to disk."""
     limits = context.settings.limits
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
     most_mb = context.settings.jobs.body_mb if is_form else limits.body_mb
@@ -50,32 +50,32 @@ async def uploaded(request: Request, context: Context) -> Body:
         raise RequestTimeout(f"The upload took longer than {limits.document_s:g} s.") from None
 
 
-async def submitted(
+async def submit_job(
     request: Request, context: Context, body: Body, record: JobRecord, source: FileContent | None
 ) -> JobRecord:
-    """Keep a new job, and let it begin; of requests with the same Idempotency-Key, the first one's is the job of all.
+    """Store a new job and start it. With an Idempotency-Key, return the job of the first request with that key.
 
-    Raises what a document is refused with, IdempotencyMismatch, RequestRunning where the first one takes
-    long to be kept, QueueFull, JobGone, and ServiceUnavailable where it could not be kept.
+    Raises the error of a document that cannot be read, QueueFull, and ServiceUnavailable if the job cannot be stored;
+    with a key also IdempotencyMismatch, JobGone, and RequestRunning if the first request takes too long.
     """
     name = idempotency_key(request)
     if name is None:
-        return await _begun(context, record, source)
+        return await _store_and_start(context, record, source)
     turn = Turn(context, record.owner, name, await request_digest(request, body), request_id=record.id)
     deadline = asyncio.get_running_loop().time() + SUBMIT_S
     async with turn:
         while not await turn.is_first():
             if turn.first.until is None:
-                return await _made_before(context, turn.first.id)
+                return await _earlier_job(context, turn.first.id)
             if asyncio.get_running_loop().time() > deadline:
                 raise RequestRunning(retry_after_s=RETRY_AFTER_S)
-            await asyncio.sleep(SUBMIT_POLL_S)  # the first one is just being kept
-        record = await _begun(context, record, source)
+            await asyncio.sleep(SUBMIT_POLL_S)
+        record = await _store_and_start(context, record, source)
         await turn.settle()
     return record
 
 
-async def _made_before(context: Context, job_id: str) -> JobRecord:
+async def _earlier_job(context: Context, job_id: str) -> JobRecord:
     try:
         record = await context.job_store.record(job_id)
     except KeyError:
@@ -83,30 +83,30 @@ async def _made_before(context: Context, job_id: str) -> JobRecord:
     except StoreUnavailable as error:
         raise store_away(context, error) from None
     if record.state.is_gone:
-        raise JobGone("The job of this Idempotency-Key is deleted; send another key for a new one.")
+        raise JobGone("The job of this Idempotency-Key has been deleted; use another key to submit a new one.")
     return record
 
 
-async def _begun(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
+async def _store_and_start(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
     try:
         record_of(as_stored(record))
     except ValueError:
-        raise InvalidField("The request holds text or values that cannot be kept.") from None
+        raise InvalidField("The request contains text or values that cannot be stored.") from None
     await _check_source(context, record.url, source)
     report: JobsReport = await asked(context.jobs.report.remote())
     if report.running + report.waiting >= context.settings.jobs.waiting:
-        raise QueueFull("The service has as many jobs as it takes.", retry_after_s=60)
+        raise QueueFull("The job queue is full.", retry_after_s=60)
     try:
         await context.job_store.add(record, source)
     except StoreUnavailable as error:
         raise store_away(context, error) from None
-    with suppress(ServiceUnavailable):  # it is kept, and found where it lies
+    with suppress(ServiceUnavailable):  # it is stored, so a Jobs replica will find it
         await asked(context.jobs.wake.remote(record))
     return record
 
 
 async def _check_source(context: Context, url: str | None, source: FileContent | None) -> None:
-    """Refuse at once what could not be read: a kind of file, or where it lies."""
+    """Refuse at once an empty file, a file type or a URL that could not be read later."""
     if url is not None:
         check_source(url, context.settings)
         if not url.startswith(S3):
@@ -118,7 +118,7 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
 
 
 async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
-    """Cancel or delete a job; returns its record as it is then. Raises JobGone and ServiceUnavailable."""
+    """Cancel or delete a job; return its record after that. Raises JobGone and ServiceUnavailable."""
     try:
         record: JobRecord | None = await asked(context.jobs.end.remote(job_id, state), limit_s=END_S)
     except StoreUnavailable as error:
@@ -129,16 +129,16 @@ async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
 
 
 async def view_of(request: Request, context: Context, job_id: str) -> JobView:
-    """Raises NotFound for a job of somebody else's as for none, and JobGone."""
+    """Look up a job of the requesting key. Raises NotFound, also for a job of another key, JobGone and ServiceUnavailable."""
     view: JobView | None = None
-    with suppress(ServiceUnavailable):  # while Jobs is being replaced, the store knows
+    with suppress(ServiceUnavailable):  # the store has it while Jobs is being replaced
         view = await asked(context.jobs.view.remote(job_id))
     if view is None:
         try:
             record = await context.job_store.record(job_id)
             if record.state.is_active and record.owner == request.state.key_name:
                 record.done = len(await context.job_store.page_numbers(job_id))
-            view = JobView(record, 0, None, None)
+            view = JobView(record)
         except (KeyError, ValueError):
             raise NotFound("There is no such job.") from None
         except StoreUnavailable as error:
@@ -151,7 +151,7 @@ async def view_of(request: Request, context: Context, job_id: str) -> JobView:
 
 
 async def views_of(request: Request, context: Context, job_ids: Sequence[str]) -> list[JobView]:
-    """Of several jobs, without those that are deleted meanwhile."""
+    """Look up several jobs; leave out those that have been deleted."""
     views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in job_ids), return_exceptions=True)
     for view in views:
         if isinstance(view, BaseException) and not isinstance(view, JobGone | NotFound):

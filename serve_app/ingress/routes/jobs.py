@@ -1,4 +1,4 @@
-"""Jobs: documents that outlive their request."""
+"""/jobs: documents that are read in the background."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from serve_app.errors import (
     UrlForbidden,
 )
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.jobs.client import end_job, submitted, uploaded, view_of, views_of
-from serve_app.ingress.jobs.events import job_events, shown
+from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, view_of, views_of
+from serve_app.ingress.jobs.events import job_events
 from serve_app.ingress.requests.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
@@ -31,7 +31,8 @@ from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.files import document_answer
 from serve_app.jobs.progress import JobView
-from serve_app.jobs.record import JobRecord, JobState, Priority, ToldJob, ToldJobs, Webhook
+from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
+from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import mapped
@@ -48,10 +49,12 @@ class JobFields(DocumentFields):
     outputs: tuple[Literal["json", "markdown", "text", "html", "docx", "pdf", "zip"], ...] = Field(
         (),
         max_length=len(FILE_NAMES),
-        description="Forms of the result to keep beside it in the store: a list, in a form separated by commas (`pdf,docx`)",
+        description="Further output formats to store with the result: a list; in a form, separated by commas (`pdf,docx`)",
     )
-    priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs let others go first")
-    webhook: str | None = Field(None, description="An http or https URL that is told of the job's end by a signed POST")
+    priority: Priority = Field(Priority.INTERACTIVE, description="`bulk` jobs give way to interactive ones")
+    webhook: str | None = Field(
+        None, description="An http or https URL to call when the job has ended, with a signed POST (Standard Webhooks)"
+    )
 
     @field_validator("outputs", mode="before")
     @classmethod
@@ -60,61 +63,60 @@ class JobFields(DocumentFields):
 
 
 class JobForm(JobFields, FileField):
-    """The same as a form."""
+    """JobFields as a form."""
 
 
 @router.post(
     "",
     summary="Submit a document as a job",
     status_code=202,
-    responses={202: {"model": ToldJob}},
+    responses={202: {"model": JobResponse}},
     openapi_extra=body_of(JobFields, JobForm),
 )
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """The fields of POST /ocr, but for `output` and `include_images`, which are asked for with the result."""
+    """Takes the fields of POST /ocr, except `output` and `include_images`: choose these when you fetch the result."""
     with ExitStack() as held:
         held.enter_context(context.admission.slot())
-        body = await uploaded(request, context)
+        body = await read_submission(request, context)
         submission = await submission_of(body, JobFields, JobForm)
-        asked = submission.request
+        fields = submission.request
         record = JobRecord(
             id=new_document_id(),
             owner=request.state.key_name,
-            priority=asked.priority,
-            request=document_request(asked, context.settings.engines, outputs=list(map(OutputFormat, asked.outputs))),
-            url=asked.image_url,
-            webhook=await _webhook(asked.webhook, context),
+            priority=fields.priority,
+            request=document_request(fields, context.settings.engines, outputs=list(map(OutputFormat, fields.outputs))),
+            url=fields.image_url,
+            webhook=await _webhook(fields.webhook, context),
             file_name=body.file_name,
         )
-        made = await submitted(request, context, body, record, submission.source)
+        stored = await submit_job(request, context, body, record, submission.source)
     address = context.links.address(str(request.base_url)).rstrip("/")
-    headers = {"Location": f"{address}{router.prefix}/{made.id}"}
-    if made.id != record.id:
+    headers = {"Location": f"{address}{router.prefix}/{stored.id}"}
+    if stored.id != record.id:
         headers["Idempotent-Replayed"] = "true"
-    return JSONResponse(shown(JobView(made, 0, None, None)), 202, headers)
+    return JSONResponse(job_response(JobView(stored)), 202, headers)
 
 
-@router.get("", summary="Your jobs, newest first", responses={200: {"model": ToldJobs}})
-async def listed(
+@router.get("", summary="List your jobs, newest first", responses={200: {"model": JobListResponse}})
+async def list_jobs(
     request: Request,
     context: Annotated[Context, Depends(context_of)],
     limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
-    before: Annotated[str | None, Query(description="The id of the last one that you have", pattern=ID_PATTERN)] = None,
+    before: Annotated[str | None, Query(description="Return jobs older than this id", pattern=ID_PATTERN)] = None,
 ) -> dict[str, Any]:
-    ids = [
-        each for each in await context.job_store.ids_of_owner(request.state.key_name) if before is None or each < before
-    ]
+    all_ids = await context.job_store.ids_of_owner(request.state.key_name)
+    ids = [each for each in all_ids if before is None or each < before]
     views = await views_of(request, context, ids[:limit])
-    return {"jobs": [shown(view) for view in views], "more": len(ids) > limit}
+    return {"jobs": [job_response(view) for view in views], "more": len(ids) > limit}
 
 
-@router.get("/{job_id}", summary="How far a job is", responses={200: {"model": ToldJob}})
+@router.get("/{job_id}", summary="Get a job's status", responses={200: {"model": JobResponse}})
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    return shown(await view_of(request, context, job_id))
+    return job_response(await view_of(request, context, job_id))
 
 
 @router.get(
-    "/{job_id}/pages/{number}", summary="A page of a job, as soon as it is done", responses={200: {"model": Page}}
+    "/{job_id}/pages/{number}", summary="Get one page of a job as soon as it is done", responses={200: {"model": Page}}
 )
 async def page(
     job_id: str,
@@ -124,21 +126,21 @@ async def page(
 ) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     try:
-        reading, _ = await context.job_store.page(job_id, number)
+        content, _ = await context.job_store.page(job_id, number)
     except KeyError:
         if record.page_count is not None and not 1 <= number <= record.page_count:
-            raise NotFound(f"There is no such page: the document has {record.page_count}.") from None
+            raise NotFound(f"There is no such page: the document has {record.page_count} page(s).") from None
         if record.state.is_active:
-            raise JobNotDone("This page is not done yet, or none of those that were asked for.") from None
+            raise JobNotDone("This page is not done yet, or was not requested.") from None
         if record.state in (JobState.CANCELLED, JobState.FAILED):
             raise NotFound(f"This page was not read: the job {_ENDED[record.state]}.") from None
-        raise NotFound("This page could not be read, or is none of those that were asked for.") from None
-    return reading.page.model_dump(mode="json")
+        raise NotFound("This page could not be read, or was not requested.") from None
+    return content.page.model_dump(mode="json")
 
 
 @router.get(
     "/{job_id}/result",
-    summary="The document, in any form",
+    summary="Get a job's result in any output format",
     responses={200: {"content": {MEDIA_TYPES[kind]: {} for kind in FILE_NAMES}, "description": "The document"}},
 )
 async def result(
@@ -153,15 +155,15 @@ async def result(
         record = (await view_of(request, context, job_id)).record
         output = output or accepted(request.headers.get("accept", ""))
         if output in STREAMED:
-            raise InvalidField(f"output: a job's events are at /jobs/{job_id}/events.")
+            raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
         if record.state.is_active:
-            raise JobNotDone(f"This job is {record.state}; there is no result yet.", retry_after_s=RETRY_AFTER_S)
+            raise JobNotDone(f"This job is {record.state}; it has no result yet.", retry_after_s=RETRY_AFTER_S)
         if record.state in (JobState.CANCELLED, JobState.FAILED):
             reason = f": {record.error.message}" if record.error is not None else "."
             raise JobHasNoResult(f"This job {_ENDED[record.state]}{reason}")
-        kept = record.outputs.get(output)
-        if kept is not None and kept.key is not None and not include_images:
-            with suppress(KeyError):  # it can be made again
+        stored = record.outputs.get(output)
+        if stored is not None and stored.key is not None and not include_images:
+            with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, FILE_NAMES[output])
                 held.callback(file.close)
                 summary = await context.job_store.summary(job_id)
@@ -169,7 +171,7 @@ async def result(
         try:
             summary, file = await _rendered(context, record, output, include_images=include_images)
         except KeyError:
-            await view_of(request, context, job_id)  # is it deleted meanwhile?
+            await view_of(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
         return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
 
@@ -189,17 +191,17 @@ async def _rendered(
 
 @router.get(
     "/{job_id}/events",
-    summary="Server-sent events: a job page by page until its end",
+    summary="Follow a job page by page (server-sent events)",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}, "description": "Until the job's end"}},
+    responses={200: {"content": {"text/event-stream": {}}, "description": "Events until the job's end"}},
 )
 async def events(
     job_id: str, request: Request, context: Annotated[Context, Depends(context_of)], pages: bool = True
 ) -> Response:
-    """`page` (`page`), each once, and `job` (as of GET /jobs/{id}) whenever that has changed, the last one at its end.
+    """Sends `page` (`page`) once for each finished page, and `job` (as GET /jobs/{id}) at each change until the job's end.
 
-    Who comes late, or comes again, is told of all pages; with `pages=false`, of none. `error` (`code`, `message`) ends
-    a stream that cannot go on.
+    Each connection gets all pages from the first one, or none with `pages=false`. `error` (`code`, `message`) ends a
+    stream that cannot continue.
     """
     view = await view_of(request, context, job_id)
     with ExitStack() as held:
@@ -209,17 +211,17 @@ async def events(
 
 @router.post(
     "/{job_id}/cancel",
-    summary="Stop a job's work; what it has read so far stays",
-    responses={200: {"model": ToldJob}},
+    summary="Cancel a job; pages that are done remain available",
+    responses={200: {"model": JobResponse}},
 )
 async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     record = (await view_of(request, context, job_id)).record
     if record.state.is_active:
         record = await end_job(context, job_id, JobState.CANCELLED)
-    return shown(JobView(record, 0, None, None))
+    return job_response(JobView(record))
 
 
-@router.delete("/{job_id}", summary="Delete a job, and everything of it", status_code=204)
+@router.delete("/{job_id}", summary="Delete a job and its results", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     await view_of(request, context, job_id)
     await end_job(context, job_id, JobState.DELETED)
@@ -230,14 +232,14 @@ async def _webhook(url: str | None, context: Context) -> Webhook | None:
     if url is None:
         return None
     if not context.has_webhook_secret:
-        raise InvalidField("webhook: this service has no secret to sign it with (OCR_WEBHOOK_SECRET).")
+        raise InvalidField("webhook: this service has no secret to sign webhooks with (OCR_WEBHOOK_SECRET).")
     try:
         await context.fetcher.check(url)
     except UrlFetchFailed:
-        pass  # its name is not known just now; it is tried for a day
+        pass  # the name may resolve later: deliveries are retried for a day
     except UrlForbidden:
         raise UrlForbidden(
-            "webhook: The URL points to an address that this service does not reach (allowed_private_networks)."
+            "webhook: The URL leads to an address that this service may not connect to (allowed_private_networks)."
         ) from None
     except ServiceError as error:
         raise type(error)(f"webhook: {error.message}") from None

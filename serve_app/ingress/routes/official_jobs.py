@@ -16,7 +16,7 @@ from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, context_of
-from serve_app.ingress.jobs.client import submitted, uploaded, view_of, views_of
+from serve_app.ingress.jobs.client import read_submission, submit_job, view_of, views_of
 from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.requests.schema import body_of
@@ -53,7 +53,7 @@ class OfficialJob(BaseModel):
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     with ExitStack() as held:
         held.enter_context(context.admission.slot())
-        body = await uploaded(request, context)
+        body = await read_submission(request, context)
         asked = _checked(body)
         paddlex = PaddlexJob(
             model=asked.model,
@@ -79,7 +79,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             paddlex=paddlex,
             file_name=body.file_name,
         )
-        record = await submitted(request, context, body, record, body.file)
+        record = await submit_job(request, context, body, record, body.file)
     return _envelope({"jobId": record.id})
 
 
