@@ -1,4 +1,4 @@
-# make serve | make paddleocr-vl | make test | make check | make lock | make clean
+# `make` alone lists the targets that have a line with ##.
 PYTHON ?= python3
 PORT ?=
 CONFIG ?= configs/local.yaml
@@ -7,7 +7,10 @@ CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: serve paddleocr-vl test check lint types unit lock samples font clean tessdata poppler node
+.PHONY: help serve paddleocr-vl test check lint types unit docs configuration pictures samples font lock clean tessdata poppler node
+
+help:
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
@@ -18,17 +21,23 @@ test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests;
 	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
 	@$(BIN)/python -m pytest tests/service tests/faults
 
-check:  ## what needs no Ray: under a minute
+check:  ## lint, types and unit tests: about a minute
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit
 
-lint: $(VENV)/dev.installed
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo && $(BIN)/codespell
 
-types: $(VENV)/dev.installed
+types: $(VENV)/dev.installed  ## mypy, strict
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata poppler
+unit: $(VENV)/dev.installed tessdata poppler  ## the unit tests
 	@$(BIN)/python -m pytest -n auto tests/unit
+
+docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+configuration: $(VENV)/dev.installed  ## write docs/configuration.md from the settings
+	@$(BIN)/python -m serve_app settings > docs/configuration.md
 
 samples: $(VENV)/dev.installed  ## draw the sample pages anew
 	@$(BIN)/python samples/make_samples.py
@@ -36,13 +45,16 @@ samples: $(VENV)/dev.installed  ## draw the sample pages anew
 font: $(VENV)/dev.installed  ## make the font of searchable PDFs again
 	@$(BIN)/python -m tools.make_font
 
-lock: $(VENV)/dev.installed  ## after a change of dependencies in pyproject.toml
+pictures: $(VENV)/dev.installed tessdata  ## draw what Tesseract finds on the sample pages, for the READMEs
+	@$(BIN)/python samples/draw_blocks.py
+
+lock: $(VENV)/dev.installed  ## write requirements/ after a change of dependencies in pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract --extra paddleocr-vl --extra paddle-cpu -c requirements/dev.txt pyproject.toml -o requirements/paddleocr-vl.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra tesseract -c requirements/dev.txt pyproject.toml -o requirements/serve.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 requirements/clients.in -o requirements/clients.txt
 
-clean:
+clean:  ## remove what was installed and built here
 	rm -rf $(VENV) $(CLIENTS) build *.egg-info
 
 # The lock files are complete, so pip has nothing to resolve.

@@ -375,17 +375,19 @@ class Secrets(_Strict):
     """What must not stand in a config file, from the environment of whoever builds the graph."""
 
     api_keys: SecretStr | None = Field(
-        None, description="OCR_API_KEYS: keys, comma-separated, each `name=key` or `key`; unset: a key is made"
+        None, description="API keys, comma-separated, each `name=key` or `key`; unset: a key is made at the first start"
     )
-    s3_access_key_id: SecretStr | None = Field(None, description="OCR_S3_ACCESS_KEY_ID; unset: boto3's own chain")
+    s3_access_key_id: SecretStr | None = Field(
+        None, description="Key id of the store; unset: boto3's own chain (environment, profile, instance role)"
+    )
     s3_secret_access_key: SecretStr | None = Field(
-        None, description="OCR_S3_SECRET_ACCESS_KEY; unset: boto3's own chain"
+        None, description="Secret key of the store; unset: boto3's own chain"
     )
 
     webhook_secret: SecretStr | None = Field(
-        None, description="OCR_WEBHOOK_SECRET: what webhooks are signed with; unset: there are none"
+        None, description="Secret that signs webhooks: `whsec_` and base64, or any text; unset: webhooks are refused"
     )
-    vlm_api_key: SecretStr | None = Field(None, description="OCR_VLM_API_KEY: key of the inference server")
+    vlm_api_key: SecretStr | None = Field(None, description="Key of the inference server")
 
     @model_validator(mode="after")
     def _pairs(self) -> Secrets:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from serve_app.cli.models import check_models, pull_models
 from serve_app.cli.serve import run
-from serve_app.cli.settings_table import settings_table
+from serve_app.cli.settings_table import settings_page
 from serve_app.ingress.keys import configured_keys
 from serve_app.settings import Secrets, Settings, with_environment
 
@@ -28,8 +28,8 @@ def main() -> None:
     key = commands.add_parser("key", help="print the API key: the first of OCR_API_KEYS, or the one that was made")
     key.add_argument("config", nargs="?", default="configs/local.yaml")
     key.set_defaults(run=lambda arguments: print(next(iter(_keys(_settings(_load(arguments.config))).values()))))
-    table = commands.add_parser("settings", help="print every setting as a Markdown table")
-    table.set_defaults(run=lambda arguments: print(settings_table()))
+    table = commands.add_parser("settings", help="print docs/configuration.md: every setting with its default")
+    table.set_defaults(run=lambda arguments: print(settings_page(), end=""))
     models = commands.add_parser("models", help="the models of the engine paddleocr-vl on this machine")
     actions = models.add_subparsers(required=True)
     for name, action, text in (

@@ -1,4 +1,4 @@
-"""The configuration table of the README, made from the settings themselves: `python -m serve_app settings`."""
+"""docs/configuration.md, made from the settings themselves: `python -m serve_app settings`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,52 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from serve_app.settings import DummySettings, Settings
+from serve_app.settings import DummySettings, Secrets, Settings
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Written by `make configuration` from serve_app/settings.py: edit that. -->
+
+Settings are `args` of the application in the Serve config, such as `configs/local.yaml`. A name that is not on this page
+is refused when you deploy. `engines` is a list; the first engine is the default."""
+
+ENVIRONMENT = """\
+## Environment
+
+Secrets come from the environment of the node on which the application is built. So do two settings, which win over the
+config's.
+
+| Variable | Meaning |
+|---|---|
+| `OCR_OPEN_SURFACES` | Replaces `open_surfaces`: names, comma-separated |
+| `OCR_PUBLIC_URL` | Replaces `public_url` |"""
+
+_Row = tuple[str, str, str]
 
 
-def settings_table() -> str:
-    """Every setting but those of tests as a Markdown table: name, default, meaning with its unit."""
-    rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
-    for name, default, description in _settings(Settings, ""):
-        rows.append(f"| `{name}` | {default} | {description} |")
-    return "\n".join(rows)
+def settings_page() -> str:
+    """Markdown with a table for each part of the settings (name, default, meaning) and one of the environment.
+
+    The settings of the engine for tests are left out.
+    """
+    sections: dict[str, list[_Row]] = {}
+    for name, default, meaning in _settings(Settings, ""):
+        part, dot, _ = name.partition(".")
+        sections.setdefault(f"`{part}`" if dot else "The service", []).append((name, default, meaning))
+    lines = [INTRODUCTION, ""]
+    for heading, rows in sections.items():
+        lines += [f"## {heading}", "", "| Setting | Default | Meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {default} | {meaning} |" for name, default, meaning in rows]
+        lines.append("")
+    lines.append(ENVIRONMENT)
+    lines += [f"| `OCR_{name.upper()}` | {field.description} |" for name, field in Secrets.model_fields.items()]
+    return "\n".join(lines) + "\n"
 
 
-def _settings(model: type[BaseModel], path: str) -> Iterator[tuple[str, str, str]]:
+def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
     for name, field in model.model_fields.items():
-        # The dummy engine is for tests; who needs its settings reads them in the code.
+        # The dummy engine is for tests; its settings are documented in the code.
         nested = [kind for kind in _models(field.annotation) if kind is not DummySettings]
         for kind in nested:
             # Of several kinds each has a constant that names it: `engines[tesseract]`, `store[s3]`.

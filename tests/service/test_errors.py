@@ -50,8 +50,6 @@ def test_every_error_class_has_a_code_of_its_own_and_a_message_for_people() -> N
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
     codes = [kind.code for kind in kinds]
     assert len(set(codes)) == len(codes) > 20
-    readme = (SAMPLES.parent / "README.md").read_text()
     for kind in kinds:
         assert 400 <= kind.status < 600
         assert kind.default_message.endswith(".")
-        assert f"`{kind.code}`" in readme, f"{kind.code} is not in the README"

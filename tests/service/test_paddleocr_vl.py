@@ -163,9 +163,9 @@ def test_a_client_that_always_says_a_language_may_go_on_doing_so(vl: Service, ru
     assert OCR_TEXT in read(vl, russian_page, language="rus")["text"]
 
 
-def test_the_readmes_line_with_options(vl: Service) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (line,) = [line for line in readme.splitlines() if line.startswith("curl") and "options=" in line]
+def test_the_documented_command_with_options(vl: Service) -> None:
+    page = (ROOT / "docs" / "paddleocr-vl.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("curl")]
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=ROOT, env={**os.environ, "OCR": vl.url, "KEY": KEY}, capture_output=True, text=True, check=True, timeout=60,

@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand; its answers, compared with real ones."""
+"""The commands of README and docs, run as they stand; their answers, compared with real ones."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ import pytest
 
 from tests.conftest import SAMPLES
 from tests.service.test_ocr import http_server
+from tests.support.documentation import DOCUMENTATION, ROOT, code_blocks
 from tests.support.service import KEY, Service
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-# Each curl command with the answer that stands below it.
-EXAMPLES = re.findall(r"```bash\n([^`]*?curl[^`]*?)```\n```(\w+)\n(.*?)```", README, re.S)
+TEXT = "\n".join(file.read_text() for file in DOCUMENTATION)
+SHELL = [content for language, content in code_blocks(TEXT) if language == "bash"]
+# Each curl command with the answer that stands below it; the READMEs repeat some of docs/api.md.
+EXAMPLES = list(dict.fromkeys(re.findall(r"```bash\n([^`]*?curl[^`]*?)```\n```(\w+)\n(.*?)```", TEXT, re.S)))
 CHANGING = {"id", "request_id", "timings_ms", "storage", "version"}
 
 
-SEARCHABLE = re.findall(r"^curl .* -o searchable.pdf .*$", README, re.M)
-(JOBS,) = re.findall(r"```bash\n(JOB=.*?)```", README, re.S)
-(API_CLIENT,) = re.findall(r"^paddleocr api .*$", README, re.M)
+def only(commands: list[str]) -> str:
+    """The command that stands in several files, without comments."""
+    (command,) = {re.sub(r" +#.*", "", command) for command in commands}
+    return command
 
 
-def test_every_curl_of_the_readme_has_an_answer_or_a_test() -> None:
-    curls = re.findall(r"^ *curl .*", README, re.M)
-    of_jobs = JOBS.count("\ncurl ")
-    assert len(curls) == len(EXAMPLES) + len(SEARCHABLE) + of_jobs + 1, "one is tested with PaddleOCR-VL"
-    assert len(EXAMPLES) == 6
-    assert {
-        source for command, _, _ in EXAMPLES for source in re.findall(r"file=@|image_url|image_base64", command)
-    } == {
-        "file=@",
-        "image_url",
-        "image_base64",
-    }
+SEARCHABLE = only(re.findall(r"^curl .* -o searchable.pdf .*$", TEXT, re.M))
+JOB = only([block for block in SHELL if block.startswith("JOB=")])
+API_CLIENT = only(re.findall(r"^paddleocr api .*$", TEXT, re.M))
+
+
+def test_every_curl_of_the_documentation_is_run() -> None:
+    run = {*(command for command, _, _ in EXAMPLES), f"{SEARCHABLE}\n", JOB}
+    with_curl = {re.sub(r" +#.*", "", block) for block in SHELL if "curl " in block}
+    (rest,) = with_curl - run
+    assert "options=" in rest, "test_paddleocr_vl runs this one"
+    sources = {name for command, _, _ in EXAMPLES for name in re.findall(r"file=@|image_url|image_base64", command)}
+    assert sources == {"file=@", "image_url", "image_base64"}
 
 
 @pytest.mark.parametrize(("command", "form", "answer"), EXAMPLES, ids=range(len(EXAMPLES)))
-def test_an_example_gives_the_answer_that_the_readme_shows(
-    service: Service, command: str, form: str, answer: str
-) -> None:
+def test_an_example_gives_the_answer_below_it(service: Service, command: str, form: str, answer: str) -> None:
     pages = {f"/{page.name}": page.read_bytes() for page in SAMPLES.glob("*.png")}
     with http_server(pages) as server:
         done = subprocess.run(
@@ -68,32 +68,31 @@ def test_an_example_gives_the_answer_that_the_readme_shows(
         assert_shown(json.loads(answer), json.loads(done.stdout))
 
 
-def test_the_searchable_pdf_of_the_readme_has_the_text_of_both_pages(
+def test_the_searchable_pdf_has_the_text_of_both_pages(
     service: Service, russian_text: str, english_text: str, tmp_path: Path
 ) -> None:
-    (command,) = SEARCHABLE
-    command = command.replace("-o searchable.pdf", f"-o {tmp_path}/searchable.pdf")
+    command = SEARCHABLE.replace("-o searchable.pdf", f"-o {tmp_path}/searchable.pdf")
     environment = {**os.environ, "OCR": service.url, "KEY": KEY}
     subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, timeout=60, check=True)
-    told = subprocess.run(
+    text = subprocess.run(
         ["pdftotext", str(tmp_path / "searchable.pdf"), "-"], capture_output=True, text=True, check=True
     ).stdout
-    assert [page.split() for page in told.split("\f")[:2]] == [russian_text.split(), english_text.split()]
+    assert [page.split() for page in text.split("\f")[:2]] == [russian_text.split(), english_text.split()]
 
 
-def test_the_job_of_the_readme_ends_as_a_searchable_pdf(service: Service, russian_text: str, tmp_path: Path) -> None:
-    command = JOBS.replace("-o job.pdf", f"-o {tmp_path}/job.pdf")
+def test_the_job_ends_as_a_searchable_pdf(service: Service, russian_text: str, tmp_path: Path) -> None:
+    command = JOB.replace("-o job.pdf", f"-o {tmp_path}/job.pdf")
     environment = {**os.environ, "OCR": service.url, "KEY": KEY}
     done = subprocess.run(
         ["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert '"state": "done"' in done.stdout.splitlines()[-2]
-    command = ["pdftotext", str(tmp_path / "job.pdf"), "-"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert told.split("\f")[0].split() == russian_text.split()
+    pdftotext = ["pdftotext", str(tmp_path / "job.pdf"), "-"]
+    text = subprocess.run(pdftotext, capture_output=True, text=True, check=True).stdout
+    assert text.split("\f")[0].split() == russian_text.split()
 
 
-def test_the_api_client_of_the_readme_reads_the_sample(service: Service) -> None:
+def test_the_command_line_of_paddleocr_reads_the_sample(service: Service) -> None:
     path = f"{ROOT}/.clients/bin:{os.environ['PATH']}"
     environment = {**os.environ, "OCR": service.url, "KEY": KEY, "PATH": path}
     done = subprocess.run(

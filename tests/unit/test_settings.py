@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -9,21 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serve_app.cli.settings_table import settings_table
 from serve_app.settings import Secrets, Settings, with_environment
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_every_setting_stands_in_the_readme_as_it_is() -> None:
-    readme = (ROOT / "README.md").read_text()
-    missing = [row for row in settings_table().splitlines() if row not in readme]
-    assert not missing, "run `python -m serve_app settings` and put its table into README.md"
-
-
-def test_every_secret_stands_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert not [name for name in Secrets.model_fields if f"OCR_{name.upper()}" not in readme]
 
 
 def test_the_limits_are_those_that_were_promised() -> None:
@@ -114,13 +101,6 @@ def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> 
     assert languages is not None
     for language in languages[1].split():
         assert dockerfile.count(f"tesseract-ocr-{language}") == 2
-
-
-def test_the_readme_links_to_files_that_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", readme) if "://" not in link]
-    assert links
-    assert not [link for link in links if not os.path.exists(ROOT / link)]
 
 
 def test_the_environment_opens_surfaces_and_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,109 @@
+"""Read a document with PaddleOCR-VL Serve: short ones in one request, long ones as a job.
+
+    export OCR=http://127.0.0.1:8081 KEY=...
+    python examples/client.py scan.pdf              # Markdown, in one request
+    python examples/client.py scan.pdf --job        # each page as it is done, then a searchable PDF
+
+Needs httpx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+RETRIES = 5
+RETRY_STATUSES = (429, 503)
+
+
+class Client:
+    """`url` is the service's address, `key` an API key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=httpx.Timeout(30, read=600))
+
+    def read(self, file: Path, output: str = "markdown") -> bytes:
+        """The document in one request, in the form `output`."""
+        return self._post("/ocr", file, {"output": output}).content
+
+    def submit(self, file: Path) -> str:
+        """Submit a job; returns its id. The job goes on even if this program ends."""
+        job_id: str = self._post("/jobs", file, {}).json()["id"]
+        return job_id
+
+    def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each page and each change of the job until its end, as (event, data)."""
+        with self._http.stream("GET", f"/jobs/{job_id}/events") as response:
+            check(response)
+            event = ""
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    event = value
+                elif name == "data":
+                    yield event, json.loads(value)
+
+    def result(self, job_id: str, output: str = "pdf") -> bytes:
+        """The document of a job that has ended."""
+        return check(self._http.get(f"/jobs/{job_id}/result", params={"output": output})).content
+
+    def _post(self, path: str, file: Path, fields: dict[str, str]) -> httpx.Response:
+        """Send the file; try again while the service is busy. The key makes that safe: one upload, one answer."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        for _ in range(RETRIES):
+            with file.open("rb") as content:
+                response = self._http.post(path, files={"file": (file.name, content)}, data=fields, headers=headers)
+            if response.status_code not in RETRY_STATUSES:
+                break
+            time.sleep(float(response.headers.get("Retry-After", "1")))
+        return check(response)
+
+
+def check(response: httpx.Response) -> httpx.Response:
+    """The response, if it is a success; else the program ends with the service's message and request id."""
+    if response.is_success:
+        return response
+    response.read()
+    error = response.json()["error"]
+    sys.exit(f"{response.status_code} {error['code']}: {error['message']} (request {error['request_id']})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Read a document with PaddleOCR-VL Serve")
+    parser.add_argument("file", type=Path, help="a PDF or an image")
+    parser.add_argument("--job", action="store_true", help="as a job: writes FILE-searchable.pdf")
+    arguments = parser.parse_args()
+    client = Client(os.environ["OCR"], os.environ["KEY"])
+    file: Path = arguments.file
+    if not arguments.job:
+        sys.stdout.write(client.read(file).decode())
+        return
+    job_id = client.submit(file)
+    for event, data in client.events(job_id):
+        if event == "page":
+            page = data["page"]
+            outcome = f"{len(page['text'].split())} words" if page["error"] is None else page["error"]["message"]
+            print(f"page {page['number']}: {outcome}", flush=True)
+        elif event == "job":
+            print(
+                f"job {job_id}: {data['state']}, {data['progress']['done']} of {data['progress']['total']} pages",
+                flush=True,
+            )
+        else:
+            sys.exit(f"{data['code']}: {data['message']}")
+    target = file.with_name(f"{file.stem}-searchable.pdf")
+    target.write_bytes(client.result(job_id))
+    print(f"written: {target}")
+
+
+if __name__ == "__main__":
+    main()
