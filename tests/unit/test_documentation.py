@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from serve_app import errors
 from serve_app.cli.settings_table import settings_page
@@ -124,3 +125,14 @@ def test_make_alone_prints_the_targets_that_the_documentation_names() -> None:
     assert len(printed) == len(done.stdout.splitlines()) >= 10
     named = {name for file in DOCUMENTATION for name in re.findall(r"`make ([a-z-]+)", file.read_text())}
     assert {"check", "docs", "serve", "test"} <= named <= printed.keys()
+
+
+def test_the_hooks_before_a_commit_are_the_locked_tools() -> None:
+    file = ROOT / ".pre-commit-config.yaml"
+    subprocess.run([sys.executable, "-m", "pre_commit", "validate-config", file], check=True)
+    repositories = yaml.safe_load(file.read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    tools = {hook["entry"].split()[0] for hook in repositories[0]["hooks"]}
+    locked = (ROOT / "requirements" / "dev.txt").read_text()
+    assert tools == {".venv/bin/ruff", ".venv/bin/codespell"}
+    assert all(f"\n{Path(tool).name}==" in locked for tool in tools)
