@@ -94,10 +94,9 @@ def main() -> None:
             outcome = f"{len(page['text'].split())} words" if page["error"] is None else page["error"]["message"]
             print(f"page {page['number']}: {outcome}", flush=True)
         elif event == "job":
-            print(
-                f"job {job_id}: {data['state']}, {data['progress']['done']} of {data['progress']['total']} pages",
-                flush=True,
-            )
+            done, total = data["progress"]["done"], data["progress"]["total"]
+            counted = f"{done} of {total} pages" if total is not None else "counting pages"
+            print(f"job {job_id}: {data['state']}, {counted}", flush=True)
         else:
             sys.exit(f"{data['code']}: {data['message']}")
     target = file.with_name(f"{file.stem}-searchable.pdf")
