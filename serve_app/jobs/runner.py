@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing
@@ -27,11 +26,14 @@ from serve_app.errors import (
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
-from serve_app.paddlex.engine_options import how_of, is_preprocessed, layout_engine, one_piece
+from serve_app.paddlex.engine_options import is_preprocessed
 from serve_app.paddlex.exports import exports_of_spool
 from serve_app.paddlex.job import RESULT, RESULT_TYPE, PaddlexJob
 from serve_app.paddlex.responses import pages_read
-from serve_app.pipeline.documents import DocumentRun, Documents
+from serve_app.paddlex.restructuring import restructure_pages, restructuring_of
+from serve_app.pipeline.document_run import DocumentRun
+from serve_app.pipeline.documents import Documents
+from serve_app.pipeline.timings import Timings
 from serve_app.runtime.mapped_file import FileContent, mapped
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.settings import Settings
@@ -136,8 +138,7 @@ class Runner:
                     source,
                     record.request,
                     owner=record.owner,
-                    timings_ms={},
-                    started=time.perf_counter(),
+                    timings=Timings(),
                     document_id=record.id,
                     limit_s=self._limits.job_s,
                 )
@@ -174,10 +175,10 @@ class Runner:
         chosen = set(reading.numbers)
         for number in await self._job_store.page_numbers(record.id):
             if number in chosen:
-                reading.restore(*await self._job_store.page(record.id, number))
+                reading.collector.restore(*await self._job_store.page(record.id, number))
         record.done, record.failed = len(reading.spool), len(trouble.failed)
         for page in trouble.failed.values():
-            reading.fail(page)
+            reading.collector.add_failed(page)
         if record.done:
             log.info("job %s goes on with %d of %d page(s) done", record.id, record.done, record.total)
 
@@ -191,7 +192,7 @@ class Runner:
                     async for content in pages:
                         page = content.page
                         if page.error is None:
-                            await self._job_store.keep_page(record.id, content, reading.engine)
+                            await self._job_store.keep_page(record.id, content, reading.collector.engine)
                             record.done += 1
                             log.info("job %s: page %d is done", record.id, page.number)
                         elif page.error.code in _PASSING_CODES:
@@ -216,7 +217,7 @@ class Runner:
             log.warning("job %s: %d page(s) failed and are tried again in %.0f s", record.id, len(again), pause_s)
             await asyncio.sleep(pause_s)
             pause_s *= 2
-            reading.forget(again)
+            reading.collector.retract(again)
 
     async def _keep_what_is_missing(self, record: JobRecord, reading: DocumentRun) -> None:
         """All that counts as done is in the store, whatever has become of the store meanwhile."""
@@ -224,7 +225,7 @@ class Runner:
         for page in reading.spool.pages():
             if page.error is None and page.number not in kept:
                 log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
-                await self._job_store.keep_page(record.id, reading.spool.content(page.number), reading.engine)
+                await self._job_store.keep_page(record.id, reading.spool.content(page.number), reading.collector.engine)
 
     async def _keep_outputs(self, record: JobRecord, reading: DocumentRun, summary: DocumentSummary) -> None:
         for kind in record.request.outputs:
@@ -244,10 +245,10 @@ class Runner:
         restructured = None
         if not paddlex.of_lines and paddlex.layout.restructure_pages:
             pages = await asyncio.to_thread(pages_read, reading.spool, paddlex.layout)
-            engine, how = layout_engine(self._settings), how_of(paddlex.layout)
-            limit_s = self._settings.limits.page_s
             try:
-                restructured = await one_piece(self._documents.pipeline, engine, pages, how, limit_s=limit_s)
+                restructured = await restructure_pages(
+                    self._documents.pipeline, self._settings, pages, restructuring_of(paddlex.layout)
+                )
             except ServiceError as error:  # what was read is worth more than that
                 log.warning("job %s: pages are not made one piece: %s", record.id, error.message)
         formats = None if paddlex.of_lines else paddlex.layout.output_formats

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-
-from serve_app.document import NativePage
-from serve_app.document.options import ParsingOptions, RecognitionOptions, Restructuring
-from serve_app.errors import RequestTimeout
-from serve_app.paddlex.fallback_structure import plain_restructured
-from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields, RestructureRequest
-from serve_app.pipeline.dispatch import Pipeline
+from serve_app.document.options import ParsingOptions, RecognitionOptions
+from serve_app.paddlex.requests import PDF_DPI, LayoutParsingFields, LinesFields
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
 
@@ -55,29 +48,6 @@ def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None 
     )
 
 
-def how_of(asked: LayoutParsingFields | RestructureRequest, *, concatenate: bool = False) -> Restructuring:
-    return Restructuring(
-        merge_tables=asked.merge_tables,
-        relevel_titles=asked.relevel_titles,
-        concatenate=concatenate,
-        prettify_markdown=asked.prettify_markdown,
-        show_formula_number=asked.show_formula_number,
-    )
-
-
 def is_preprocessed(options: RecognitionOptions) -> bool:
     """Whether an engine that is asked for this turns pages upright, or flattens them."""
     return bool(options.parsing.use_doc_orientation_classify or options.parsing.use_doc_unwarping)
-
-
-async def one_piece(
-    pipeline: Pipeline, engine: EngineSettings, pages: Sequence[NativePage], how: Restructuring, *, limit_s: float
-) -> list[NativePage]:
-    """Pages as /layout-parsing gives them, made one document by the engine, if it can. Raises ServiceError."""
-    try:
-        async with asyncio.timeout(limit_s):
-            if not isinstance(engine, PaddleOcrVlSettings):
-                return await asyncio.to_thread(plain_restructured, pages, how)
-            return await pipeline.restructure_pages(engine.name, pages, how)
-    except TimeoutError:
-        raise RequestTimeout(f"Making the pages one piece took longer than {limit_s:g} s.") from None

@@ -100,8 +100,8 @@ class Pipeline:
         self._engine_wait_s = engine_wait_s
         self._deadly_pages: Counter[str] = Counter()  # by document, while it is read
 
-    def place(self) -> AbstractContextManager[None]:
-        """A place for a document, to be held from its opening until its pages are done. Raises QueueFull."""
+    def slot(self) -> AbstractContextManager[None]:
+        """A slot for a document, to hold from its opening until its pages are done. Raises QueueFull."""
         return self._admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:

@@ -298,29 +298,29 @@ async def test_a_document_has_a_window_of_pages_in_flight_and_gives_each_when_it
 
 async def test_documents_leave_half_of_the_places_to_others_and_give_theirs_back() -> None:
     way, gate = gated(queue=4, window=4)
-    with way.place():
+    with way.slot():
         document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
         assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
-        with way.place(), way.place(), pytest.raises(QueueFull), way.place():
+        with way.slot(), way.slot(), pytest.raises(QueueFull), way.slot():
             pass
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await document.aclose()
-    with way.place(), way.place(), way.place(), way.place():
+    with way.slot(), way.slot(), way.slot(), way.slot():
         pass
 
 
 async def test_a_document_gives_places_back_as_its_last_pages_are_done() -> None:
     way, gate = gated(queue=4, window=4)
-    with way.place():
+    with way.slot():
         document = way.pages(SOURCE, [1, 2], engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
         gate.done(1)
         await first
-        with way.place(), way.place(), way.place():
+        with way.slot(), way.slot(), way.slot():
             pass
         await document.aclose()
 

@@ -20,9 +20,11 @@ from serve_app.errors import EngineLoading, InvalidField, QueueFull, Recognition
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.dispatch import PageOutcome, Pipeline
-from serve_app.pipeline.documents import DocumentRun, Documents
+from serve_app.pipeline.document_run import DocumentRun, within_deadline
+from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
+from serve_app.pipeline.timings import Timings
 from serve_app.scheduling.admission import Admission
 from serve_app.settings import FolderStoreSettings, Limits
 from serve_app.storage.folder import FolderStore
@@ -53,7 +55,7 @@ class TwoPages:
         self.asked: list[Sequence[PageOutline]] = []
         self.admission = Admission(1)
 
-    def place(self) -> AbstractContextManager[None]:
+    def slot(self) -> AbstractContextManager[None]:
         return self.admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:
@@ -87,16 +89,16 @@ async def opened(
         fetch=fetch,
     )
     request = DocumentRequest(engine="x", options=RecognitionOptions(), **options)
-    started = time.perf_counter() - started_ago_s
-    return await documents.open(TWO_PAGES, request, owner="me", timings_ms={}, started=started)
+    timings = Timings(started=time.perf_counter() - started_ago_s)
+    return await documents.open(TWO_PAGES, request, owner="me", timings=timings)
 
 
-async def read(reading: DocumentRun) -> list[int]:
-    return [content.page.number async for content in reading.pages()]
+async def read(run: DocumentRun) -> list[int]:
+    return [content.page.number async for content in run.pages()]
 
 
-async def text_of(reading: DocumentRun, kind: OutputFormat, summary: Any) -> str:
-    with await reading.renderer.rendered(kind, summary) as file:
+async def text_of(run: DocumentRun, kind: OutputFormat, summary: Any) -> str:
+    with await run.renderer.rendered(kind, summary) as file:
         return file.read().decode()
 
 
@@ -107,10 +109,10 @@ async def test_the_engine_sees_the_outlines_in_the_order_of_pages_and_its_change
         BlockChange(2, 0, level=3, markdown="### Глава"),
     ]
     pipeline = TwoPages(Structure(joined))
-    with await opened(tmp_path, pipeline) as reading:
-        assert await read(reading) == [2, 1]
-        summary = await reading.finish()
-        markdown = await text_of(reading, OutputFormat.MARKDOWN, summary)
+    with await opened(tmp_path, pipeline) as run:
+        assert await read(run) == [2, 1]
+        summary = await run.finish()
+        markdown = await text_of(run, OutputFormat.MARKDOWN, summary)
     (outlines,) = pipeline.asked
     assert [outline.number for outline in outlines] == [1, 2]
     assert [block.content for block in outlines[0].blocks] == ["Глава", "", "<table>"]
@@ -123,25 +125,25 @@ async def test_the_engine_sees_the_outlines_in_the_order_of_pages_and_its_change
 async def test_a_document_that_cannot_be_made_one_piece_is_answered_and_says_so(
     tmp_path: Path, failure: ServiceError | TimeoutError
 ) -> None:
-    with await opened(tmp_path, TwoPages(failure)) as reading:
-        await read(reading)
-        summary = await reading.finish()
-        markdown = await text_of(reading, OutputFormat.MARKDOWN, summary)
+    with await opened(tmp_path, TwoPages(failure)) as run:
+        await read(run)
+        summary = await run.finish()
+        markdown = await text_of(run, OutputFormat.MARKDOWN, summary)
     assert summary.status == "done" and [warning.code for warning in summary.warnings] == ["not_restructured"]
     assert markdown.count("<table>") == 2
 
 
 async def test_nobody_is_asked_where_that_is_not_wanted(tmp_path: Path) -> None:
     pipeline = TwoPages(RecognitionFailed())
-    with await opened(tmp_path, pipeline, restructure=False) as reading:
-        await read(reading)
-        assert (await reading.finish()).warnings == []
+    with await opened(tmp_path, pipeline, restructure=False) as run:
+        await read(run)
+        assert (await run.finish()).warnings == []
     assert pipeline.asked == []
 
 
 async def test_spans_are_right_after_pictures_have_names_of_their_own(tmp_path: Path) -> None:
-    with await opened(tmp_path, TwoPages(Structure())) as reading:
-        async for content in reading.pages():
+    with await opened(tmp_path, TwoPages(Structure())) as run:
+        async for content in run.pages():
             each = content.page
             pieces = [
                 each.markdown[slice(*block.markdown_span)].strip() for block in each.blocks if block.markdown_span
@@ -152,10 +154,10 @@ async def test_spans_are_right_after_pictures_have_names_of_their_own(tmp_path: 
 
 async def test_a_document_holds_its_place_until_its_pages_are_done_and_no_longer(tmp_path: Path) -> None:
     pipeline = TwoPages(Structure())
-    with await opened(tmp_path, pipeline) as reading:
+    with await opened(tmp_path, pipeline) as run:
         with pytest.raises(QueueFull):
             await opened(tmp_path, pipeline)
-        await read(reading)
+        await read(run)
         with await opened(tmp_path, pipeline):
             pass
     with await opened(tmp_path, pipeline):  # given up before its pages were read
@@ -183,19 +185,19 @@ class Slow(TwoPages):
 
 async def test_what_is_done_by_the_deadline_is_answered_and_the_rest_says_why(tmp_path: Path) -> None:
     limits = Limits(document_s=0.2, request_s=50)
-    with await opened(tmp_path, Slow(Structure()), limits=limits) as reading:
-        assert await read(reading) == [1, 2]
-        summary = await reading.finish()
-        document = json.loads(await text_of(reading, OutputFormat.JSON, summary))
+    with await opened(tmp_path, Slow(Structure()), limits=limits) as run:
+        assert await read(run) == [1, 2]
+        summary = await run.finish()
+        document = json.loads(await text_of(run, OutputFormat.JSON, summary))
     assert summary.status == "partial"
     assert [each["error"] and each["error"]["code"] for each in document["pages"]] == [None, "document_timeout"]
 
 
 async def test_time_before_a_documents_opening_counts(tmp_path: Path) -> None:
     limits = Limits(document_s=30, request_s=50)
-    with await opened(tmp_path, Slow(Structure()), limits=limits, started_ago_s=29.9) as reading:
+    with await opened(tmp_path, Slow(Structure()), limits=limits, started_ago_s=29.9) as run:
         started = time.monotonic()
-        await read(reading)
+        await read(run)
         assert time.monotonic() - started < 5
 
 
@@ -205,8 +207,8 @@ async def test_nobody_waits_for_all_pages_to_hear_that_the_engine_is_away(tmp_pa
             yield PageOutcome(1, EngineLoading(retry_after_s=1))
             raise AssertionError("asked for more")
 
-    with await opened(tmp_path, Away(Structure())) as reading, pytest.raises(EngineLoading):
-        await read(reading)
+    with await opened(tmp_path, Away(Structure())) as run, pytest.raises(EngineLoading):
+        await read(run)
 
 
 async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer(tmp_path: Path) -> None:
@@ -217,17 +219,76 @@ async def test_the_engine_told_is_the_one_that_recognized_and_not_the_text_layer
             own.page.text_source = "text_layer"
             yield PageOutcome(1, PageResult(own.content, EngineInfo(name="text-layer", version="1")))
 
-    with await opened(tmp_path, Mixed(Structure())) as reading:
-        await read(reading)
-        assert (await reading.finish()).engine.name == "x"
+    with await opened(tmp_path, Mixed(Structure())) as run:
+        await read(run)
+        assert (await run.finish()).engine.name == "x"
 
 
 async def test_the_log_tells_of_a_client_who_left_a_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "ray.serve.ingress")
-    with await opened(tmp_path, TwoPages(Structure([]))) as reading:
-        stream = EventStream(reading, "application/x-ndjson", nullcontext())
+    with await opened(tmp_path, TwoPages(Structure([]))) as run:
+        stream = EventStream(run, "application/x-ndjson", nullcontext())
         events = cast(AsyncGenerator[str, None], stream.body_iterator)
         assert json.loads(await anext(events))["event"] == "start"
         assert json.loads(await anext(events))["event"] == "page"
         await events.aclose()
-    assert f"document {reading.id}: the client left after 1 of 2 page(s)" in caplog.text
+    assert f"document {run.id}: the client left after 1 of 2 page(s)" in caplog.text
+
+
+async def test_failed_pages_are_read_again_in_a_new_slot(tmp_path: Path) -> None:
+    class FailsOnce(TwoPages):
+        def __init__(self) -> None:
+            super().__init__(Structure())
+            self.numbers: list[list[int]] = []
+
+        async def pages(self, source: SourceFile, numbers: list[int], **_: Any) -> AsyncIterator[PageOutcome]:
+            self.numbers.append(numbers)
+            for number in numbers:
+                fails = number == 2 and len(self.numbers) == 1
+                yield PageOutcome(number, RecognitionFailed() if fails else page(number))
+
+    pipeline = FailsOnce()
+    with await opened(tmp_path, pipeline) as run:
+        assert await read(run) == [1, 2] and run.collector.failed == 1
+        run.collector.retract([2])
+        assert run.collector.failed == 0
+        with pipeline.admission.slot(), pytest.raises(QueueFull):
+            await read(run)
+        assert await read(run) == [2]
+        assert pipeline.numbers == [[1, 2], [2]] and pipeline.admission.in_use == 0
+        assert (await run.finish()).status == "done"
+
+
+async def test_a_reader_who_leaves_early_frees_the_slot(tmp_path: Path) -> None:
+    pipeline = TwoPages(Structure())
+    with await opened(tmp_path, pipeline) as run:
+        pages = run.pages()
+        await anext(pages)
+        assert pipeline.admission.in_use == 1
+        await pages.aclose()
+        assert pipeline.admission.in_use == 0
+
+
+async def test_items_come_until_the_deadline_and_their_source_is_closed() -> None:
+    closed = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+            await asyncio.sleep(60)
+        finally:
+            closed.append(True)
+
+    got = []
+    with pytest.raises(TimeoutError):
+        async for item in within_deadline(items(), asyncio.get_running_loop().time() + 0.05):
+            got.append(item)
+    assert got == [1, 2] and closed == [True]
+
+
+async def test_items_that_end_before_the_deadline_end_without_an_error() -> None:
+    async def items() -> AsyncGenerator[int, None]:
+        yield 1
+
+    assert [item async for item in within_deadline(items(), asyncio.get_running_loop().time() + 60)] == [1]

@@ -55,7 +55,7 @@ class Pages:
         self._ends = {int(name.removeprefix("page_")): list(tries) for name, tries in ends.items()}
         self.tried: list[int] = []
 
-    def place(self) -> AbstractContextManager[None]:
+    def slot(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     async def count_pages(self, source: SourceFile) -> int:

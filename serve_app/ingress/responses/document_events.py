@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.document import PageContent
 from serve_app.errors import ServiceError
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
-from serve_app.pipeline.documents import DocumentRun
+from serve_app.pipeline.document_run import DocumentRun
 from serve_app.runtime.temp_dir import logged_failure
 
 log = logging.getLogger("ray.serve.ingress")
@@ -57,7 +57,7 @@ class EventStream(HeldStream):
 
     def __init__(
         self,
-        reading: DocumentRun,
+        run: DocumentRun,
         media_type: str,
         held: AbstractContextManager[Any],
         *,
@@ -66,10 +66,10 @@ class EventStream(HeldStream):
         framed = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
         self.is_whole = False  # the document was read, and its last event sent
         super().__init__(
-            self._framed(_events(reading, include_images=include_images), framed),
+            self._framed(_events(run, include_images=include_images), framed),
             media_type,
             held,
-            {"X-Document-ID": reading.id},
+            {"X-Document-ID": run.id},
         )
 
     async def _framed(
@@ -81,13 +81,13 @@ class EventStream(HeldStream):
                 self.is_whole = kind == "document"
 
 
-async def _events(reading: DocumentRun, *, include_images: bool) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-    total = len(reading.numbers)
-    yield "start", {"id": reading.id, "page_count": reading.page_count, "pages": total}
+async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    total = len(run.numbers)
+    yield "start", {"id": run.id, "page_count": run.page_count, "pages": total}
     done = failed = 0
     left = True
     try:
-        async with aclosing(reading.pages()) as pages:
+        async with aclosing(run.pages()) as pages:
             async for content in pages:
                 page = content.page
                 done, failed = done + (page.error is None), failed + (page.error is not None)
@@ -96,21 +96,21 @@ async def _events(reading: DocumentRun, *, include_images: bool) -> AsyncGenerat
                 if include_images:
                     event["images"] = _images(content)
                 yield "page", event
-        summary = await reading.finish()
+        summary = await run.finish()
         left = False
     except ServiceError as error:
         left = False
-        log.info("document %s: %s", reading.id, error.code)
+        log.info("document %s: %s", run.id, error.code)
         yield "error", {"code": error.code, "message": error.message}
         return
     except Exception as error:
         left = False
-        failure = logged_failure(log, error, f"document {reading.id} failed")
+        failure = logged_failure(log, error, f"document {run.id} failed")
         yield "error", {"code": failure.code, "message": failure.message}
         return
     finally:
         if left:
-            log.info("document %s: the client left after %d of %d page(s)", reading.id, done + failed, total)
+            log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
     yield "document", summary.model_dump(mode="json")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -22,7 +21,8 @@ from serve_app.ingress.responses.files import document_answer
 from serve_app.ingress.routes import paddlex
 from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.paddlex.requests import LinesRequest
-from serve_app.pipeline.documents import DocumentRun
+from serve_app.pipeline.document_run import DocumentRun
+from serve_app.pipeline.timings import Timings
 
 router = APIRouter(tags=["ocr"])
 
@@ -87,7 +87,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
 
     With an `Idempotency-Key`, a request that is sent again within a day gets the first one's answer.
     """
-    started = time.perf_counter()
+    timings = Timings()
     limits = context.settings.limits
     with ExitStack() as held:
         held.enter_context(context.admission.slot())
@@ -95,35 +95,34 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
             body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
         if paddlex.asks_for_ocr(body):
             paddlex.note(request, body)
-            answer = partial(paddlex.ocr, request, context, body, started)
+            answer = partial(paddlex.ocr, request, context, body, timings)
         elif request.state.key_name is None:
             raise Unauthorized  # the surface that is open is the other one
         else:
-            answer = partial(_answer, request, context, body, started)
+            answer = partial(_answer, request, context, body, timings)
         return await answered_once(request, context, body, held, answer)
 
 
-async def _answer(request: Request, context: Context, body: Body, started: float, held: ExitStack) -> Response:
-    async with in_time(context, spent_s=time.perf_counter() - started):
+async def _answer(request: Request, context: Context, body: Body, timings: Timings, held: ExitStack) -> Response:
+    async with in_time(context, spent_s=timings.elapsed_s):
         submission = await submission_of(body, OcrRequest)
-        reading = held.enter_context(await _opened(submission, request.state.key_name, context, started))
-    kind = submission.request.output or accepted(request.headers.get("accept", ""))
+        run = held.enter_context(await _open(submission, request.state.key_name, context, timings))
+    output = submission.request.output or accepted(request.headers.get("accept", ""))
     include_images = submission.request.include_images
     del submission  # its file may be large
-    if kind in STREAMED:
-        return EventStream(reading, MEDIA_TYPES[kind], held.pop_all(), include_images=include_images)
-    summary = await reading.read_all()
-    rendered = await reading.renderer.rendered(kind, summary, include_images=include_images)
-    return document_answer(rendered, kind, summary, held, failed=reading.failed)
+    if output in STREAMED:
+        return EventStream(run, MEDIA_TYPES[output], held.pop_all(), include_images=include_images)
+    summary = await run.read_all()
+    rendered = await run.renderer.rendered(output, summary, include_images=include_images)
+    return document_answer(rendered, output, summary, held, failed=run.collector.failed)
 
 
-async def _opened(submission: Submission[OcrRequest], key_name: str, context: Context, started: float) -> DocumentRun:
-    document = document_request(submission.request, context.settings.engines)
-    timings_ms = {"receive": (time.perf_counter() - started) * 1000}
+async def _open(submission: Submission[OcrRequest], key_name: str, context: Context, timings: Timings) -> DocumentRun:
+    requested = document_request(submission.request, context.settings.engines)
+    timings.add_elapsed("receive")
     source = submission.source
     if source is None:
         assert submission.request.image_url is not None
-        fetch_started = time.perf_counter()
-        source = await context.fetcher.fetch(submission.request.image_url)
-        timings_ms["fetch"] = (time.perf_counter() - fetch_started) * 1000
-    return await context.documents.open(source, document, owner=key_name, timings_ms=timings_ms, started=started)
+        with timings.measure("fetch"):
+            source = await context.fetcher.fetch(submission.request.image_url)
+    return await context.documents.open(source, requested, owner=key_name, timings=timings)

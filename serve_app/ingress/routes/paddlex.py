@@ -6,8 +6,7 @@ import asyncio
 import logging
 import re
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
@@ -17,7 +16,6 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.document import DocumentSummary, ErrorInfo, NativePage
 from serve_app.document.ids import document_folder
-from serve_app.document.options import Restructuring
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.context import Context, context_of, in_time
 from serve_app.ingress.middleware.request_scope import note_paddlex, request_id_of
@@ -26,14 +24,7 @@ from serve_app.ingress.requests.schema import inlined
 from serve_app.ingress.requests.validation_errors import invalid_fields
 from serve_app.ingress.responses.files import file_answer
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
-from serve_app.paddlex.engine_options import (
-    how_of,
-    is_preprocessed,
-    layout_engine,
-    layout_request,
-    lines_request,
-    one_piece,
-)
+from serve_app.paddlex.engine_options import is_preprocessed, layout_request, lines_request
 from serve_app.paddlex.exports import exports_of_given, exports_of_spool
 from serve_app.paddlex.requests import MAX_LOG_ID, LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.paddlex.responses import (
@@ -46,9 +37,12 @@ from serve_app.paddlex.responses import (
     write_pages,
     write_restructured,
 )
+from serve_app.paddlex.restructuring import restructure_pages, restructuring_of
 from serve_app.paddlex.uploaded_pages import check_size
-from serve_app.pipeline.documents import CHOOSE_PAGES, DocumentRun
+from serve_app.pipeline.document_run import DocumentRun
+from serve_app.pipeline.documents import CHOOSE_PAGES
 from serve_app.pipeline.request import DocumentRequest
+from serve_app.pipeline.timings import Timings
 from serve_app.runtime.allocator import trim_heap
 from serve_app.storage import StoreUnavailable
 
@@ -73,32 +67,34 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
 @router.post("/layout-parsing", summary="Layout parsing, as PaddleX has it", openapi_extra=_body(LayoutParsingRequest))
 async def layout_parsing(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Blocks, Markdown and pictures of each page, for clients of PaddleX's PaddleOCR-VL and PP-StructureV3 servers."""
-    started = time.perf_counter()
+    timings = Timings()
     with ExitStack() as held:
         held.enter_context(context.admission.slot())
         body = await _json_body(request, context)
         asked = _checked(LayoutParsingRequest, body)
-        document = layout_request(context.settings, asked)
-        reading = held.enter_context(await _opened(request, context, body, document, started))
+        requested = layout_request(context.settings, asked)
+        run = held.enter_context(await _open(request, context, body, requested, timings))
         asked = asked.model_copy(update={"file": ""})  # it may be large, and the document long
-        summary = await reading.read_all()
+        summary = await run.read_all()
         restructured, warnings = None, []
         if asked.restructure_pages:
             try:
-                pages = await asyncio.to_thread(pages_read, reading.spool, asked)
-                restructured = await _one_piece(context, pages, how_of(asked))
-            except ServiceError as error:  # what was read is worth more than that
-                log.warning("document %s: pages are not made one piece: %s", reading.id, error.message)
+                pages = await asyncio.to_thread(pages_read, run.spool, asked)
+                restructured = await restructure_pages(
+                    context.documents.pipeline, context.settings, pages, restructuring_of(asked)
+                )
+            except ServiceError as error:  # the pages are worth sending as they are
+                log.warning("document %s: pages are not restructured: %s", run.id, error.message)
                 warnings.append(NOT_RESTRUCTURED)
-        picture = await _picture(context, request, reading, summary)
-        writers, spool = context.documents.writers, reading.spool
+        picture = await _picture(context, request, run, summary)
+        writers, spool = context.documents.writers, run.spool
         exports = held.enter_context(await exports_of_spool(writers, spool, restructured, asked.output_formats))
         write = partial(
             write_pages,
             "layoutParsingResults",
             layout_parsing_results(asked, spool, restructured, picture, exports),
             spool,
-            kind=reading.kind,
+            kind=run.kind,
             warnings=warnings,
             log_id=_log_id(request),
         )
@@ -112,22 +108,27 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
 )
 async def restructure(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Tables that go on are joined, titles get their levels, pages may become one."""
-    started = time.perf_counter()
+    timings = Timings()
     with ExitStack() as held:
         held.enter_context(context.admission.slot())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
         asked = await asyncio.to_thread(_checked, RestructureRequest, body)
         check_size([page.pruned_result for page in asked.pages])
         pages = [NativePage(page.pruned_result, "") for page in asked.pages]
-        restructured = await _one_piece(context, pages, how_of(asked, concatenate=asked.concatenate_pages))
+        restructured = await restructure_pages(
+            context.documents.pipeline,
+            context.settings,
+            pages,
+            restructuring_of(asked, concatenate=asked.concatenate_pages),
+        )
         images = images_of(asked)
         exports = held.enter_context(
             await exports_of_given(context.documents.writers, restructured, images, asked.output_formats)
         )
         write = partial(write_restructured, asked, restructured, images, exports, log_id=_log_id(request))
         answer = file_answer(await _written(write), "application/json", {}, held)
-        took_ms = (time.perf_counter() - started) * 1000
-        log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), request.state.key_name, took_ms)
+        key_name, took_ms = request.state.key_name, timings.elapsed_ms
+        log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), key_name, took_ms)
         del body, asked, pages, restructured, images
         trim_heap()
         return answer
@@ -138,18 +139,18 @@ def asks_for_ocr(body: Body) -> bool:
     return body.is_json and "file" in body.fields
 
 
-async def ocr(request: Request, context: Context, body: Body, started: float, held: ExitStack) -> Response:
+async def ocr(request: Request, context: Context, body: Body, timings: Timings, held: ExitStack) -> Response:
     """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
     if not body.fields.keys().isdisjoint(SOURCES[:2]):
         raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
     asked = _checked(LinesRequest, body)
-    document = lines_request(context.settings, asked)
-    reading = held.enter_context(await _opened(request, context, body, document, started))
+    requested = lines_request(context.settings, asked)
+    run = held.enter_context(await _open(request, context, body, requested, timings))
     asked = asked.model_copy(update={"file": ""})
-    summary = await reading.read_all()
-    picture = await _picture(context, request, reading, summary)
-    results = ocr_results(asked, reading.spool, picture, preprocessed=is_preprocessed(document.options))
-    write = partial(write_pages, "ocrResults", results, reading.spool, kind=reading.kind, log_id=_log_id(request))
+    summary = await run.read_all()
+    picture = await _picture(context, request, run, summary)
+    results = ocr_results(asked, run.spool, picture, preprocessed=is_preprocessed(requested.options))
+    write = partial(write_pages, "ocrResults", results, run.spool, kind=run.kind, log_id=_log_id(request))
     return file_answer(await _written(write), "application/json", _headers(summary), held)
 
 
@@ -191,45 +192,36 @@ def _checked(model: type[Asked], body: Body) -> Asked:
         raise invalid_fields(error, model) from None
 
 
-async def _opened(
-    request: Request, context: Context, body: Body, document: DocumentRequest, started: float
+async def _open(
+    request: Request, context: Context, body: Body, requested: DocumentRequest, timings: Timings
 ) -> DocumentRun:
-    """Of a body that is checked; its `file` is not there any more afterwards."""
-    timings_ms = {"receive": (time.perf_counter() - started) * 1000}
+    """Open the document of a checked body, and remove its `file` from there to free the memory."""
+    timings.add_elapsed("receive")
     file = body.fields.pop("file")
     async with in_time(context):
         source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
         del file
         try:
-            return await context.documents.open(
-                source, document, owner=request.state.key_name, timings_ms=timings_ms, started=started
-            )
+            return await context.documents.open(source, requested, owner=request.state.key_name, timings=timings)
         except TooManyPages as error:
             raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # here they cannot be chosen
 
 
-async def _one_piece(context: Context, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
-    settings = context.settings
-    return await one_piece(
-        context.documents.pipeline, layout_engine(settings), pages, how, limit_s=settings.limits.page_s
-    )
-
-
-async def _picture(context: Context, request: Request, reading: DocumentRun, summary: DocumentSummary) -> Picture:
+async def _picture(context: Context, request: Request, run: DocumentRun, summary: DocumentSummary) -> Picture:
     """What stands for pictures: URLs where the settings say so and there is something behind them."""
-    folder, address = document_folder(reading.id), context.links.address(str(request.base_url))
+    folder, address = document_folder(run.id), context.links.address(str(request.base_url))
 
     def url(path: str) -> str:
         return context.links.of(f"{folder}/{path}", address)
 
-    if context.settings.paddlex_images == "urls" and summary.storage.status == "stored" and reading.spool.figure_paths:
+    if context.settings.paddlex_images == "urls" and summary.storage.status == "stored" and run.spool.figure_paths:
         try:
-            await asyncio.to_thread(url, reading.spool.figure_paths[0])
+            await asyncio.to_thread(url, run.spool.figure_paths[0])
         except StoreUnavailable as error:
-            log.error("document %s has its pictures inline, as the store makes no links: %s", reading.id, error)
+            log.error("document %s has its pictures inline, as the store makes no links: %s", run.id, error)
         else:
             return url
-    return partial(inline_picture, reading.spool)
+    return partial(inline_picture, run.spool)
 
 
 async def _written(write: Callable[..., None]) -> BinaryIO:

@@ -1,0 +1,206 @@
+"""DocumentRun: one document from its opening to its stored result."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, PageContent, SourceFile, StorageInfo
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    DocumentTimeout,
+    RecognitionFailed,
+    RequestTimeout,
+    ServiceError,
+)
+from serve_app.outputs.rendering import Renderer, WriterPool
+from serve_app.pipeline.dispatch import PageOutcome, Pipeline
+from serve_app.pipeline.page_collector import PageCollector
+from serve_app.pipeline.request import DocumentRequest
+from serve_app.pipeline.results import Results
+from serve_app.pipeline.timings import Timings
+from serve_app.runtime.allocator import trim_heap
+
+log = logging.getLogger("ray.serve.ingress")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class OpenDocument:
+    """A document that was opened: its file, the file's kind (see `sniff`), and the numbers of the pages to read."""
+
+    file: SourceFile
+    kind: str
+    page_count: int
+    numbers: list[int]
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """In seconds: `read_s` for all pages, counted from the request's start; `restructure_s` for the structure."""
+
+    read_s: float
+    restructure_s: float
+
+
+class DocumentRun:
+    """Reads an open document: first its `pages`, then `finish`. A context manager that frees its pages on exit."""
+
+    def __init__(
+        self,
+        document: OpenDocument,
+        request: DocumentRequest,
+        *,
+        owner: str | None,
+        timings: Timings,
+        limits: RunLimits,
+        pipeline: Pipeline,
+        results: Results,
+        writers: WriterPool,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+        slot: ExitStack,
+    ) -> None:
+        """`source` gets the file's bytes, which are not held in memory while pages are read.
+
+        `slot` is the document's in the pipeline. It is released when the pages are done.
+        """
+        self.id = document.file.id
+        self.digest = document.file.digest
+        self.kind = document.kind
+        self.page_count = document.page_count
+        self.numbers = document.numbers
+        self.request = request
+        self.collector = PageCollector(request, document.numbers, timings, qualify=document.page_count > 1)
+        self.spool = self.collector.spool
+        self.renderer = Renderer(source, self.spool, password=request.password, writers=writers)
+        self._file = document.file
+        self._owner = owner
+        self._timings = timings
+        self._limits = limits
+        self._pipeline = pipeline
+        self._results = results
+        self._source = source
+        self._slot: ExitStack | None = slot
+
+    def __enter__(self) -> DocumentRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._slot is not None:
+            self._slot.close()
+        if not self.spool.small:
+            trim_heap()
+        self.spool.close()
+
+    async def pages(self) -> AsyncGenerator[PageContent, None]:
+        """Yield each missing page as soon as it is done, in any order; a failed one has an `error`.
+
+        May be called again after `collector.retract`. Raises ServiceError if no page of the document could be
+        read, and QueueFull if there is no slot to try again.
+        """
+        errors: list[ServiceError] = []
+        deadline = asyncio.get_running_loop().time() + self._limits.read_s - self._timings.elapsed_s
+        with self._take_slot():
+            try:
+                async with aclosing(within_deadline(self._outcomes(), deadline)) as outcomes:
+                    async for outcome in outcomes:
+                        if isinstance(outcome.result, ServiceError):
+                            errors.append(outcome.result)
+                            self._raise_if_hopeless(outcome.result)
+                        yield self.collector.add(outcome)
+            except TimeoutError:
+                missing, limit_s = len(self.collector.missing), self._limits.read_s
+                log.warning("document %s: %d page(s) were not done in %g s", self.id, missing, limit_s)
+                errors.append(RequestTimeout(f"The request took longer than {limit_s:g} s."))
+        if not self.collector.has_read:
+            raise errors[0] if errors else RecognitionFailed()
+        for number in self.collector.missing:
+            yield self.collector.add(PageOutcome(number, DocumentTimeout()))
+
+    async def read_all(self) -> DocumentSummary:
+        """Read all pages, then store the result; for callers that do not stream. Raises ServiceError."""
+        async with aclosing(self.pages()) as pages:
+            async for _ in pages:
+                pass
+        return await self.finish()
+
+    async def finish(self, *, of_job: bool = False) -> DocumentSummary:
+        """Restructure the document and store its result.
+
+        If storing fails, the summary says so. For a job it raises instead (see `Results.keep`).
+        """
+        warnings = await self._restructure()
+        summary = DocumentSummary(
+            id=self.id,
+            status=DocumentStatus.PARTIAL if self.collector.failed else DocumentStatus.DONE,
+            page_count=self.page_count,
+            engine=self.collector.engine,
+            degraded=self.collector.degraded,
+            warnings=warnings,
+            timings_ms=self._timings.rounded(),
+            storage=StorageInfo(status="failed"),
+        )
+        await self._results.keep(summary, self.spool, self.renderer, self._source, of_job=of_job)
+        summary.timings_ms["total"] = self._timings.elapsed_ms
+        log.info(
+            "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
+            self.id, self._owner, summary.engine.name, len(self.numbers), summary.status, summary.timings_ms["total"],
+        )  # fmt: skip
+        return summary
+
+    def _take_slot(self) -> AbstractContextManager[Any]:
+        """The slot of the document's opening, once; after that, a new one. Raises QueueFull."""
+        slot, self._slot = self._slot, None
+        return self._pipeline.slot() if slot is None else slot
+
+    def _outcomes(self) -> AsyncGenerator[PageOutcome, None]:
+        return self._pipeline.pages(
+            self._file,
+            self.collector.missing,
+            engine=self.request.engine,
+            options=self.request.options,
+            dpi=self.request.dpi_for(self.kind),
+            text_layer=self.request.text_layer,
+        )
+
+    def _raise_if_hopeless(self, error: ServiceError) -> None:
+        """If the engine is unavailable before any page was read, don't try a thousand more to say so."""
+        if not self.collector.has_read and isinstance(error, ENGINE_UNAVAILABLE):
+            raise error
+
+    async def _restructure(self) -> list[ErrorInfo]:
+        """Let the engine find structure across pages; returns a warning if that fails."""
+        outlines, limit_s = self.collector.outlines, self._limits.restructure_s
+        if len(outlines) < 2:
+            return []
+        try:
+            with self._timings.measure("restructure"):
+                async with asyncio.timeout(limit_s):
+                    self.spool.structure = await self._pipeline.structure(
+                        self.request.engine, outlines, self.request.options
+                    )
+        except (ServiceError, TimeoutError) as error:
+            reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
+            log.warning("document %s: pages are not restructured: %s", self.id, reason)
+            return [ErrorInfo(code="not_restructured", message="Tables and headings are as they are page by page.")]
+        return []
+
+
+async def within_deadline(items: AsyncGenerator[Item, None], deadline: float) -> AsyncGenerator[Item, None]:
+    """Yield `items`, which are closed at the end. Raises TimeoutError at the deadline, a time of the event loop."""
+    async with aclosing(items):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await anext(items)
+            except StopAsyncIteration:
+                return
+            yield item

@@ -1,0 +1,42 @@
+"""Timings: how long a request takes, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+
+class Timings:
+    """Starts when it is made. Stages are in milliseconds; those of a document's pages add up."""
+
+    def __init__(self, *, started: float | None = None) -> None:
+        """`started` is a value of `time.perf_counter`, by default now."""
+        self._started = time.perf_counter() if started is None else started
+        self._stages: dict[str, float] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def elapsed_ms(self) -> float:
+        return round(self.elapsed_s * 1000, 1)
+
+    def add(self, stages: Mapping[str, float]) -> None:
+        for stage, ms in stages.items():
+            self._stages[stage] = self._stages.get(stage, 0.0) + ms
+
+    def add_elapsed(self, stage: str) -> None:
+        """Everything since the start was this stage."""
+        self.add({stage: self.elapsed_s * 1000})
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time within the `with` block. A block that raises is not added."""
+        started = time.perf_counter()
+        yield
+        self.add({stage: (time.perf_counter() - started) * 1000})
+
+    def rounded(self) -> dict[str, float]:
+        return {stage: round(ms, 1) for stage, ms in self._stages.items()}
