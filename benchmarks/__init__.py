@@ -1,1 +1,1 @@
-"""Measurements of the service, each against what it could reach: `python -m benchmarks --help`."""
+"""Benchmarks, each against the best possible result: `python -m benchmarks --help`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`: one measurement, its table and its files in build/benchmarks/."""
+"""`python -m benchmarks NAME`: runs one benchmark, prints its table, writes its files to build/benchmarks/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.report import environment, save
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measurements of the service")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of the service")
     names = parser.add_subparsers(required=True)
     for benchmark in (batching, documents, overhead, paddleocr_vl, paddlex, upload):
         name = benchmark.__name__.rpartition(".")[2]

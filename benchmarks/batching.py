@@ -2,7 +2,7 @@
 
 The engine is simulated: a batch of n costs 50 + 10 n ms in a thread that sleeps, as real inference
 releases the GIL; the largest batch is 16. So the most it can do is 16 / 0.21 s = 76.2 items a second,
-and whatever is missing is the queue's doing.
+and whatever is missing is due to the queue.
 
 The queue of the Recognizer and `@serve.batch` run side by side in one Ray Serve; callers are tasks of
 one event loop in this process, which at 76 items a second has next to nothing to do.
@@ -56,7 +56,7 @@ Submit = Callable[[int], Awaitable["Batch"]]
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch that an item went with: its number at its engine, and its size."""
+    """An item's batch: its number at the engine, and its size."""
 
     number: int
     size: int
@@ -64,7 +64,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """Times in seconds of the run's clock; `due` is when the item was to be sent."""
+    """Times in seconds since the run began; `due` is when the item should have been sent."""
 
     due: float
     done: float
@@ -73,7 +73,7 @@ class Answer:
 
 @dataclass
 class Measured:
-    """What one queue did. Full load: 32 callers who ask again at once; Poisson: 60 arrivals a second."""
+    """One queue's results. Full load: 32 callers that send again at once; Poisson: 60 arrivals a second."""
 
     full_items: int = 0
     full_s: float = 0.0
@@ -85,7 +85,7 @@ class Measured:
         return self.full_items / self.full_s
 
     def add_full_load(self, answers: Sequence[Answer]) -> None:
-        """Count from the end of one batch to the end of a later one, so that no batch is cut in two."""
+        """Count whole batches: from the end of one to the end of a later one."""
         ends: dict[int, float] = {}
         for answer in answers:
             ends[answer.batch.number] = max(answer.done, ends.get(answer.batch.number, 0.0))
@@ -152,7 +152,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """A Ray of our own in a folder of its own: one that already runs here is neither used nor touched."""
+    """Start a separate Ray in a folder of its own; a Ray that already runs here is not touched."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         ray.init(
@@ -179,7 +179,7 @@ def _deploy() -> dict[str, DeploymentHandle[Any]]:
         max_ongoing_requests=BATCHES_AT_A_REPLICA * MAX_BATCH + STATE_CALLS,  # as the Recognizer has it
         logging_config=logging_config,
     )(Queued)
-    # @serve.batch may have at its replica whatever waits: it can only gain by that.
+    # Let every waiting item reach the replica of @serve.batch, which is to its advantage.
     batched = serve.deployment(max_ongoing_requests=10_000, logging_config=logging_config)(ServeBatched)
     handles = {OURS: serve.run(queued.bind(), name="queued", route_prefix=None)}
     for wait_s in WAITS_S:
@@ -203,7 +203,7 @@ async def _measure(
     for submit in queues.values():
         await asyncio.gather(*(submit(0) for _ in range(CALLERS)))  # connections are made, code is loaded
     measured = {name: Measured() for name in queues}
-    # There and back again: what else the machine does should not always meet the same queue.
+    # Reverse the order in the second turn, so that other load on the machine does not always hit the same queue.
     for names in (list(queues), list(reversed(queues))):
         for name in names:
             print(f"full load: {name}", flush=True)
@@ -224,12 +224,12 @@ async def _full_load(submit: Submit, seconds: float) -> list[Answer]:
             answers.append(await _timed(submit, due))
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
-    # The last batches are smaller: callers had begun to leave.
+    # Leave out the last batches: they are smaller, since callers have begun to stop.
     return [answer for answer in answers if answer.done < until]
 
 
 async def _poisson(submit: Submit, seconds: float) -> list[Answer]:
-    """Arrivals do not wait for answers, and latency counts from when an item was due, sent late or not."""
+    """Send items at their times without waiting for answers. Latency counts from when an item was due, even if it was sent late."""
     chance = random.Random(SEED)
     begin = time.perf_counter()
     due = begin

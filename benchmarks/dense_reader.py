@@ -1,6 +1,6 @@
-"""The service with words on its pages: `build` is what the benchmark's Serve config imports.
+"""The service with an engine whose pages have words. The benchmark's Serve config imports `build`.
 
-The engine `dummy` reads one block without words. A page as an engine for print reads it is ten times as large.
+The engine `dummy` returns one block without words; a page from a real engine is ten times as large.
 """
 
 # No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
@@ -22,7 +22,7 @@ MARGIN = 0.07  # of the page's width and height
 
 
 class DenseRecognizer(Recognizer):
-    """Lays the words of each block's lines over the page, as if they had been read there."""
+    """Adds words to each block, spread over the page as a real engine would find them."""
 
     async def recognize(
         self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""

@@ -1,12 +1,12 @@
-"""What long documents cost: the memory of every process by the number of pages, and how long others wait meanwhile.
+"""Cost of long documents: the memory of each process by the number of pages, and how long other requests wait.
 
 Memory: one service, warmed up, reads documents of more and more pages, and then a short one again. Pages are
-scans of dense text; the engine is `dummy`, whose pages have words (see dense_reader.py), as the way of a page is the
-same for each engine, and a thousand pages are read in a minute. The answers are taken in full.
-A process may have the document's file once and grow little beside it, however many the pages. Ray's object store is
-apart: it holds the pixels of the pages in flight, and those that are done until Ray frees them, some seconds later.
+scans of dense text. The engine is `dummy` with words (see dense_reader.py): the path of a page is the same for each
+engine, and this one reads a thousand pages in a minute. The clients read the whole answer.
+A process may hold the document's file once, and little more, however many pages there are. Ray's object store counts
+separately: it holds the pixels of pages in flight, and those of finished pages until Ray frees them some seconds later.
 
-Fairness: single pages alone, and while a long document is worked on (see fairness.py).
+Fairness: single pages alone, and beside a long document (see fairness.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One document. `file_mb` and `answer_mb` are what was sent and what came back, in MB."""
+    """One document. `file_mb` and `answer_mb`: sizes of the request and of the response, in MB."""
 
     pages: int
     file_mb: float
@@ -69,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests", type=int, default=40, help="single pages alone, and beside (default 40; 0: no fairness)"
     )
     parser.add_argument(
-        "--engine", choices=("dummy", "tesseract"), default="dummy", help="where single pages wait (default dummy)"
+        "--engine", choices=("dummy", "tesseract"), default="dummy", help="engine of the fairness part (default dummy)"
     )
     parser.add_argument(
-        "--page-s", type=float, nargs="+", default=[0.1], help="what a page costs the engine dummy there (default 0.1)"
+        "--page-s", type=float, nargs="+", default=[0.1], help="seconds a page of the engine dummy there (default 0.1)"
     )
 
 
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> Report:
 async def _memory(
     address: str, service: psutil.Process, pages: Sequence[bytes], sizes: Sequence[int], outputs: Sequence[str]
 ) -> dict[str, list[Run]]:
-    """Runs by output: one of each size, then one more of the smallest."""
+    """Runs by output: one for each size, then the smallest again."""
     runs: dict[str, list[Run]] = {}
     async with session_of(address) as session:
         for output in outputs:  # of all forms: the first of them should not pay for code that is loaded once
@@ -132,7 +132,7 @@ async def _document(
 
 
 def _check(answer: IO[bytes], output: str, pages: int) -> None:
-    """Raises RuntimeError where not every page was read, or an output is missing."""
+    """Raises RuntimeError if a page was not read or an output is missing."""
     answer.seek(0)
     if output == "zip":
         with zipfile.ZipFile(answer) as archive:
@@ -161,7 +161,7 @@ def _report(runs: Mapping[str, Sequence[Run]], waits: Sequence[Waits]) -> Report
 
 
 def _rows(documents: Sequence[Run]) -> dict[str, list[float]]:
-    """MB by what is measured, one for each document; a process that was not there had none."""
+    """MB by measured thing, one value for each document; 0 for a process that did not exist."""
     roles = {role for document in documents for role in document.peaks.by_role}
     rows = {role: [document.peaks.by_role.get(role, 0.0) for document in documents] for role in roles}
     rows = dict(sorted(rows.items(), key=lambda row: -max(row[1])))
@@ -171,7 +171,7 @@ def _rows(documents: Sequence[Run]) -> dict[str, list[float]]:
 
 
 def _growth(row: Sequence[float]) -> float:
-    """From the shortest document to the longest, which are the first one and the last but one."""
+    """Growth from the shortest document (the first) to the longest (the last but one)."""
     return row[-2] - row[0]
 
 

@@ -1,7 +1,7 @@
-"""How long single pages wait while a long document is worked on: a part of the benchmark `documents`.
+"""How long single pages wait beside a long document: a part of the benchmark `documents`.
 
-All pages are alike, so a single one that takes turns with the document's waits for one of them at most, wherever
-it has to wait: the engine `dummy` takes `page_s` for a page, with 0 the rasterizer is what all wait for.
+All pages are alike, so a single page that takes turns with the document's pages waits for at most one of them. With
+the engine `dummy`, a page takes `page_s`; with 0, the rasterizer is the bottleneck.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLOWER = 3
 
 @dataclass(frozen=True)
 class Waits:
-    """Latencies of single pages in ms, and the document's pages a second meanwhile."""
+    """Latencies of single pages in ms, and the document's pages/s at the same time."""
 
     engine: str
     alone_ms: list[float]
@@ -36,7 +36,7 @@ class Waits:
 
 
 def single_pages(folder: Path, pages: Sequence[bytes], *, engine: str, page_s: float, requests: int) -> Waits:
-    """So many single pages, one after another, first alone and then beside the document of these pages."""
+    """Send `requests` single pages one after another: first alone, then beside a document made of the same pages."""
     settings: dict[str, Any] = {"name": "dummy", "replicas": 1, "page_s": page_s, "max_batch": 1}
     if engine == "tesseract":
         settings = {"name": "tesseract", "replicas": os.cpu_count() or 1}
@@ -52,7 +52,7 @@ async def _measured(address: str, pages: Sequence[bytes], engine: str, requests:
     begun = asyncio.Event()
 
     async def keep_reading() -> None:
-        """The document, and once more where that is done first."""
+        """Send the document, again and again until the single pages are done."""
         nonlocal done
         while True:
             async with session.post("/ocr", data=pdf_form(document, "ndjson")) as response:

@@ -12,7 +12,7 @@ from tests.support.vlm_server import VlmServer
 
 PAGES = 16
 BLOCKS = 5
-"""That are sent to the VLM; the picture is the sixth."""
+"""Blocks of a page that are sent to the VLM; the sixth block is a picture."""
 
 _SIZE = (1240, 1754)  # A4 at 150 dpi
 
@@ -36,7 +36,7 @@ def light_pages(folder: Path) -> list[Path]:
 
 
 def vlm_service_config(folder: Path, layout: Path, vlm: VlmServer) -> Mapping[str, Any]:
-    """The service with one recognizer that has room for all pages at once."""
+    """The config of a service with one recognizer that takes all pages at once."""
     engine = {
         "name": "paddleocr-vl",
         "device": "cpu",

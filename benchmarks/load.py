@@ -1,4 +1,4 @@
-"""Clients in a process of their own: each sends its next page when it has the answer to the one before."""
+"""Clients in a separate process: each sends its next page when the previous one is answered."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import aiohttp
 from benchmarks.service import KEY, take
 
 Ask = Callable[[aiohttp.ClientSession, bytes], Awaitable[str]]
-"""Sends one file and returns a digest of what was read on it. Raises RuntimeError where it was not read well."""
+"""Sends one file and returns a digest of the recognized text. Raises RuntimeError if the text is wrong."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One page: which file, when it was sent and when its answer was there (s, a clock all processes share)."""
+    """One page: index of its file, and times of sending and of the answer (s, on a clock that all processes share)."""
 
     file: int
     sent: float
@@ -29,13 +29,13 @@ class Answer:
 
 
 class Load:
-    """So many pages, never more than one of each client.
+    """A load of `pages` pages, at most one at a time from each client.
 
-    What comes in `answers` is the list of all, and then the CPU seconds that sending them took.
+    `answers` receives the list of all answers, then the CPU seconds that the clients took.
     """
 
     def __init__(self, address: str, files: Sequence[bytes], clients: int, pages: int, ask: Ask) -> None:
-        """`ask` is a function of a module: it is called in another process."""
+        """`ask` must be a module's function, since another process calls it."""
         spawn = mp.get_context("spawn")
         self.answers: SimpleQueue[Any] = spawn.SimpleQueue()
         self._start = spawn.Event()
@@ -50,9 +50,10 @@ class Load:
 
 
 def in_steady_state(answers: Sequence[Answer], clients: int) -> tuple[float, list[Answer]]:
-    """When it begins, and the answers from then on; clients that ask once only have none, and all answers count.
+    """The time at which the steady state begins, and its answers.
 
-    The first page of each client fills the service, the last one empties it.
+    Leaves out the first page of each client, which fills the service, and the last, which empties it. If each client
+    sends one page only, all answers count.
     """
     done = sorted(answers, key=lambda answer: answer.done)
     if len(done) <= clients:

@@ -1,4 +1,4 @@
-"""What the service's processes hold in memory while something is done."""
+"""Memory of the service's processes during a benchmark."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from benchmarks.service import role_of
 
 @dataclass(frozen=True)
 class MemoryPeaks:
-    """The most memory, in MB, during one watch.
+    """Peaks of memory during one watch, in MB.
 
-    `by_role`: what the processes of a role had of their own at a time; `total`: what all of them had at a time;
-    `object_store`: what Ray's object store took of the machine's shared memory.
+    `by_role`: own memory of the processes of one role together; `total`: own memory of all processes together;
+    `object_store`: shared memory of Ray's object store.
     """
 
     by_role: dict[str, float]
@@ -28,16 +28,16 @@ class MemoryPeaks:
 
 
 class MemoryWatch:
-    """Looks every SAMPLE_S at the memory of the service's processes, in a thread, while it is entered.
+    """Context manager that samples the memory of the service's processes every SAMPLE_S seconds, in a thread.
 
-    Own memory is what the project itself limits (serve_app.recognition.memory_limit), and what of it is swapped out:
-    pages of Ray's object store count as resident in each process that has read them, though they are there once.
+    Own memory is what serve_app.recognition.memory_limit limits, plus its swapped part. Pages of Ray's object store are
+    left out: they count as resident in each process that has read them, but exist once.
     """
 
     SAMPLE_S = 0.1
 
     def __init__(self, service: psutil.Process, *, ray: bool = True) -> None:
-        """`ray`: whether it runs on one, and so has an object store."""
+        """`ray`: whether the service runs on Ray, and so has an object store."""
         self._service = service
         self._store = _object_store(service) if ray else None
         self._by_role: dict[str, float] = defaultdict(float)
@@ -57,7 +57,7 @@ class MemoryWatch:
         self._thread.join()
 
     def peaks(self) -> MemoryPeaks:
-        """To be called after the watch. Raises what went wrong in it."""
+        """The peaks, after the watch has ended. Raises the error that stopped the watch, if any."""
         if self._failure is not None:
             raise self._failure
         return MemoryPeaks(dict(self._by_role), self._total, self._object_store)
@@ -77,7 +77,7 @@ class MemoryWatch:
         for process in [self._service, *self._service.children(recursive=True)]:  # parents before their children
             try:
                 line = lines[process.pid] = process.cmdline()
-                # Until it runs its own program, a child has its parent's command line, and its memory, which is one.
+                # Until a child has executed its own program, it has its parent's command line and shares its memory.
                 if lines.get(process.ppid()) != line:
                     now[role_of(" ".join(line))] += _own_mb(process.pid)
             except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
@@ -95,7 +95,7 @@ def _own_mb(pid: int) -> float:
 
 
 def _object_store(service: psutil.Process) -> Path:
-    """The file that Ray's object store is: it has no name any more, but the raylet has it open."""
+    """The file of Ray's object store: it is unlinked, but the raylet has it open."""
     for process in service.children(recursive=True):
         if role_of(" ".join(process.cmdline())) == "raylet":
             for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():

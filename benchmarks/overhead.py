@@ -1,8 +1,8 @@
-"""What the service costs over its engine: pages a second over HTTP against the bare engine's loop.
+"""Overhead of the service: pages/s over HTTP against a loop around the bare engine.
 
 Raw: processes that decode a file and run the Tesseract engine on it, one page after another, no Ray.
-HTTP: the service as a user starts it, with as many recognizer replicas, and clients in a process of
-their own that send the same files one after another over connections they keep.
+HTTP: the service as a user starts it, with as many recognizer replicas, and clients in a separate
+process that send the same files one after another over persistent connections.
 
 Rounds take turns, raw with the service stopped, then HTTP, because a machine's speed drifts; ratios
 are medians over rounds. Both sides are timed from one page's end to a later one's, under full load.
@@ -55,8 +55,8 @@ TARGET_CLIENTS = 16
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement. `cpu_s` is CPU seconds a page by role; `others` is how many cores the rest of the
-    machine kept busy meanwhile; `digests` are of the text of each file."""
+    """One measurement. `cpu_s`: CPU seconds a page by role; `others`: cores that the rest of the machine kept
+    busy meanwhile; `digests`: of the text of each file."""
 
     pages_per_s: float
     latencies_ms: list[float]
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _full_pages() -> list[bytes]:
-    """A Russian and an English page set full, as of a contract or a book; the samples are half empty."""
+    """A Russian and an English page full of text, as in a contract or a book; the samples are half empty."""
     return [_full_page(sample.body) for sample in SAMPLES.values()]
 
 
@@ -119,7 +119,7 @@ def _full_page(text: str) -> bytes:
 
 
 def _config(folder: Path, replicas: int) -> dict[str, Any]:
-    """The config for one machine that a user starts with; only where things lie is changed."""
+    """The config for one machine that a user starts with, with other folders."""
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
     args = config["applications"][0]["args"]
     args["engines"][0]["replicas"] = replicas
@@ -164,7 +164,7 @@ def _raw_worker(
     answers: SimpleQueue[Answer | float | None],
     start: Any,
 ) -> None:
-    """Puts None when it is ready, an Answer for each page, and at the end the CPU seconds it took."""
+    """Puts None when ready, an Answer for each page, and at the end the CPU seconds used."""
     engine_settings, limits = settings.engines[0], settings.limits
     os.nice(RAY_NICE + engine_settings.nice)  # what else runs here should slow both sides down alike
     engine = create_engine(engine_settings, page_s=limits.page_s)
@@ -190,7 +190,7 @@ def _raw_worker(
 
 
 def _idle(service: psutil.Process) -> dict[str, float]:
-    """CPU seconds a second by role, with nothing to do."""
+    """CPU seconds per second by role, of the idle service."""
     time.sleep(SETTLE_S)
     before = cpu_by_process(service)
     time.sleep(IDLE_S)
@@ -218,7 +218,7 @@ def _http(address: str, service: psutil.Process, files: Sequence[bytes], clients
 def _clients(
     address: str, files: Sequence[bytes], clients: int, pages: int, answers: SimpleQueue[Any], start: Any
 ) -> None:
-    """Puts None when it is ready, then the list of all answers, then the CPU seconds it took."""
+    """Puts None when ready, then the list of all answers, then the CPU seconds used."""
     answers.put(None)
     start.wait()
     cpu = time.process_time()
@@ -227,7 +227,7 @@ def _clients(
 
 
 async def _send(address: str, files: Sequence[bytes], clients: int, enough: int) -> list[Answer]:
-    """Keep every client busy until `enough` pages are answered; what is then under way is waited for."""
+    """Keep every client busy until `enough` pages are answered, then wait for the pages in flight."""
     answers: list[Answer] = []
     sent_pages = 0
 
@@ -256,7 +256,7 @@ async def _send(address: str, files: Sequence[bytes], clients: int, enough: int)
 
 
 def _measured(answers: list[Answer], *, skip: int, pages: int, spent: Mapping[str, float], others: float) -> Measured:
-    """From the end of page number `skip` on, `pages` pages: neither filling up nor running out is timed."""
+    """The `pages` pages after page number `skip`, so that neither filling up nor running out is timed."""
     answers = sorted(answers, key=lambda answer: answer.done)
     counted = answers[skip : skip + pages]
     digests: dict[int, str] = {}
@@ -354,7 +354,7 @@ def _cpu_table(
     idle: Sequence[Mapping[str, float]],
     raw_processes: Mapping[int, int],
 ) -> Table:
-    """Where the CPU goes. The idle service's share is lost to each page that is worked on meanwhile."""
+    """Where CPU time goes. The idle service's share counts against the pages processed meanwhile."""
 
     def line(name: str, idle_ms: float | None, of: Callable[[Mapping[str, float]], float]) -> tuple[Cell, ...]:
         return (name, idle_ms, *(1000 * median(of(run.cpu_s) for run in runs) for runs in http.values()))

@@ -1,14 +1,14 @@
-"""What the service makes of PaddleOCR-VL with an inference server: 16 clients against 16 calls in a row.
+"""Gain of the service with PaddleOCR-VL and an inference server: 16 clients against 16 calls in a row.
 
 Library: `PaddleOCRVL.predict` of paddleocr, one page after another in a process of its own, as a program
-that uses the library does it: it cannot be called from several threads. HTTP: the service with one
+would call it: it must not be called from several threads. HTTP: the service with one
 recognizer, and clients in a process of their own. Both read the same files with the same layout model,
 and have their blocks read by the same stand-in for an inference server: a token takes its time, and any
-number of blocks are read at once. The models are tiny: nothing here tells how long a GPU would take.
+number of blocks are read at once. The models are tiny: the figures say nothing about a GPU.
 
 Rounds take turns, the library and then HTTP, because a machine's speed drifts; ratios are medians over
-rounds. The side whose turn it is not is idle; what that costs is in "other work". The library's
-results are not made into JSON or Markdown, and stored nowhere; the service's are.
+rounds. The other side is idle meanwhile; its cost is in "other work". The service makes JSON and
+Markdown of its results and stores them; the library does neither.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ LIBRARY = "library"
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of one side. `cpu_s` is CPU seconds a page by role; `others` is how many cores the rest of
-    the machine kept busy meanwhile; `memory_mb` is the most that the process with the engine held of its own."""
+    """One turn of one side. `cpu_s`: CPU seconds a page by role; `others`: cores that the rest of the machine
+    kept busy meanwhile; `memory_mb`: peak of the own memory of the process with the engine."""
 
     pages_per_s: float
     latencies_ms: list[float]
@@ -158,7 +158,7 @@ class _Library:
 def _library(
     layout: Path, url: str, files: Sequence[Path], orders: SimpleQueue[Any], answers: SimpleQueue[Any]
 ) -> None:
-    """Puts digests of all files when it is ready, then for each order the times of its start and the calls' ends."""
+    """Puts the digests of all files when ready, then for each command its start time and the end times of the calls."""
     warnings.filterwarnings("ignore")
     os.environ.setdefault("GLOG_minloglevel", "2")
     from paddleocr import PaddleOCRVL
@@ -180,14 +180,14 @@ def _library(
 
 
 class _Http:
-    """The service, and what its clients see."""
+    """The service, its address and its process."""
 
     def __init__(self, address: str, service: psutil.Process, vlm: VlmServer, files: Sequence[Path]) -> None:
         self._address = address
         self._service = service
         self._vlm = vlm
         self._files = [file.read_bytes() for file in files]
-        # Ray gives a replica's process its title before the service is ready.
+        # Ray has set the titles of the replicas' processes before the service is ready.
         (self._recognizer,) = [
             process
             for process in service.children(recursive=True)
@@ -196,7 +196,7 @@ class _Http:
         self.digests: dict[int, str] = {}
 
     def turn(self, clients: int, pages: int) -> Turn:
-        """So many pages, never more than one of each client. Raises RuntimeError if one is not read well."""
+        """Send `pages` pages, at most one at a time from each client. Raises RuntimeError if a text is wrong."""
         load = Load(self._address, self._files, clients, pages, _ask)
         vlm = psutil.Process(self._vlm.pid)
         before, vlm_before, machine = cpu_by_process(self._service), _cpu(vlm), Machine()
@@ -234,7 +234,7 @@ async def _ask(session: aiohttp.ClientSession, file: bytes) -> str:
 
 
 def _watched(answers: SimpleQueue[Any], worker: Any, measured: psutil.Process) -> tuple[Any, float]:
-    """The next of `answers`, and the most memory that the `measured` process had meanwhile, in MB."""
+    """The next of `answers`, and the peak memory of the `measured` process meanwhile, in MB."""
     most = 0
     while answers.empty():
         if worker.exitcode:
@@ -255,7 +255,7 @@ def _digest(markdown: str) -> str:
 
 
 def _report(turns: Mapping[str, list[Turn]], most_in_flight: int, arguments: argparse.Namespace) -> Report:
-    # The faster of the library's two ways, in each round.
+    # Compare with the faster of the library's two ways in each round.
     library = [max(both, key=lambda turn: turn.pages_per_s) for both in zip(*(turns[n] for n in QUEUES), strict=True)]
     ratios = {
         name: [one.pages_per_s / base.pages_per_s for one, base in zip(runs, library, strict=True)]
@@ -306,7 +306,7 @@ def _speed_table(
 
 
 def _cpu_table(turns: Mapping[str, list[Turn]]) -> Table:
-    """Where the CPU goes; what an idle process takes meanwhile is spread over the pages, too."""
+    """Where CPU time goes; that of idle processes is spread over the pages too."""
     names = list(turns)
     roles = {role for runs in turns.values() for run in runs for role in run.cpu_s}
 

@@ -1,12 +1,11 @@
-"""Both servers of POST /layout-parsing, ours and PaddleX's own, for the same clients.
+"""Two servers of POST /layout-parsing, this service and PaddleX's own, for the same clients.
 
 Both have the same tiny layout model on CPUs and the same stand-in for an inference server, where a token takes
-its time and any number of blocks are read at once; nothing here tells how long a GPU would take. Clients send PNG
-pages as base64 and are told what PaddleX's clients are: blocks and Markdown, no pictures but figures. Ours
-stores its results; PaddleX's keeps none.
+its time and any number of blocks are read at once; the figures say nothing about a GPU. Clients send PNG pages as
+base64 and get blocks and Markdown, with figures but no other pictures. This service stores its results; PaddleX's
+server does not.
 
-Rounds take turns, because a machine's speed drifts; ratios are medians over rounds. The server whose turn it is not
-is idle.
+Rounds take turns, because a machine's speed drifts; ratios are medians over rounds. The other server is idle meanwhile.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ TIMES_AT_ONE = 1
 
 @dataclass(frozen=True)
 class Turn:
-    """Memory is the most at a time: of all the server's processes with Ray's object store, and of those with an engine."""
+    """Memory: peaks of all the server's processes together with Ray's object store, and of those with an engine."""
 
     pages_per_s: float
     latencies_ms: list[float]

@@ -1,4 +1,4 @@
-"""The one form in which every benchmark reports: a table, its targets, and the machine it ran on."""
+"""The report of a benchmark: tables, targets, and the machine it ran on."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """What a number has to be: at least, or at most, `limit`."""
+    """A bound on a figure: at least, or at most, `limit`."""
 
     name: str
     measured: float
@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Report:
-    """`data` are the measurements behind the tables, as they go into the JSON file."""
+    """`data`: the measurements behind the tables, for the JSON file."""
 
     tables: Sequence[Table]
     targets: Sequence[Target]
@@ -76,7 +76,7 @@ class Report:
 
 
 def environment() -> str:
-    """The machine and what it is busy with, in one line; the load average tells how far to trust the numbers."""
+    """The machine and its load average, in one line. A high load means that the figures are not to be trusted."""
     load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
     return (
         f"{time.strftime('%Y-%m-%d %H:%M')}, {_cpu()} x {os.cpu_count()}, load average {load}, "
@@ -85,7 +85,7 @@ def environment() -> str:
 
 
 def save(name: str, report: Report, machine: str) -> list[Path]:
-    """Write NAME.json and, where there is a figure, NAME.png; returns their paths."""
+    """Write NAME.json and, if there is a figure, NAME.png; returns their paths."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     paths = [FOLDER / f"{name}.json"]
     content = {

@@ -1,4 +1,4 @@
-"""Documents as office scanners make them, of any length: each page another one, black on white, full of text."""
+"""Documents like those of office scanners, of any length: black and white pages full of text, each one different."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LINES = 50
 _BODY = " ".join(SAMPLES["page-ru"].body.split())
 _ALL = textwrap.wrap(f"{_BODY} " * 4, LINE_CHARACTERS)
 TEXT = "\n".join(_ALL[:LINES])
-"""What a page says, but for the order of its lines."""
+"""The lines of a page, before they are shuffled."""
 
 
 def scans(count: int) -> list[bytes]:
-    """So many pages as `pdf_of_scans` takes them."""
+    """`count` pages in the form that `pdf_of_scans` takes."""
     page = np.asarray(draw_page(TEXT, size=SIZE, font_px=FONT_PX, margin=MARGIN)) > 127
     bottom = MARGIN + LINES * (FONT_PX * 3 // 2)
     lines = page[MARGIN:bottom].reshape(LINES, -1, SIZE[0])
@@ -41,7 +41,7 @@ def scans(count: int) -> list[bytes]:
 
 
 def pdf_of_scans(pages: Sequence[bytes]) -> bytes:
-    """A PDF with a picture on each page, and no text of its own."""
+    """A PDF with a picture on each page, without a text layer."""
     with Pdf.new() as pdf:
         for scan in pages:
             picture = pdf.make_stream(

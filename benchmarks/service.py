@@ -1,4 +1,4 @@
-"""The service as a benchmark runs it, and what it and the machine spend meanwhile."""
+"""Runs the service for a benchmark, and measures the CPU time of its processes and of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUEST_S = 1800
 
 LOAD = "load generator"
 
-# What a process is, by its command line or its title; the first match names it.
+# Roles of processes by their command line or title; the first match counts.
 ROLES = {
     "serve_app.raster.decoder_process": "decoder",
     "serve_app.outputs.writer_process": "PDF writer",
@@ -40,7 +40,7 @@ ROLES = {
     "raylet/raylet": "raylet",
     "ray/dashboard": "dashboard",
     "ray/_private/runtime_env/agent": "dashboard",
-    # The titles of the agents, once they run.
+    # Titles that the agents set once they run.
     "ray::DashboardAgent": "dashboard",
     "ray::RuntimeEnvAgent": "dashboard",
     "ray/_private": "monitors",
@@ -49,7 +49,7 @@ ROLES = {
 
 
 def take(answers: SimpleQueue[Any], workers: Sequence[Any]) -> Any:
-    """The next of `answers`, unless one of the processes that give them has died. Raises RuntimeError."""
+    """The next of `answers`. Raises RuntimeError if a process that gives them has died."""
     while answers.empty():
         if any(worker.exitcode for worker in workers):
             raise RuntimeError("a process of the benchmark died")
@@ -58,7 +58,7 @@ def take(answers: SimpleQueue[Any], workers: Sequence[Any]) -> Any:
 
 
 def service_config(folder: Path, engine: Mapping[str, Any], build: str = "serve_app.app:build") -> dict[str, Any]:
-    """The Serve config of a service with one engine, and all its files in `folder`; `build` makes the application."""
+    """The Serve config of a service with one engine and all its files in `folder`; `build` is its import path."""
     application = {
         "name": "ocr",
         "route_prefix": "/",
@@ -93,7 +93,7 @@ def pdf_form(file: bytes, output: str) -> aiohttp.FormData:
 
 @contextmanager
 def running_service(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """`python -m serve_app serve` with a Ray, a port and folders of its own; yields its address and process."""
+    """Run `python -m serve_app serve` with its own Ray, port and folders; yields its address and process."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(dict(config)))
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -135,14 +135,14 @@ def _stop(process: subprocess.Popen[bytes], service: psutil.Process) -> None:
 
 
 class Machine:
-    """How busy the machine is with things that are not measured, from here on."""
+    """Measures, from its creation on, how busy the machine is with other things."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._busy = self._busy_s()
 
     def others(self, spent: Mapping[str, float]) -> float:
-        """Cores kept busy since then, less the CPU seconds that were `spent` on what is measured."""
+        """Cores that other things kept busy: all CPU seconds less those `spent` on what is measured."""
         busy = self._busy_s() - self._busy
         return max(0.0, busy - sum(spent.values())) / (time.monotonic() - self._since)
 
@@ -150,17 +150,17 @@ class Machine:
     def _busy_s() -> float:
         times = psutil.cpu_times()
         idle: float = times.idle + getattr(times, "iowait", 0.0)
-        # Time of guests is in the user's time already.
+        # The user's time includes that of guests.
         return sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
 
 
 def role_of(command_line: str) -> str:
-    """What a process is, by its command line, its words a space apart."""
+    """The role of a process, by its command line joined with spaces."""
     return next((role for mark, role in ROLES.items() if mark in command_line), "other")
 
 
 def cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str, float]]:
-    """Role and CPU seconds so far of the service's processes, by their id and start."""
+    """Role and CPU seconds so far of each process of the service, by its pid and start time."""
     spent = {}
     for process in [service, *service.children(recursive=True)]:
         try:
@@ -175,7 +175,7 @@ def cpu_by_process(service: psutil.Process) -> dict[tuple[int, float], tuple[str
 def cpu_by_role(
     before: Mapping[tuple[int, float], tuple[str, float]], after: Mapping[tuple[int, float], tuple[str, float]]
 ) -> dict[str, float]:
-    """CPU seconds by role between two looks of `cpu_by_process`."""
+    """CPU seconds by role between two results of `cpu_by_process`."""
     by_role: dict[str, float] = defaultdict(float)
     for process, (role, seconds) in after.items():
         by_role[role] += seconds - before.get(process, (role, 0.0))[1]

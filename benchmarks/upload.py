@@ -1,8 +1,8 @@
-"""What a very large document costs that is sent as a job: the memory of every process while it comes in and is read.
+"""Memory of each process while a very large document is sent as a job and read.
 
-A PDF of a few scanned pages with an attachment that makes it large. A process may have little of it: uploads go to the
-disk as they come, from there to the store, and are mapped, not read, by whoever looks at them. Ray's object store is
-apart: it holds the file once while its pages are read.
+The document is a PDF of a few scanned pages with a large attachment. No process should hold much of it: an upload is
+written to disk as it arrives, goes to the store from there, and is memory-mapped where it is read. Ray's object store
+counts separately: it holds the file once while its pages are read.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _write(path: Path, mb: int) -> None:
 
 
 async def _job(address: str, document: Path) -> dict[str, float]:
-    """Seconds that the upload took, and all of it until the job was at its end."""
+    """Seconds of the upload, and seconds until the job's end."""
     async with session_of(address) as session:
         started = time.perf_counter()
         with document.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Draws the samples of this folder: `page-ru.png` and `page-en.png`, their true text, and both in `scan.pdf`.
+"""Draws the samples in this folder: `page-ru.png` and `page-en.png`, their text, and `scan.pdf` with both.
 
     python samples/make_samples.py [FOLDER]
 
@@ -25,7 +25,7 @@ GUTTER = 90
 
 @dataclass(frozen=True)
 class Sample:
-    """A page: its `title` stands over all `columns`, `body` is paragraphs apart by blank lines."""
+    """A page: a `title` above all `columns`; blank lines in `body` separate paragraphs."""
 
     title: str
     body: str
@@ -33,7 +33,7 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """What a reader should get: the title and the paragraphs in reading order."""
+        """The expected text: the title and the paragraphs in reading order."""
         return f"{self.title}\n\n{self.body}\n"
 
     def draw(self) -> Image.Image:
@@ -43,9 +43,9 @@ class Sample:
 def draw_page(
     text: str, *, title: str = "", columns: int = 1, size: tuple[int, int] = A4, font_px: int = 34, margin: int = MARGIN
 ) -> Image.Image:
-    """A page of mode L with `text` in black on white: lines wrapped, paragraphs apart at blank lines.
+    """A page of mode L with `text` in black on white: lines are wrapped, blank lines separate paragraphs.
 
-    A column that is full goes on in the next one. Raises ValueError where the text does not fit the page.
+    Text that does not fit a column continues in the next one. Raises ValueError if it does not fit the page.
     """
     page = Image.new("L", size, 255)
     draw = ImageDraw.Draw(page)
@@ -75,7 +75,7 @@ def draw_page(
 
 def _font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
-    # Basic layout: the other one depends on libraries that are not in every Pillow.
+    # The other layout engine needs libraries that not every Pillow has.
     return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -154,7 +154,7 @@ Quick checks help: the quick brown fox jumps over the lazy dog, and the five box
 
 
 def write_scan(pages: Iterable[Image.Image], to: Path) -> None:
-    """A PDF of page images, as a scanner makes it: without any text."""
+    """Write a PDF of page images without any text, as a scanner does."""
     with pikepdf.new() as pdf:
         for page in pages:
             grey = page.convert("L")
