@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray import serve
@@ -12,6 +12,9 @@ from ray.serve.schema import LoggingConfig
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.jobs.deployment import Jobs
+from serve_app.jobs.result_writer import ResultWriterFactory
+from serve_app.paddlex.job import DIALECT as PADDLEX
+from serve_app.paddlex.job import PaddlexResultWriter
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
 from serve_app.settings import EngineSettings, Secrets, Settings, with_environment
@@ -26,6 +29,8 @@ STATE_CALLS = 2
 JOBS_CALLS = 10_000
 # Jobs go on elsewhere: their replica has nothing to wait for.
 JOBS_GRACE_S = 2
+# Jobs write results in these dialects too.
+RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
 
 
 def build(settings: Settings) -> Application:
@@ -67,7 +72,7 @@ def build(settings: Settings) -> Application:
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,
-    )(Jobs).bind(settings, secrets, rasterizer, recognizers)
+    )(Jobs).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
 
     return serve.deployment(
         num_replicas=settings.ingress_replicas,

@@ -19,6 +19,7 @@ from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.locks import Locks
 from serve_app.jobs.progress import JobView, ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState
+from serve_app.jobs.result_writer import ResultWriterFactory
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
@@ -50,7 +51,9 @@ class Jobs:
         secrets: Secrets,
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
+        result_writers: Mapping[str, ResultWriterFactory],
     ) -> None:
+        """`result_writers` make the results of dialects, by their names in job records."""
         limit_arenas()
         self._services = services = open_services(settings, secrets, rasterizer, recognizers)
         self._keep_s = settings.jobs.keep_s
@@ -62,12 +65,13 @@ class Jobs:
             Fetcher, max_bytes=int(settings.jobs.body_mb * 1e6), allowed_networks=settings.allowed_private_networks
         )
         documents = fetcher(deadline_s=settings.limits.request_s)
+        links = Links(services.store, settings)
         runner = Runner(
             services.documents,
             self._job_store,
-            Links(services.store, settings),
+            {name: make(settings, services.documents, links) for name, make in result_writers.items()},
             Sources(settings, services.store, documents).fetch,
-            settings,
+            settings.jobs,
             self._note_change,
         )
         self._scheduler = Scheduler(runner.run, self._board, in_flight=settings.jobs.in_flight)

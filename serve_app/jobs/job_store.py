@@ -59,13 +59,13 @@ class JobStore:
         """
         await self._expiries.add(record.created + ABANDONED, record.id)
         if source is not None:
-            await self.keep_source(record.id, source)
+            await self.save_source(record.id, source)
         await self.save(record)
         await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be done
         await self._expiries.remove(f"{record.created + ABANDONED:%Y%m%d}", record.id)
         await self._store.put(_owner_key(record), b"", OCTETS)
-        if record.paddlex is not None and record.paddlex.batch_id is not None:
-            await self._store.put(_batch_key(record, record.paddlex.batch_id), b"", OCTETS)
+        if record.batch_id is not None:
+            await self._store.put(_batch_key(record, record.batch_id), b"", OCTETS)
 
     async def save(self, record: JobRecord) -> None:
         await self._store.put(_record_key(record.id), as_stored(record), JSON)
@@ -135,14 +135,14 @@ class JobStore:
         if record.webhook is None or record.webhook.state != "pending":
             await self._store.delete(_webhook_key(record.id))
 
-    async def source(self, job_id: str) -> BinaryIO:
+    async def open_source(self, job_id: str) -> BinaryIO:
         return await self._store.open(_source_key(job_id))
 
-    async def keep_source(self, job_id: str, source: FileContent) -> None:
+    async def save_source(self, job_id: str, source: FileContent) -> None:
         with await asyncio.to_thread(unnamed_file, source) as file:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
-    async def keep_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
+    async def save_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
         """Keep what was read of a page; its figures where the job's result has them."""
         folder = document_folder(job_id)
         for figure in content.figures:
@@ -169,7 +169,7 @@ class JobStore:
                 page.warnings.append(_figure_lost(path))
         return replace(decoded.content, figures=tuple(figures)), decoded.engine
 
-    async def keep_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
+    async def save_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
         """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""
         failed = [page.model_dump(mode="json") for page in spool.pages() if page.error is not None]
         kept = {
@@ -193,7 +193,7 @@ class JobStore:
             return []
         return [Page.model_validate(page) for page in kept["failed"]]
 
-    async def read_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
+    async def load_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
         """Put all pages of a job that is done into the spool."""
         kept = json.loads(await self._store.get(_summary_key(job_id)))
         for number in await self.page_numbers(job_id):
@@ -219,8 +219,8 @@ class JobStore:
         """Delete all that is kept of a job that is gone but its record, which says what became of it, for a time."""
         await self.begin_purge(record)
         await self._store.delete(_owner_key(record))
-        if record.paddlex is not None and record.paddlex.batch_id is not None:
-            await self._store.delete(_batch_key(record, record.paddlex.batch_id))
+        if record.batch_id is not None:
+            await self._store.delete(_batch_key(record, record.batch_id))
         if record.digest is not None:
             await self._cache.forget(record.owner, record.digest)
         await self._store.delete_below(document_folder(record.id), but=_record_key(record.id))

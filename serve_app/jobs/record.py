@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field, model_validator
 
 from serve_app.document import ErrorInfo
 from serve_app.outputs.formats import OutputFormat
-from serve_app.paddlex.job import PaddlexJob
 from serve_app.pipeline.request import DocumentRequest
 
 
@@ -56,11 +55,19 @@ class Webhook(BaseModel):
     last_answer: str | None = None
 
 
+class Dialect(BaseModel):
+    """What a job needs for a result in the form of another API."""
+
+    name: str = Field(description="Selects the writer of the result")
+    payload: dict[str, Any] = Field(description="For that writer; jobs do not interpret it")
+
+
 class JobRecord(BaseModel):
     """One job. Times are UTC.
 
     A field that is added needs a default, so that earlier records can be read; unknown fields are ignored. Increase
-    `version` if that is not enough. `request` was stored as `wish` before.
+    `version` if that is not enough. Earlier records have `wish`
+    for `request`, and `paddlex` for `dialect` and `batch_id`.
     """
 
     version: Literal[1] = 1
@@ -77,7 +84,8 @@ class JobRecord(BaseModel):
     ended: datetime | None = None
     expires: datetime | None = None
     webhook: Webhook | None = None
-    paddlex: PaddlexJob | None = Field(None, description="Of a job of PaddleOCR's own API")
+    batch_id: str | None = Field(None, description="Name that the owner gave to several jobs")
+    dialect: Dialect | None = Field(None, description="Set if the result is wanted in the form of another API too")
     page_count: int | None = Field(None, description="Pages of the document, once it has been opened")
     total: int | None = Field(None, description="Pages to read, once the document has been opened")
     done: int = 0
@@ -89,8 +97,14 @@ class JobRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _rename_stored_fields(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "wish" in fields:
+        if not isinstance(fields, dict):
+            return fields
+        if "wish" in fields:
             fields = {**fields, "request": fields["wish"]}
+        if isinstance(fields.get("paddlex"), dict):
+            payload = dict(fields["paddlex"])
+            batch_id = payload.pop("batch_id", None)
+            fields = {**fields, "batch_id": batch_id, "dialect": {"name": "paddlex", "payload": payload}}
         return fields
 
     def ended_as(self, state: JobState, *, keep_s: float, error: ErrorInfo | None = None) -> JobRecord:
@@ -104,9 +118,8 @@ class JobRecord(BaseModel):
     def without_contents(self) -> JobRecord:
         """Return the record without what may be confidential: file name, password, URLs, messages."""
         request = self.request.model_copy(update={"password": None})
-        nothing: dict[str, Any] = {"url": None, "file_name": None, "webhook": None, "paddlex": None, "error": None}
-        nothing |= {"digest": None, "outputs": {}}
-        return self.model_copy(update={**nothing, "request": request})
+        cleared = ("url", "file_name", "digest", "webhook", "batch_id", "dialect", "error")
+        return self.model_copy(update={**dict.fromkeys(cleared), "outputs": {}, "request": request})
 
 
 def record_of(data: bytes) -> JobRecord:

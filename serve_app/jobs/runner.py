@@ -1,4 +1,4 @@
-"""One job, from wherever it was left to its end."""
+"""Runs one job, from wherever it was left to its end."""
 
 from __future__ import annotations
 
@@ -6,287 +6,250 @@ import asyncio
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, Page
-from serve_app.document.ids import document_folder
-from serve_app.errors import (
-    ENGINE_UNAVAILABLE,
-    PageTimeout,
-    QueueFull,
-    RecognitionFailed,
-    RequestTimeout,
-    ServiceError,
-    ServiceUnavailable,
-)
+from serve_app.errors import RequestTimeout, ServiceError, ServiceUnavailable
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
+from serve_app.jobs.result_writer import ResultWriter
+from serve_app.jobs.verdict import Verdict, verdict
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
-from serve_app.paddlex.engine_options import is_preprocessed
-from serve_app.paddlex.exports import exports_of_spool
-from serve_app.paddlex.job import RESULT, RESULT_TYPE, PaddlexJob
-from serve_app.paddlex.responses import pages_read
-from serve_app.paddlex.restructuring import restructure_pages, restructuring_of
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.timings import Timings
 from serve_app.runtime.mapped_file import FileContent, mapped
-from serve_app.runtime.temp_dir import is_no_room, no_room
-from serve_app.settings import Settings
+from serve_app.runtime.temp_dir import no_room
+from serve_app.scheduling.backoff import backoff
+from serve_app.settings import JobSettings
 from serve_app.storage import StoreUnavailable
-from serve_app.storage.links import Links
 
 log = logging.getLogger("ray.serve.jobs")
 
-PAGE_TRIES = 3
-LONGEST_LINK_S = 604_800
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 
-_BUSY: tuple[type[ServiceError], ...] = (*ENGINE_UNAVAILABLE, QueueFull, ServiceUnavailable)
-_PASSING: tuple[type[Exception], ...] = (*_BUSY, StoreUnavailable)
-"""What is waited for until the job's time is over: the document is not to blame."""
-
-_PASSING_CODES = {error.code for error in _BUSY}
-_TRIED_AGAIN = {RecognitionFailed.code, PageTimeout.code}
-"""Codes of failed pages for which another try may go better."""
-
 
 @dataclass
-class _Trouble:
-    """Of a job's pages while it is worked on: how often they failed, and those that are not tried any more."""
+class _Failures:
+    """Failed tries of a job's pages, and the pages that are given up. They outlast a try of the whole job."""
 
     tries: Counter[int] = field(default_factory=Counter)
-    failed: dict[int, Page] = field(default_factory=dict)
+    pages: dict[int, Page] = field(default_factory=dict)
 
 
 class Runner:
-    """Does jobs through the one way of a page, and keeps each page before it counts."""
+    """Reads the documents of jobs through the pipeline. Each page is stored before it counts as done."""
 
     def __init__(
         self,
         documents: Documents,
         job_store: JobStore,
-        links: Links,
+        result_writers: Mapping[str, ResultWriter],
         fetch: Callable[[str], Awaitable[FileContent]],
-        settings: Settings,
-        changed: Callable[[JobRecord, Mapping[int, ErrorInfo | None]], None],
+        limits: JobSettings,
+        on_change: Callable[[JobRecord, Mapping[int, ErrorInfo | None]], None],
+        *,
+        first_pause_s: float = FIRST_PAUSE_S,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
-        """`changed` hears of each change of a record, after that is kept as far as it has to be.
+        """`result_writers` by the names of their dialects. `fetch` downloads a document.
 
-        It also hears which pages have come to their end with that, those that failed with their error.
+        `on_change` is called after each change of a record, once that is as durable as it has to be, with the pages
+        that are now finished and the errors of those that failed. The pauses are those between tries.
         """
         self._documents = documents
         self._job_store = job_store
+        self._result_writers = result_writers
         self._fetch = fetch
-        self._links = links
-        self._settings = settings
-        self._limits = settings.jobs
-        self._changed = changed
+        self._limits = limits
+        self._on_change = on_change
+        self._first_pause_s = first_pause_s
+        self._longest_pause_s = longest_pause_s
 
     async def run(self, record: JobRecord) -> None:
-        """Do the job to its end, which is kept. Raises nothing but CancelledError: a failure is the job's."""
-        trouble = _Trouble()
+        """Run a job to its end, and store that. Raises only CancelledError; any other failure is the job's."""
         try:
             async with asyncio.timeout(self._limits.job_s):
-                await self._patiently(record, lambda: self._done(record, trouble))
+                await self._run_through_outages(record)
         except TimeoutError:
-            await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in its time."))
+            await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in time."))
         except ServiceError as error:
             await self._end(record, JobState.FAILED, error)
         except Exception:
             log.exception("job %s failed", record.id)
-            failure = ServiceError("The service failed; the log has the details under this job's id.")
+            failure = ServiceError("The service failed; its log has the details under this job's id.")
             await self._end(record, JobState.FAILED, failure)
 
-    async def _patiently(self, record: JobRecord, work: Callable[[], Awaitable[None]]) -> None:
-        pause_s = FIRST_PAUSE_S
+    async def _run_through_outages(self, record: JobRecord) -> None:
+        failures = _Failures()
+        pauses = self._pauses()
         while True:
-            before = record.done
+            done_before = record.done
             try:
-                await work()
+                await self._attempt(record, failures)
                 return
-            except OSError as error:
-                if not is_no_room(error):
+            except Exception as error:
+                if verdict(error) is not Verdict.WAIT:
                     raise
-                reason, record.waiting_for = "no disk space left", no_room().message
-            except _PASSING as error:
-                reason = error.code if isinstance(error, ServiceError) else str(error)
-                record.waiting_for = error.message if isinstance(error, ServiceError) else "The store is not available."
-            if record.done > before:
-                pause_s = FIRST_PAUSE_S
-            log.warning("job %s waits %.0f s: %s", record.id, pause_s, reason)
-            self._changed(record, {})
+                reason, record.waiting_for = _outage(error)
+            if record.done > done_before:
+                pauses = self._pauses()
+            pause_s = next(pauses)
+            log.warning("job %s: waiting %.0f s: %s", record.id, pause_s, reason)
+            self._on_change(record, {})
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _done(self, record: JobRecord, trouble: _Trouble) -> None:
+    async def _attempt(self, record: JobRecord, failures: _Failures) -> None:
+        """Run the job as far as it goes. Raises the errors that `verdict` judges."""
         if (ended := await self._ended_elsewhere(record.id)) is not None:
-            self._changed(ended, {})
+            self._on_change(ended, {})
             return
         if record.started is None:
-            record.started = _now()
+            record.started = datetime.now(UTC)
         record.state = JobState.RUNNING
-        with ExitStack() as held:
-            source = await self._source(record, held)
-            reading = held.enter_context(
-                await self._documents.open(
-                    source,
-                    record.request,
-                    owner=record.owner,
-                    timings=Timings(),
-                    document_id=record.id,
-                    limit_s=self._limits.job_s,
-                )
-            )
-            del source
-            record.digest = reading.digest
-            record.page_count, record.total = reading.page_count, len(reading.numbers)
-            await self._restore(record, reading, trouble)
-            record.waiting_for = None
-            await self._job_store.save(record)
-            self._changed(record, {page.number: page.error for page in reading.spool.pages()})
-            await self._read(record, reading, trouble)
-            await self._keep_what_is_missing(record, reading)
-            summary = await reading.finish(of_job=True)
-            await self._job_store.keep_summary(record.id, summary, reading.spool)
-            await self._keep_outputs(record, reading, summary)
-            if record.paddlex is not None:
-                await self._keep_lines(record, record.paddlex, reading)
+        with await self._open(record) as run:
+            await self._restore(record, run, failures)
+            await self._read(record, run, failures)
+            await self._save_lost_pages(record, run)
+            summary = await run.finish(of_job=True)
+            await self._job_store.save_summary(record.id, summary, run.spool)
+            await self._save_outputs(record, run, summary)
+            await self._save_dialect_result(record, run)
         state = JobState.PARTIAL if summary.status is DocumentStatus.PARTIAL else JobState.DONE
         await self._end(record, state, None)
 
-    async def _source(self, record: JobRecord, held: ExitStack) -> FileContent:
+    async def _open(self, record: JobRecord) -> DocumentRun:
+        return await self._documents.open(
+            await self._source(record),
+            record.request,
+            owner=record.owner,
+            timings=Timings(),
+            document_id=record.id,
+            limit_s=self._limits.job_s,
+        )
+
+    async def _source(self, record: JobRecord) -> FileContent:
         try:
-            file = await self._job_store.source(record.id)
+            with await self._job_store.open_source(record.id) as file:
+                return mapped(file)
         except KeyError:
-            if record.url is None:  # it was there when the job's id went out
-                raise StoreUnavailable(f"the document of job {record.id} is not there") from None
-            source = await self._fetch(record.url)
-            await self._job_store.keep_source(record.id, source)  # what is read again after a kill is the same document
-            return source
-        return mapped(held.enter_context(file))
+            if record.url is None:  # an upload is stored before the job's id goes out
+                raise StoreUnavailable(f"the document of job {record.id} is missing") from None
+        source = await self._fetch(record.url)
+        await self._job_store.save_source(record.id, source)  # so that a later attempt reads the same document
+        return source
 
-    async def _restore(self, record: JobRecord, reading: DocumentRun, trouble: _Trouble) -> None:
-        chosen = set(reading.numbers)
+    async def _restore(self, record: JobRecord, run: DocumentRun, failures: _Failures) -> None:
+        """Take over the pages of earlier attempts, and store the record of the job as it now is."""
+        requested = set(run.numbers)
         for number in await self._job_store.page_numbers(record.id):
-            if number in chosen:
-                reading.collector.restore(*await self._job_store.page(record.id, number))
-        record.done, record.failed = len(reading.spool), len(trouble.failed)
-        for page in trouble.failed.values():
-            reading.collector.add_failed(page)
+            if number in requested:
+                run.collector.restore(*await self._job_store.page(record.id, number))
+        record.digest = run.digest
+        record.page_count, record.total = run.page_count, len(run.numbers)
+        record.done, record.failed = len(run.spool), len(failures.pages)
+        for page in failures.pages.values():
+            run.collector.add_failed(page)
+        record.waiting_for = None
         if record.done:
-            log.info("job %s goes on with %d of %d page(s) done", record.id, record.done, record.total)
+            log.info("job %s: resumed with %d of %d page(s) done", record.id, record.done, record.total)
+        await self._job_store.save(record)
+        self._on_change(record, {page.number: page.error for page in run.spool.pages()})
 
-    async def _read(self, record: JobRecord, reading: DocumentRun, trouble: _Trouble) -> None:
-        pause_s = FIRST_PAUSE_S
-        while True:
-            again: list[int] = []
-            waiting: ErrorInfo | None = None
-            try:
-                async with aclosing(reading.pages()) as pages:
-                    async for content in pages:
-                        page = content.page
-                        if page.error is None:
-                            await self._job_store.keep_page(record.id, content, reading.collector.engine)
+    async def _read(self, record: JobRecord, run: DocumentRun, failures: _Failures) -> None:
+        """Read the remaining pages until each is done, or given up. Raises ServiceError for an outage, or if all failed."""
+        for pause_s in self._pauses():
+            retries = await self._read_once(record, run, failures)
+            if not retries:
+                return
+            log.warning("job %s: %d page(s) failed; retrying in %.0f s", record.id, len(retries), pause_s)
+            await asyncio.sleep(pause_s)
+            run.collector.retract(retries)
+
+    async def _read_once(self, record: JobRecord, run: DocumentRun, failures: _Failures) -> list[int]:
+        """Try each remaining page once; return the numbers of those to retry."""
+        retries: list[int] = []
+        outage: ErrorInfo | None = None
+        try:
+            async with aclosing(run.pages()) as pages:
+                async for content in pages:
+                    page = content.page
+                    tries = failures.tries[page.number] + 1
+                    match verdict(page.error, tries):
+                        case Verdict.WAIT:
+                            outage = page.error
+                            continue
+                        case Verdict.RETRY:
+                            failures.tries[page.number] = tries
+                            retries.append(page.number)
+                            continue
+                        case Verdict.DONE:
+                            await self._job_store.save_page(record.id, content, run.collector.engine)
                             record.done += 1
                             log.info("job %s: page %d is done", record.id, page.number)
-                        elif page.error.code in _PASSING_CODES:
-                            waiting = page.error
-                            continue
-                        if page.error is not None and page.error.code in _TRIED_AGAIN:
-                            trouble.tries[page.number] += 1
-                            if trouble.tries[page.number] < PAGE_TRIES:
-                                again.append(page.number)
-                                continue
-                        if page.error is not None:
-                            trouble.failed[page.number] = page
+                        case Verdict.FAIL:
+                            failures.pages[page.number] = page
                             record.failed += 1
-                        self._changed(record, {page.number: page.error})
-            except ServiceError:  # no page could be read
-                if not again:
-                    raise
-            if waiting is not None:
-                raise ServiceUnavailable(waiting.message)
-            if not again:
-                return
-            log.warning("job %s: %d page(s) failed and are tried again in %.0f s", record.id, len(again), pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s *= 2
-            reading.collector.retract(again)
-
-    async def _keep_what_is_missing(self, record: JobRecord, reading: DocumentRun) -> None:
-        """All that counts as done is in the store, whatever has become of the store meanwhile."""
-        kept = set(await self._job_store.page_numbers(record.id))
-        for page in reading.spool.pages():
-            if page.error is None and page.number not in kept:
-                log.warning("job %s: page %d was not in the store any more, and is kept again", record.id, page.number)
-                await self._job_store.keep_page(record.id, reading.spool.content(page.number), reading.collector.engine)
-
-    async def _keep_outputs(self, record: JobRecord, reading: DocumentRun, summary: DocumentSummary) -> None:
-        for kind in record.request.outputs:
-            try:
-                with await reading.renderer.rendered(kind, summary) as file:
-                    key = await self._job_store.save_output(record.id, FILE_NAMES[kind], file, MEDIA_TYPES[kind])
-            except _PASSING:
+                    self._on_change(record, {page.number: page.error})
+        except ServiceError:  # no page at all could be read
+            if not retries:
                 raise
-            except ServiceError as error:  # the others are worth having without it
-                log.warning("job %s: no %s is made: %s", record.id, kind, error.message)
-                record.outputs[kind] = OutputFile(error=ErrorInfo(code=error.code, message=error.message))
-            else:
-                record.outputs[kind] = OutputFile(key=key)
+        if outage is not None:
+            raise ServiceUnavailable(outage.message)
+        return retries
 
-    async def _keep_lines(self, record: JobRecord, paddlex: PaddlexJob, reading: DocumentRun) -> None:
-        """The result as PaddleOCR's clients fetch it."""
-        restructured = None
-        if not paddlex.of_lines and paddlex.layout.restructure_pages:
-            pages = await asyncio.to_thread(pages_read, reading.spool, paddlex.layout)
+    async def _save_lost_pages(self, record: JobRecord, run: DocumentRun) -> None:
+        """Store pages again that were done and have since been lost from the store."""
+        stored = set(await self._job_store.page_numbers(record.id))
+        for page in run.spool.pages():
+            if page.error is None and page.number not in stored:
+                log.warning("job %s: page %d is missing in the store; storing it again", record.id, page.number)
+                await self._job_store.save_page(record.id, run.spool.content(page.number), run.collector.engine)
+
+    async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
+        for output in record.request.outputs:
             try:
-                restructured = await restructure_pages(
-                    self._documents.pipeline, self._settings, pages, restructuring_of(paddlex.layout)
-                )
-            except ServiceError as error:  # what was read is worth more than that
-                log.warning("job %s: pages are not made one piece: %s", record.id, error.message)
-        formats = None if paddlex.of_lines else paddlex.layout.output_formats
-        exports = await exports_of_spool(self._documents.writers, reading.spool, restructured, formats)
-        folder = document_folder(record.id)
-        link_s = min(int(self._limits.keep_s) + 1, LONGEST_LINK_S)  # as long as the result is there
-        with exports, tempfile.TemporaryFile() as file:
-            write = paddlex.writer(
-                reading.spool,
-                restructured,
-                lambda path: self._links.of(f"{folder}/{path}", paddlex.address, seconds=link_s),
-                exports,
-                kind=reading.kind,
-                preprocessed=is_preprocessed(record.request.options),
-            )
-            await asyncio.to_thread(write, file)
+                with await run.renderer.rendered(output, summary) as file:
+                    key = await self._job_store.save_output(record.id, FILE_NAMES[output], file, MEDIA_TYPES[output])
+            except ServiceError as error:  # one output that fails must not cost the others
+                if verdict(error) is Verdict.WAIT:
+                    raise
+                log.warning("job %s: cannot make %s: %s", record.id, output, error.message)
+                record.outputs[output] = OutputFile(error=ErrorInfo(code=error.code, message=error.message))
+            else:
+                record.outputs[output] = OutputFile(key=key)
+
+    async def _save_dialect_result(self, record: JobRecord, run: DocumentRun) -> None:
+        if record.dialect is None:
+            return
+        writer = self._result_writers[record.dialect.name]
+        with cast(BinaryIO, tempfile.TemporaryFile()) as file:
+            await writer.write(record.dialect.payload, run, file)
             file.seek(0)
-            await self._job_store.save_output(record.id, RESULT, cast(BinaryIO, file), RESULT_TYPE)
+            await self._job_store.save_output(record.id, writer.file_name, file, writer.media_type)
 
     async def _end(self, record: JobRecord, state: JobState, error: ServiceError | None) -> None:
-        told = None if error is None else ErrorInfo(code=error.code, message=error.message)
-        ended = record.ended_as(state, keep_s=self._limits.keep_s, error=told)
-        pause_s = FIRST_PAUSE_S
-        while True:
+        info = None if error is None else ErrorInfo(code=error.code, message=error.message)
+        ended = record.ended_as(state, keep_s=self._limits.keep_s, error=info)
+        for pause_s in self._pauses():
             try:
-                ended = await self._closed(ended)
+                ended = await self._finish(ended)
                 break
             except StoreUnavailable as failure:
-                log.warning("job %s cannot be closed yet: %s", record.id, failure)
+                log.warning("job %s: cannot store its end; retrying in %.0f s: %s", record.id, pause_s, failure)
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         log.info("job %s: key %r, %s, %d of %s page(s)", ended.id, ended.owner, ended.state, ended.done, ended.total)
-        self._changed(ended, {})
+        self._on_change(ended, {})
 
-    async def _closed(self, ended: JobRecord) -> JobRecord:
-        """What is kept of a job at its end: that of whoever has ended it first.
+    async def _finish(self, ended: JobRecord) -> JobRecord:
+        """Store the end of a job, unless it has ended already; return the record that is stored then.
 
-        Nobody else does, unless there were two Jobs for a moment, of which only one has heard that it was cancelled.
+        That happens only if two Jobs replicas overlap and just one of them was told to cancel or delete the job.
         """
         if (stored := await self._ended_elsewhere(ended.id)) is not None:
             return stored
@@ -294,7 +257,7 @@ class Runner:
         return ended
 
     async def _ended_elsewhere(self, job_id: str) -> JobRecord | None:
-        """The record of a job that is at its end already, after all is done that belongs to that."""
+        """Return the record of a job that has ended already, after completing what has to follow; else None."""
         try:
             stored = await self._job_store.record(job_id)
         except KeyError:
@@ -307,6 +270,14 @@ class Runner:
             await self._job_store.index_finished(stored)
         return stored
 
+    def _pauses(self) -> Iterator[float]:
+        return backoff(self._first_pause_s, self._longest_pause_s)
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+
+def _outage(error: Exception) -> tuple[str, str]:
+    """What to log of an error that has to be waited for, and what to show to the job's owner."""
+    if isinstance(error, ServiceError):
+        return error.code, error.message
+    if isinstance(error, StoreUnavailable):
+        return str(error), "The store is not available."
+    return "no disk space left", no_room().message

@@ -1,32 +1,48 @@
-"""What the official job API may ask for, and the result that its clients fetch."""
+"""Jobs of the official API: what a job's record holds for it, and the result that its clients download."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import logging
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from pydantic import BaseModel, Field
 
 from serve_app.document import NativePage
-from serve_app.document.spool import PageSpool
-from serve_app.paddlex.exports import Exports
+from serve_app.document.ids import document_folder
+from serve_app.errors import ServiceError
+from serve_app.paddlex.engine_options import is_preprocessed
+from serve_app.paddlex.exports import exports_of_spool
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
-from serve_app.paddlex.responses import Picture, layout_parsing_results, ocr_results, write_lines
+from serve_app.paddlex.responses import layout_parsing_results, ocr_results, pages_read, write_lines
+from serve_app.paddlex.restructuring import restructure_pages, restructuring_of
+from serve_app.pipeline.document_run import DocumentRun
+from serve_app.pipeline.documents import Documents
+from serve_app.settings import Settings
+from serve_app.storage.links import Links
+
+log = logging.getLogger("ray.serve.jobs")
+
+DIALECT = "paddlex"
+"""The name of this dialect in job records."""
 
 LINES_MODELS = ("PP-OCRv5", "PP-OCRv5-latin", "PP-OCRv6")
 LAYOUT_MODELS = ("PP-StructureV3", "PaddleOCR-VL", "PaddleOCR-VL-1.5", "PaddleOCR-VL-1.6")
 
 RESULT = "result.jsonl"
-RESULT_TYPE = "application/x-ndjson; charset=utf-8"  # clients guess at a charset that is not told
+RESULT_TYPE = "application/x-ndjson; charset=utf-8"  # without a charset, clients guess one
+
+LONGEST_LINK_S = 604_800
+"""Signed links of S3 last a week at most."""
 
 
 class PaddlexJob(BaseModel):
-    """What a job of the official API has beside the others; `payload` as in /layout-parsing or /ocr, checked."""
+    """The part of a job's record that belongs to the official API. `payload` holds checked fields of /layout-parsing or /ocr."""
 
     model: str
     payload: dict[str, Any] = Field(default_factory=dict)
-    batch_id: str | None = None
-    address: str = Field(description="The service's own, for the URLs in the result")
+    address: str = Field(description="Base URL of this service, for the URLs in the result")
 
     @property
     def of_lines(self) -> bool:
@@ -40,22 +56,45 @@ class PaddlexJob(BaseModel):
     def lines(self) -> LinesFields:
         return LinesFields.model_validate(self.payload)
 
-    def writer(
-        self,
-        spool: PageSpool,
-        restructured: list[NativePage] | None,
-        picture: Picture,
-        exports: Exports,
-        *,
-        kind: str,
-        preprocessed: bool,
-    ) -> Callable[[BinaryIO], None]:
-        """Writes the result into a file; it blocks."""
-        if self.of_lines:
-            name, results = "ocrResults", ocr_results(self.lines, spool, picture, preprocessed=preprocessed)
-        else:
-            name, results = (
-                "layoutParsingResults",
-                layout_parsing_results(self.layout, spool, restructured, picture, exports),
-            )
-        return lambda to: write_lines(name, results, spool, kind=kind, to=to)
+
+class PaddlexResultWriter:
+    """Writes the JSON lines that clients of the official job API download, one for each page."""
+
+    file_name = RESULT
+    media_type = RESULT_TYPE
+
+    def __init__(self, settings: Settings, documents: Documents, links: Links) -> None:
+        self._settings = settings
+        self._documents = documents
+        self._links = links
+
+    async def write(self, payload: Mapping[str, Any], run: DocumentRun, file: BinaryIO) -> None:
+        """`payload` is a PaddlexJob. Raises ServiceError and StoreUnavailable."""
+        job = PaddlexJob.model_validate(payload)
+        folder = document_folder(run.id)
+        link_s = min(int(self._settings.jobs.keep_s) + 1, LONGEST_LINK_S)  # as long as the result itself is kept
+
+        def picture(path: str) -> str:
+            return self._links.of(f"{folder}/{path}", job.address, seconds=link_s)
+
+        if job.of_lines:
+            preprocessed = is_preprocessed(run.request.options)
+            lines = ocr_results(job.lines, run.spool, picture, preprocessed=preprocessed)
+            await asyncio.to_thread(write_lines, "ocrResults", lines, run.spool, kind=run.kind, to=file)
+            return
+        layout = job.layout
+        restructured = await self._restructured(layout, run) if layout.restructure_pages else None
+        exports = await exports_of_spool(self._documents.writers, run.spool, restructured, layout.output_formats)
+        with exports:
+            pages = layout_parsing_results(layout, run.spool, restructured, picture, exports)
+            await asyncio.to_thread(write_lines, "layoutParsingResults", pages, run.spool, kind=run.kind, to=file)
+
+    async def _restructured(self, layout: LayoutParsingFields, run: DocumentRun) -> list[NativePage] | None:
+        """The pages joined into one document; None if that fails, as the pages themselves are worth more."""
+        pages = await asyncio.to_thread(pages_read, run.spool, layout)
+        restructuring = restructuring_of(layout)
+        try:
+            return await restructure_pages(self._documents.pipeline, self._settings, pages, restructuring)
+        except ServiceError as error:
+            log.warning("job %s: its pages are not restructured: %s", run.id, error.message)
+            return None

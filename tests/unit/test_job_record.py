@@ -7,10 +7,9 @@ import json
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.jobs.progress import JobView
-from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook, as_stored, record_of
+from serve_app.jobs.record import Dialect, JobRecord, JobState, Priority, Webhook, as_stored, record_of
 from serve_app.jobs.response import JobResponse, job_payload, job_response
 from serve_app.outputs.formats import OutputFormat
-from serve_app.paddlex.job import PaddlexJob
 from serve_app.pipeline.request import DocumentRequest
 
 REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
@@ -22,7 +21,7 @@ def test_a_record_is_read_back_as_it_was_stored() -> None:
         id=new_document_id(),
         owner="боб",
         request=DocumentRequest(engine="x", options=options, pages="1-3", password="пароль"),
-        paddlex=PaddlexJob(model="PP-OCRv5", payload={"visualize": True}, address="http://x/"),
+        dialect=Dialect(name="other", payload={"visualize": True}),
     )
     assert record_of(as_stored(record)) == record
     payload = job_payload(record)

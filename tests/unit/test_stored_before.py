@@ -12,6 +12,7 @@ from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobState, Priority, as_stored, record_of
 from serve_app.outputs.formats import OutputFormat
+from serve_app.paddlex.job import DIALECT, PaddlexJob
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Settings
@@ -67,7 +68,10 @@ def test_a_record_of_an_official_job_is_read() -> None:
         pages="2-",
         keep_native=True,
     )
-    assert record.paddlex is not None and record.paddlex.layout.restructure_pages
+    assert record.dialect is not None and (record.dialect.name, record.batch_id) == (DIALECT, "пачка")
+    job = PaddlexJob.model_validate(record.dialect.payload)
+    assert (job.model, job.address) == ("PaddleOCR-VL-1.6", "https://ocr.example.com/")
+    assert job.layout.restructure_pages and not job.of_lines
     assert record_of(as_stored(record)) == record
 
 
@@ -92,7 +96,7 @@ async def test_a_page_of_a_job_with_its_native_form_as_paddlex_is_read(store: Fo
     content, engine = await jobs.page(JOB, 2)
     check(content, figure)
     assert engine == ENGINE
-    await jobs.keep_page(JOB, content, engine)
+    await jobs.save_page(JOB, content, engine)
     assert await jobs.page(JOB, 2) == (content, engine)
 
 

@@ -180,11 +180,11 @@ async def _rendered(
     context: Context, record: JobRecord, output: OutputFormat, *, include_images: bool
 ) -> tuple[DocumentSummary, BinaryIO]:
     async def source() -> memoryview:
-        with await context.job_store.source(record.id) as file:
+        with await context.job_store.open_source(record.id) as file:
             return memoryview(mapped(file))
 
     with closing(PageSpool()) as spool:
-        summary = await context.job_store.read_document(record.id, spool)
+        summary = await context.job_store.load_document(record.id, spool)
         renderer = Renderer(source, spool, password=record.request.password, writers=context.documents.writers)
         return summary, await renderer.rendered(output, summary, include_images=include_images)
 

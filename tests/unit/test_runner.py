@@ -1,0 +1,175 @@
+"""The runner: what it stores, what it retries or waits for, and how a job ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.document.ids import document_folder, new_document_id
+from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed
+from serve_app.jobs.record import Dialect, JobRecord, JobState, as_stored
+from serve_app.outputs.formats import OutputFormat
+from serve_app.pipeline.results import Results
+from tests.support.job_runs import REQUEST, Bench, Pages, files_in
+
+
+async def test_pages_and_the_end_are_stored(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pages := Pages())
+    job = await bench.run()
+    assert (job.state, job.done, job.failed, job.total, job.error) == (JobState.DONE, 3, 0, 3, None)
+    assert job.expires is not None and job.ended is not None
+    assert job.expires - job.ended == timedelta(seconds=bench.settings.jobs.keep_s)
+    assert await bench.job_store.active_ids() == [] and await bench.job_store.ids_of_owner("me") == [job.id]
+    assert pages.tried == [1, 2, 3] and [done for _, done, _ in bench.changes] == [0, 1, 2, 3, 3]
+    reading, engine = await bench.job_store.page(job.id, 2)
+    assert (reading.page.text, engine.name) == ("страница 2", "x")
+    assert [figure.jpeg for figure in reading.figures] == [b"jpeg", b"picture"]
+    assert f"![]({reading.figures[0].path})" == reading.page.markdown, "a figure has a name of its own in the document"
+
+
+async def test_a_job_is_resumed_with_the_pages_that_are_stored(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, first := Pages())
+    job = await bench.run()
+    (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
+    page_2.unlink()
+    job.state, job.ended = JobState.RUNNING, None
+    await bench.job_store.save(job)
+    again = Bench(tmp_path, pages := Pages())
+    await again.runner.run(job)
+    assert first.tried == [1, 2, 3] and pages.tried == [2]
+    assert (await again.job_store.record(job.id)).done == 3
+
+
+async def test_a_failed_page_is_retried_and_then_left_out_of_the_result(tmp_path: Path) -> None:
+    bench = Bench(
+        tmp_path, pages := Pages(page_1=[RecognitionFailed()], page_2=[PageTimeout()] * 9, page_3=[CorruptDocument()])
+    )
+    job = await bench.run()
+    assert (job.state, job.done, job.failed) == (JobState.PARTIAL, 1, 2)
+    assert sorted(pages.tried) == [1, 1, 2, 2, 2, 3]
+    ends = {number: None if error is None else error.code for number, error in bench.finished.items()}
+    assert ends == {1: None, 2: "page_timeout", 3: "corrupt_document"}
+    assert [page.number for page in await bench.job_store.failed_pages(job.id)] == [2, 3]
+
+
+async def test_an_output_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+    request = REQUEST.model_copy(update={"outputs": (OutputFormat.PDF, OutputFormat.TEXT, OutputFormat.ZIP)})
+    job = await bench.run(request=request)
+    assert job.state is JobState.DONE
+    folder = document_folder(job.id)
+    assert {kind: made.key for kind, made in job.outputs.items()} == {
+        OutputFormat.PDF: None,
+        OutputFormat.TEXT: f"{folder}/result.txt",
+        OutputFormat.ZIP: f"{folder}/result.zip",
+    }
+    error = job.outputs[OutputFormat.PDF].error
+    assert error is not None and error.code == "corrupt_document", "the file of this test is none"
+    with await bench.job_store.open_output(job.id, "result.txt") as file:
+        assert "страница 2" in file.read().decode()
+
+
+async def test_outages_of_the_engine_and_the_store_are_waited_for(tmp_path: Path) -> None:
+    loading = EngineLoading(retry_after_s=1)
+    bench = Bench(tmp_path, pages := Pages(page_1=[loading] * 5, page_3=[loading]))
+    bench.store.fails = 2
+    job = await bench.run()
+    assert (job.state, job.done, job.failed) == (JobState.DONE, 3, 0)
+    assert pages.tried.count(1) == 8, "five times its engine was loading, and twice the store was away"
+
+
+async def test_a_document_that_cannot_be_read_fails_the_job_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pages := Pages())
+    job = await bench.run(b"%PDF- damaged")
+    assert job.error is not None and (job.state, job.error.code, pages.tried) == (
+        JobState.FAILED,
+        "corrupt_document",
+        [],
+    )
+    none = Bench(tmp_path / "none", Pages(**{f"page_{number}": [CorruptDocument()] * 9 for number in (1, 2, 3)}))
+    job = await none.run()
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "corrupt_document")
+    assert await none.job_store.active_ids() == []
+
+
+async def test_a_job_fails_after_its_longest_time(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages(page_1=[EngineLoading(retry_after_s=1)] * 10_000), job_s=0.5)
+    job = await asyncio.wait_for(bench.run(), 5)
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "request_timeout")
+
+
+async def test_a_document_is_fetched_once_and_stored(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+    job = await bench.run(None, url="http://x/y")
+    with await bench.job_store.open_source(job.id) as file:
+        assert file.read() == b"%PDF- from http://x/y"
+    assert job.state is JobState.DONE
+
+
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.DELETED])
+async def test_the_first_end_of_a_job_holds(tmp_path: Path, state: JobState) -> None:
+    bench = Bench(tmp_path, Pages())
+    job = JobRecord(id=new_document_id(), owner="me", request=REQUEST)
+    await bench.job_store.add(job, b"%PDF-")
+    (record,) = [path for path in files_in(tmp_path) if path.name == "job.json"]
+
+    def end_elsewhere() -> None:
+        if bench.changes[-1][1] == 2:
+            record.write_bytes(as_stored(job.ended_as(state, keep_s=60)))
+
+    bench.then = end_elsewhere
+    await bench.runner.run(job)
+    assert (await bench.job_store.record(job.id)).state is state
+    assert await bench.job_store.active_ids() == []
+    assert ("000001.json" in {path.name for path in files_in(tmp_path)}) is (state is JobState.CANCELLED)
+
+
+async def test_a_page_counts_only_once_it_is_stored(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+    kept: list[int] = []
+    bench.then = lambda: kept.append(len([path for path in files_in(tmp_path) if "page-results" in str(path)]))
+    await bench.run()
+    assert all(there >= done for there, (_, done, _) in zip(kept, bench.changes, strict=True)) and kept[-1] == 3
+
+
+async def test_waiting_for_an_outage_adds_no_tries_to_a_failing_page(tmp_path: Path) -> None:
+    loading = [EngineLoading(retry_after_s=1)] * 10
+    bench = Bench(tmp_path, pages := Pages(page_1=[RecognitionFailed()] * 99, page_3=loading))
+    job = await bench.run()
+    assert (job.state, job.done, job.failed) == (JobState.PARTIAL, 2, 1)
+    assert pages.tried.count(1) == 3, "three tries in all, although its document was taken up ten times"
+
+
+async def test_a_bug_fails_the_job_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any, **__: Any) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(Results, "_put_pages", broken)
+    job = await asyncio.wait_for(Bench(tmp_path, Pages()).run(), 5)
+    assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "internal_error")
+
+
+async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, failures = Results._put_pages, [OSError(errno.ENOSPC, "no room")] * 2
+
+    async def full_at_first(self: Results, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await put(self, *arguments)
+
+    monkeypatch.setattr(Results, "_put_pages", full_at_first)
+    assert (await asyncio.wait_for(Bench(tmp_path, Pages()).run(), 5)).state is JobState.DONE
+
+
+async def test_the_result_of_a_dialect_is_made_by_its_writer(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+    job = await bench.run(dialect=Dialect(name="lines", payload={"mark": "> "}))
+    with await bench.job_store.open_output(job.id, "result.lines") as file:
+        assert file.read().decode() == "> страница 1\n> страница 2\n> страница 3\n"
+    unknown = await bench.run(dialect=Dialect(name="of a later version", payload={}))
+    assert unknown.error is not None and (unknown.state, unknown.error.code) == (JobState.FAILED, "internal_error")
