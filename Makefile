@@ -35,6 +35,7 @@ unit: $(VENV)/dev.installed tessdata poppler  ## the unit tests
 
 docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "Written: build/docs/index.html"
 
 configuration: $(VENV)/dev.installed  ## write docs/configuration.md from the settings
 	@$(BIN)/python -m serve_app settings > docs/configuration.md

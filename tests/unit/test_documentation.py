@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -136,3 +137,12 @@ def test_the_hooks_before_a_commit_are_the_locked_tools() -> None:
     locked = (ROOT / "requirements" / "dev.txt").read_text()
     assert tools == {".venv/bin/ruff", ".venv/bin/codespell"}
     assert all(f"\n{Path(tool).name}==" in locked for tool in tools)
+
+
+def test_the_map_of_rooms_has_the_floors_that_lint_holds() -> None:
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| \d+ \| (.+) \|$", architecture, re.M)
+    on_the_map = [set(re.findall(r"(?:^|· )`(\w+)`", row)) for row in rows]
+    contract, *_ = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    assert on_the_map == [layer for layer in layers if layer != {"__main__"}]
