@@ -36,9 +36,9 @@ class PageImage:
 class SourceFile:
     """A document's file on its way to the rasterizers.
 
-    `id` is the document's; rasterizers keep the file open under it. `owner` is whose it is: owners take turns.
-    `data` is the file as an array of uint8, or Ray's reference to one, so that it travels once and not with every
-    page. `digest` is of its content, where its pages are kept to be found again.
+    `id` is the document's; rasterizers keep the file open under it. `data` is the file as an array of uint8, or Ray's
+    reference to one, so that it travels once and not with every page. `owner` is the key's name: owners take turns.
+    `digest` is the SHA-256 of the content, if pages are cached.
     """
 
     id: str
@@ -46,6 +46,10 @@ class SourceFile:
     password: str | None = None
     owner: str = ""
     digest: str | None = None
+
+    def as_arguments(self) -> tuple[str, Any, str | None]:
+        """`id`, `data` and `password` for a remote call: Ray resolves references only if they are arguments themselves."""
+        return self.id, self.data, self.password
 
 
 class Word(BaseModel):

@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, TEXT_PAG
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.child_process import child_environment, python_module
+from serve_app.runtime.death_count import DeathCount
 
 logger = logging.getLogger("ray.serve.raster")
 
@@ -46,8 +46,6 @@ MAX_DEATHS = 3
 """Pages of one document that may kill or hold up the process, before the others are not tried any more."""
 
 KILLED_RETRY_AFTER_S = 5
-
-REMEMBERED_DOCUMENTS = 1000
 
 # glibc gives the memory of each page back and faults it in again for the next, which takes longer than
 # decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
@@ -74,7 +72,7 @@ class IsolatedDecoder:
         self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
         self._child: _Child | None = None
         self._closed = False
-        self._deaths: OrderedDict[str, int] = OrderedDict()  # of the child, by the documents that caused them
+        self._deaths = DeathCount(MAX_DEATHS)  # of the child
         self._lock = threading.Lock()
 
     def count_pages(self, source: SourceFile) -> int:
@@ -99,7 +97,7 @@ class IsolatedDecoder:
         self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
     ) -> Answer:
         with self._lock:
-            if self._deaths.get(source.id, 0) >= MAX_DEATHS:
+            if self._deaths.is_given_up(source.id):
                 raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
             try:
                 return self._tried(source, task, received)
@@ -108,7 +106,7 @@ class IsolatedDecoder:
             try:
                 return self._tried(source, task, received)
             except _Killed:
-                self._count_death(source)
+                self._deaths.add(source.id)
                 raise ServiceUnavailable(
                     "The process that decodes was killed.", retry_after_s=KILLED_RETRY_AFTER_S
                 ) from None
@@ -124,7 +122,7 @@ class IsolatedDecoder:
             raise  # an answer like any other: the child is ready for the next document
         except _TimedOut:
             self._drop()
-            self._count_death(source)
+            self._deaths.add(source.id)
             logger.warning(
                 "A page of %d bytes took over %g s; its process is killed.", source.data.size, self._deadline_s
             )
@@ -134,7 +132,7 @@ class IsolatedDecoder:
             # No document does that, unless to a system that is short of memory.
             if end == signal.SIGKILL.name and not self._closed:
                 raise _Killed from None
-            self._count_death(source)
+            self._deaths.add(source.id)
             logger.warning("The decoding process died on a document of %d bytes: %s.", source.data.size, end)
             raise CorruptDocument("The document is damaged and could not be decoded.") from None
         except (LookupError, TypeError) as error:
@@ -209,11 +207,6 @@ class IsolatedDecoder:
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         child.receive_into(pixels.data.cast("B"), deadline)
         return DecodedImage(pixels, dpi)
-
-    def _count_death(self, source: SourceFile) -> None:
-        self._deaths[source.id] = self._deaths.pop(source.id, 0) + 1
-        while len(self._deaths) > REMEMBERED_DOCUMENTS:
-            self._deaths.popitem(last=False)
 
     def _drop(self) -> str:
         """End the child, if there is one; returns how it ended."""

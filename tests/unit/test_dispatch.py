@@ -26,9 +26,10 @@ from serve_app.errors import (
     ServiceUnavailable,
     VlmServerAway,
 )
-from serve_app.pipeline import dispatch
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.page_cache import PageCache
+from serve_app.pipeline.page_reader import DEADLY_PAGES
+from serve_app.pipeline.replica_calls import RetryPolicy
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
@@ -72,10 +73,7 @@ class Silent(Handle):
         return asyncio.ensure_future(asyncio.Event().wait())
 
 
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "RETRY_PAUSE_S", 0)
-    monkeypatch.setattr(dispatch, "LOOK_S", 0.02)
+RETRY = RetryPolicy(pause_s=0, look_s=0.02)
 
 
 def pipeline_of(
@@ -97,6 +95,7 @@ def pipeline_of(
         has_replicas=lambda engine: has_replicas,
         fallbacks={"x": "other"} if fallback is not None else {},
         engine_wait_s=0.1,
+        retry=RETRY,
     )
 
 
@@ -105,10 +104,12 @@ async def test_a_page_that_is_in_the_cache_is_not_sent(tmp_path: Path) -> None:
     cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
     recognizer = Handle(PageResult(RESULT.content, EngineInfo(name="tesseract", version="1")))
     handles: Any = (Handle("pixels"), {"tesseract": recognizer}, cache)
-    way = Pipeline(*handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s=1)
+    pipeline = Pipeline(*handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s=1)
     source, options = SourceFile("document", b"", digest=cache.digest(b"%PDF-")), RecognitionOptions()
     for _ in range(2):
-        found = [outcome async for outcome in way.pages(source, [1, 2], engine="tesseract", options=options, dpi=None)]
+        found = [
+            outcome async for outcome in pipeline.pages(source, [1, 2], engine="tesseract", options=options, dpi=None)
+        ]
         assert sorted(outcome.number for outcome in found) == [1, 2]
         assert all(isinstance(outcome.result, PageResult) for outcome in found)
         assert len(recognizer.calls) == 2
@@ -122,9 +123,9 @@ async def recognize(
     fallback: Handle | None = None,
 ) -> tuple[PageResult | ServiceError, Handle]:
     rasterizer = Handle("pixels")
-    way = pipeline_of(rasterizer, recognizer, ready=ready, has_replicas=has_replicas, fallback=fallback)
+    pipeline = pipeline_of(rasterizer, recognizer, ready=ready, has_replicas=has_replicas, fallback=fallback)
     (outcome,) = [
-        outcome async for outcome in way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
+        outcome async for outcome in pipeline.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
     ]
     assert outcome.number == 1
     return outcome.result, rasterizer
@@ -162,7 +163,7 @@ async def test_a_page_that_takes_every_replica_down_is_given_up() -> None:
     recognizer = Handle(ActorDiedError())
     result, _ = await recognize(recognizer)
     assert isinstance(result, RecognitionFailed)
-    assert len(recognizer.calls) == dispatch.ATTEMPTS
+    assert len(recognizer.calls) == RETRY.attempts
 
 
 async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death_and_costs_its_page_only() -> None:
@@ -175,8 +176,8 @@ async def test_a_bug_in_a_recognizer_is_not_taken_for_a_death_and_costs_its_page
     "trouble", [ActorDiedError(), RayTaskError("read_text", "traceback", OSError()), CorruptDocument()]
 )
 async def test_a_page_whose_own_text_cannot_be_read_is_recognized(trouble: Exception) -> None:
-    way = pipeline_of(Handle(trouble), Handle(RESULT))
-    found = way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None, text_layer=True)
+    pipeline = pipeline_of(Handle(trouble), Handle(RESULT))
+    found = pipeline.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None, text_layer=True)
     assert [outcome.result async for outcome in found] == [RESULT]
 
 
@@ -275,11 +276,11 @@ async def settle() -> None:
 
 
 async def test_a_document_has_a_window_of_pages_in_flight_and_gives_each_when_it_is_done() -> None:
-    way, gate = gated()
+    pipeline, gate = gated()
     got: list[int] = []
 
     async def read() -> None:
-        async for outcome in way.pages(SOURCE, range(1, 6), engine="x", options=RecognitionOptions(), dpi=None):
+        async for outcome in pipeline.pages(SOURCE, range(1, 6), engine="x", options=RecognitionOptions(), dpi=None):
             got.append(outcome.number)
 
     work = asyncio.create_task(read())
@@ -297,37 +298,37 @@ async def test_a_document_has_a_window_of_pages_in_flight_and_gives_each_when_it
 
 
 async def test_documents_leave_half_of_the_places_to_others_and_give_theirs_back() -> None:
-    way, gate = gated(queue=4, window=4)
-    with way.slot():
-        document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
+    pipeline, gate = gated(queue=4, window=4)
+    with pipeline.slot():
+        document = pipeline.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
         assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
-        with way.slot(), way.slot(), pytest.raises(QueueFull), way.slot():
+        with pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull), pipeline.slot():
             pass
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await document.aclose()
-    with way.slot(), way.slot(), way.slot(), way.slot():
+    with pipeline.slot(), pipeline.slot(), pipeline.slot(), pipeline.slot():
         pass
 
 
 async def test_a_document_gives_places_back_as_its_last_pages_are_done() -> None:
-    way, gate = gated(queue=4, window=4)
-    with way.slot():
-        document = way.pages(SOURCE, [1, 2], engine="x", options=RecognitionOptions(), dpi=None)
+    pipeline, gate = gated(queue=4, window=4)
+    with pipeline.slot():
+        document = pipeline.pages(SOURCE, [1, 2], engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
         gate.done(1)
         await first
-        with way.slot(), way.slot(), way.slot():
+        with pipeline.slot(), pipeline.slot(), pipeline.slot():
             pass
         await document.aclose()
 
 
 async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_more() -> None:
-    way, gate = gated()
-    document = way.pages(SOURCE, [1, 2, 3], engine="x", options=RecognitionOptions(), dpi=None)
+    pipeline, gate = gated()
+    document = pipeline.pages(SOURCE, [1, 2, 3], engine="x", options=RecognitionOptions(), dpi=None)
     first = asyncio.ensure_future(anext(document))
     await settle()
     pages = list(gate.waiting.values())
@@ -341,23 +342,23 @@ async def test_pages_in_flight_are_given_up_when_nobody_wants_the_document_any_m
 async def test_the_structure_of_a_document_is_asked_for_again_where_its_replica_died() -> None:
     change = BlockChange(1, 0, level=2)
     recognizer = Handle(ActorDiedError(), [change])
-    way = pipeline_of(Handle(None), recognizer)
+    pipeline = pipeline_of(Handle(None), recognizer)
     outlines = [PageOutline(1, ())]
-    structure = await way.structure("x", outlines, RecognitionOptions())
+    structure = await pipeline.structure("x", outlines, RecognitionOptions())
     assert structure.changes(1) and not structure.changes(2)
     assert recognizer.calls == [(outlines, RecognitionOptions())] * 2
     recognizer.answers = [EngineLoading()]
     with pytest.raises(EngineLoading):
-        await way.structure("x", outlines, RecognitionOptions())
+        await pipeline.structure("x", outlines, RecognitionOptions())
 
 
 async def test_a_document_whose_pages_end_every_replica_is_given_up() -> None:
     recognizer = Handle(ActorDiedError())
-    way = pipeline_of(Handle("pixels"), recognizer, window=1)
-    document = way.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
+    pipeline = pipeline_of(Handle("pixels"), recognizer, window=1)
+    document = pipeline.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
     outcomes = [outcome.result async for outcome in document]
     assert all(isinstance(outcome, RecognitionFailed) for outcome in outcomes) and len(outcomes) == 8
-    assert len(recognizer.calls) == dispatch.DEADLY_PAGES * dispatch.ATTEMPTS
+    assert len(recognizer.calls) == DEADLY_PAGES * RETRY.attempts
     recognizer.answers = [RESULT]
-    again = way.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
+    again = pipeline.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
     assert [outcome.result async for outcome in again] == [RESULT]

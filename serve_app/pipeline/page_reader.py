@@ -1,0 +1,182 @@
+"""PageReader: one page from its file to its content, through six layers.
+
+Each layer adds one thing and calls the next: errors become results, the PDF's own text, the cache, the fallback
+engine, retries on other replicas, and an end to waiting for a replica. Recognition is a pure function of a page and
+its options, so a page that dies with its replica is simply sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.document import ErrorInfo, PageResult, SourceFile
+from serve_app.document.options import RecognitionOptions
+from serve_app.errors import (
+    ENGINE_UNAVAILABLE,
+    EngineFailed,
+    EngineLoading,
+    QueueFull,
+    RecognitionFailed,
+    ServiceError,
+)
+from serve_app.pipeline.page_cache import CachedPages
+from serve_app.pipeline.replica_calls import NoReplica, RetryPolicy, lost_pixels, wait_for_replica
+from serve_app.runtime.death_count import DeathCount
+from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
+
+log = logging.getLogger("ray.serve.pipeline")
+
+DEADLY_PAGES = 2
+"""Pages of one document that may each take down a replica with every attempt, before no more of them are tried."""
+
+
+@dataclass(frozen=True)
+class DocumentContext:
+    """What all pages of a document share. `text_layer`: use the PDF's own text where a page has any."""
+
+    source: SourceFile
+    engine: str
+    options: RecognitionOptions
+    dpi: int | None
+    text_layer: bool
+    cached: CachedPages | None
+
+
+class PageReader:
+    """Reads pages with a rasterizer and the recognizers of all engines."""
+
+    def __init__(
+        self,
+        rasterizer: DeploymentHandle[Any],
+        recognizers: Mapping[str, DeploymentHandle[Any]],
+        *,
+        is_ready: Callable[[str], bool],
+        has_replicas: Callable[[str], bool],
+        fallbacks: Mapping[str, str],
+        engine_wait_s: float,
+        retry: RetryPolicy,
+    ) -> None:
+        """Arguments as in Pipeline."""
+        self._rasterizer = rasterizer
+        self._recognizers = recognizers
+        self._is_ready = is_ready
+        self._has_replicas = has_replicas
+        self._fallbacks = fallbacks
+        self._engine_wait_s = engine_wait_s
+        self._retry = retry
+        self._deadly_pages = DeathCount(DEADLY_PAGES)
+
+    async def read(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
+        """Read page `number` (from 1). Errors come back as values: one page's do not touch the others."""
+        try:
+            return await self._with_text_layer(document, number)
+        except Exception:
+            log.exception("page %d of a document failed", number)
+            return RecognitionFailed()
+
+    def forget(self, document: DocumentContext) -> None:
+        """No page of this document is being read any more; the next time it gets all attempts again."""
+        self._deadly_pages.forget(document.source.id)
+
+    async def _with_text_layer(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
+        if document.text_layer and (page := await self._read_text(document, number)) is not None:
+            return page
+        return await self._with_cache(document, number)
+
+    async def _with_cache(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
+        if document.cached is None:
+            return await self._with_fallback(document, number)
+        started = time.perf_counter()
+        if (cached := await document.cached.get(number)) is not None:
+            return replace(cached, timings_ms={"cache": (time.perf_counter() - started) * 1000})
+        result = await self._with_fallback(document, number)
+        if isinstance(result, PageResult):
+            await document.cached.put(number, result)
+        return result
+
+    async def _with_fallback(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
+        result = await self._with_retries(document, number, document.engine)
+        fallback = self._fallbacks.get(document.engine)
+        # A page on which one engine fails may be easy for another. If the page itself is bad, it is so for both.
+        if fallback is None or not isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)):
+            return result
+        return _from_fallback(await self._with_retries(document, number, fallback), result)
+
+    async def _with_retries(self, document: DocumentContext, number: int, engine: str) -> PageResult | ServiceError:
+        source, retry = document.source, self._retry
+        pixels = None
+        for attempt in range(1, retry.attempts + 1):
+            if self._deadly_pages.is_given_up(source.id):
+                return RecognitionFailed(
+                    "Not tried: other pages of this document have ended every replica that tried them."
+                )
+            if pixels is None:
+                pixels = self._rasterizer.rasterize.remote(
+                    *source.as_arguments(), number, document.dpi, owner=source.owner
+                )
+            try:
+                result = await self._recognize(document, engine, pixels)
+                if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):
+                    return result
+                lost = "an attempt to a replica that cannot load its engine"  # another one could
+            except BackPressureError:  # if a Serve config sets max_queued_requests
+                return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
+            except DeploymentUnavailableError:
+                log.error("the deployment of engine %s has failed; `serve status` tells why", engine)
+                return EngineFailed(retry_after_s=BUSY_RETRY_AFTER_S)
+            except RayActorError:
+                lost = "its recognizer"  # the pixels are still there
+            except (RayTaskError, RayServeException, ObjectLostError) as error:
+                if not lost_pixels(error):
+                    raise
+                lost = "its pixels, with a rasterizer or a node"
+                pixels = None
+            log.warning("a page lost %s (attempt %d of %d)", lost, attempt, retry.attempts)
+            await retry.pause(attempt)
+        self._deadly_pages.add(source.id)
+        return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
+
+    async def _recognize(self, document: DocumentContext, engine: str, pixels: Any) -> PageResult | ServiceError:
+        """One attempt. An engine with a fallback does not wait for a replica."""
+        source = document.source
+        try:
+            return await wait_for_replica(
+                self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
+                has_replicas=lambda: self._has_replicas(engine),
+                wait_s=0 if engine in self._fallbacks else self._engine_wait_s,
+                look_s=self._retry.look_s,
+            )
+        except NoReplica:
+            return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
+
+    async def _read_text(self, document: DocumentContext, number: int) -> PageResult | None:
+        """The page's own text, if it has any. Where that fails, its pixels may still be recognized."""
+        source = document.source
+        try:
+            page = await self._rasterizer.read_text.remote(
+                *source.as_arguments(), number, document.dpi, owner=source.owner
+            )
+        except (RayError, RayServeException) as error:
+            log.warning("page %d's own text could not be read: %s", number, type(error).__name__)
+            return None
+        return page if isinstance(page, PageResult) else None
+
+
+def _from_fallback(result: PageResult | ServiceError, error: ServiceError) -> PageResult | ServiceError:
+    """The fallback's result, marked with the `error` of the requested engine."""
+    if isinstance(result, ServiceError):
+        # If neither engine is available, the client waits for the one that it requested.
+        return error if isinstance(result, ENGINE_UNAVAILABLE) else result
+    result.page.degraded = True
+    result.page.warnings.append(
+        ErrorInfo(code="fallback_engine", message=f"Read by the fallback engine: {error.message}")
+    )
+    return result

@@ -1,0 +1,100 @@
+"""Calls to replicas of a deployment, which may die or be missing meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from serve_app.document import PageResult
+from serve_app.errors import QueueFull, RecognitionFailed, ServiceError, ServiceUnavailable
+from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
+
+log = logging.getLogger("ray.serve.pipeline")
+
+
+class NoReplica(Exception):
+    """The deployment has had no replica for too long."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """After how many `attempts` a call is given up whose replicas die, and the seconds in between.
+
+    The pause before a retry is `pause_s` times the number of attempts so far. While a call waits for a replica,
+    it checks every `look_s` whether there is one.
+    """
+
+    attempts: int = 4
+    pause_s: float = 0.2
+    look_s: float = 1.0
+
+    async def pause(self, attempt: int) -> None:
+        await asyncio.sleep(self.pause_s * attempt)
+
+
+async def call_with_retries(send: Callable[[], Awaitable[Any]], retry: RetryPolicy, *, lost: str) -> Any:
+    """The response of a replica; if it dies, that of another. `lost` tells the log what happened then.
+
+    Raises ServiceError, which may be the response itself.
+    """
+    for attempt in range(1, retry.attempts + 1):
+        try:
+            response = await send()
+        except RayActorError:
+            log.warning("%s (attempt %d of %d)", lost, attempt, retry.attempts)
+            await retry.pause(attempt)
+            continue
+        except BackPressureError:
+            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
+        except DeploymentUnavailableError:
+            log.exception("a deployment has failed; `serve status` tells why")
+            raise ServiceUnavailable(retry_after_s=BUSY_RETRY_AFTER_S) from None
+        if isinstance(response, ServiceError):
+            raise response
+        return response
+    raise RecognitionFailed("The document could not be read: every replica that tried it died.")
+
+
+async def wait_for_replica(
+    response: Any, *, has_replicas: Callable[[], bool], wait_s: float, look_s: float
+) -> PageResult | ServiceError:
+    """Await a recognizer's response, but no longer than `wait_s` without any replica: Serve would wait forever.
+
+    Raises NoReplica in that case, and whatever the call raises. The call is cancelled if this is.
+    """
+    waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
+    missing_since = None
+    try:
+        while not (await asyncio.wait({waiting}, timeout=look_s))[0]:
+            now = time.monotonic()
+            missing_since = None if has_replicas() else missing_since or now
+            if missing_since is not None and now - missing_since >= wait_s:
+                raise NoReplica
+        return waiting.result()
+    finally:
+        if not waiting.done():
+            waiting.add_done_callback(_retrieve_exception)
+            waiting.cancel()
+            response.cancel()  # Serve would go on with it
+
+
+def lost_pixels(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
+    """Whether a call failed because its argument, the rasterizer's response, died with its process.
+
+    Ray names it as the task's cause if the recognizer noticed; Serve as its own cause if the router did.
+    """
+    cause = error.cause if isinstance(error, RayTaskError) else error.__cause__
+    return isinstance(error, ObjectLostError) or isinstance(cause, RayActorError | ObjectLostError)
+
+
+def _retrieve_exception(done: asyncio.Future[Any]) -> None:
+    """Nobody awaits it any more; asyncio would log an exception that was never retrieved."""
+    if not done.cancelled():
+        done.exception()
