@@ -12,7 +12,7 @@ LANGUAGES := eng rus osd
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(VENV)/serve.installed tessdata  ## run the service on this machine until Ctrl-C
+serve: $(VENV)/serve.installed tessdata  ## run the service until Ctrl-C; PORT=9000 and CONFIG=configs/gpu.yaml are examples
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
