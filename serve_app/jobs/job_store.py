@@ -1,10 +1,14 @@
-"""Where jobs are kept: their records, documents, pages, and the small indexes by which they are found.
+"""The store of jobs: their records, documents and pages, and small indexes to find them by.
 
-All that belongs to a job lies in its document's folder. Beside that, `jobs/active/{id}` is there as long as there is
-work on it, its deletion included; `jobs/webhooks/{id}` as long as somebody is to be told of its end;
-`jobs/of/{owner}/{id}` and `jobs/batches/{owner}/{batch}/{id}` as long as it is listed; `jobs/expires/{day}/{id}` until
-it is swept. Keys follow from the job, and each write replaces the same thing, so two that work on the same job write
-the same.
+Everything of a job is in its document's folder. The indexes are empty objects:
+
+- `jobs/active/{id}` while there is work to do, which includes deleting the job;
+- `jobs/webhooks/{id}` while its webhook is pending;
+- `jobs/of/{owner}/{id}` and `jobs/batches/{owner}/{batch}/{id}` while it is listed;
+- `jobs/expires/{day}/{id}` until its results, and later its record, are deleted.
+
+Keys follow from the job, and a second write replaces the first with the same content. So it is safe if two replicas
+work on one job.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.ids import document_folder
 from serve_app.document.outline import BlockChange, Structure
 from serve_app.document.spool import PageSpool
-from serve_app.jobs.record import JobRecord, as_stored, record_of
+from serve_app.jobs.record import JobRecord, decode_record, encode_record
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.runtime.mapped_file import FileContent, unnamed_file
 from serve_app.storage import Store
@@ -39,46 +43,47 @@ from serve_app.storage.day_index import DayIndex
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 
-ABANDONED = timedelta(days=2)
-"""After this time, what there is of a job without a record is nobody's any more."""
+ABANDONED_AFTER = timedelta(days=2)
+"""When to delete what is left of a job whose submission was interrupted."""
 
 
 class JobStore:
-    """Methods raise StoreUnavailable, and KeyError for a job, or a page, that is not there."""
+    """Methods raise StoreUnavailable, and KeyError for a job, a page or an output that does not exist."""
 
     def __init__(self, store: Store, cache: PageCache) -> None:
-        """`cache`: where the pages of jobs may be as well, until those are deleted."""
+        """`cache` may hold pages of jobs too; a purge deletes them there."""
         self._store = store
         self._cache = cache
         self._expiries = DayIndex(store, "jobs/expires")
 
     async def add(self, record: JobRecord, source: FileContent | None) -> None:
-        """Keep a new job and its document; on return it survives whatever happens.
+        """Store a new job and its document. On return the job is durable.
 
-        Who is killed in between leaves what is found by its expiry.
+        If the process is killed before that, the job's expiry is in the index, and what was stored gets deleted.
         """
-        await self._expiries.add(record.created + ABANDONED, record.id)
+        await self._expiries.add(record.created + ABANDONED_AFTER, record.id)
         if source is not None:
             await self.save_source(record.id, source)
         await self.save(record)
-        await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be done
-        await self._expiries.remove(f"{record.created + ABANDONED:%Y%m%d}", record.id)
+        await self._store.put(_active_key(record.id), b"", OCTETS)  # from here on it will be run
+        await self._expiries.remove(f"{record.created + ABANDONED_AFTER:%Y%m%d}", record.id)
         await self._store.put(_owner_key(record), b"", OCTETS)
         if record.batch_id is not None:
             await self._store.put(_batch_key(record, record.batch_id), b"", OCTETS)
 
     async def save(self, record: JobRecord) -> None:
-        await self._store.put(_record_key(record.id), as_stored(record), JSON)
+        await self._store.put(_record_key(record.id), encode_record(record), JSON)
 
     def location(self, job_id: str) -> str:
-        """Where all of a job lies, for the log."""
+        """URI of a job's folder, for the log."""
         return self._store.uri(document_folder(job_id))
 
     async def record(self, job_id: str) -> JobRecord:
-        return record_of(await self._store.get(_record_key(job_id)))
+        """Read a record. Raises ValueError if it is damaged or of an unknown version."""
+        return decode_record(await self._store.get(_record_key(job_id)))
 
     async def active_ids(self) -> list[str]:
-        """Ids of the jobs that are not at their end, oldest first."""
+        """Ids of the jobs with work to do, oldest first."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/active")]
 
     async def ids_of_owner(self, owner: str) -> list[str]:
@@ -87,27 +92,27 @@ class JobStore:
         return [key.rpartition("/")[2] for key in reversed(keys)]
 
     async def ids_of_batch(self, owner: str, batch_id: str) -> list[str]:
-        """Ids of an owner's jobs that were submitted as parts of a batch, oldest first."""
+        """Ids of an owner's jobs in a batch, oldest first."""
         keys = await self._store.keys_below(f"jobs/batches/{_folder_of(owner)}/{_folder_of(batch_id)}")
         return [key.rpartition("/")[2] for key in keys]
 
     async def save_output(self, job_id: str, name: str, file: BinaryIO, media_type: str) -> str:
-        """Keep one more form of a job's result, beside the others; returns its key in the store."""
+        """Store a file in the job's folder; return its full key."""
         key = f"{document_folder(job_id)}/{name}"
         await self._store.put(key, file, media_type)
         return self._store.full_key(key)
 
     async def open_output(self, job_id: str, name: str) -> BinaryIO:
-        """A form of the result that is kept, for the caller to close."""
+        """Open a file that `save_output` stored; the caller closes it."""
         return await self._store.open(f"{document_folder(job_id)}/{name}")
 
     async def finish(self, record: JobRecord) -> None:
-        """Keep a job that is at its end."""
+        """Store the record of a job that has ended, and update the indexes."""
         await self.save(record)
         await self.index_finished(record)
 
     async def index_finished(self, record: JobRecord) -> None:
-        """The part of `finish` that comes when the record is kept."""
+        """Update the indexes for a job whose stored record says that it has ended."""
         if record.webhook is not None and record.webhook.state == "pending":
             await self._store.put(_webhook_key(record.id), b"", OCTETS)
         if record.expires is not None:
@@ -115,22 +120,22 @@ class JobStore:
         await self._store.delete(_active_key(record.id))
 
     async def abandon(self, job_id: str) -> None:
-        """Nobody is to look after a job any more whose record is lost; what else there is of it stays."""
+        """Remove a job whose record is lost from the indexes of work; its other files stay."""
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
 
     async def delete_all(self, job_id: str) -> None:
-        """Delete all that is there of a job, its record too: nothing is known of it any more."""
+        """Delete a job with its record: from now on it is unknown."""
         await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
 
     async def undelivered_ids(self) -> list[str]:
-        """Ids of the jobs whose webhooks are not at their end."""
+        """Ids of the jobs whose webhooks are pending."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/webhooks")]
 
     async def save_webhook(self, record: JobRecord) -> None:
-        """Keep what became of a webhook."""
+        """Store the record after an attempt to deliver its webhook."""
         await self.save(record)
         if record.webhook is None or record.webhook.state != "pending":
             await self._store.delete(_webhook_key(record.id))
@@ -143,7 +148,7 @@ class JobStore:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
     async def save_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
-        """Keep what was read of a page; its figures where the job's result has them."""
+        """Store a finished page; its figures at the paths where the job's result has them too."""
         folder = document_folder(job_id)
         for figure in content.figures:
             await self._store.put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
@@ -151,12 +156,12 @@ class JobStore:
         await self._store.put(_page_key(job_id, content.page.number), encoded, JSON)
 
     async def page_numbers(self, job_id: str) -> list[int]:
-        """Pages that are kept, in order."""
+        """Numbers of the stored pages, ascending."""
         keys = await self._store.keys_below(f"{document_folder(job_id)}/page-results")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
     async def page(self, job_id: str, number: int) -> tuple[PageContent, EngineInfo]:
-        """A page of a job, and the engine that read it. Raises ValueError if it is damaged."""
+        """Read a stored page, and which engine read it. Raises ValueError if it is damaged."""
         decoded = decode_content(await self._store.get(_page_key(job_id, number)))
         if decoded.engine is None:
             raise ValueError("a stored page does not name its engine")
@@ -170,53 +175,53 @@ class JobStore:
         return replace(decoded.content, figures=tuple(figures)), decoded.engine
 
     async def save_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
-        """Keep what is said of the whole document, from which, with its pages, all outputs can be made."""
+        """Store what, together with the pages, is needed to make any output: the summary, the structure, the failed pages."""
         failed = [page.model_dump(mode="json") for page in spool.pages() if page.error is not None]
-        kept = {
+        stored = {
             "summary": summary.model_dump(mode="json"),
             "changes": [asdict(change) for change in spool.structure.all_changes],
             "pages": spool.numbers,
             "failed": failed,
         }
-        await self._store.put(_summary_key(job_id), json.dumps(kept).encode(), JSON)
+        await self._store.put(_summary_key(job_id), json.dumps(stored).encode(), JSON)
 
     async def summary(self, job_id: str) -> DocumentSummary:
-        """What is said of the document of a job that is done."""
-        kept = json.loads(await self._store.get(_summary_key(job_id)))
-        return DocumentSummary.model_validate(kept["summary"])
+        """Read the document summary of a job that is done."""
+        stored = json.loads(await self._store.get(_summary_key(job_id)))
+        return DocumentSummary.model_validate(stored["summary"])
 
     async def failed_pages(self, job_id: str) -> list[Page]:
-        """Pages that could not be read, each with its error; none as long as others may still be."""
+        """Pages that could not be read, each with its error. Empty until the job is done."""
         try:
-            kept = json.loads(await self._store.get(_summary_key(job_id)))
+            stored = json.loads(await self._store.get(_summary_key(job_id)))
         except KeyError:
             return []
-        return [Page.model_validate(page) for page in kept["failed"]]
+        return [Page.model_validate(page) for page in stored["failed"]]
 
     async def load_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
-        """Put all pages of a job that is done into the spool."""
-        kept = json.loads(await self._store.get(_summary_key(job_id)))
+        """Load the pages of a job that is done into `spool`; return the summary."""
+        stored = json.loads(await self._store.get(_summary_key(job_id)))
         for number in await self.page_numbers(job_id):
             content, _ = await self.page(job_id, number)
             spool.add(content)
-        for page in kept["failed"]:
+        for page in stored["failed"]:
             spool.add(PageContent(Page.model_validate(page)))
-        summary = DocumentSummary.model_validate(kept["summary"])
-        lost = ErrorInfo(code="page_lost", message="This page was read, and is not in the store any more.")
-        for number in kept["pages"]:
+        summary = DocumentSummary.model_validate(stored["summary"])
+        lost = ErrorInfo(code="page_lost", message="This page was read, but is no longer in the store.")
+        for number in stored["pages"]:
             if number not in spool:
                 spool.add(PageContent(Page(number=number, width=0, height=0, dpi=0, error=lost)))
                 summary.status = DocumentStatus.PARTIAL
-        spool.structure = Structure(BlockChange(**change) for change in kept["changes"])
+        spool.structure = Structure(BlockChange(**change) for change in stored["changes"])
         return summary
 
     async def begin_purge(self, record: JobRecord) -> None:
-        """Keep that a job is gone; from here on it is, and its contents will be cleared, by whomever."""
+        """Store the record of a deleted or expired job. From now on it reads as gone, and if this replica dies, another one purges it."""
         await self._store.put(_active_key(record.id), b"", OCTETS)
         await self.save(record)
 
     async def purge(self, record: JobRecord) -> None:
-        """Delete all that is kept of a job that is gone but its record, which says what became of it, for a time."""
+        """Delete everything of a deleted or expired job except its record, which says so until that expires too."""
         await self.begin_purge(record)
         await self._store.delete(_owner_key(record))
         if record.batch_id is not None:
@@ -231,7 +236,7 @@ class JobStore:
         await self._store.delete(_active_key(record.id))
 
     def expiring(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Day and id of each job whose day has come, to `drop_expiry` when it was looked after."""
+        """Yield day and id of each job that expires today or has expired; call `drop_expiry` with both once it is dealt with."""
         return self._expiries.due(now)
 
     async def drop_expiry(self, day: str, job_id: str) -> None:
@@ -239,7 +244,7 @@ class JobStore:
 
 
 def _figure_lost(path: str) -> ErrorInfo:
-    return ErrorInfo(code="figure_lost", message=f"The picture {path} was read, and is not in the store any more.")
+    return ErrorInfo(code="figure_lost", message=f"The picture {path} was read, but is no longer in the store.")
 
 
 def _record_key(job_id: str) -> str:
@@ -275,5 +280,5 @@ def _batch_key(record: JobRecord, batch_id: str) -> str:
 
 
 def _folder_of(name: str) -> str:
-    """Names may hold what keys may not."""
+    """Hash it, as a name may hold characters that store keys may not."""
     return hashlib.sha256(name.encode()).hexdigest()[:32]

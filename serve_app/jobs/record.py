@@ -122,11 +122,11 @@ class JobRecord(BaseModel):
         return self.model_copy(update={**dict.fromkeys(cleared), "outputs": {}, "request": request})
 
 
-def record_of(data: bytes) -> JobRecord:
+def decode_record(data: bytes) -> JobRecord:
     """Decode a stored record. Raises ValueError if it is damaged or of an unknown version."""
     return JobRecord.model_validate_json(data)
 
 
-def as_stored(record: JobRecord) -> bytes:
+def encode_record(record: JobRecord) -> bytes:
     """Encode a record for the store."""
     return record.model_dump_json().encode()

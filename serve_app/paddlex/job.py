@@ -75,7 +75,7 @@ class PaddlexResultWriter:
         link_s = min(int(self._settings.jobs.keep_s) + 1, LONGEST_LINK_S)  # as long as the result itself is kept
 
         def picture(path: str) -> str:
-            return self._links.of(f"{folder}/{path}", job.address, seconds=link_s)
+            return self._links.url(f"{folder}/{path}", job.address, seconds=link_s)
 
         if job.of_lines:
             preprocessed = is_preprocessed(run.request.options)

@@ -1,4 +1,7 @@
-"""The store: S3 or a folder, one interface. Keeps bytes by key; knows no documents."""
+"""The store: S3 or a folder behind one interface. Holds bytes by key; knows no documents.
+
+May use scheduling, runtime, settings and errors.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ __all__ = ["FolderStore", "Store", "StoreUnavailable", "open_store"]
 
 
 def open_store(settings: StoreSettings, secrets: Secrets) -> Store:
-    """The store that `settings` name. Nothing is reached or written yet: see `Store.check`.
+    """Open the store of the settings, without contacting it yet: see `Store.check`.
 
-    Raises ValueError for settings that can never work, as an endpoint without a scheme.
+    Raises ValueError for settings that can never work, such as an endpoint without a scheme.
     """
     if isinstance(settings, FolderStoreSettings):
         return FolderStore(settings)
-    from serve_app.storage.s3 import S3Store  # boto3 costs time and memory that a folder need not pay
+    from serve_app.storage.s3 import S3Store  # imports boto3, whose time and memory a folder need not cost
 
     return S3Store(settings, secrets)

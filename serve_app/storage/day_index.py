@@ -1,4 +1,4 @@
-"""Small indexes of what is to be looked at again on some day."""
+"""Indexes of names by the day on which they are due."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from serve_app.storage.store import Store
 
 
 class DayIndex:
-    """Names below `{folder}/{yyyymmdd}/`, by the day (UTC) on which something is to be done with them.
-
-    Methods raise StoreUnavailable.
-    """
+    """Names as empty objects `{folder}/{yyyymmdd}/{name}`, by day (UTC). Methods raise StoreUnavailable."""
 
     def __init__(self, store: Store, folder: str) -> None:
         self._store = store
@@ -23,13 +20,13 @@ class DayIndex:
         await self._store.put(f"{self._folder}/{day:%Y%m%d}/{name}", b"", "application/octet-stream")
 
     async def due(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Day and name of each whose day has come; what is not removed comes again.
+        """Yield day and name of each entry that is due. An entry comes again until it is removed.
 
-        All days are listed the first time, and whenever a new day begins: the others may hold a great many names.
+        The first call of a day lists all days, later ones only today: future days may hold a great many names.
         """
         today = f"{now:%Y%m%d}"
-        place = self._folder if self._listed != today else f"{self._folder}/{today}"
-        for key in await self._store.keys_below(place):
+        folder = self._folder if self._listed != today else f"{self._folder}/{today}"
+        for key in await self._store.keys_below(folder):
             day, name = key.removeprefix(f"{self._folder}/").split("/")
             if day > today:
                 break

@@ -1,4 +1,4 @@
-"""Results in a folder, each write atomic and durable."""
+"""The store in a folder. Each write is atomic and durable."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
 
 MARKER = ".ocr-store"
 LEFT_BEHIND_S = 60
-"""After this time, an unfinished file is one whose writer was killed."""
+"""After this time an unfinished file counts as left by a killed process."""
 
 log = logging.getLogger("ray.serve.store")
 
-THREADS = 4  # writes wait for the disk; more of them at once would not make it faster
+THREADS = 4  # writes wait for the disk, which more threads would not make faster
 
 
 class FolderStore(ThreadedStore):
-    """Keys are files below the folder of the settings, which is made when missing.
+    """Keys are files below the configured folder, which is created if it is missing.
 
-    The content type is not kept: a file's extension says it. A process killed in the middle of a write
-    may leave a hidden `.*.tmp` file, which nothing reads.
+    Content types are not stored, as file extensions imply them. A process that is killed while it writes may leave a
+    hidden `.*.tmp` file, which nobody reads.
     """
 
     def __init__(self, settings: FolderStoreSettings) -> None:
         super().__init__(settings.prefix, THREADS)
         self._root = resolve(settings.path)
         self._signing_key: bytes | None = None
-        # Whether the folder was there once: then it must stay the same one.
+        # Once the folder has been marked, it must stay the same one: see `_check_mounted`.
         self._marked = (self._root / MARKER).exists()
 
     def uri(self, key: str) -> str:
         return (self._root / self.full_key(key)).as_uri()
 
     def link(self, key: str, seconds: int) -> str:
-        """`files/{full key}?expires=...&signature=...`, which the ingress serves with `open_link`."""
+        """Return `files/{full key}?expires=...&signature=...`, which the ingress serves with `open_link`."""
         full_key, expires = self.full_key(key), str(int(time.time()) + seconds)
         query = urlencode({"expires": expires, "signature": self._signature(full_key, expires)})
         return f"files/{quote(full_key)}?{query}"
 
     def open_link(self, full_key: str, expires: str, signature: str) -> BinaryIO:
-        """The file of a link, to read.
+        """Open the file of a link for reading.
 
-        Raises PermissionError where the link was not made here, TimeoutError where its time is over, KeyError
-        where the file is gone, StoreUnavailable.
+        Raises PermissionError if the signature is wrong, TimeoutError if the link has expired, KeyError if the file
+        does not exist, and StoreUnavailable.
         """
         if not hmac.compare_digest(self._signature(full_key, expires).encode(), signature.encode("utf-8", "replace")):
             raise PermissionError(full_key)
@@ -62,15 +62,15 @@ class FolderStore(ThreadedStore):
             raise TimeoutError(full_key)
         check_key(full_key)
         if any(part.startswith(".") for part in full_key.split("/")):
-            raise KeyError(full_key)  # ours, and no result
+            raise KeyError(full_key)  # an internal file of the store
         return self._open(full_key)
 
     def _signature(self, full_key: str, expires: str) -> str:
         if self._signing_key is None:
-            # Beside the results: all who serve them have the same one, and links outlive each of them.
+            # In the store, so that all replicas share it and links survive restarts.
             file = self._root / ".link-key"
             if not file.exists():
-                log.warning("a new key for links is made in %s: links of an earlier one are not good any more", file)
+                log.warning("creating a new signing key for links in %s; earlier links stop working", file)
             try:
                 self._signing_key = kept_secret(file).encode()
             except OSError as error:
@@ -100,7 +100,7 @@ class FolderStore(ThreadedStore):
         try:
             return path.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            self._look()
+            self._check_mounted()
             raise KeyError(key) from None
         except OSError as error:
             raise StoreUnavailable(f"cannot read {path}: {error}") from error
@@ -110,39 +110,39 @@ class FolderStore(ThreadedStore):
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 raise StoreUnavailable(f"cannot list {folder}: {error}") from error
 
-        self._look()
+        self._check_mounted()
         found = os.walk(self._root / folder, onerror=fail)
-        paths = [Path(place, name) for place, _, names in found for name in names if not _is_temporary(name)]
+        paths = [Path(parent, name) for parent, _, names in found for name in names if not _is_temporary(name)]
         return [str(path.relative_to(self._root)) for path in paths]
 
     def _delete(self, key: str) -> None:
         path = self._root / key
         try:
             path.unlink()
-            # Folders that are empty now are of no use to anybody; one that a file is put into meanwhile stays.
+            # Remove folders that are empty now; rmdir keeps one that a file was put into meanwhile.
             for level in path.parents:
                 if level == self._root:
                     break
                 level.rmdir()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            self._look()
+            self._check_mounted()
         except OSError as error:
             if error.errno != errno.ENOTEMPTY:
                 raise StoreUnavailable(f"cannot delete {path}: {error}") from error
 
     def _remove_left_behind(self, folder: str) -> None:
-        for place, _, names in os.walk(self._root / folder, topdown=False):
-            for path in (Path(place, name) for name in names if _is_temporary(name)):
+        for parent, _, names in os.walk(self._root / folder, topdown=False):
+            for path in (Path(parent, name) for name in names if _is_temporary(name)):
                 with suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:  # else somebody may be at it
+                    if time.time() - path.stat().st_mtime > LEFT_BEHIND_S:  # a younger one may still be being written
                         path.unlink()
             with suppress(OSError):  # it is not empty
-                os.rmdir(place)
+                os.rmdir(parent)
 
     def _check(self) -> None:
         try:
             self._make_folder(self._root)
-            # Writes a byte: a full disk may still make empty files.
+            # Writes a byte, as a full disk may still take empty files.
             _write_temporary(self._root, b"\n").unlink()
         except OSError as error:
             raise StoreUnavailable(f"cannot write into {self._root}: {error}") from error
@@ -153,15 +153,15 @@ class FolderStore(ThreadedStore):
             try:
                 return _write_temporary(path.parent, data)
             except FileNotFoundError:
-                # A folder that was empty for a moment was removed: see `_delete`. Nothing was read of the data.
+                # `_delete` removed the folder while it was empty. Nothing was read of the data yet, so try again.
                 continue
 
-    def _look(self) -> None:
-        """Raise StoreUnavailable where the folder is not the one that was here before: a disk that is not mounted."""
+    def _check_mounted(self) -> None:
+        """Raise StoreUnavailable if the folder is not the one that was marked: its disk may be unmounted."""
         if (self._marked and not (self._root / MARKER).exists()) or (self._root.exists() and not self._root.is_dir()):
             raise StoreUnavailable(
-                f"{self._root} is gone, or is another folder: {MARKER} is not in it. "
-                "Mount it again; or start the service anew, if it was removed on purpose."
+                f"{self._root} is missing, or is another folder than before: it has no {MARKER}. "
+                "Mount it again; if it was removed on purpose, restart the service."
             )
 
     def _mark(self) -> None:
@@ -171,17 +171,17 @@ class FolderStore(ThreadedStore):
     def _make_folder(self, folder: Path) -> None:
         if self._marked and folder.is_dir() and folder != self._root:
             return
-        self._look()
+        self._check_mounted()
         missing = [level for level in (self._root, *self._root.parents) if not level.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        for level in missing:  # what lies below the root is synced with each write
+        for level in missing:  # folders below the root are synced with each write
             _sync_folder(level.parent)
         if not self._marked:
             self._mark()
 
     def _sync_folders(self, folder: Path) -> None:
-        # All levels, not only those made by this call: another thread may have made one a moment ago
-        # and not have synced it yet.
+        # All levels, not only those that this call has created: another thread may just have created one and not
+        # have synced it yet.
         for level in (folder, *folder.parents):
             _sync_folder(level)
             if level == self._root:
@@ -193,7 +193,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _write_temporary(folder: Path, data: bytes | BinaryIO) -> Path:
-    """Write `data` to disk under a new hidden name in `folder`; on failure nothing stays behind."""
+    """Write `data` durably under a new hidden name in `folder`. Leaves nothing behind on failure."""
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -210,12 +210,12 @@ def _write_temporary(folder: Path, data: bytes | BinaryIO) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable: without it a rename may be lost with the power."""
+    """Make the names in `folder` durable. Without this, a power failure may undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # network file systems that sync names by themselves say this
+        if error.errno != errno.EINVAL:  # from network file systems, which sync names by themselves
             raise
     finally:
         os.close(descriptor)

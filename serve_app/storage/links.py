@@ -1,4 +1,4 @@
-"""URLs of stored files, for whoever has no key."""
+"""URLs of stored files that work without an API key."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from serve_app.storage import Store
 
 
 class Links:
-    """Makes them: of the store where that can be reached itself, else of this service."""
+    """Makes signed URLs: of the store itself if clients can reach it, else of this service."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._seconds = settings.link_s
         self._public_url = settings.public_url
 
-    def address(self, asked_at: str) -> str:
-        """The service's own, for whoever has asked at this one."""
-        return self._public_url or asked_at
+    def base_url(self, requested_at: str) -> str:
+        """The base URL of this service as clients see it: `public_url`, else the one that the request came to."""
+        return self._public_url or requested_at
 
-    def of(self, key: str, address: str, *, seconds: int | None = None) -> str:
-        """The absolute URL of a key, where this is the service's address. It may block for a moment.
+    def url(self, key: str, base_url: str, *, seconds: int | None = None) -> str:
+        """Return the absolute URL of a key, given the service's `base_url`. May block for a moment.
 
-        `seconds`: how long it works, a week at most; unset: what the settings say. Raises StoreUnavailable.
+        The URL works for `seconds` (a week at most; by default `link_s` of the settings). Raises StoreUnavailable.
         """
-        return urljoin(address.rstrip("/") + "/", self._store.link(key, seconds or self._seconds))
+        return urljoin(base_url.rstrip("/") + "/", self._store.link(key, seconds or self._seconds))

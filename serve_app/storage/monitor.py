@@ -1,4 +1,4 @@
-"""Whether the store takes writes, by what writes report and by a look every half minute."""
+"""Whether the store takes writes, from what writes report and from a check every half minute."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from serve_app.storage.store import Store, StoreUnavailable
 log = logging.getLogger("ray.serve.store")
 
 POLL_S = 30.0
-# One small object with a fixed key: only a write proves that writing works again.
+# Only a write proves that writing works again.
 PROBE_KEY = ".write-check"
-PROBE = b"\n" * 65_536  # a full disk takes empty files
+PROBE = b"\n" * 65_536  # a full disk still takes empty files
 
 
 class StoreMonitor:
-    """`degraded` is the last known state, `reason` why it is so; only its changes are logged."""
+    """Whether the store is `degraded` by the last known state, and the `reason`. Logs changes of that state only."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -24,16 +24,16 @@ class StoreMonitor:
         self.reason: str | None = None
 
     def report(self, failure: BaseException | None) -> None:
-        """A write's outcome."""
+        """Take in the outcome of a write: None for success."""
         if failure is not None and not self.degraded:
-            log.error("the store cannot be written to: %s", failure)
+            log.error("the store takes no writes: %s", failure)
         if failure is None and self.degraded:
-            log.info("the store is back")
+            log.info("the store takes writes again")
         self.degraded = failure is not None
         self.reason = None if failure is None else str(failure)
 
-    async def look(self) -> None:
-        """A cheap look while all is well; after a failure, a write."""
+    async def check(self) -> None:
+        """Check the store cheaply while all is well, and with a write after a failure."""
         try:
             if self.degraded:
                 await self._store.put(PROBE_KEY, PROBE, "application/octet-stream")
@@ -41,13 +41,13 @@ class StoreMonitor:
                 await self._store.check()
         except StoreUnavailable as error:
             self.report(error)
-        except Exception as error:  # a bug or a library's surprise: /health must not freeze at "fine"
-            log.exception("unexpected error while looking at the store")
+        except Exception as error:  # /health must not stay at "fine" because of a bug here
+            log.exception("unexpected error while checking the store")
             self.report(error)
         else:
             self.report(None)
 
     async def run(self) -> None:
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Results in an S3 bucket. Importing this module imports boto3: `open_store` does so only when needed."""
+"""The store in an S3 bucket. This module imports boto3, so `open_store` imports it only when needed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call may take: a store that hangs holds one for 30 to 35 s with these.
+    """How long a call may take. With these defaults, a store that hangs blocks a call for 30 to 35 s.
 
-    A put takes the longer: boto3 adds a second to each attempt, in which it waits for "100 Continue".
-    boto3's own defaults would hold a call for five minutes.
+    A put takes longest, since boto3 waits a second for "100 Continue" in each attempt. boto3's own defaults would
+    block a call for five minutes.
     """
 
     connect_s: float = 2
@@ -40,16 +40,16 @@ class Patience:
 PATIENCE = Patience()
 
 
-ONE_THREAD = TransferConfig(use_threads=False)  # the store has threads of its own
+ONE_THREAD = TransferConfig(use_threads=False)  # the store has its own threads
 _MISSING = ("404", "NoSuchKey")
 
 
 class S3Store(ThreadedStore):
     """Keys are objects of an existing bucket.
 
-    Credentials are those of `secrets`, else those boto3 finds itself: environment, profile, web
-    identity, instance role. They need s3:PutObject, s3:GetObject and s3:DeleteObject, and s3:ListBucket for `check` and
-    for telling a missing key from a forbidden one. Raises ValueError for settings boto3 cannot work with.
+    Credentials come from `secrets`, else from where boto3 finds them: environment, profile, web identity, instance
+    role. They need s3:PutObject, s3:GetObject and s3:DeleteObject, and s3:ListBucket for listing, for `check`, and to
+    tell a missing key from a forbidden one. Raises ValueError for settings that boto3 refuses.
     """
 
     def __init__(self, settings: S3StoreSettings, secrets: Secrets, *, patience: Patience = PATIENCE) -> None:
@@ -67,16 +67,16 @@ class S3Store(ThreadedStore):
         return f"s3://{self._bucket}/{self.full_key(key)}"
 
     def link(self, key: str, seconds: int) -> str:
-        """Signed with the store's credentials: where those are temporary, it ends with them if that is earlier."""
+        """Sign with the store's credentials. If these are temporary, the link ends with them at the latest."""
         with self._unavailable(f"cannot sign a link to {key}"):
             return self._linking.generate_presigned_url(
                 "get_object", Params={"Bucket": self._bucket, "Key": self.full_key(key)}, ExpiresIn=seconds
             )
 
     async def source(self, url: str, *, max_bytes: int) -> FileContent:
-        """A document behind s3://bucket/key, in whatever bucket these keys may read.
+        """Download s3://bucket/key from any bucket that the credentials can read.
 
-        Raises KeyError where there is none, TooLarge, StoreUnavailable.
+        Raises KeyError if it does not exist or is forbidden, TooLarge and StoreUnavailable.
         """
         return await self._in_thread(self._source, url, max_bytes)
 
@@ -123,7 +123,7 @@ class S3Store(ThreadedStore):
                 return body.read()
 
     def _open(self, key: str) -> BinaryIO:
-        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller closes it
         try:
             with self._unavailable(f"cannot read {key}"):
                 self._client.download_fileobj(self._bucket, key, file, Config=ONE_THREAD)
@@ -148,22 +148,22 @@ class S3Store(ThreadedStore):
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _remove_left_behind(self, folder: str) -> None:
-        pass  # an upload that was not completed is nothing to be read, and the bucket's lifecycle ends it
+        pass  # unfinished uploads cannot be read, and the bucket's lifecycle rules delete them
 
     def _check(self) -> None:
         with self._unavailable("cannot use the bucket"):
             self._client.head_bucket(Bucket=self._bucket)
 
     @contextmanager
-    def _unavailable(self, what: str) -> Iterator[None]:
+    def _unavailable(self, problem: str) -> Iterator[None]:
         try:
             yield
         except (BotoCoreError, ClientError) as error:
-            raise StoreUnavailable(f"s3://{self._bucket}: {what}: {error}") from error
+            raise StoreUnavailable(f"s3://{self._bucket}: {problem}: {error}") from error
 
 
 def _client(settings: S3StoreSettings, secrets: Secrets, patience: Patience, endpoint_url: str | None) -> S3Client:
-    # Clients may be shared by threads, sessions may not: hence one client, and a session of its own.
+    # Threads may share a client but not a session, so each client gets a session of its own.
     access_key, secret_key = secrets.s3_access_key_id, secrets.s3_secret_access_key
     return boto3.session.Session().client(
         "s3",

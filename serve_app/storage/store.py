@@ -1,8 +1,7 @@
-"""The store of results: what callers see of it, and what its two kinds share.
+"""The interface of the store, and what its two kinds share.
 
-Keys are made by the service: relative, '/'-separated, UTF-8. The configured `prefix` lives inside the
-store, which puts it before every key; callers never add it, and ask `full_key` or `uri` when they have
-to tell somebody else where a result lies.
+The service makes the keys: relative, '/'-separated, UTF-8. The store itself puts the configured `prefix` before every
+key. Callers never add it; they use `full_key` or `uri` to show somebody else where an object is.
 """
 
 from __future__ import annotations
@@ -14,69 +13,66 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, ParamSpec, Protocol, TypeVar
 
 MAX_KEY_BYTES = 1024  # S3's limit
-DELETED_AT_ONCE = 32
-MAX_NAME_BYTES = 255  # of one part of a key: the limit of Linux file systems
+CONCURRENT_DELETES = 32
+MAX_NAME_BYTES = 255  # of one part of a key; the limit of Linux file systems
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class StoreUnavailable(Exception):
-    """The store cannot write or read now. `str` is for the log: it may hold paths and addresses."""
+    """The store cannot read or write now. The message is for the log only, as it may contain paths and addresses."""
 
 
 class Store(Protocol):
-    """Where results are kept. Methods raise ValueError for a key that `check_key` refuses."""
+    """Bytes by key. Methods raise ValueError for a key that `check_key` refuses."""
 
     async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
-        """Write `data` whole, or a file from where it stands; it is durable on return, and replaces what was there.
+        """Write `data`, or a file from its current position, and replace an earlier value. Durable on return.
 
-        A caller that is cancelled leaves either the old value or the new one, never a part, and waits for a write
-        that has begun: what comes after it comes after that, too. Raises StoreUnavailable.
+        If the caller is cancelled, the key has either the old value or the new one. A write that has begun is waited
+        for even then, so it cannot overtake later ones. Raises StoreUnavailable.
         """
 
     async def get(self, key: str) -> bytes:
-        """What was last put. Raises KeyError (with the full key) where there is nothing, StoreUnavailable."""
+        """Return the value. Raises KeyError (with the full key) if there is none, and StoreUnavailable."""
 
     async def open(self, key: str) -> BinaryIO:
-        """What was last put, as a file to read from its start; the caller closes it. Raises as `get` does."""
+        """Open the value for reading from its start; the caller closes it. Raises the errors of `get`."""
 
     async def keys_below(self, folder: str) -> list[str]:
-        """All keys that begin with `folder` and a '/', in order; none where there is no such folder.
-
-        Raises StoreUnavailable.
-        """
+        """Return all keys that begin with `folder` and a '/', in order. Raises StoreUnavailable."""
 
     async def delete(self, key: str) -> None:
-        """It is as if nothing was ever put, also where nothing was. Raises StoreUnavailable."""
+        """Delete a key, if it exists. Raises StoreUnavailable."""
 
     async def delete_below(self, folder: str, *, but: str | None = None) -> None:
-        """Delete all keys below a folder, and what writes that were killed have left there, but for one key.
+        """Delete all keys below a folder except `but`, and what killed writers have left there.
 
         Raises StoreUnavailable.
         """
 
     async def check(self) -> None:
-        """Raise StoreUnavailable when writing would fail; leaves nothing behind."""
+        """Raise StoreUnavailable if writing would fail. Leaves nothing behind."""
 
     def full_key(self, key: str) -> str:
-        """`key` with the configured prefix: relative to the bucket or the folder."""
+        """Return `key` with the configured prefix: relative to the bucket, or to the folder."""
 
     def uri(self, key: str) -> str:
-        """s3://bucket/full/key, as it is, or file:///folder/full/key, percent-encoded."""
+        """Return s3://bucket/full/key, unencoded, or file:///folder/full/key, percent-encoded."""
 
     def link(self, key: str, seconds: int) -> str:
-        """Where anybody may read what was put, for so long: a URL, or what stands behind the service's own address.
+        """Return a link that lets anybody read the value for so long: a URL, or a path below the service's base URL.
 
-        It blocks, the first time perhaps on a disk or on a network. Raises StoreUnavailable.
+        Blocks; the first time perhaps on a disk or a network. Raises StoreUnavailable.
         """
 
     async def close(self) -> None:
-        """Finish what has begun and give threads and connections back. May be called twice."""
+        """Wait for running calls, and release threads and connections. May be called twice."""
 
 
 def check_key(key: str) -> None:
-    """Raise ValueError for a key that could leave the store, or that its two kinds would read differently."""
+    """Raise ValueError for a key that could escape the store, or that its two kinds would interpret differently."""
     parts = key.split("/")
     if key.startswith("/"):
         raise ValueError(f"key {key!r} is absolute")
@@ -87,10 +83,9 @@ def check_key(key: str) -> None:
 
 
 class ThreadedStore(ABC):
-    """A `Store` over blocking calls, in threads of its own: a slow store must not starve other work.
+    """A `Store` over blocking calls, which run in its own threads so that a slow store does not starve other work.
 
-    `prefix` is a folder of keys: "a/b", "a/b/" and "/a/b" are the same. Raises ValueError for a prefix
-    that is not a key.
+    The prefixes "a/b", "a/b/" and "/a/b" are the same. Raises ValueError for a prefix that is not a key.
     """
 
     def __init__(self, prefix: str, threads: int) -> None:
@@ -123,8 +118,8 @@ class ThreadedStore(ABC):
 
     async def delete_below(self, folder: str, *, but: str | None = None) -> None:
         keys = [key for key in await self.keys_below(folder) if key != but]
-        for start in range(0, len(keys), DELETED_AT_ONCE):
-            await asyncio.gather(*(self.delete(key) for key in keys[start : start + DELETED_AT_ONCE]))
+        for start in range(0, len(keys), CONCURRENT_DELETES):
+            await asyncio.gather(*(self.delete(key) for key in keys[start : start + CONCURRENT_DELETES]))
         await self._in_thread(self._remove_left_behind, self.full_key(folder))
 
     async def check(self) -> None:
@@ -148,10 +143,10 @@ class ThreadedStore(ABC):
         await asyncio.to_thread(self._executor.shutdown)
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        # Cancelling the wait drops a call that still queues and leaves a running one to finish.
+        # Cancelling the wait drops a call that is still queued, and lets a running one finish.
         return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
 
-    # The blocking calls; keys are full keys, checked.
+    # The blocking calls. Keys are full keys that have been checked.
 
     @abstractmethod
     def _put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None: ...
@@ -170,7 +165,7 @@ class ThreadedStore(ABC):
 
     @abstractmethod
     def _remove_left_behind(self, folder: str) -> None:
-        """Delete what writes that were killed have left below a folder."""
+        """Delete what killed writers have left below a folder."""
 
     @abstractmethod
     def _check(self) -> None: ...

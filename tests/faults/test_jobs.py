@@ -23,7 +23,7 @@ import yaml
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import JobRecord, JobState, as_stored
+from serve_app.jobs.record import JobRecord, JobState, encode_record
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
@@ -310,7 +310,7 @@ def test_what_others_were_killed_at_is_done(deployed: Callable[..., Service], tm
     (lost_file,) = output.rglob(f"{lost.id}/job.json")
     lost_file.unlink()
     (newer_file,) = output.rglob(f"{newer.id}/job.json")
-    newer_file.write_bytes(as_stored(newer).replace(b'"version":1', b'"version":2'))
+    newer_file.write_bytes(encode_record(newer).replace(b'"version":1', b'"version":2'))
     service = deployed({"engines": [ENGINE]})
     with service.client() as client:
         assert_whole(client, wait_for_end(client, done.id), 2)

@@ -67,12 +67,12 @@ def store(tmp_path: Path) -> FolderStore:
 
 async def test_a_store_that_cannot_be_written_to_is_noticed_without_a_write(tmp_path: Path, store: FolderStore) -> None:
     looks = StoreMonitor(store)
-    await looks.look()
+    await looks.check()
     assert not looks.degraded
     broken = FolderStore(FolderStoreSettings(path=str(tmp_path / "file" / "output")))
     (tmp_path / "file").write_text("no folder")
     looks = StoreMonitor(broken)
-    await looks.look()
+    await looks.check()
     assert looks.degraded
 
 
@@ -86,10 +86,10 @@ async def test_after_a_failed_write_only_a_write_proves_that_the_store_is_back(
 
     monkeypatch.setattr(store, "put", refused)
     looks.report(StoreUnavailable("403"))
-    await looks.look()  # a read-only look would find nothing wrong
+    await looks.check()  # a read-only look would find nothing wrong
     assert is_degraded(looks)
     monkeypatch.undo()
-    await looks.look()
+    await looks.check()
     assert not is_degraded(looks)
     assert await store.get(PROBE_KEY) == PROBE
 
@@ -102,5 +102,5 @@ async def test_an_unexpected_error_does_not_freeze_health_at_fine(
 
     monkeypatch.setattr(store, "check", surprise)
     looks = StoreMonitor(store)
-    await looks.look()
+    await looks.check()
     assert looks.degraded

@@ -7,7 +7,7 @@ import json
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.jobs.progress import JobView
-from serve_app.jobs.record import Dialect, JobRecord, JobState, Priority, Webhook, as_stored, record_of
+from serve_app.jobs.record import Dialect, JobRecord, JobState, Priority, Webhook, decode_record, encode_record
 from serve_app.jobs.response import JobResponse, job_payload, job_response
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.request import DocumentRequest
@@ -23,7 +23,7 @@ def test_a_record_is_read_back_as_it_was_stored() -> None:
         request=DocumentRequest(engine="x", options=options, pages="1-3", password="пароль"),
         dialect=Dialect(name="other", payload={"visualize": True}),
     )
-    assert record_of(as_stored(record)) == record
+    assert decode_record(encode_record(record)) == record
     payload = job_payload(record)
     assert payload["state"] == "queued" and "request" not in payload
     assert "пароль" not in json.dumps(payload, ensure_ascii=False)
@@ -42,7 +42,7 @@ def test_the_response_has_exactly_the_documented_fields() -> None:
 
 def test_earlier_and_later_records_are_read() -> None:
     older = {"version": 1, "id": "20261125-0", "owner": "a", "wish": {"engine": "x", "options": {}}, "state": "running"}
-    record = record_of(json.dumps(older).encode())
+    record = decode_record(json.dumps(older).encode())
     assert (record.state, record.priority, record.done) == (JobState.RUNNING, Priority.INTERACTIVE, 0)
     newer = {**older, "something": {"of": "later"}}
-    assert record_of(json.dumps(newer).encode()).id == record.id
+    assert decode_record(json.dumps(newer).encode()).id == record.id

@@ -12,7 +12,7 @@ from serve_app.document import EngineInfo, Page, PageContent, PageResult, Source
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import Dialect, JobRecord, JobState, as_stored
+from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
@@ -40,7 +40,8 @@ async def test_a_purge_leaves_only_the_record(tmp_path: Path) -> None:
     await bench.job_store.purge(job.ended_as(JobState.EXPIRED, keep_s=0))
     left = [path.name for path in files_in(tmp_path) if "jobs/expires" not in str(path)]
     assert (
-        "тайна" in as_stored(job).decode() and "тайна" not in as_stored(await bench.job_store.record(job.id)).decode()
+        "тайна" in encode_record(job).decode()
+        and "тайна" not in encode_record(await bench.job_store.record(job.id)).decode()
     )
     assert sorted(left) == [".ocr-store", "job.json"]
     later = datetime.now(UTC) + timedelta(seconds=bench.settings.jobs.keep_s)

@@ -33,4 +33,4 @@ def test_links_begin_with_the_address_that_clients_see(
     }
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
     links = Links(store, Settings(public_url=public_url))
-    assert links.of("a/b.jpg", links.address(str(Request(scope).base_url))).startswith(begins)
+    assert links.url("a/b.jpg", links.base_url(str(Request(scope).base_url))).startswith(begins)

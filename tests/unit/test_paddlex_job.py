@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.jobs.record import JobState, record_of
+from serve_app.jobs.record import JobState, decode_record
 from serve_app.paddlex.job import DIALECT, RESULT, PaddlexResultWriter
 from tests.support.job_runs import Bench, Pages
 
@@ -17,7 +17,7 @@ STORED = Path(__file__).parent / "stored" / "official-job.json"
 
 async def result(folder: Path, **payload: Any) -> list[dict[str, Any]]:
     bench = Bench(folder, Pages(), {DIALECT: PaddlexResultWriter})
-    record = record_of(STORED.read_bytes())
+    record = decode_record(STORED.read_bytes())
     assert record.dialect is not None
     record.dialect.payload |= payload
     await bench.job_store.add(record, b"%PDF-")

@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed
-from serve_app.jobs.record import Dialect, JobRecord, JobState, as_stored
+from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.results import Results
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
@@ -120,7 +120,7 @@ async def test_the_first_end_of_a_job_holds(tmp_path: Path, state: JobState) -> 
 
     def end_elsewhere() -> None:
         if bench.changes[-1][1] == 2:
-            record.write_bytes(as_stored(job.ended_as(state, keep_s=60)))
+            record.write_bytes(encode_record(job.ended_as(state, keep_s=60)))
 
     bench.then = end_elsewhere
     await bench.runner.run(job)

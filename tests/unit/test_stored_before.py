@@ -10,7 +10,7 @@ import pytest
 from serve_app.document import EngineInfo, Figure, PageContent, SourceFile
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.jobs.job_store import JobStore
-from serve_app.jobs.record import JobState, Priority, as_stored, record_of
+from serve_app.jobs.record import JobState, Priority, decode_record, encode_record
 from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.job import DIALECT, PaddlexJob
 from serve_app.pipeline.page_cache import PageCache
@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 def test_a_job_record_with_its_request_as_wish_is_read() -> None:
-    record = record_of((STORED / "job.json").read_bytes())
+    record = decode_record((STORED / "job.json").read_bytes())
     assert (record.state, record.priority, record.owner) == (JobState.RUNNING, Priority.BULK, "анна")
     assert (record.page_count, record.total, record.done) == (9, 4, 1)
     assert record.request == DocumentRequest(
@@ -55,11 +55,11 @@ def test_a_job_record_with_its_request_as_wish_is_read() -> None:
         outputs=(OutputFormat.PDF, OutputFormat.ZIP),
     )
     assert record.request.page_numbers(9) == [1, 2, 3, 7]
-    assert record_of(as_stored(record)) == record
+    assert decode_record(encode_record(record)) == record
 
 
 def test_a_record_of_an_official_job_is_read() -> None:
-    record = record_of((STORED / "official-job.json").read_bytes())
+    record = decode_record((STORED / "official-job.json").read_bytes())
     parsing = ParsingOptions(use_chart_recognition=True, prettify_markdown=True)
     assert record.request == DocumentRequest(
         engine="paddleocr-vl",
@@ -72,7 +72,7 @@ def test_a_record_of_an_official_job_is_read() -> None:
     job = PaddlexJob.model_validate(record.dialect.payload)
     assert (job.model, job.address) == ("PaddleOCR-VL-1.6", "https://ocr.example.com/")
     assert job.layout.restructure_pages and not job.of_lines
-    assert record_of(as_stored(record)) == record
+    assert decode_record(encode_record(record)) == record
 
 
 def check(content: PageContent, figure: str) -> None:

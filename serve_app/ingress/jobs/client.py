@@ -24,7 +24,7 @@ from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, 
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.jobs.deployment import JobsReport
 from serve_app.jobs.progress import JobView
-from serve_app.jobs.record import JobRecord, JobState, as_stored, record_of
+from serve_app.jobs.record import JobRecord, JobState, decode_record, encode_record
 from serve_app.raster.images import HEADER_WITHIN, sniff
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.storage import StoreUnavailable
@@ -89,7 +89,7 @@ async def _earlier_job(context: Context, job_id: str) -> JobRecord:
 
 async def _store_and_start(context: Context, record: JobRecord, source: FileContent | None) -> JobRecord:
     try:
-        record_of(as_stored(record))
+        decode_record(encode_record(record))
     except ValueError:
         raise InvalidField("The request contains text or values that cannot be stored.") from None
     await _check_source(context, record.url, source)

@@ -90,7 +90,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             file_name=body.file_name,
         )
         stored = await submit_job(request, context, body, record, submission.source)
-    address = context.links.address(str(request.base_url)).rstrip("/")
+    address = context.links.base_url(str(request.base_url)).rstrip("/")
     headers = {"Location": f"{address}{router.prefix}/{stored.id}"}
     if stored.id != record.id:
         headers["Idempotent-Replayed"] = "true"

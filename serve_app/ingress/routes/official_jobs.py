@@ -61,7 +61,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         paddlex = PaddlexJob(
             model=job.model,
             payload={name: value for name, value in job.optional_payload.items() if name in known},
-            address=context.links.address(str(request.base_url)),
+            address=context.links.base_url(str(request.base_url)),
         )
         document = (
             lines_request(context.settings, fields, pages=job.page_ranges)
@@ -162,9 +162,9 @@ async def _status(view: JobView, request: Request, context: Context) -> dict[str
                 progress[name] = at.isoformat()
         status["extractProgress"] = progress
     if status["state"] == "done":
-        address = context.links.address(str(request.base_url))
+        address = context.links.base_url(str(request.base_url))
         key = f"{document_folder(record.id)}/{RESULT}"
-        status["resultUrl"] = {"jsonUrl": await asyncio.to_thread(context.links.of, key, address)}
+        status["resultUrl"] = {"jsonUrl": await asyncio.to_thread(context.links.url, key, address)}
     if status["state"] == "failed":
         status["errorMsg"] = record.error.message if record.error is not None else f"The job was {record.state}."
     return status

@@ -209,10 +209,10 @@ async def _open(
 
 async def _picture(context: Context, request: Request, run: DocumentRun, summary: DocumentSummary) -> Picture:
     """What stands for pictures: URLs where the settings say so and there is something behind them."""
-    folder, address = document_folder(run.id), context.links.address(str(request.base_url))
+    folder, address = document_folder(run.id), context.links.base_url(str(request.base_url))
 
     def url(path: str) -> str:
-        return context.links.of(f"{folder}/{path}", address)
+        return context.links.url(f"{folder}/{path}", address)
 
     if context.settings.paddlex_images == "urls" and summary.storage.status == "stored" and run.spool.figure_paths:
         try:
