@@ -1,1 +1,4 @@
-"""Fetches documents behind URLs, and posts webhooks, to addresses of strangers. May use storage and below."""
+"""Outgoing requests to addresses that clients name: documents are downloaded, webhooks are posted.
+
+May use storage and below.
+"""

@@ -1,11 +1,11 @@
 """Which IP addresses the service may connect to on behalf of a client. Pure: no names, no network.
 
-The table is our own because `ipaddress.is_global` changes between Python versions and lets through
-ranges that carry an IPv4 address to somewhere else (NAT64, 6to4, IPv4-compatible). Sources are the
-IANA special-purpose registries for IPv4 and IPv6, and the IPv6 address space registry.
+The table is our own because `ipaddress.is_global` changes between Python versions, and allows ranges that embed an IPv4
+address (NAT64, 6to4, IPv4-compatible). Its sources are the IANA special-purpose registries for IPv4 and IPv6, and the
+IPv6 address space registry.
 
-What no table can know: a network that routes public addresses to itself, or has a NAT64 prefix of
-its own (RFC 6052). That is for the egress rules of the network.
+No table can know a network that routes public addresses to itself, or that has its own NAT64 prefix (RFC 6052). The
+network's egress rules have to cover these.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ FORBIDDEN_V4: tuple[tuple[str, str], ...] = (
 )
 
 FORBIDDEN_V6: tuple[tuple[str, str], ...] = (
-    # Global unicast addresses are given out of 2000::/3 alone. These three are all the rest...
+    # Global unicast addresses are assigned from 2000::/3 only. These three are everything else...
     ("::/3", "RFC 4291: not global unicast"),
     ("4000::/2", "RFC 4291: not global unicast"),
     ("8000::/1", "RFC 4291: not global unicast"),
-    # ...and these are named within them, so that none opens should that policy ever change.
+    # ...and these are listed within them, so that they stay closed if that policy ever changes.
     ("::/128", "RFC 4291: unspecified"),
     ("::1/128", "RFC 4291: loopback"),
     ("::/96", "RFC 4291: IPv4-compatible, deprecated"),
@@ -67,18 +67,18 @@ _FORBIDDEN_V6 = tuple(IPv6Network(network) for network, _ in FORBIDDEN_V6)
 
 
 class AddressGuard:
-    """Lets global unicast addresses pass, and those of `allowed_networks` (CIDR, IPv4 or IPv6).
+    """Allows global unicast addresses, and those in `allowed_networks` (CIDR, IPv4 or IPv6).
 
-    Raises ValueError for a network that is not one, or has bits set beyond its prefix.
+    Raises ValueError for a malformed network, or one with bits set beyond its prefix.
     """
 
     def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
         self._allowed = tuple(ip_network(network) for network in allowed_networks)
 
     def allows(self, address: str) -> bool:
-        """Whether a numeric address, IPv6 perhaps with a zone ("fe80::1%eth0"), may be connected to.
+        """Whether the service may connect to a numeric address; IPv6 may have a zone ("fe80::1%eth0").
 
-        Anything else is refused: a name passed on to a socket would be looked up once more, unseen.
+        Refuses anything else: a socket would resolve a name once more, unchecked.
         """
         try:
             ip = ip_address(address)
@@ -91,6 +91,6 @@ class AddressGuard:
         return not any(ip in network for network in _FORBIDDEN_V6)
 
     def _is_allowed(self, ip: IPv4Address | IPv6Address) -> bool:
-        # A mapped address is connected to as the IPv4 address inside it.
+        # Connecting to a mapped address reaches the IPv4 address inside it.
         mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
         return any(ip in network or (mapped is not None and mapped in network) for network in self._allowed)

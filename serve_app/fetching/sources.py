@@ -1,4 +1,4 @@
-"""Where documents of jobs are fetched from that were not sent."""
+"""Downloads documents of jobs that were submitted as a URL."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ S3 = "s3://"
 
 
 def check_source(url: str, settings: Settings) -> None:
-    """Of a URL that a job is to read. Raises InvalidUrl, SchemeNotAllowed, and UrlForbidden for an S3 prefix that is not allowed."""
+    """Check a document's URL. Raises InvalidUrl, SchemeNotAllowed, and UrlForbidden for an S3 prefix that is not allowed."""
     if not url.startswith(S3):
         parse_url(url)
     elif not url.startswith(settings.jobs.s3_sources or "no prefix"):
-        raise UrlForbidden("This service does not read documents from there (jobs.s3_sources).")
+        raise UrlForbidden("This service may not read documents from there (jobs.s3_sources).")
 
 
 class Sources:
-    """Fetches them, within the limits of jobs."""
+    """Downloads from http, https and s3 URLs, within the limits of jobs."""
 
     def __init__(self, settings: Settings, store: Store, fetcher: Fetcher) -> None:
         self._settings = settings
@@ -28,14 +28,14 @@ class Sources:
         self._fetcher = fetcher
 
     async def fetch(self, url: str) -> FileContent:
-        """Raises what `check_source` and `Fetcher.fetch` raise, and StoreUnavailable."""
+        """Download a document. Raises the errors of `check_source` and `Fetcher.fetch`, and StoreUnavailable."""
         check_source(url, self._settings)
         if not url.startswith(S3):
             return await self._fetcher.fetch(url)
-        from serve_app.storage.s3 import S3Store  # which costs time and memory that others need not pay
+        from serve_app.storage.s3 import S3Store  # imports boto3, whose time and memory others need not pay
 
-        assert isinstance(self._store, S3Store), "the settings see to it"
+        assert isinstance(self._store, S3Store), "the settings are checked for this"
         try:
             return await self._store.source(url, max_bytes=int(self._settings.jobs.body_mb * 1e6))
         except KeyError:
-            raise UrlFetchFailed("There is no such object, or it may not be read.") from None
+            raise UrlFetchFailed("There is no such object, or this service may not read it.") from None

@@ -1,8 +1,8 @@
-"""Fetches the document behind an `image_url`: a URL from a stranger, to a server of a stranger.
+"""Downloads a document from a URL, and posts webhooks. Neither the URL nor the server behind it can be trusted.
 
-An address is judged twice: all addresses of a name when it is looked up, and each one again where its
-socket is made. Between the two nothing is looked up anew, so a name cannot change its answer in time.
-A fetch has a session of its own: no cookie, connection or DNS answer outlives it.
+Addresses are checked twice: all addresses of a name when it is resolved, and each one again when its socket is created.
+Names are not resolved again in between, so a name cannot change its address after the check. Each fetch has its own
+session: no cookie, connection or DNS answer outlives it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
 
 MAX_URL_BYTES = 8192
 MAX_REDIRECTS = 5
-DNS_THREADS = 16  # a lookup that hangs holds one until the system resolver gives up, past the fetch's deadline
+DNS_THREADS = 16  # a lookup that hangs occupies one until the system resolver gives up, beyond the fetch's deadline
 HEADERS = {"User-Agent": "paddleocr-vl-serve", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]  # as socket.getaddrinfo
@@ -39,10 +39,10 @@ GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]  # as socket.getaddrinfo
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NETWORK_ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
-# Parsers of URLs differ on what these mean: some strip them, some take a backslash for a slash.
+# URL parsers disagree on these: some strip them, some read a backslash as a slash.
 _AMBIGUOUS = re.compile(r"[\s\x00-\x20\x7f-\x9f\\]")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*(?=:)", re.IGNORECASE | re.ASCII)
-# RFC 3986 without userinfo and percent-encoded hosts. The host goes through IDNA afterwards.
+# RFC 3986 without userinfo and percent-encoded hosts. The host is IDNA-encoded afterwards.
 _HTTP_URL = re.compile(
     r"""https?://
     (?: \[ (?P<ipv6> [^]/?#@]+ ) \] | (?P<host> [^]\[/?#@:%]+ ) )
@@ -53,25 +53,25 @@ _HTTP_URL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_AS_WRITTEN = ":/?[]@!$&'()*+,;=%"  # beside letters, digits and "-._~"
+_AS_WRITTEN = ":/?[]@!$&'()*+,;=%"  # besides letters, digits and "-._~"
 
 log = logging.getLogger("ray.serve.fetch")
 
 
 def parse_url(text: str) -> URL:
-    """An absolute http or https URL, with its host in ASCII and an IPv4 address in its usual form.
+    """Parse an absolute http or https URL; encode its host in ASCII, and an IPv4 address in its usual form.
 
-    Path and query stay as they are written, but for characters that a URL may not hold: signed
-    URLs do not survive being tidied. The fragment is dropped. Raises InvalidUrl and SchemeNotAllowed.
+    Path and query stay as written, except for characters that a URL may not contain: normalizing would break signed
+    URLs. The fragment is dropped. Raises InvalidUrl and SchemeNotAllowed.
     """
     try:
         size = len(text.encode())
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can contain
         raise InvalidUrl from None
     if size > MAX_URL_BYTES:
         raise InvalidUrl(f"The URL is longer than {MAX_URL_BYTES} bytes.")
     if _AMBIGUOUS.search(text):
-        raise InvalidUrl("The URL holds whitespace, a control character or a backslash.")
+        raise InvalidUrl("The URL contains whitespace, a control character or a backslash.")
     scheme = _SCHEME.match(text)
     if scheme is None:
         raise InvalidUrl
@@ -86,7 +86,7 @@ def parse_url(text: str) -> URL:
     try:
         host = str(IPv6Address(unquote(match["ipv6"]))) if match["ipv6"] else _ascii_host(match["host"])
         origin = URL.build(scheme=scheme[0].lower(), host=host, port=port)
-    except (ValueError, OSError):  # not an address, or not a name that IDNA knows
+    except (ValueError, OSError):  # neither an address nor a valid name
         raise InvalidUrl from None
     return URL.build(
         scheme=origin.scheme,
@@ -99,7 +99,7 @@ def parse_url(text: str) -> URL:
 
 def _ascii_host(name: str) -> str:
     host = URL.build(scheme="http", host=name).raw_host or ""
-    # As browsers do: a name that ends in a number is an IPv4 address, whatever its form (127.1, 0x7f000001).
+    # As in browsers, a name that ends in a number is an IPv4 address in any of its forms (127.1, 0x7f000001).
     stem = host.rstrip(".")
     if _NUMERIC_LABEL.fullmatch(stem.rpartition(".")[2]):
         return socket.inet_ntoa(socket.inet_aton(stem))
@@ -107,10 +107,10 @@ def _ascii_host(name: str) -> str:
 
 
 class Fetcher:
-    """Fetches documents of at most `max_bytes` bytes, each within `deadline_s` seconds in all.
+    """Downloads documents of up to `max_bytes` bytes, each within `deadline_s` seconds in total.
 
-    `allowed_networks` (CIDR) may be reached although they are not public; a malformed one raises
-    ValueError. `getaddrinfo` is called in a thread.
+    May connect to `allowed_networks` (CIDR) although they are not public; a malformed one raises ValueError.
+    `getaddrinfo` is called in a thread.
     """
 
     def __init__(
@@ -126,19 +126,18 @@ class Fetcher:
         self._guard = AddressGuard(allowed_networks)
         self._getaddrinfo = getaddrinfo
         self._tls = ssl.create_default_context()
-        # Not asyncio's own threads: names that hang must not hold up the rest of the process.
+        # Not asyncio's own threads, as lookups that hang must not block the rest of the process.
         self._dns_threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="fetch-dns")
 
     async def close(self) -> None:
-        """Drops lookups that wait; no fetch may start after."""
+        """Cancel waiting lookups. No fetch may start after this."""
         self._dns_threads.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, url: str) -> FileContent:
-        """The body behind `url`, after at most MAX_REDIRECTS redirects; a large one is on disk.
+        """Download a document, following up to MAX_REDIRECTS redirects. A large one is on disk.
 
-        Raises InvalidUrl and SchemeNotAllowed for the URL itself, UrlForbidden when it or a redirect
-        leads to a forbidden address, TooLarge, and UrlFetchFailed, which does not tell a client what
-        of the network it ran into.
+        Raises InvalidUrl and SchemeNotAllowed for the URL itself, UrlForbidden if it or a redirect leads to a forbidden
+        address, TooLarge, and UrlFetchFailed, whose message reveals nothing about the network.
         """
         target = parse_url(url)
         try:
@@ -151,7 +150,7 @@ class Fetcher:
             ) from None
 
     async def check(self, url: str) -> None:
-        """Raise UrlForbidden where the name of a URL leads to a forbidden address now; what `fetch` raises besides."""
+        """Raise UrlForbidden if the URL's name resolves to a forbidden address now, or another error of `fetch`."""
         target = parse_url(url)
         gate = _Gate(self._guard)
         resolver = _GatedResolver(gate, self._getaddrinfo, self._dns_threads)
@@ -164,7 +163,7 @@ class Fetcher:
             raise _failed(target, _reason(error)) from None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """The status of the answer; redirects are not followed, and of the answer nothing is read. Raises as `fetch` does."""
+        """Post a body and return the status of the response. Follows no redirects. Raises the errors of `fetch`."""
         target = parse_url(url)
         gate = _Gate(self._guard)
         try:
@@ -195,7 +194,7 @@ class Fetcher:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,  # a proxy would connect to an address that nobody has checked
+            trust_env=False,  # a proxy would connect to an unchecked address
             headers=HEADERS,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # the deadline covers all
             auto_decompress=False,
@@ -213,7 +212,7 @@ class Fetcher:
         raise UrlFetchFailed(f"The URL redirects more than {MAX_REDIRECTS} times.")
 
     async def _hop(self, session: aiohttp.ClientSession, gate: _Gate, url: URL) -> FileContent | URL:
-        """The body behind `url`, or where it redirects to."""
+        """Return the body of a response, or the URL that it redirects to."""
         try:
             async with session.get(url, allow_redirects=False) as response:
                 if gate.refused is None:
@@ -229,7 +228,7 @@ class Fetcher:
     async def _body(self, url: URL, response: aiohttp.ClientResponse) -> FileContent:
         if response.status != 200:
             raise _failed(url, f"status {response.status}")
-        # Unpacking could make megabytes into gigabytes. Identity was asked for, so this is the server's fault.
+        # Decompressing could turn megabytes into gigabytes. The request allows only identity, so the server is at fault.
         if any(
             coding.strip().lower() not in ("", "identity") for coding in response.headers.getall("Content-Encoding", ())
         ):
@@ -249,11 +248,11 @@ class Fetcher:
 
 
 class _Gate:
-    """The guard for one fetch, at the place where sockets are made.
+    """The guard for one fetch, where sockets are created.
 
-    A refusal is noted here because the exception does not arrive whole: aiohttp wraps it, and
-    aiohappyeyeballs merges those of several addresses into one, or goes on to the next address. It has
-    to be an OSError: of any other kind, racing two addresses ends in an IndexError.
+    It records a refusal itself because the exception gets lost: aiohttp wraps it, and aiohappyeyeballs merges those of
+    several addresses into one, or tries the next address. It has to be an OSError: with any other type, racing two
+    addresses ends in an IndexError.
     """
 
     def __init__(self, guard: AddressGuard) -> None:
@@ -266,14 +265,14 @@ class _Gate:
             raise PermissionError("forbidden address")
 
     def open_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
-        """aiohttp's `socket_factory`: gets the very address that is connected to next."""
+        """aiohttp's `socket_factory`, which gets exactly the address to connect to."""
         family, kind, protocol, _, address = addr_info
         self.check(str(address[0]))
         return socket.socket(family, kind, protocol)
 
 
 class _GatedResolver(AbstractResolver):
-    """Refuses a name if any of its addresses is forbidden."""
+    """Resolves names; refuses one if any of its addresses is forbidden."""
 
     def __init__(self, gate: _Gate, getaddrinfo: GetAddrInfo, threads: ThreadPoolExecutor) -> None:
         self._gate = gate
@@ -283,8 +282,8 @@ class _GatedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        # As bytes, because str would go through the idna codec again, which has errors of its own.
-        # No AI_ADDRCONFIG: the guard is to see every address the name has.
+        # As bytes, because a str would pass through the idna codec again, which raises errors of its own.
+        # No AI_ADDRCONFIG: the guard has to see every address of the name.
         lookup = partial(self._getaddrinfo, host.encode("ascii"), port, family=family, type=socket.SOCK_STREAM)
         answers = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
         if not answers:
@@ -304,31 +303,31 @@ class _GatedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Holds nothing of its own."""
+        """There is nothing to close: the Fetcher owns the threads."""
 
 
 def _redirect_target(url: URL, response: aiohttp.ClientResponse) -> URL:
     location = response.headers.get("Location")
     if location is None:
         raise _failed(url, "redirect without a location")
-    # Checked before it is joined: urljoin drops some of what it should not accept.
+    # Checked before joining, as urljoin silently drops some of these characters.
     if _AMBIGUOUS.search(location):
         raise _failed(url, "redirect to an invalid URL")
     try:
         return parse_url(urljoin(str(url), location))
     except (InvalidUrl, SchemeNotAllowed, ValueError):
-        # The client's URL was right; it is the source that is unusable.
+        # The client's URL was valid, so the server is at fault.
         raise _failed(url, "redirect to an invalid URL or scheme") from None
 
 
 def _failed(url: URL, reason: str) -> UrlFetchFailed:
-    """Logs the reason, with no more of the URL than its host; the client gets the same message for all."""
+    """Log the reason with the URL's host alone. The client gets the same message for every reason."""
     log.info("fetch from %s: %s", url.raw_host, reason)
     return UrlFetchFailed()
 
 
 def _reason(error: BaseException) -> str:
-    # Not the text of an aiohttp error, which may quote the URL or what the server sent.
+    # Not the text of an aiohttp error, which may quote the URL or the server's response.
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"{type(error).__name__}: {error.os_error.strerror or type(error.os_error).__name__}"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

@@ -13,7 +13,7 @@ from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 
 
-async def test_who_is_cancelled_waits_for_a_write_that_has_begun(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_waits_for_a_write_that_has_begun(tmp_path: Path) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(FolderStore):
