@@ -1,4 +1,4 @@
-"""The vocabulary of documents: pages, blocks, options, and what is computed from them alone. Uses only errors."""
+"""The vocabulary of documents: pages, blocks, figures, options, and computations on them alone. Uses no other room."""
 
 from serve_app.document.model import (
     Block,

@@ -18,7 +18,7 @@ _Native = tuple[dict[str, Any], str, tuple[tuple[str, str | None], ...]]
 
 @dataclass(frozen=True)
 class DecodedPage:
-    """A page as it was encoded. `linked_figures` are the paths of those that are stored elsewhere."""
+    """A decoded page. `linked_figures` are paths of figures that are stored elsewhere."""
 
     content: PageContent
     linked_figures: tuple[str, ...]
@@ -46,7 +46,7 @@ def decode_native(data: bytes) -> NativePage:
 def encode_content(content: PageContent, *, inline_figures: bool, engine: EngineInfo | None = None) -> bytes:
     """A page with its native form and its figures: as base64 if `inline_figures`, else by their paths alone.
 
-    `engine` is what read the page, where the encoded page is to say so.
+    `engine`, if given, is recorded as the one that read the page.
     """
     parts = {
         b"page": encode_page(content.page),

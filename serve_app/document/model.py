@@ -1,7 +1,7 @@
-"""The vocabulary: what a document is made of, inside the service and in its answers.
+"""The vocabulary: documents, pages and blocks, inside the service and in its responses.
 
-Coordinates are pixels of the page as it is read (after EXIF rotation), origin top left,
-boxes as [left, top, right, bottom]. Confidence is 0..1.
+Coordinates are pixels of the page as it is recognized (after EXIF rotation), with the origin at the top left;
+boxes are [left, top, right, bottom]. Confidence is 0..1.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ RgbPixels = npt.NDArray[np.uint8]  # shape (height, width, 3)
 class PageImage:
     """A decoded page on its way to an engine.
 
-    `pixels` is RGB, uint8, of shape (height, width, 3), contiguous; `dpi` is what the file or the
-    request says, or the configured default; `rasterize_ms` is what decoding took.
+    `pixels` is RGB, uint8, of shape (height, width, 3), contiguous. `dpi` comes from the request, the file, or the
+    settings, in this order. `rasterize_ms` is how long decoding took.
     """
 
     pixels: RgbPixels
@@ -59,29 +59,29 @@ class Word(BaseModel):
 
 
 class Block(BaseModel):
-    """A region of a page that reads as one: a paragraph, a title, a table."""
+    """A region of a page that reads as one unit: a paragraph, a title, a table."""
 
     label: str = Field(description="Kind of region; `text` for a paragraph")
-    text: str = Field(description="Plain text; of a table, a line a row and tabs between cells")
+    text: str = Field(description="Plain text. A table has one line per row, with tabs between cells")
     content: str | None = Field(
-        None, description="As the engine wrote it, where that is more than text: HTML of a table, LaTeX of a formula"
+        None, description="Markup by the engine, if it is more than text: HTML for a table, LaTeX for a formula"
     )
     bbox: Box = Field(description="[left, top, right, bottom] in pixels of the page")
     order: int = Field(description="Position in reading order, from 0")
-    polygon: list[tuple[float, float]] | None = Field(None, description="Its outline, where the engine has one")
+    polygon: list[tuple[float, float]] | None = Field(None, description="Outline, if the engine gives one")
     group: int | None = Field(None, description="Blocks of the same group continue each other")
-    figure: str | None = Field(None, description="Of a picture: its path as Markdown links it")
-    level: int | None = Field(None, description="Of a heading: its level in the document, 1 for the document's title")
+    figure: str | None = Field(None, description="Path of a picture, as the Markdown links it")
+    level: int | None = Field(None, description="Level of a heading in the document; 1 is the document's title")
     continues_from: int | None = Field(
         None,
-        description="Of a table that began on an earlier page: that page's number. The whole table is there, "
-        "wherever the document is one piece",
+        description="Number of the page on which this table begins, if that is an earlier one. "
+        "Outputs of the whole document have the complete table there",
     )
     markdown_span: tuple[int, int] | None = Field(
-        None, description="[start, end) of it in the page's Markdown, in characters, where the engine tells"
+        None, description="[start, end) in the page's Markdown, in characters, if the engine gives it"
     )
-    confidence: float | None = Field(None, description="Mean confidence of its words, 0..1, where the engine has one")
-    words: list[Word] = Field(default_factory=list, description="Its words, where the engine has them")
+    confidence: float | None = Field(None, description="Mean confidence of the words, 0..1, if the engine gives it")
+    words: list[Word] = Field(default_factory=list, description="Words, if the engine gives them")
 
 
 class ErrorInfo(BaseModel):
@@ -90,28 +90,28 @@ class ErrorInfo(BaseModel):
 
 
 class Page(BaseModel):
-    """One page as recognized. A page that failed has an `error` and no blocks."""
+    """One recognized page. A page that failed has an `error` and no blocks."""
 
-    number: int = Field(description="From 1")
-    width: int = Field(description="Pixels")
-    height: int = Field(description="Pixels")
-    dpi: int
+    number: int = Field(description="Page number, from 1")
+    width: int = Field(description="Width in pixels")
+    height: int = Field(description="Height in pixels")
+    dpi: int = Field(description="Resolution, in dots per inch")
     rotation: int = Field(
-        0, description="Degrees the text is turned clockwise: 0, 90, 180 or 270, where the engine tells"
+        0, description="Degrees by which the text is turned clockwise: 0, 90, 180 or 270, if the engine detects it"
     )
     text_source: Literal["recognition", "text_layer"] = Field(
-        "recognition", description="Whether an engine read it, or its text is the PDF's own"
+        "recognition", description="`text_layer` if the text was taken from the PDF instead of recognized"
     )
     text: str = ""
     markdown: str = ""
     blocks: list[Block] = Field(default_factory=list)
-    degraded: bool = Field(False, description="There is less of it than there should be: `warnings` tell what and why")
+    degraded: bool = Field(False, description="Something is missing or of lower quality; `warnings` explain what")
     warnings: list[ErrorInfo] = Field(default_factory=list)
     error: ErrorInfo | None = None
 
     @property
     def note(self) -> str | None:
-        """What readers of the document are told in place of a page that failed."""
+        """The line that outputs show in place of a page that failed; None for any other page."""
         return None if self.error is None else f"Page {self.number}: {self.error.message} ({self.error.code})"
 
 
@@ -122,7 +122,7 @@ class EngineInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture cut from a page. `path` is how the page's Markdown links it, `jpeg` the file."""
+    """A picture cut from a page: the `path` by which the page's Markdown links it, and the JPEG file."""
 
     path: str
     jpeg: bytes
@@ -164,12 +164,13 @@ class PageResult:
 
 
 class StorageInfo(BaseModel):
-    """Where the result lies. `keys` are relative to the store: the folder, or the bucket."""
+    """Where the result is stored. `keys` are relative to the store: the folder, or the bucket."""
 
     status: Literal["stored", "failed"]
     uri: str | None = Field(None, description="Folder of the result: s3://bucket/... or file:///...")
     keys: dict[str, str] = Field(
-        default_factory=dict, description="result, markdown, figures by their paths and, where kept, source"
+        default_factory=dict,
+        description="Keys by name: `result`, `markdown`, the path of each figure and, if it is stored, `source`",
     )
 
 
@@ -180,27 +181,27 @@ class DocumentStatus(StrEnum):
 
 
 class DocumentSummary(BaseModel):
-    """What is said of a document as a whole."""
+    """A document without its pages."""
 
     id: str
-    status: DocumentStatus = Field(description="`partial`: some pages could not be read; each says why")
-    page_count: int = Field(description="Pages of the document, also those that were not asked for")
+    status: DocumentStatus = Field(description="`partial`: some pages could not be read; each has an `error`")
+    page_count: int = Field(description="Pages in the document, including those that were not requested")
     engine: EngineInfo
     degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
-    warnings: list[ErrorInfo] = Field(default_factory=list, description="What the document as a whole lacks")
+    warnings: list[ErrorInfo] = Field(default_factory=list, description="Problems of the document as a whole")
     timings_ms: dict[str, float] = Field(
         description="Milliseconds by stage: receive, fetch, cache, text_layer, rasterize, queue, analyze, "
-        "recognize, restructure, store, total. Those of pages are added up"
+        "recognize, restructure, store, total. Stages of pages are summed"
     )
     storage: StorageInfo
 
 
 class Document(DocumentSummary):
-    """The answer to a request, and what is kept in the store as result.json."""
+    """The response to a request. The store has it as result.json."""
 
-    pages: list[Page] = Field(description="The pages that were asked for")
+    pages: list[Page] = Field(description="The requested pages")
     text: str = Field(description="The text of all pages, a blank line between blocks")
     markdown: str
     images: dict[str, str] = Field(
-        default_factory=dict, description="With `include_images`: JPEG files as base64, by the paths that link them"
+        default_factory=dict, description="With `include_images`: JPEG files as base64, by the paths of their links"
     )

@@ -1,4 +1,4 @@
-"""What a request may ask of an engine, checked before it reaches one."""
+"""Options of recognition, validated before they reach an engine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-# A block of this many pixels is 20,480 patches of the VLM: more than any server is set up for.
+# The VLM would see 20,480 patches: more than any server is configured for.
 MAX_BLOCK_PIXELS = 20_480 * 14 * 14
-LEAST_BLOCK_PIXELS = 28 * 28  # one patch of the VLM's, after it has joined four
+LEAST_BLOCK_PIXELS = 28 * 28  # one patch of the VLM after it joins four
 MAX_NEW_TOKENS = 32_768
 MAX_CLASSES = 50  # the layout model has 25
 
@@ -25,7 +25,7 @@ ByClass = Annotated[dict[LayoutClass, Value], Field(max_length=MAX_CLASSES)]
 
 
 class VlmExtraArgs(BaseModel):
-    """Pixels of single kinds of blocks; the names are the library's, in any surface."""
+    """Pixel limits by kind of block. The names are the library's in every API."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,48 +50,52 @@ class VlmExtraArgs(BaseModel):
 class ParsingOptions(BaseModel):
     """How PaddleOCR-VL reads a page: the fields of PaddleX's /layout-parsing, in camelCase or snake_case.
 
-    None means what the pipeline is configured with.
+    None means the default of PaddleX's pipeline.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     use_doc_orientation_classify: bool | None = Field(None, description="Turn the page upright first")
     use_doc_unwarping: bool | None = Field(None, description="Flatten a page that was photographed curved")
-    use_layout_detection: bool | None = Field(None, description="Find blocks; else the page is read as one block")
-    use_chart_recognition: bool | None = Field(None, description="Read charts as tables; else they are pictures")
-    use_seal_recognition: bool | None = Field(None, description="Read seals; else they are pictures")
-    use_ocr_for_image_block: bool | None = Field(None, description="Read the text within pictures too")
+    use_layout_detection: bool | None = Field(None, description="Find blocks; otherwise the page is read as one block")
+    use_chart_recognition: bool | None = Field(None, description="Read charts as tables; otherwise they are pictures")
+    use_seal_recognition: bool | None = Field(None, description="Read the text of seals; otherwise they are pictures")
+    use_ocr_for_image_block: bool | None = Field(None, description="Also read text within pictures")
     layout_nms: bool | None = Field(None, description="Remove layout boxes that overlap others")
-    format_block_content: bool | None = Field(None, description="Blocks' contents as Markdown")
-    merge_layout_blocks: bool | None = Field(None, description="Join text blocks that continue over columns")
+    format_block_content: bool | None = Field(None, description="Format the contents of blocks as Markdown")
+    merge_layout_blocks: bool | None = Field(None, description="Join text blocks that continue in the next column")
     layout_threshold: Share | ByClass[Share] | None = Field(
-        None, description="Least score of a layout box: a number from 0 to 1, or an object of such by class"
+        None, description="Minimum score of a layout box: a number from 0 to 1, or an object with one per class"
     )
     layout_unclip_ratio: Ratio | tuple[Ratio, Ratio] | ByClass[tuple[Ratio, Ratio]] | None = Field(
         None,
-        description="By how much layout boxes are widened: a number up to 10, a pair of such, or an object of pairs by class",
+        description="Factor by which layout boxes are enlarged: a number up to 10, a pair (width, height), or an object with a pair per class",
     )
     layout_merge_bboxes_mode: Merge | ByClass[Merge] | None = Field(
         None,
-        description="Which of layout boxes within each other stays: large, small or union, or an object of such by class",
+        description="Which of two nested layout boxes remains: `large`, `small` or `union`, or an object with one of these per class",
     )
     layout_shape_mode: Literal["rect", "quad", "poly", "auto"] = Field("auto", description="Shape of layout boxes")
     prompt_label: Literal["ocr", "formula", "table", "chart", "seal", "spotting"] | None = Field(
-        None, description="What the page is, where layout detection is off"
+        None, description="Content of the page, if layout detection is off"
     )
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(None, description="Of the VLM's sampling")
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = Field(None, description="Of the VLM's sampling")
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Of the VLM's sampling")
-    min_pixels: Pixels | None = Field(None, description="Least pixels of a block's picture in the VLM")
-    max_pixels: Pixels | None = Field(None, description="Most pixels of a block's picture in the VLM")
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="Repetition penalty of the VLM's sampling"
+    )
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = Field(
+        None, description="Temperature of the VLM's sampling"
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Nucleus (top-p) of the VLM's sampling")
+    min_pixels: Pixels | None = Field(None, description="Minimum pixels of a block's picture for the VLM")
+    max_pixels: Pixels | None = Field(None, description="Maximum pixels of a block's picture for the VLM")
     max_new_tokens: Annotated[int, Field(gt=0, le=MAX_NEW_TOKENS)] | None = Field(
-        None, description="Most tokens of a block; the service's own limit holds too"
+        None, description="Maximum tokens per block; the service has a limit too"
     )
-    vlm_extra_args: VlmExtraArgs | None = Field(None, description="Pixels of single kinds of blocks")
-    prettify_markdown: bool = Field(False, description="Markdown with HTML that centres titles, pictures and tables")
-    show_formula_number: bool = Field(False, description="Numbers of formulas in Markdown")
+    vlm_extra_args: VlmExtraArgs | None = Field(None, description="Pixel limits by kind of block")
+    prettify_markdown: bool = Field(False, description="Centre titles, pictures and tables in Markdown, with HTML")
+    show_formula_number: bool = Field(False, description="Show the numbers of formulas in Markdown")
     markdown_ignore_labels: tuple[LayoutClass, ...] | None = Field(
-        None, max_length=MAX_CLASSES, description="Kinds of blocks that Markdown leaves out: a list of labels"
+        None, max_length=MAX_CLASSES, description="Labels of blocks that Markdown leaves out"
     )
 
     @model_validator(mode="after")
@@ -101,17 +105,17 @@ class ParsingOptions(BaseModel):
 
 
 def check_pixels(least: int | None, most: int | None) -> None:
-    """Raises ValueError."""
+    """Raises ValueError if the minimum is above the maximum."""
     if least is not None and most is not None and least > most:
         raise ValueError("minPixels is more than maxPixels")
 
 
 @dataclass(frozen=True)
 class RecognitionOptions:
-    """What a request asks of an engine; an engine looks at what concerns it.
+    """Options of one request; an engine ignores those that do not concern it.
 
-    `overlay`: with a picture of the page on which its blocks are marked; `picture`: with one of the page as it was read.
-    `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's own.
+    `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's default.
+    `overlay` adds a picture of the page with its blocks drawn, `picture` one of the page as it was recognized.
     """
 
     languages: tuple[str, ...] = ()
@@ -122,7 +126,7 @@ class RecognitionOptions:
 
 @dataclass(frozen=True)
 class Restructuring:
-    """How pages are made one piece: tables that go on joined, titles given their levels, perhaps all as one page."""
+    """How pages are restructured as one document; `concatenate` makes one page of all."""
 
     merge_tables: bool = True
     relevel_titles: bool = True

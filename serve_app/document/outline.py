@@ -1,7 +1,7 @@
-"""What only the whole document tells: tables that go on over pages, and how headings stand to each other.
+"""Document structure: tables that continue across pages, and levels of headings.
 
-Pages stay as they were read. An engine that can looks at their outlines and says what to change; the changes
-are made on the way into those outputs that are of one piece.
+Pages stay as they were recognized. An engine that can compares their outlines and returns changes, which are applied
+to the outputs of the whole document.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HEADING_LABELS = ("doc_title", "paragraph_title")
 
 @dataclass(frozen=True)
 class OutlinedBlock:
-    """A block without what its place in the document does not depend on; `content` of tables and headings only."""
+    """The parts of a block that document structure depends on. `content` is set only for tables and headings."""
 
     order: int
     label: str
@@ -26,7 +26,7 @@ class OutlinedBlock:
 
 @dataclass(frozen=True)
 class PageOutline:
-    """`number` is the page's, `blocks` are all of its blocks in reading order."""
+    """All blocks of page `number`, in reading order."""
 
     number: int
     blocks: tuple[OutlinedBlock, ...]
@@ -34,12 +34,12 @@ class PageOutline:
 
 @dataclass(frozen=True)
 class BlockChange:
-    """What becomes of the block `order` of page `page` where the document is one piece.
+    """How the block `order` of page `page` changes in outputs of the whole document.
 
-    level           of a heading, from 1
-    continues_from  of a table whose rows are in another one's: the page of that one
-    content, text   of a table with the rows of those that continue it; None for no change
-    markdown        what stands in its place in the page's Markdown; None for no change
+    level           level of a heading, from 1
+    continues_from  page on which the table begins, if this block only continues it
+    content, text   those of a table with all rows that continue it; None: no change
+    markdown        replaces the block in the page's Markdown; None: no change
     """
 
     page: int
@@ -52,7 +52,7 @@ class BlockChange:
 
 
 def outline_of(page: Page) -> PageOutline | None:
-    """None for a page without anything that the document could change."""
+    """The page's outline; None if the page has neither tables nor headings."""
     if not any(block.label == "table" or block.label in HEADING_LABELS for block in page.blocks):
         return None
     return PageOutline(
@@ -69,7 +69,7 @@ def _content(block: Block) -> str:
 
 
 class Structure:
-    """The changes of a document, by page."""
+    """All changes to a document's blocks, by page."""
 
     def __init__(self, changes: Iterable[BlockChange] = ()) -> None:
         self._pages: dict[int, dict[int, BlockChange]] = {}
@@ -78,22 +78,22 @@ class Structure:
 
     @property
     def all_changes(self) -> list[BlockChange]:
-        """What it was made from."""
+        """The changes it was made from."""
         return [change for page in self._pages.values() for change in page.values()]
 
     def changes(self, number: int) -> bool:
-        """Whether anything is changed on this page."""
+        """Whether anything changes on this page."""
         return number in self._pages
 
     def annotated(self, page: Page) -> Page:
-        """The page as it was read; its blocks say how they stand in the document."""
+        """The page as it was recognized, with `level` and `continues_from` of its blocks."""
         changes = self._pages.get(page.number)
         if changes is None:
             return page
         return page.model_copy(update={"blocks": [_annotated(block, changes) for block in page.blocks]})
 
     def as_one_piece(self, page: Page) -> Page:
-        """The page as a part of the document: tables are whole where they begin, and not there where they go on."""
+        """The page as a part of the document: a table is complete where it begins, and absent where it continues."""
         changes = self._pages.get(page.number)
         if changes is None:
             return page
@@ -131,10 +131,10 @@ def _markdown(page: Page, changes: dict[int, BlockChange]) -> str:
 
 
 def _edited(markdown: str, edits: Sequence[tuple[int, int, str]]) -> str:
-    """Put other text in the place of these [start, end); what is empty takes the blank line before it along."""
-    kept, position = "", 0
+    """Replace each [start, end) by its text. An empty text also removes the blank line before it."""
+    edited, position = "", 0
     for start, end, new in sorted(edits):
-        kept += markdown[position:start]
-        kept = kept + new if new.strip() else kept.rstrip("\n")
+        edited += markdown[position:start]
+        edited = edited + new if new.strip() else edited.rstrip("\n")
         position = end
-    return (kept + markdown[position:]).strip()
+    return (edited + markdown[position:]).strip()

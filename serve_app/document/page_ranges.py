@@ -1,4 +1,4 @@
-"""Which pages of a document are asked for: `1-3,7`, from 1; `5-` is the rest from 5 on."""
+"""Page ranges such as `1-3,7`: numbers count from 1, and `5-` is every page from 5 on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ _TERM = re.compile(r"([1-9][0-9]{0,8})(?:(-)([1-9][0-9]{0,8})?)?")
 
 
 def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
-    """Ranges of page numbers, both ends included; None is the document's end. Raises ValueError, for the client to read."""
+    """Parse ranges: (first, last), both included; a last of None is the end of the document.
+
+    Raises ValueError with a message for the client.
+    """
     ranges: list[tuple[int, int | None]] = []
     for term in text.replace(" ", "").split(","):
         match = _TERM.fullmatch(term)
@@ -23,7 +26,10 @@ def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
 
 
 def selected_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:
-    """The numbers in these ranges, each once, in ascending order. Raises ValueError for one past the end."""
+    """The page numbers in these ranges, each once, ascending.
+
+    Raises ValueError with a message for the client if one is past the end.
+    """
     past = max(last or first for first, last in ranges)
     if past > page_count:
         raise ValueError(f"there is no page {past}: the document has {page_count} page{'s' * (page_count != 1)}")

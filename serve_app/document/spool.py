@@ -1,4 +1,4 @@
-"""Where the pages of a document wait until all are there: a few in memory, the rest on disk."""
+"""PageSpool: holds the pages of a document until it is complete, a few in memory and the rest on disk."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from serve_app.document.model import Figure, NativePage, Page, PageContent
 from serve_app.document.outline import Structure
 
 PAGES_IN_MEMORY = 16
-"""A page of dense text, with its words, takes up to 2 MB as an object and a tenth of that on disk."""
+"""A page of dense text with its words takes up to 2 MB as an object, and a tenth of that on disk."""
 
 BYTES_IN_MEMORY = 2 * 2**20
 
+Location = tuple[int, int]  # start and size in the file
+
 
 @dataclass(frozen=True)
-class _Written:
-    """Where in the file a page is, as JSON: start and size."""
+class _OnDisk:
+    """Locations of a page in the file, as JSON."""
 
-    whole: tuple[int, int]
-    without_words: tuple[int, int]
+    whole: Location
+    without_words: Location
 
 
 class PageSpool:
-    """Pages and figures, added as they are done and read back in order, as often as one likes.
+    """Pages and figures, added in any order and read back in page order, any number of times.
 
     Its file has no name and is gone with the process. Not for use by two threads at once.
     """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115 - closed by close()
-        self._pages: dict[int, Page | _Written] = {}
-        self._figures: dict[str, tuple[int, int]] = {}
+        self._pages: dict[int, Page | _OnDisk] = {}
+        self._figures: dict[str, Location] = {}
         self._figures_of: dict[int, list[str]] = {}
-        self._native: dict[int, tuple[int, int]] = {}
+        self._native: dict[int, Location] = {}
         self._in_memory = 0
         self.structure = Structure()
 
@@ -44,10 +46,11 @@ class PageSpool:
 
     @property
     def small(self) -> bool:
-        """Whether all of it is in memory."""
+        """Whether all pages are in memory."""
         return self._in_memory == len(self._pages)
 
     def add(self, content: PageContent) -> None:
+        """Add a page that is not there yet."""
         page = content.page
         if content.native is not None:
             self._native[page.number] = self._write(encode_native(content.native))
@@ -58,7 +61,7 @@ class PageSpool:
             self._in_memory += 1
             self._pages[page.number] = page
         else:
-            self._pages[page.number] = _Written(
+            self._pages[page.number] = _OnDisk(
                 self._write(encode_page(page)), self._write(encode_page(page, words=False))
             )
 
@@ -67,12 +70,12 @@ class PageSpool:
         return sorted(self._pages)
 
     def page(self, number: int) -> Page:
-        """A page as it was read. Raises KeyError."""
-        kept = self._pages[number]
-        return kept if isinstance(kept, Page) else decode_page(self._read(*kept.whole))
+        """A page as it was added, without its figures. Raises KeyError."""
+        stored = self._pages[number]
+        return stored if isinstance(stored, Page) else decode_page(self._read(*stored.whole))
 
     def remove(self, number: int) -> None:
-        """A page without figures is as if it had not been added. Raises KeyError."""
+        """Remove a page, which must have no figures. Raises KeyError."""
         if isinstance(self._pages.pop(number), Page):
             self._in_memory -= 1
 
@@ -80,23 +83,23 @@ class PageSpool:
         return number in self._pages
 
     def pages(self) -> Iterator[Page]:
-        """As parts of the document (see `Structure.as_one_piece`), in the order of their numbers.
+        """The pages as parts of the document (see `Structure.as_one_piece`), in page order.
 
-        Their blocks may be without words, which are most of a page and slow to read back.
+        Their blocks may lack words, which are most of a page and slow to read back.
         """
         for number in sorted(self._pages):
-            kept = self._pages[number]
-            page = kept if isinstance(kept, Page) else decode_page(self._read(*kept.without_words))
+            stored = self._pages[number]
+            page = stored if isinstance(stored, Page) else decode_page(self._read(*stored.without_words))
             yield self.structure.as_one_piece(page)
 
     def pages_as_json(self) -> Iterator[bytes]:
-        """Each page as it was read, as a JSON object, in the order of their numbers."""
+        """Each page as a JSON object, in page order, with words and the annotations of `structure`."""
         for number in sorted(self._pages):
-            kept = self._pages[number]
-            if isinstance(kept, _Written) and not self.structure.changes(number):
-                yield self._read(*kept.whole)
+            stored = self._pages[number]
+            if isinstance(stored, _OnDisk) and not self.structure.changes(number):
+                yield self._read(*stored.whole)
                 continue
-            page = kept if isinstance(kept, Page) else decode_page(self._read(*kept.whole))
+            page = stored if isinstance(stored, Page) else decode_page(self._read(*stored.whole))
             yield encode_page(self.structure.annotated(page))
 
     @property
@@ -118,14 +121,14 @@ class PageSpool:
         return self._figures_of.get(number, [])
 
     def figure(self, path: str) -> bytes | None:
-        """The JPEG file that pages link as `path`."""
-        place = self._figures.get(path)
-        return None if place is None else self._read(*place)
+        """The JPEG file that pages link as `path`, if there is one."""
+        location = self._figures.get(path)
+        return None if location is None else self._read(*location)
 
     def close(self) -> None:
         self._file.close()
 
-    def _write(self, data: bytes) -> tuple[int, int]:
+    def _write(self, data: bytes) -> Location:
         start = self._file.seek(0, 2)
         self._file.write(data)
         return start, len(data)
