@@ -73,7 +73,7 @@ class ParsingOptions(BaseModel):
     )
     layout_merge_bboxes_mode: Merge | ByClass[Merge] | None = Field(
         None,
-        description="Which of two nested layout boxes remains: `large`, `small` or `union`, or an object with one of these per class",
+        description="Rule for nested layout boxes: large, small or union remains, or an object with one of these per class",
     )
     layout_shape_mode: Literal["rect", "quad", "poly", "auto"] = Field("auto", description="Shape of layout boxes")
     prompt_label: Literal["ocr", "formula", "table", "chart", "seal", "spotting"] | None = Field(

@@ -316,9 +316,9 @@ async def test_options_in_a_form_are_bounded_before_they_are_parsed(
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("layoutThreshold", 7, "a number from 0 to 1, or an object of such by class"),
+        ("layoutThreshold", 7, "a number from 0 to 1, or an object with one per class"),
         ("layoutThreshold", {f"class_{n}": 0.5 for n in range(51)}, "a number from 0 to 1"),
-        ("layoutUnclipRatio", [1], "a pair of such"),
+        ("layoutUnclipRatio", [1], "a pair (width, height)"),
         ("layoutMergeBboxesMode", "big", "large, small or union"),
         ("markdownIgnoreLabels", "table", "must be a list"),
         ("maxNewTokens", "many", "must be a whole number"),

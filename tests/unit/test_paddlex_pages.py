@@ -156,7 +156,7 @@ def test_pages_are_taken_as_they_are_and_up_to_a_size() -> None:
         (
             LayoutParsingRequest,
             {"file": "x", "layoutThreshold": "x"},
-            "layoutThreshold: is not valid; it is the least score",
+            "layoutThreshold: is not valid; it is the minimum score",
         ),
         (
             LayoutParsingRequest,
