@@ -1,1 +1,1 @@
-"""What routes do with jobs: submit, look up, end, watch. Calls the Jobs deployment and reads its store."""
+"""The job operations of routes: submit, look up, cancel, delete, follow. Calls the Jobs deployment and reads its store."""

@@ -23,6 +23,7 @@ from serve_app.ingress.context import Context, asked, store_away
 from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.jobs.deployment import JobsReport
+from serve_app.jobs.idempotency_store import ClaimState
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, decode_record, encode_record
 from serve_app.raster.images import HEADER_WITHIN, sniff
@@ -65,7 +66,7 @@ async def submit_job(
     deadline = asyncio.get_running_loop().time() + SUBMIT_S
     async with turn:
         while not await turn.is_first():
-            if turn.first.until is None:
+            if turn.first.state is not ClaimState.ANSWERING:
                 return await _earlier_job(context, turn.first.id)
             if asyncio.get_running_loop().time() > deadline:
                 raise RequestRunning(retry_after_s=RETRY_AFTER_S)
