@@ -66,8 +66,7 @@ class JobRecord(BaseModel):
     """One job. Times are UTC.
 
     A field that is added needs a default, so that earlier records can be read; unknown fields are ignored. Increase
-    `version` if that is not enough. Earlier records have `wish`
-    for `request`, and `paddlex` for `dialect` and `batch_id`.
+    `version` if that is not enough. Earlier records have `wish` for `request`, and `paddlex` for `dialect` and `batch_id`.
     """
 
     version: Literal[1] = 1

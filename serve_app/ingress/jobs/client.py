@@ -129,7 +129,7 @@ async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
     return record
 
 
-async def view_of(request: Request, context: Context, job_id: str) -> JobView:
+async def view_job(request: Request, context: Context, job_id: str) -> JobView:
     """Look up a job of the requesting key. Raises NotFound, also for a job of another key, JobGone and ServiceUnavailable."""
     view: JobView | None = None
     with suppress(ServiceUnavailable):  # the store has it while Jobs is being replaced
@@ -151,9 +151,9 @@ async def view_of(request: Request, context: Context, job_id: str) -> JobView:
     return view
 
 
-async def views_of(request: Request, context: Context, job_ids: Sequence[str]) -> list[JobView]:
+async def view_jobs(request: Request, context: Context, job_ids: Sequence[str]) -> list[JobView]:
     """Look up several jobs; leave out those that have been deleted."""
-    views = await asyncio.gather(*(view_of(request, context, job_id) for job_id in job_ids), return_exceptions=True)
+    views = await asyncio.gather(*(view_job(request, context, job_id) for job_id in job_ids), return_exceptions=True)
     for view in views:
         if isinstance(view, BaseException) and not isinstance(view, JobGone | NotFound):
             raise view

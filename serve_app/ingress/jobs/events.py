@@ -13,7 +13,7 @@ from fastapi import Request
 from serve_app.document import Page
 from serve_app.errors import ServiceError, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, store_away
-from serve_app.ingress.jobs.client import view_of
+from serve_app.ingress.jobs.client import view_job
 from serve_app.ingress.responses.document_events import HeldStream, as_sse
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.response import job_response
@@ -30,11 +30,11 @@ Event = tuple[str, dict[str, Any]]
 
 
 def job_events(
-    view: JobView, request: Request, context: Context, held: AbstractContextManager[Any], *, pages: bool
+    view: JobView, request: Request, context: Context, resources: AbstractContextManager[Any], *, pages: bool
 ) -> HeldStream:
-    """Stream a job's present state, and then each change. `held` is closed with the stream."""
+    """Stream a job's present state, and then each change. `resources` are released with the stream."""
     events = _encoded(_events(view, request, context, pages=pages), context)
-    return HeldStream(events, MEDIA_TYPES[OutputFormat.EVENTS], held)
+    return HeldStream(events, MEDIA_TYPES[OutputFormat.EVENTS], resources)
 
 
 async def _encoded(events: AsyncGenerator[Event, None], context: Context) -> AsyncGenerator[str, None]:
@@ -75,7 +75,7 @@ async def _next_view(view: JobView, request: Request, context: Context) -> JobVi
     with suppress(ServiceUnavailable):
         latest = await asked(context.jobs.view.remote(view.record.id, view.version, WAIT_S), limit_s=WAIT_S + ASK_S)
     if latest is None:  # it has ended, or continues in another replica, whose versions start again
-        latest = await view_of(request, context, view.record.id)
+        latest = await view_job(request, context, view.record.id)
         if latest.record.state.is_active:
             await asyncio.sleep(WAIT_S)
     return latest

@@ -22,7 +22,7 @@ from serve_app.errors import (
     UrlForbidden,
 )
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, view_of, views_of
+from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.jobs.events import job_events
 from serve_app.ingress.requests.body import DocumentFields, FileField, submission_of
 from serve_app.ingress.requests.document_request import document_request
@@ -39,7 +39,7 @@ from serve_app.runtime.mapped_file import mapped
 
 router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])
 
-MOST_LISTED = 100
+MAX_LISTED = 100
 RETRY_AFTER_S = 5
 ID_PATTERN = "^[0-9]{8}-[0-9a-f]{24}$"
 _ENDED = {JobState.CANCELLED: "was cancelled", JobState.FAILED: "has failed"}
@@ -75,8 +75,8 @@ class JobForm(JobFields, FileField):
 )
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Takes the fields of POST /ocr, except `output` and `include_images`: choose these when you fetch the result."""
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
         submission = await submission_of(body, JobFields, JobForm)
         fields = submission.request
@@ -101,18 +101,18 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
 async def list_jobs(
     request: Request,
     context: Annotated[Context, Depends(context_of)],
-    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = 20,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 20,
     before: Annotated[str | None, Query(description="Return jobs older than this id", pattern=ID_PATTERN)] = None,
 ) -> dict[str, Any]:
     all_ids = await context.job_store.ids_of_owner(request.state.key_name)
     ids = [each for each in all_ids if before is None or each < before]
-    views = await views_of(request, context, ids[:limit])
+    views = await view_jobs(request, context, ids[:limit])
     return {"jobs": [job_response(view) for view in views], "more": len(ids) > limit}
 
 
 @router.get("/{job_id}", summary="Get a job's status", responses={200: {"model": JobResponse}})
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    return job_response(await view_of(request, context, job_id))
+    return job_response(await view_job(request, context, job_id))
 
 
 @router.get(
@@ -124,7 +124,7 @@ async def page(
     request: Request,
     context: Annotated[Context, Depends(context_of)],
 ) -> dict[str, Any]:
-    record = (await view_of(request, context, job_id)).record
+    record = (await view_job(request, context, job_id)).record
     try:
         content, _ = await context.job_store.page(job_id, number)
     except KeyError:
@@ -150,9 +150,9 @@ async def result(
     output: OutputFormat | None = None,
     include_images: bool = False,
 ) -> Response:
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
-        record = (await view_of(request, context, job_id)).record
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
+        record = (await view_job(request, context, job_id)).record
         output = output or accepted(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
@@ -165,15 +165,17 @@ async def result(
         if stored is not None and stored.key is not None and not include_images:
             with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, FILE_NAMES[output])
-                held.callback(file.close)
+                resources.callback(file.close)
                 summary = await context.job_store.summary(job_id)
-                return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
+                return document_answer(
+                    file, output, summary, resources, failed=record.failed, file_name=record.file_name
+                )
         try:
             summary, file = await _rendered(context, record, output, include_images=include_images)
         except KeyError:
-            await view_of(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
+            await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
-        return document_answer(file, output, summary, held, failed=record.failed, file_name=record.file_name)
+        return document_answer(file, output, summary, resources, failed=record.failed, file_name=record.file_name)
 
 
 async def _rendered(
@@ -203,10 +205,10 @@ async def events(
     Each connection gets all pages from the first one, or none with `pages=false`. `error` (`code`, `message`) ends a
     stream that cannot continue.
     """
-    view = await view_of(request, context, job_id)
-    with ExitStack() as held:
-        held.enter_context(context.watchers.slot(request.state.key_name))
-        return job_events(view, request, context, held.pop_all(), pages=pages)
+    view = await view_job(request, context, job_id)
+    with ExitStack() as resources:
+        resources.enter_context(context.watchers.slot(request.state.key_name))
+        return job_events(view, request, context, resources.pop_all(), pages=pages)
 
 
 @router.post(
@@ -215,7 +217,7 @@ async def events(
     responses={200: {"model": JobResponse}},
 )
 async def cancel(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    record = (await view_of(request, context, job_id)).record
+    record = (await view_job(request, context, job_id)).record
     if record.state.is_active:
         record = await end_job(context, job_id, JobState.CANCELLED)
     return job_response(JobView(record))
@@ -223,7 +225,7 @@ async def cancel(job_id: str, request: Request, context: Annotated[Context, Depe
 
 @router.delete("/{job_id}", summary="Delete a job and its results", status_code=204)
 async def delete(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    await view_of(request, context, job_id)
+    await view_job(request, context, job_id)
     await end_job(context, job_id, JobState.DELETED)
     return Response(status_code=204)
 

@@ -16,7 +16,7 @@ from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, context_of
-from serve_app.ingress.jobs.client import read_submission, submit_job, view_of, views_of
+from serve_app.ingress.jobs.client import read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.requests.schema import body_of
@@ -51,8 +51,8 @@ class OfficialJob(BaseModel):
 
 @router.post("", summary="Submit a job (PaddleOCR's official API)", openapi_extra=body_of(OfficialJob, OfficialJob))
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
         job = _checked(body)
         fields = _fields(job)
@@ -84,13 +84,13 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
 @router.get("/batch/{batch_id:path}", summary="List the jobs of a batch")
 async def batch(batch_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
     ids = await context.job_store.ids_of_batch(request.state.key_name, batch_id)
-    views = await views_of(request, context, ids)
+    views = await view_jobs(request, context, ids)
     return _envelope({"batchId": batch_id, "extractResult": [await _status(view, request, context) for view in views]})
 
 
 @router.get("/{job_id}", summary="Get a job's status and the URL of its result")
 async def status(job_id: str, request: Request, context: Annotated[Context, Depends(context_of)]) -> dict[str, Any]:
-    view = await view_of(request, context, job_id)
+    view = await view_job(request, context, job_id)
     if view.record.state.is_active and _ends_soon(view):
         with suppress(QueueFull), context.watchers.slot(request.state.key_name):
             view = await _wait_for_end(view, request, context)
@@ -108,7 +108,7 @@ async def _wait_for_end(view: JobView, request: Request, context: Context) -> Jo
         with suppress(ServiceUnavailable):  # Jobs is being replaced
             latest = await asked(context.jobs.view.remote(view.record.id, view.version, left_s), limit_s=left_s + ASK_S)
         if latest is None:
-            return await view_of(request, context, view.record.id)
+            return await view_job(request, context, view.record.id)
         view = latest
     return view
 
