@@ -23,7 +23,7 @@ from serve_app.errors import IdempotencyMismatch, InvalidField, JobGone, Request
 from serve_app.ingress.context import Context, asked, store_away
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.responses.document_events import EventStream
-from serve_app.ingress.responses.files import file_answer
+from serve_app.ingress.responses.files import file_response
 from serve_app.jobs.idempotency_store import LEASE_S, Claim
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.storage import StoreUnavailable
@@ -93,7 +93,7 @@ async def _replayed(context: Context, turn: Turn, held: ExitStack) -> Response:
 
 def _file_answer(file: BinaryIO, headers: dict[str, str], held: ExitStack) -> Response:
     others = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
-    return file_answer(file, headers["content-type"], others, held)
+    return file_response(file, headers["content-type"], others, held)
 
 
 class Turn:

@@ -1,4 +1,4 @@
-"""PaddleX's format: its requests, its pages, its responses.
+"""PaddleX's format: its requests, pages, responses and job results.
 
-A dialect is one room like this and one thin route. May use the pipeline and below.
+Each dialect is one such room and one thin route. May use the pipeline and below.
 """

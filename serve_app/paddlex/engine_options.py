@@ -1,4 +1,4 @@
-"""What of a request in PaddleX's form the configured engines can do."""
+"""Maps requests of PaddleX's API to the configured engines."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
 
 
 def layout_engine(settings: Settings) -> EngineSettings:
-    """The first that knows of layout; else the first one."""
+    """The first engine with layout detection; without any, the first engine."""
     engines = settings.engines
     return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
 
 
-def options_of(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
-    """What the engine can do of what is asked for; its answer tells what that was."""
+def recognition_options(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
+    """The requested options that the engine supports; PaddleX's responses show the options in effect."""
     if not isinstance(engine, PaddleOcrVlSettings):
         parsing = ParsingOptions()
     elif not engine.doc_preprocessor:
@@ -28,7 +28,7 @@ def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: st
     engine = layout_engine(settings)
     return DocumentRequest(
         engine=engine.name,
-        options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
+        options=recognition_options(engine, fields.parsing, visualize=bool(fields.visualize)),
         pdf_dpi=PDF_DPI,
         pages=pages,
         restructure=fields.restructure_pages,
@@ -41,7 +41,7 @@ def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None 
     engine = settings.engines[0]
     return DocumentRequest(
         engine=engine.name,
-        options=options_of(engine, fields.parsing, visualize=bool(fields.visualize)),
+        options=recognition_options(engine, fields.parsing, visualize=bool(fields.visualize)),
         pdf_dpi=PDF_DPI,
         pages=pages,
         restructure=False,
@@ -49,5 +49,5 @@ def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None 
 
 
 def is_preprocessed(options: RecognitionOptions) -> bool:
-    """Whether an engine that is asked for this turns pages upright, or flattens them."""
+    """Whether the engine turns pages upright or flattens them."""
     return bool(options.parsing.use_doc_orientation_classify or options.parsing.use_doc_unwarping)

@@ -1,4 +1,4 @@
-"""`exports` of answers: pages as DOCX, written in a process of their own."""
+"""`exports` in responses: each page as DOCX, written in a separate process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from serve_app.document.figures import local_figure_path
 from serve_app.document.spool import PageSpool
 from serve_app.outputs.rendering import WriterPool
 from serve_app.outputs.writer_process import page_docx_files
-from serve_app.paddlex.pages import page_of
+from serve_app.paddlex.pages import from_paddlex
 
 
 class Exports:
-    """DOCX files by the numbers of their pages, where they were asked for. A context manager, for their file."""
+    """The requested DOCX files by page number. A context manager, which closes their archive."""
 
     def __init__(self, archive: BinaryIO | None = None) -> None:
         self._file = archive
         self._archive = None if archive is None else zipfile.ZipFile(archive)
 
-    def of(self, number: int) -> dict[str, Any]:
-        """What a page's result has more for it; it blocks."""
+    def for_page(self, number: int) -> dict[str, Any]:
+        """The field `exports` of a page's result, in a dict; empty if none were requested. Blocks."""
         if self._archive is None:
             return {}
         name = f"page-{number}.docx"
@@ -38,10 +38,10 @@ class Exports:
             self._file.close()
 
 
-async def exports_of_spool(
+async def export_spool(
     writers: WriterPool, spool: PageSpool, restructured: Sequence[NativePage] | None, formats: Sequence[str] | None
 ) -> Exports:
-    """Of the pages that were read, as they are in the answer. Raises ServiceError."""
+    """Export the pages that did not fail, as they are in the response. Raises ServiceError."""
     if not formats:
         return Exports()
 
@@ -50,39 +50,39 @@ async def exports_of_spool(
         if restructured is None:
             yield from read
             return
-        for page, paddlex in zip(read, restructured, strict=True):
-            own = {local_figure_path(path, page.number): path for path in spool.figures_of(page.number)}
-            piece = page_of(paddlex.result, page.number, own)
-            for block in piece.blocks:
-                block.figure = block.figure and own[block.figure]
-            yield piece
+        for page, native in zip(read, restructured, strict=True):
+            paths = {local_figure_path(path, page.number): path for path in spool.figures_of(page.number)}
+            exported = from_paddlex(native.result, page.number, paths)
+            for block in exported.blocks:
+                block.figure = block.figure and paths[block.figure]
+            yield exported
 
     figures = ((path, spool.figure(path) or b"") for path in spool.figure_paths)
     async with writers.place(len(spool)) as timeout_s:
         return Exports(await page_docx_files(pages, figures, timeout_s=timeout_s))
 
 
-async def exports_of_given(
+async def export_uploaded(
     writers: WriterPool,
     restructured: Sequence[NativePage],
     images: Sequence[dict[str, str]],
     formats: Sequence[str] | None,
 ) -> Exports:
-    """Of pages that a client gave, with their `images` by path, as base64. Raises ServiceError."""
+    """Export pages that a client uploaded, with the `images` of each by path, as base64. Raises ServiceError."""
     if not formats:
         return Exports()
 
     def pages() -> Iterator[Page]:
-        for number, (paddlex, of_page) in enumerate(zip(restructured, images, strict=True), 1):
-            page = page_of(paddlex.result, number, of_page)
+        for number, (native, page_images) in enumerate(zip(restructured, images, strict=True), 1):
+            page = from_paddlex(native.result, number, page_images)
             for block in page.blocks:
                 block.figure = block.figure and f"{number}/{block.figure}"
             yield page
 
     figures = (
         (f"{number}/{path}", decoded)
-        for number, of_page in enumerate(images, 1)
-        for path, image in of_page.items()
+        for number, page_images in enumerate(images, 1)
+        for path, image in page_images.items()
         if (decoded := _picture(image)) is not None
     )
     async with writers.place(len(restructured)) as timeout_s:
@@ -90,7 +90,7 @@ async def exports_of_given(
 
 
 def _picture(image: str) -> bytes | None:
-    """The bytes of a picture that a client sent; links are not followed."""
+    """Decode a picture that a client sent, plain or as a data: URI. None for anything else: links are not followed."""
     _, _, encoded = image.rpartition(",")
     try:
         return base64.b64decode(encoded, validate=True)

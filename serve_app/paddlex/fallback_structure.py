@@ -1,4 +1,4 @@
-"""Pages in PaddleX's form made of one piece where no engine knows more of them than they say themselves."""
+"""`/restructure-pages` for engines without structure analysis: blocks are numbered across pages, pages concatenated."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from serve_app.document import NativePage
 from serve_app.document.markdown import page_markdown
 from serve_app.document.options import Restructuring
-from serve_app.paddlex.pages import MARGINALS, page_of, with_html_pictures
+from serve_app.paddlex.pages import MARGINALS, from_paddlex, with_html_pictures
 
 
-def plain_restructured(pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
-    """The pages with blocks numbered through the document; one for all, if that is asked for."""
+def restructure_without_engine(pages: Sequence[NativePage], restructuring: Restructuring) -> list[NativePage]:
+    """The pages with blocks numbered across the document, or one page with all blocks if `concatenate` is set."""
     numbered = _numbered([page.result for page in pages])
-    markdowns = [_markdown(page, how) for page in numbered]
-    if how.concatenate:
+    markdowns = [_markdown(page, restructuring) for page in numbered]
+    if restructuring.concatenate:
         whole = {**numbered[0], "page_count": len(numbered)}
         whole["parsing_res_list"] = [block for page in numbered for block in page["parsing_res_list"]]
         whole["layout_det_res"] = [page.get("layout_det_res") for page in numbered]
@@ -34,12 +34,12 @@ def _numbered(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return numbered
 
 
-def _markdown(pruned_result: dict[str, Any], how: Restructuring) -> str:
-    """As the page had it."""
+def _markdown(pruned_result: dict[str, Any], restructuring: Restructuring) -> str:
+    """The Markdown that /layout-parsing wrote for this page."""
     ignored = (pruned_result.get("model_settings") or {}).get("markdown_ignore_labels")
     ignored = frozenset(MARGINALS if ignored is None else ignored)
-    page = page_of(pruned_result, 1)
+    page = from_paddlex(pruned_result, 1)
     blocks = [block for block in page.blocks if block.label not in ignored]
-    pieces = [block.content if block.content is not None else page_markdown([block]) for block in blocks]
-    markdown = "\n\n".join(filter(None, pieces))
-    return with_html_pictures(markdown, page) if how.prettify_markdown else markdown
+    parts = [block.content if block.content is not None else page_markdown([block]) for block in blocks]
+    markdown = "\n\n".join(filter(None, parts))
+    return with_html_pictures(markdown, page) if restructuring.prettify_markdown else markdown

@@ -13,9 +13,9 @@ from serve_app.document import NativePage
 from serve_app.document.ids import document_folder
 from serve_app.errors import ServiceError
 from serve_app.paddlex.engine_options import is_preprocessed
-from serve_app.paddlex.exports import exports_of_spool
+from serve_app.paddlex.exports import export_spool
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
-from serve_app.paddlex.responses import layout_parsing_results, ocr_results, pages_read, write_lines
+from serve_app.paddlex.responses import layout_parsing_results, native_pages, ocr_results, write_lines
 from serve_app.paddlex.restructuring import restructure_pages, restructuring_of
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
@@ -84,14 +84,14 @@ class PaddlexResultWriter:
             return
         layout = job.layout
         restructured = await self._restructured(layout, run) if layout.restructure_pages else None
-        exports = await exports_of_spool(self._documents.writers, run.spool, restructured, layout.output_formats)
+        exports = await export_spool(self._documents.writers, run.spool, restructured, layout.output_formats)
         with exports:
             pages = layout_parsing_results(layout, run.spool, restructured, picture, exports)
             await asyncio.to_thread(write_lines, "layoutParsingResults", pages, run.spool, kind=run.kind, to=file)
 
     async def _restructured(self, layout: LayoutParsingFields, run: DocumentRun) -> list[NativePage] | None:
         """The pages joined into one document; None if that fails, as the pages themselves are worth more."""
-        pages = await asyncio.to_thread(pages_read, run.spool, layout)
+        pages = await asyncio.to_thread(native_pages, run.spool, layout)
         restructuring = restructuring_of(layout)
         try:
             return await restructure_pages(self._documents.pipeline, self._settings, pages, restructuring)

@@ -1,4 +1,4 @@
-"""Pages of engines that are not PaddleX's, in PaddleX's form."""
+"""Converts pages to PaddleX's form and back, for engines with another native form."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from serve_app.document.markdown import page_markdown
 from serve_app.paddlex.requests import PDF_DPI
 
 MARGINALS = ("number", "footnote", "header", "header_image", "footer", "footer_image", "aside_text")
-"""Labels that PaddleX leaves out of Markdown by default, and gives no place in the reading order."""
+"""Labels that PaddleX by default leaves out of Markdown and out of the reading order."""
 
 _CLASSES = ("text", "image", "title", "paragraph_title", "table")
 _PICTURES = ("image", "chart", "seal")
 
-UNREAD: dict[str, Any] = {
+MODEL_SETTINGS: dict[str, Any] = {
     "use_doc_preprocessor": False,
     "use_layout_detection": True,
     "use_chart_recognition": False,
@@ -27,19 +27,19 @@ UNREAD: dict[str, Any] = {
     "markdown_ignore_labels": list(MARGINALS),
     "return_layout_polygon_points": False,
 }
-"""Of what a client may ask for, what such an engine has done."""
+"""`model_settings` for engines that have no such settings."""
 
 
-def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> NativePage:
-    """A page as /layout-parsing gives it; `ignore_labels` are left out of its Markdown.
+def to_paddlex(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> NativePage:
+    """A page as /layout-parsing returns it; its Markdown leaves out `ignore_labels`, by default MARGINALS.
 
-    `pretty`: pictures are HTML, as wide as on the page. There are clients that know no others.
+    `pretty` writes pictures as HTML, as wide as on the page. Some clients understand no other links.
     """
     ignored = MARGINALS if ignore_labels is None else ignore_labels
     blocks = sorted(page.blocks, key=lambda block: block.order)
     order = 0
     listed, boxes = [], []
-    for place, block in enumerate(blocks):
+    for position, block in enumerate(blocks):
         in_order = block.label not in (*MARGINALS, *ignored)
         order += in_order
         listed.append(
@@ -47,9 +47,9 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
                 "block_label": block.label,
                 "block_content": block.content or block.text,
                 "block_bbox": list(block.bbox),
-                "block_id": place,
+                "block_id": position,
                 "block_order": order if in_order else None,
-                "group_id": place if block.group is None else block.group,
+                "group_id": position if block.group is None else block.group,
             }
         )
         boxes.append(
@@ -66,7 +66,7 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
         "page_count": None,
         "width": page.width,
         "height": page.height,
-        "model_settings": UNREAD | {"markdown_ignore_labels": list(ignored)},
+        "model_settings": MODEL_SETTINGS | {"markdown_ignore_labels": list(ignored)},
         "parsing_res_list": listed,
         "layout_det_res": {"boxes": boxes},
     }
@@ -74,8 +74,11 @@ def as_paddlex_page(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty
     return NativePage(pruned, with_html_pictures(markdown, page) if pretty else markdown)
 
 
-def page_of(pruned_result: dict[str, Any], number: int, figures: Container[str] | None = None) -> Page:
-    """The page of a `prunedResult` that is ours or was checked; of `figures`, those it shows, or those it may have."""
+def from_paddlex(pruned_result: dict[str, Any], number: int, figures: Container[str] | None = None) -> Page:
+    """The page of a `prunedResult` that this service made or has checked.
+
+    A block shows a figure if its path is in `figures`; with None, if its label is that of a picture.
+    """
     blocks = []
     for order, listed in enumerate(pruned_result["parsing_res_list"]):
         label, content, box = listed["block_label"], listed["block_content"], tuple(map(int, listed["block_bbox"]))
@@ -96,6 +99,7 @@ def _markdown(page: Page, blocks: list[Block], ignored: tuple[str, ...]) -> str:
 
 
 def with_html_pictures(markdown: str, page: Page) -> str:
+    """Replace links to the page's figures by centred HTML images, as wide as on the page."""
     for block in page.blocks:
         if block.figure is not None and page.width:
             share = round(100 * (block.bbox[2] - block.bbox[0]) / page.width)
@@ -106,7 +110,7 @@ def with_html_pictures(markdown: str, page: Page) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text: its score is None where the engine has none."""
+    """One line of text. Its score is None if the engine gives none."""
 
     text: str
     box: Box
@@ -115,7 +119,7 @@ class Line:
 
 
 def lines_of(page: Page) -> Iterator[Line]:
-    """The page's lines in reading order; of blocks without words, the block."""
+    """The page's lines in reading order. A block without words is one line."""
     for block in sorted(page.blocks, key=lambda block: block.order):
         texts = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
         counts = [len(text.split()) for text in texts]
@@ -131,22 +135,22 @@ def lines_of(page: Page) -> Iterator[Line]:
             scores = [word.confidence for word in words if word.confidence is not None]
             yield Line(
                 text,
-                _around([word.bbox for word in words]),
+                _bounding_box([word.bbox for word in words]),
                 sum(scores) / len(scores) if scores else None,
                 tuple((word.text, word.bbox) for word in words),
             )
 
 
-def failed_page() -> dict[str, Any]:
-    """`prunedResult` of a page that could not be read: clients find in it what they look for."""
+def failed_result() -> dict[str, Any]:
+    """`prunedResult` of a page that could not be read, with the fields that clients access."""
     found: dict[str, Any] = {"parsing_res_list": [], "layout_det_res": {"boxes": []}}
-    return {"page_count": None, "width": 0, "height": 0, "model_settings": UNREAD, **found}
+    return {"page_count": None, "width": 0, "height": 0, "model_settings": MODEL_SETTINGS, **found}
 
 
 def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preprocessed: bool) -> dict[str, Any]:
-    """`prunedResult` of PaddleX's /ocr; `preprocessed`: the page was turned upright or flattened first, if need be."""
+    """`prunedResult` of PaddleX's /ocr. `preprocessed`: the page was turned upright or flattened first if necessary."""
     lines = list(lines_of(page))
-    kept = [line for line in lines if line.score is None or line.score >= least_score]
+    confident = [line for line in lines if line.score is None or line.score >= least_score]
     result: dict[str, Any] = {
         "model_settings": {"use_doc_preprocessor": preprocessed, "use_textline_orientation": False},
         "dt_polys": [_corners(line.box) for line in lines],
@@ -155,14 +159,14 @@ def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preproc
         "textline_orientation_angles": [-1] * len(lines),
         "text_rec_score_thresh": least_score,
         "return_word_box": return_word_box,
-        "rec_texts": [line.text for line in kept],
-        "rec_scores": [1.0 if line.score is None else round(line.score, 6) for line in kept],
-        "rec_polys": [_corners(line.box) for line in kept],
-        "rec_boxes": [list(line.box) for line in kept],
+        "rec_texts": [line.text for line in confident],
+        "rec_scores": [1.0 if line.score is None else round(line.score, 6) for line in confident],
+        "rec_polys": [_corners(line.box) for line in confident],
+        "rec_boxes": [list(line.box) for line in confident],
     }
     if return_word_box:
-        result["text_word"] = [[text for text, _ in line.words] for line in kept]
-        result["text_word_boxes"] = [[list(box) for _, box in line.words] for line in kept]
+        result["text_word"] = [[text for text, _ in line.words] for line in confident]
+        result["text_word_boxes"] = [[list(box) for _, box in line.words] for line in confident]
     return result
 
 
@@ -171,6 +175,6 @@ def _corners(box: Box) -> list[list[int]]:
     return [[left, top], [right, top], [right, bottom], [left, bottom]]
 
 
-def _around(boxes: list[Box]) -> Box:
+def _bounding_box(boxes: list[Box]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)

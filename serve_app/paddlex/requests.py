@@ -1,4 +1,4 @@
-"""Bodies of PaddleX's self-hosted API, paddlex 3.7.2. Fields that are not known here are ignored, as they are there."""
+"""Bodies of PaddleX's self-hosted API, paddlex 3.7.2. As there, unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from serve_app.document.options import (
 from serve_app.paddlex.uploaded_pages import checked_page
 
 PDF_DPI = 144
-"""Pages of a PDF are drawn at twice their size in points; clients divide boxes by two."""
+"""PDF pages are drawn at twice their size in points; clients divide boxes by two."""
 
 MAX_LOG_ID = 256
 MAX_PAGES = 2000
@@ -30,29 +30,33 @@ MAX_PAGES = 2000
 class _Request(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    log_id: str | None = Field(None, max_length=MAX_LOG_ID, description="A label that the answer repeats")
+    log_id: str | None = Field(None, max_length=MAX_LOG_ID, description="A label that the response repeats")
 
 
 class _FileRequest(_Request):
-    file: str = Field(description="A URL of the document, or its bytes as base64")
+    file: str = Field(description="The URL of the document, or its bytes as base64")
     file_type: Literal[0, 1] | None = Field(
-        None, description="0 for a PDF, 1 for an image; what the document is, its bytes say"
+        None, description="0 for a PDF, 1 for an image. Ignored: the type is detected from the content"
     )
 
 
 class _Visualized(_Request):
-    visualize: bool | None = Field(None, description="Pictures of the page, and of what was found on it; default: none")
+    visualize: bool | None = Field(
+        None, description="Add pictures of the page and of its detected layout; default: none"
+    )
 
 
 class _Written(BaseModel):
-    """How pages are written."""
+    """Options of the output."""
 
-    prettify_markdown: bool = Field(True, description="Markdown with HTML that centres titles, pictures and tables")
-    show_formula_number: bool = Field(False, description="Numbers of formulas in Markdown")
-    return_markdown_images: bool = Field(True, description="Pictures that Markdown links, in the answer")
-    output_formats: tuple[Literal["docx"], ...] | None = Field(None, max_length=10, description="Each page as DOCX too")
-    merge_tables: bool = Field(True, description="Join tables that go on over pages")
-    relevel_titles: bool = Field(True, description="Set the levels of titles by the whole document")
+    prettify_markdown: bool = Field(True, description="Centre titles, pictures and tables in Markdown, with HTML")
+    show_formula_number: bool = Field(False, description="Show the numbers of formulas in Markdown")
+    return_markdown_images: bool = Field(True, description="Include the pictures that the Markdown links")
+    output_formats: tuple[Literal["docx"], ...] | None = Field(
+        None, max_length=10, description="Also return each page as DOCX"
+    )
+    merge_tables: bool = Field(True, description="Join tables that continue across pages")
+    relevel_titles: bool = Field(True, description="Set heading levels across the whole document")
 
 
 _Count = Annotated[int, Field(gt=0)]
@@ -66,8 +70,8 @@ _Ratios = (
 _MAX_RATIO = 10.0
 
 
-def _each(value: Any, within: Callable[[Any], Any]) -> Any:
-    return None if value is None else within(value)
+def _unless_none(value: Any, change: Callable[[Any], Any]) -> Any:
+    return None if value is None else change(value)
 
 
 def _ratio(value: Any) -> Any:
@@ -82,7 +86,7 @@ def _pixels(value: int) -> int:
 
 
 class _ExtraArgs(BaseModel):
-    """As VlmExtraArgs, where others are ignored."""
+    """VlmExtraArgs, but other fields are ignored and values have no upper limit."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -109,32 +113,34 @@ class _ExtraArgs(BaseModel):
 
 
 class LayoutParsingFields(_Written, ParsingOptions, _Visualized):
-    """What /layout-parsing may be asked for, wherever the document comes from."""
+    """The fields of /layout-parsing without the document."""
 
     model_config = _Request.model_config
 
-    # Wider than what an engine is asked for: here, what is beyond the service's own limits is brought within them.
+    # Wider than the types of ParsingOptions: as PaddleX's clients may send more, values are reduced to our limits.
     layout_unclip_ratio: _Ratios | None = ParsingOptions.model_fields["layout_unclip_ratio"]  # type: ignore[assignment]
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(None, description="Of the VLM's sampling")
-    temperature: Annotated[float, Field(ge=0)] | None = Field(None, description="Of the VLM's sampling")
-    min_pixels: _Count | None = Field(None, description="Least pixels of a block's picture in the VLM")
-    max_pixels: _Count | None = Field(None, description="Most pixels of a block's picture in the VLM")
-    max_new_tokens: _Count | None = Field(None, description="Most tokens of a block; the service's own limit holds too")
-    vlm_extra_args: _ExtraArgs | None = Field(None, description="Pixels of single kinds of blocks")  # type: ignore[assignment]
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Repetition penalty of the VLM's sampling"
+    )
+    temperature: Annotated[float, Field(ge=0)] | None = Field(None, description="Temperature of the VLM's sampling")
+    min_pixels: _Count | None = Field(None, description="Minimum pixels of a block's picture for the VLM")
+    max_pixels: _Count | None = Field(None, description="Maximum pixels of a block's picture for the VLM")
+    max_new_tokens: _Count | None = Field(None, description="Maximum tokens per block; the service has a limit too")
+    vlm_extra_args: _ExtraArgs | None = Field(None, description="Pixel limits by kind of block")  # type: ignore[assignment]
 
-    restructure_pages: bool = Field(False, description="Look at all pages at once for tables and titles")
+    restructure_pages: bool = Field(False, description="Join tables and set heading levels across pages")
 
     @property
     def parsing(self) -> ParsingOptions:
-        asked: dict[str, Any] = {name: getattr(self, name) for name in ParsingOptions.model_fields}
-        asked["layout_unclip_ratio"] = _each(self.layout_unclip_ratio, _ratio)
+        options: dict[str, Any] = {name: getattr(self, name) for name in ParsingOptions.model_fields}
+        options["layout_unclip_ratio"] = _unless_none(self.layout_unclip_ratio, _ratio)
         for name in ("repetition_penalty", "temperature"):
-            asked[name] = _each(asked[name], _ratio)
+            options[name] = _unless_none(options[name], _ratio)
         for name in ("min_pixels", "max_pixels"):
-            asked[name] = _each(asked[name], _pixels)
-        asked["max_new_tokens"] = _each(asked["max_new_tokens"], lambda count: min(count, MAX_NEW_TOKENS))
-        asked["vlm_extra_args"] = None if self.vlm_extra_args is None else self.vlm_extra_args.within_limits
-        return ParsingOptions(**asked)
+            options[name] = _unless_none(options[name], _pixels)
+        options["max_new_tokens"] = _unless_none(options["max_new_tokens"], lambda count: min(count, MAX_NEW_TOKENS))
+        options["vlm_extra_args"] = None if self.vlm_extra_args is None else self.vlm_extra_args.within_limits
+        return ParsingOptions(**options)
 
 
 class LayoutParsingRequest(LayoutParsingFields, _FileRequest):
@@ -142,20 +148,22 @@ class LayoutParsingRequest(LayoutParsingFields, _FileRequest):
 
 
 class LinesFields(_Visualized):
-    """What PaddleX's /ocr may be asked for."""
+    """The fields of PaddleX's /ocr without the document."""
 
     use_doc_orientation_classify: bool | None = Field(None, description="Turn the page upright first")
     use_doc_unwarping: bool | None = Field(None, description="Flatten a page that was photographed curved")
-    use_textline_orientation: bool | None = Field(
-        None, description="Accepted: engines see for themselves how lines run"
+    use_textline_orientation: bool | None = Field(None, description="Ignored: engines detect the direction of lines")
+    return_word_box: bool | None = Field(None, description="Also return the boxes of words, if the engine gives them")
+    text_det_limit_side_len: int | None = Field(None, gt=0, description="Ignored: an option of PP-OCR's text detection")
+    text_det_limit_type: Literal["min", "max"] | None = Field(
+        None, description="Ignored: an option of PP-OCR's text detection"
     )
-    return_word_box: bool | None = Field(None, description="Boxes of words too, where the engine has them")
-    text_det_limit_side_len: int | None = Field(None, gt=0, description="Accepted: of PP-OCR's text detection")
-    text_det_limit_type: Literal["min", "max"] | None = Field(None, description="Accepted: of PP-OCR's text detection")
-    text_det_thresh: float | None = Field(None, ge=0, le=1, description="Accepted: of PP-OCR's text detection")
-    text_det_box_thresh: float | None = Field(None, ge=0, le=1, description="Accepted: of PP-OCR's text detection")
-    text_det_unclip_ratio: float | None = Field(None, gt=0, description="Accepted: of PP-OCR's text detection")
-    text_rec_score_thresh: float | None = Field(None, ge=0, le=1, description="Lines of a lower score are left out")
+    text_det_thresh: float | None = Field(None, ge=0, le=1, description="Ignored: an option of PP-OCR's text detection")
+    text_det_box_thresh: float | None = Field(
+        None, ge=0, le=1, description="Ignored: an option of PP-OCR's text detection"
+    )
+    text_det_unclip_ratio: float | None = Field(None, gt=0, description="Ignored: an option of PP-OCR's text detection")
+    text_rec_score_thresh: float | None = Field(None, ge=0, le=1, description="Leave out lines with a lower score")
 
     @property
     def parsing(self) -> ParsingOptions:
@@ -165,20 +173,20 @@ class LinesFields(_Visualized):
 
 
 class LinesRequest(LinesFields, _FileRequest):
-    """Body of POST /ocr, where it has a `file`."""
+    """Body of POST /ocr if it has a `file`."""
 
 
 class RestructuredPage(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     pruned_result: Annotated[dict[str, Any], AfterValidator(checked_page)] = Field(
-        description="As /layout-parsing gave it"
+        description="As /layout-parsing returned it"
     )
-    markdown_images: dict[str, str] | None = Field(None, description="Pictures by the paths that Markdown links")
+    markdown_images: dict[str, str] | None = Field(None, description="Pictures by the paths that the Markdown links")
 
 
 class RestructureRequest(_Written, _Request):
     """Body of POST /restructure-pages."""
 
     pages: tuple[RestructuredPage, ...] = Field(min_length=1, max_length=MAX_PAGES)
-    concatenate_pages: bool = Field(False, description="One result for all pages")
+    concatenate_pages: bool = Field(False, description="Return one result for all pages")

@@ -1,4 +1,4 @@
-"""Restructures pages of /layout-parsing as one document: by their engine, or without one by `fallback_structure`."""
+"""Restructures pages of /layout-parsing as one document, with the layout engine if there is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serve_app.document import NativePage
 from serve_app.document.options import Restructuring
 from serve_app.errors import RequestTimeout
 from serve_app.paddlex.engine_options import layout_engine
-from serve_app.paddlex.fallback_structure import plain_restructured
+from serve_app.paddlex.fallback_structure import restructure_without_engine
 from serve_app.paddlex.requests import LayoutParsingFields, RestructureRequest
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.settings import PaddleOcrVlSettings, Settings
@@ -26,14 +26,14 @@ def restructuring_of(fields: LayoutParsingFields | RestructureRequest, *, concat
 
 
 async def restructure_pages(
-    pipeline: Pipeline, settings: Settings, pages: Sequence[NativePage], how: Restructuring
+    pipeline: Pipeline, settings: Settings, pages: Sequence[NativePage], restructuring: Restructuring
 ) -> list[NativePage]:
     """One page for each, or one for all if they are concatenated. Raises ServiceError."""
     engine, limit_s = layout_engine(settings), settings.limits.page_s
     try:
         async with asyncio.timeout(limit_s):
             if isinstance(engine, PaddleOcrVlSettings):
-                return await pipeline.restructure_pages(engine.name, pages, how)
-            return await asyncio.to_thread(plain_restructured, pages, how)
+                return await pipeline.restructure_pages(engine.name, pages, restructuring)
+            return await asyncio.to_thread(restructure_without_engine, pages, restructuring)
     except TimeoutError:
         raise RequestTimeout(f"Restructuring the pages took longer than {limit_s:g} s.") from None

@@ -1,4 +1,4 @@
-"""Pages as a client gives them back: looked at before anybody works with them."""
+"""Validates pages that a client sends back to /restructure-pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.errors import TooLarge
 
 MAX_BLOCKS = 20_000
 MAX_CHARACTERS = 4 * 2**20
-"""Of all blocks together: about a thousand dense pages."""
+"""Total for all blocks: about a thousand dense pages."""
 
 MAX_DEPTH = 50
 MAX_LABELS = 50
@@ -39,19 +39,22 @@ class _Page(BaseModel):
 
 
 def checked_page(pruned_result: dict[str, Any]) -> dict[str, Any]:
-    """The same `prunedResult`, of which what is used here has its types. Raises ValueError, in plain words."""
+    """Return a `prunedResult` after checking the types of all fields that are used.
+
+    Raises ValueError with a message for the client.
+    """
     try:
         page = _Page.model_validate(pruned_result)
     except ValidationError:
-        raise ValueError("is not as /layout-parsing gives it") from None
+        raise ValueError("is not as /layout-parsing returns it") from None
     if not all(0 <= side < math.inf for side in (page.width, page.height)):
-        raise ValueError("is not as /layout-parsing gives it")
+        raise ValueError("is not as /layout-parsing returns it")
     _check(pruned_result, 0)
     return pruned_result
 
 
 def check_size(pages: Sequence[dict[str, Any]]) -> None:
-    """Of pages that are checked. Raises TooLarge."""
+    """Raise TooLarge if checked pages have too much content altogether."""
     contents = [block["block_content"] for page in pages for block in page["parsing_res_list"]]
     if len(contents) > MAX_BLOCKS or sum(map(len, contents)) > MAX_CHARACTERS:
         raise TooLarge(f"The pages have more than {MAX_BLOCKS} blocks or {MAX_CHARACTERS} characters.")

@@ -1,4 +1,4 @@
-"""The way of a page: opens a document, sends its pages to rasterizer and recognizer, stores the result.
+"""Opens documents, sends their pages through rasterizer and recognizer, and stores the results.
 
 May use outputs, recognition, raster, storage and below.
 """

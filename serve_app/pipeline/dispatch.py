@@ -135,11 +135,13 @@ class Pipeline:
         lost = "the structure of a document lost its recognizer"
         return Structure(await call_with_retries(send, self._retry, lost=lost))
 
-    async def restructure_pages(self, engine: str, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
+    async def restructure_pages(
+        self, engine: str, pages: Sequence[NativePage], restructuring: Restructuring
+    ) -> list[NativePage]:
         """Restructure the pages of a document, in the engine's native form. Raises ServiceError."""
 
         def send() -> Any:
-            return self._recognizers[engine].restructure_pages.remote(pages, how)
+            return self._recognizers[engine].restructure_pages.remote(pages, restructuring)
 
         lost = "pages to restructure lost their recognizer"
         restructured: list[NativePage] = await call_with_retries(send, self._retry, lost=lost)

@@ -135,7 +135,7 @@ class DocumentRun:
     async def finish(self, *, of_job: bool = False) -> DocumentSummary:
         """Restructure the document and store its result.
 
-        If storing fails, the summary says so. For a job it raises instead (see `Results.keep`).
+        If storing fails, the summary says so. For a job it raises instead (see `Results.save`).
         """
         warnings = await self._restructure()
         summary = DocumentSummary(
@@ -148,7 +148,7 @@ class DocumentRun:
             timings_ms=self._timings.rounded(),
             storage=StorageInfo(status="failed"),
         )
-        await self._results.keep(summary, self.spool, self.renderer, self._source, of_job=of_job)
+        await self._results.save(summary, self.spool, self.renderer, self._source, of_job=of_job)
         summary.timings_ms["total"] = self._timings.elapsed_ms
         log.info(
             "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
@@ -190,7 +190,7 @@ class DocumentRun:
         except (ServiceError, TimeoutError) as error:
             reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
             log.warning("document %s: pages are not restructured: %s", self.id, reason)
-            return [ErrorInfo(code="not_restructured", message="Tables and headings are as they are page by page.")]
+            return [ErrorInfo(code="not_restructured", message="Tables and headings were not connected across pages.")]
         return []
 
 

@@ -1,4 +1,4 @@
-"""Pages that were read already: the same document, asked for the same way by the same key, is not read again."""
+"""PageCache: a document that the same key requests again, with the same options, is not recognized again."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.store")
 
-FORM = 1
-"""Of what is kept of a page: other forms are not looked at."""
+FORMAT = 1
+"""Version of the encoding; entries of other versions are not found."""
 
 _OPTIONS = TypeAdapter(RecognitionOptions)
 
 
 class PageCache:
-    """Keeps pages below `cache/{yyyymmdd}/{owner}/{document}/`, where the settings want it.
+    """Stores pages under `cache/{yyyymmdd}/{owner}/{document}/`, if the settings enable it.
 
-    They are good for `cache_days` days (UTC), the one on which they were read included. A cache that cannot be read or
-    written costs nothing but the time to read a page.
+    Entries are valid for `cache_days` days (UTC), including the day of recognition. If the store fails, pages are
+    recognized as without a cache.
     """
 
     def __init__(
         self, store: Store, monitor: StoreMonitor, settings: Settings, version_of: Callable[[str], str | None]
     ) -> None:
-        """`version_of` an engine by its name, where that is known."""
+        """`version_of` returns the version of the engine with this name, if it is known."""
         self._store = store
         self._monitor = monitor
         self._days = settings.cache_days
@@ -51,51 +51,52 @@ class PageCache:
         self._swept: str | None = None
 
     def digest(self, source: FileContent) -> str | None:
-        """What tells documents apart; None where pages are not kept. It reads all of the document."""
+        """A digest of the whole document; None if the cache is off. Blocks."""
         return hashlib.sha256(source).hexdigest() if self._days else None
 
     def pages_of(
         self, source: SourceFile, engine: str, options: RecognitionOptions, dpi: int | None
     ) -> CachedPages | None:
-        """The pages of a document that are read in this way; None where that is not known, or they are not kept."""
+        """The cache for one document with these options; None if the cache is off or the engine's version unknown."""
         version = self._version_of(engine)
         if source.digest is None or version is None:
             return None
-        how = [FORM, self._engines[engine], version, _OPTIONS.dump_python(options, mode="json"), dpi]
-        name = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:32]
+        reading = [FORMAT, self._engines[engine], version, _OPTIONS.dump_python(options, mode="json"), dpi]
+        name = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()[:32]
         return CachedPages(
             self, f"{_folder(source.owner, source.digest)}/{name}", EngineInfo(name=engine, version=version)
         )
 
     async def read(self, key: str) -> bytes | None:
-        """What was kept, on any of the days that count."""
+        """The entry under this key of any valid day, if there is one."""
         if self._monitor.degraded:
             return None
-        for day in self._days_that_count():
+        for day in self._valid_days():
             try:
                 return await self._store.get(f"cache/{day}/{key}")
             except KeyError:
                 continue
             except StoreUnavailable as error:
-                log.warning("the cache of pages cannot be read: %s", error)
+                log.warning("the page cache cannot be read: %s", error)
                 break
         return None
 
     async def write(self, key: str, data: bytes) -> None:
+        """Store an entry under this key of today."""
         if self._monitor.degraded:
             return
         try:
             await self._store.put(f"cache/{datetime.now(UTC):%Y%m%d}/{key}", data, "application/json")
         except StoreUnavailable as error:
-            log.warning("a page is not kept in the cache: %s", error)
+            log.warning("a page cannot be cached: %s", error)
 
     async def forget(self, owner: str, digest: str) -> None:
-        """Delete an owner's pages of a document. Raises StoreUnavailable."""
-        for day in self._days_that_count():
+        """Delete an owner's entries for a document. Raises StoreUnavailable."""
+        for day in self._valid_days():
             await self._store.delete_below(f"cache/{day}/{_folder(owner, digest)}")
 
     async def sweep(self, now: datetime) -> None:
-        """Delete what does not count any more, once a day. Raises StoreUnavailable."""
+        """Delete expired entries, once a day. Raises StoreUnavailable."""
         today = f"{now:%Y%m%d}"
         if self._swept == today:
             return
@@ -105,14 +106,14 @@ class PageCache:
                 await self._store.delete(key)
         self._swept = today
 
-    def _days_that_count(self) -> list[str]:
+    def _valid_days(self) -> list[str]:
         now = datetime.now(UTC)
         return [f"{now - timedelta(days=ago):%Y%m%d}" for ago in range(self._days)]
 
 
 @dataclass(frozen=True)
 class CachedPages:
-    """Pages of one document that are read in one way; `engine` is what reads them."""
+    """Cached pages of one document, read by `engine` with the same options."""
 
     cache: PageCache
     prefix: str
@@ -125,11 +126,11 @@ class CachedPages:
         try:
             return PageResult(decode_content(data).content, self.engine)
         except ValueError as error:
-            log.warning("a page in the cache is damaged: %s", type(error).__name__)
+            log.warning("a cached page is damaged: %s", type(error).__name__)
             return None
 
     async def put(self, number: int, result: PageResult) -> None:
-        """Keep a page, if it is as good as this engine reads it."""
+        """Store a page, unless it failed, is degraded, or was read by another engine: a retry may be better."""
         if result.engine == self.engine and not result.page.degraded and result.page.error is None:
             await self.cache.write(self._key(number), encode_content(result.content, inline_figures=True))
 
@@ -138,5 +139,5 @@ class CachedPages:
 
 
 def _folder(owner: str, digest: str) -> str:
-    """Names of owners may hold what keys may not."""
+    """Owners are hashed, as their names may contain characters that keys may not."""
     return f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}/{digest}"

@@ -1,4 +1,4 @@
-"""What is kept of a document that was read: its result as JSON and Markdown, its figures, perhaps its own file."""
+"""Stores the result of a document: JSON, Markdown, figures and, if configured, the source file."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from serve_app.storage.store import Store, StoreUnavailable
 log = logging.getLogger("ray.serve.ingress")
 
 FIGURES_AT_ONCE = 8
-"""Pictures of one document on their way to the store."""
+"""Concurrent uploads of one document's figures."""
 
 
 class Results:
-    """Keeps the results of documents in a store, each in a folder of its own."""
+    """Stores results, each in the folder of its document."""
 
     def __init__(self, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
         self._store = store
         self._monitor = monitor
         self._keep_source = keep_source
 
-    async def keep(
+    async def save(
         self,
         summary: DocumentSummary,
         spool: PageSpool,
@@ -41,17 +41,17 @@ class Results:
         *,
         of_job: bool = False,
     ) -> None:
-        """Store a document. `summary.storage` says how that went: it is filled in here, as is `timings_ms["store"]`.
+        """Store a document, and set `summary.storage` and `summary.timings_ms["store"]`.
 
-        Where it fails, the log says why, and nothing is raised: the document can still be answered. `of_job`: its
-        figures are there already, and a failure is raised; ServiceUnavailable where the disk has no room.
+        A failure is logged, not raised: the client can still get its response. With `of_job`, the figures are stored
+        already, and a failure is raised: StoreUnavailable, or ServiceUnavailable if the disk is full.
         """
         started = time.perf_counter()
         failure: BaseException | None = None
         try:
             keys = self._keys(summary.id, spool)
-            # Before the result is written, as it tells where it lies.
-            summary.storage = self._place(summary.id, keys)
+            # Set before the result is written, which contains it.
+            summary.storage = self._location(summary.id, keys)
             await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
             if not of_job:
                 await self._put_figures(keys, spool)
@@ -60,7 +60,7 @@ class Results:
             summary.storage = StorageInfo(status="failed")
             unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-        if not is_no_room(failure):  # in the store, that is StoreUnavailable; here it is the folder for temporary files
+        if not is_no_room(failure):  # a full disk of the store is StoreUnavailable; this one has the temporary files
             self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
         if of_job and failure is not None:
@@ -69,13 +69,13 @@ class Results:
     def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:
         folder = document_folder(document_id)
         keys = {"result": f"{folder}/result.json", "markdown": f"{folder}/result.md"}
-        # Beside the Markdown, at the paths by which it links them.
+        # Beside the Markdown, at the paths of its links.
         keys.update({path: f"{folder}/{path}" for path in spool.figure_paths})
         if self._keep_source:
             keys["source"] = f"{folder}/source"
         return keys
 
-    def _place(self, document_id: str, keys: dict[str, str]) -> StorageInfo:
+    def _location(self, document_id: str, keys: dict[str, str]) -> StorageInfo:
         return StorageInfo(
             status="stored",
             uri=self._store.uri(document_folder(document_id)),
@@ -87,23 +87,23 @@ class Results:
     ) -> None:
         with ExitStack() as files:
             writes = []
-            for name, kind in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):
-                file = files.enter_context(await renderer.rendered(kind, summary))
-                writes.append(self._store.put(keys[name], file, MEDIA_TYPES[kind]))
+            for name, output in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):
+                file = files.enter_context(await renderer.rendered(output, summary))
+                writes.append(self._store.put(keys[name], file, MEDIA_TYPES[output]))
             if source is not None:
                 file = files.enter_context(await asyncio.to_thread(unnamed_file, source))
                 writes.append(self._store.put(keys["source"], file, "application/octet-stream"))
-            await _all(writes)
+            await _write_all(writes)
 
     async def _put_figures(self, keys: dict[str, str], spool: PageSpool) -> None:
         paths = spool.figure_paths
         for start in range(0, len(paths), FIGURES_AT_ONCE):
-            some = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
-            await _all([self._store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in some.items()])
+            batch = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
+            await _write_all([self._store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in batch.items()])
 
 
-async def _all(writes: Iterable[Awaitable[None]]) -> None:
-    """Wait for all, then raise what one of them raised: a file is not closed under another one."""
+async def _write_all(writes: Iterable[Awaitable[None]]) -> None:
+    """Wait for all writes, then raise the first failure: no file is closed while another write uses it."""
     for failure in await asyncio.gather(*writes, return_exceptions=True):
         if failure is not None:
             raise failure

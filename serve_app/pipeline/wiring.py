@@ -1,4 +1,4 @@
-"""What stands behind HTTP and behind jobs alike: the way of a page, and the store."""
+"""Wires the services that the ingress and jobs share: documents, engines, and the store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from serve_app.storage.monitor import StoreMonitor
 
 @dataclass(frozen=True)
 class PipelineServices:
-    """One for each replica that reads documents."""
+    """The services of one replica that reads documents."""
 
     documents: Documents
     engines: Mapping[str, EngineMonitor]
@@ -35,7 +35,7 @@ class PipelineServices:
     temp_dir: Path
 
     def watches(self) -> list[Coroutine[Any, Any, None]]:
-        """What is to run beside everything else."""
+        """Coroutines to run in the background while the replica lives."""
         return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
 
 
@@ -81,11 +81,11 @@ def open_services(
 
 
 def _shared(source: FileContent) -> Any:
-    """A file in Ray's object store, where each rasterizer finds it, without copies, as long as we hold the reference."""
+    """Put a file into Ray's object store: rasterizers read it without copies, as long as the reference exists."""
     return ray.put(np.frombuffer(source, np.uint8))
 
 
 async def _fetched(shared: Any) -> memoryview:
-    """The file, where it lies."""
+    """The file, without a copy."""
     array = await shared
     return memoryview(array)

@@ -21,11 +21,11 @@ from serve_app.document.spool import PageSpool
 from serve_app.errors import InvalidField, TooLarge
 from serve_app.ingress.requests.validation_errors import invalid_fields
 from serve_app.outputs.rendering import WriterPool
-from serve_app.paddlex.exports import Exports, exports_of_given, exports_of_spool
-from serve_app.paddlex.fallback_structure import plain_restructured
-from serve_app.paddlex.pages import as_paddlex_page, failed_page, ocr_result, page_of
+from serve_app.paddlex.exports import Exports, export_spool, export_uploaded
+from serve_app.paddlex.fallback_structure import restructure_without_engine
+from serve_app.paddlex.pages import failed_result, from_paddlex, ocr_result, to_paddlex
 from serve_app.paddlex.requests import LayoutParsingFields, LayoutParsingRequest, LinesFields, RestructureRequest
-from serve_app.paddlex.responses import inline_picture, layout_parsing_results, ocr_results, pages_read
+from serve_app.paddlex.responses import inline_picture, layout_parsing_results, native_pages, ocr_results
 from serve_app.paddlex.uploaded_pages import MAX_BLOCKS, MAX_CHARACTERS, check_size
 from serve_app.settings import Limits
 
@@ -49,34 +49,34 @@ def page(number: int = 1) -> Page:
 
 
 def written(**how: Any) -> NativePage:
-    return as_paddlex_page(page(), ignore_labels=None, pretty=how.get("prettify_markdown", True))
+    return to_paddlex(page(), ignore_labels=None, pretty=how.get("prettify_markdown", True))
 
 
 @pytest.mark.parametrize("pretty", [True, False])
 def test_pages_that_are_restructured_are_written_as_before(pretty: bool) -> None:
     one = written(prettify_markdown=pretty)
     assert PICTURE in one.markdown and r"1\. \*первый\* пункт" in one.markdown and "17" not in one.markdown
-    first, second = plain_restructured([one, one], Restructuring(prettify_markdown=pretty))
+    first, second = restructure_without_engine([one, one], Restructuring(prettify_markdown=pretty))
     assert first.markdown == second.markdown == one.markdown
     ids = [block["global_block_id"] for each in (first, second) for block in each.result["parsing_res_list"]]
     assert ids == list(range(8))
-    (whole,) = plain_restructured([one, one], Restructuring(prettify_markdown=pretty, concatenate=True))
+    (whole,) = restructure_without_engine([one, one], Restructuring(prettify_markdown=pretty, concatenate=True))
     assert whole.markdown == f"{one.markdown}\n\n{one.markdown}" and whole.result["page_count"] == 2
 
 
 def test_blocks_of_labels_that_are_ignored_are_listed_and_not_written() -> None:
-    one = as_paddlex_page(page(), ignore_labels=("title",), pretty=False)
+    one = to_paddlex(page(), ignore_labels=("title",), pretty=False)
     assert "Счёт" not in one.markdown and "17" in one.markdown
     listed = one.result["parsing_res_list"]
     assert [block["block_order"] for block in listed] == [None, 1, 2, None]
     assert [block["group_id"] for block in listed] == [0, 1, 2, 3]
     assert len({box["cls_id"] for box in one.result["layout_det_res"]["boxes"]}) == 4
-    assert plain_restructured([one], Restructuring(prettify_markdown=False))[0].markdown == one.markdown
+    assert restructure_without_engine([one], Restructuring(prettify_markdown=False))[0].markdown == one.markdown
 
 
 def test_a_page_that_failed_may_be_sent_back() -> None:
-    request = RestructureRequest.model_validate({"pages": [{"prunedResult": failed_page()}]})
-    (restructured,) = plain_restructured([NativePage(request.pages[0].pruned_result, "")], Restructuring())
+    request = RestructureRequest.model_validate({"pages": [{"prunedResult": failed_result()}]})
+    (restructured,) = restructure_without_engine([NativePage(request.pages[0].pruned_result, "")], Restructuring())
     assert restructured.markdown == "" and restructured.result["layout_det_res"] == {"boxes": []}
 
 
@@ -213,8 +213,11 @@ async def test_answers_and_docx_files_are_of_the_same_pages() -> None:
         PageContent(Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="late")))
     )
     asked = LayoutParsingFields(output_formats=("docx",), prettify_markdown=False)
-    for restructured in (None, plain_restructured(pages_read(spool, asked), Restructuring(prettify_markdown=False))):
-        with await exports_of_spool(WriterPool(1, Limits()), spool, restructured, asked.output_formats) as exports:
+    for restructured in (
+        None,
+        restructure_without_engine(native_pages(spool, asked), Restructuring(prettify_markdown=False)),
+    ):
+        with await export_spool(WriterPool(1, Limits()), spool, restructured, asked.output_formats) as exports:
             told = list(
                 layout_parsing_results(asked, spool, restructured, lambda path: inline_picture(spool, path), exports)
             )
@@ -237,9 +240,9 @@ async def test_a_picture_that_is_none_leaves_a_note_in_the_docx() -> None:
     one = written()
     odd = [b"", b"GIF89a\x01", jpeg()[:20], b"\x89PNG\r\n\x1a\n" + bytes(40), "не base64".encode()]
     images = [{PICTURE: base64.b64encode(each).decode()} for each in odd] + [{PICTURE: "http://127.0.0.1/x"}]
-    with await exports_of_given(WriterPool(1, Limits()), [one] * len(images), images, ("docx",)) as exports:
+    with await export_uploaded(WriterPool(1, Limits()), [one] * len(images), images, ("docx",)) as exports:
         for number in range(1, len(images) + 1):
-            content = exports.of(number)["exports"]["docx"]["content"]
+            content = exports.for_page(number)["exports"]["docx"]["content"]
             file = docx.Document(io.BytesIO(base64.b64decode(content)))
             assert len(file.inline_shapes) == 0 and "первый" in "".join(line.text for line in file.paragraphs)
 
@@ -248,7 +251,7 @@ async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
     table = "<table><tr>" + "<td>" * 63 + "<tr><td>" * 1966
     costly = NativePage(blocks(block_label="table", block_content=table), "")
     longest, before = 0.0, asyncio.get_running_loop().time()
-    writing = asyncio.create_task(exports_of_given(WriterPool(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
+    writing = asyncio.create_task(export_uploaded(WriterPool(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
     while not writing.done() and before < asyncio.get_running_loop().time() + 20:
         await asyncio.sleep(0.01)
         now = asyncio.get_running_loop().time()
@@ -261,7 +264,7 @@ async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
 
 
 def test_page_of_tells_tables_from_text() -> None:
-    table = page_of(blocks(block_label="table", block_content="<table></table>"), 1)
+    table = from_paddlex(blocks(block_label="table", block_content="<table></table>"), 1)
     assert (table.blocks[0].content, table.blocks[0].text) == ("<table></table>", "")
     assert json.loads(table.model_dump_json())["width"] == 10
     with pytest.raises(InvalidField):

@@ -14,7 +14,7 @@ from serve_app.document import Page
 from serve_app.errors import ServiceError, ServiceUnavailable
 from serve_app.ingress.context import ASK_S, Context, asked, store_away
 from serve_app.ingress.jobs.client import view_job
-from serve_app.ingress.responses.document_events import HeldStream, as_sse
+from serve_app.ingress.responses.document_events import EventResponse, as_sse
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.response import job_response
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
@@ -31,10 +31,10 @@ Event = tuple[str, dict[str, Any]]
 
 def job_events(
     view: JobView, request: Request, context: Context, resources: AbstractContextManager[Any], *, pages: bool
-) -> HeldStream:
+) -> EventResponse:
     """Stream a job's present state, and then each change. `resources` are released with the stream."""
     events = _encoded(_events(view, request, context, pages=pages), context)
-    return HeldStream(events, MEDIA_TYPES[OutputFormat.EVENTS], resources)
+    return EventResponse(events, MEDIA_TYPES[OutputFormat.EVENTS], resources)
 
 
 async def _encoded(events: AsyncGenerator[Event, None], context: Context) -> AsyncGenerator[str, None]:

@@ -1,9 +1,9 @@
-"""A document as it is read: an event for each page that is done, then the summary, in one of two framings.
+"""Streams a document while it is read: an event for each page, then the summary, as SSE or as JSON lines.
 
-start      {"id", "page_count", "pages": how many were asked for}
-page       {"progress": {"done", "failed", "total"}, "page": a Page}; with `include_images`, {"images": {path: base64}}
-document   a DocumentSummary: the last event of a document that was read
-error      {"code", "message"}: the last event of one that was not
+start      {"id", "page_count", "pages": number of requested pages}
+page       {"progress": {"done", "failed", "total"}, "page": a Page}; with `include_images`, also {"images": {path: base64}}
+document   a DocumentSummary: the last event if any page was read
+error      {"code", "message"}: the last event otherwise
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ from serve_app.runtime.temp_dir import logged_failure
 log = logging.getLogger("ray.serve.ingress")
 
 
-class HeldStream(StreamingResponse):
-    """Events as they come; a client who leaves ends them. `held` is left then, or when the last one was sent."""
+class EventResponse(StreamingResponse):
+    """Sends events as they come. Closes them and `resources` after the last one, or when the client disconnects."""
 
     def __init__(
         self,
         events: AsyncGenerator[str, None],
         media_type: str,
-        held: AbstractContextManager[Any],
+        resources: AbstractContextManager[Any],
         headers: Mapping[str, str] | None = None,
     ) -> None:
         all_headers = {
             **(headers or {}),
             "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",  # a proxy that collects events before it passes them on defeats them
+            "X-Accel-Buffering": "no",  # proxies must not collect events before they pass them on
         }
         super().__init__(events, headers=all_headers, media_type=media_type)
         self._events = events
-        self._held = held
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held:
+        with self._resources:
             async with aclosing(self._events):
                 await super().__call__(scope, receive, send)
 
 
-class EventStream(HeldStream):
-    """Reads the document while it is sent; a client who leaves ends the work."""
+class EventStream(EventResponse):
+    """Reads a document and sends its events. A client who disconnects ends the work."""
 
     def __init__(
         self,
         run: DocumentRun,
         media_type: str,
-        held: AbstractContextManager[Any],
+        resources: AbstractContextManager[Any],
         *,
         include_images: bool = False,
     ) -> None:
         framed = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
-        self.is_whole = False  # the document was read, and its last event sent
+        self.is_whole = False  # until the event `document` was sent
         super().__init__(
             self._framed(_events(run, include_images=include_images), framed),
             media_type,
-            held,
+            resources,
             {"X-Document-ID": run.id},
         )
 
@@ -85,7 +85,7 @@ async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[t
     total = len(run.numbers)
     yield "start", {"id": run.id, "page_count": run.page_count, "pages": total}
     done = failed = 0
-    left = True
+    client_left = True
     try:
         async with aclosing(run.pages()) as pages:
             async for content in pages:
@@ -97,19 +97,19 @@ async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[t
                     event["images"] = _images(content)
                 yield "page", event
         summary = await run.finish()
-        left = False
+        client_left = False
     except ServiceError as error:
-        left = False
+        client_left = False
         log.info("document %s: %s", run.id, error.code)
         yield "error", {"code": error.code, "message": error.message}
         return
     except Exception as error:
-        left = False
+        client_left = False
         failure = logged_failure(log, error, f"document {run.id} failed")
         yield "error", {"code": failure.code, "message": failure.message}
         return
     finally:
-        if left:
+        if client_left:
             log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
     yield "document", summary.model_dump(mode="json")
 
@@ -119,7 +119,7 @@ def _images(content: PageContent) -> dict[str, str]:
 
 
 def as_sse(kind: str, data: dict[str, Any]) -> str:
-    """A server-sent event."""
+    """Frame a server-sent event."""
     return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 

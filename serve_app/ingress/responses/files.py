@@ -1,4 +1,4 @@
-"""Answers that may be larger than memory should hold."""
+"""Responses made of files, which may be too large for memory."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
 
 BYTES_PER_SECOND = 32 * 2**20
-"""Serve takes what is sent into a queue without a bound, and passes all of it on at once: sent as fast as it is read,
-an answer would be in memory twice before the first of it leaves. A thousand pages of dense text are 75 MB."""
+"""Pace of large responses. Serve puts chunks into an unbounded queue, so a file sent as fast as it is read would be in
+memory twice before its first byte leaves. A thousand pages of dense text are 75 MB."""
 
 _FILES = (OutputFormat.DOCX, OutputFormat.PDF, OutputFormat.ZIP)
-"""What browsers shall save, with a name that says what it is."""
+"""Formats that browsers are to save, under a file name with the right extension."""
 
 
-def document_answer(
+def document_response(
     file: BinaryIO,
     kind: OutputFormat,
     summary: DocumentSummary,
-    held: ExitStack,
+    resources: ExitStack,
     *,
     failed: int,
     file_name: str | None = None,
 ) -> Response:
-    """A rendered output as the answer; `held` as in `file_answer`.
+    """Respond with a rendered output; `resources` as in `file_response`.
 
-    `failed`: how many pages have an error, which not every form can tell. `file_name` of the document, where it has one.
+    `failed` is the number of pages with an error, which some formats cannot show. `file_name` is the document's.
     """
     headers = {
         "X-Document-ID": summary.id,
@@ -54,15 +54,15 @@ def document_answer(
             headers["Content-Disposition"] += f"; filename*=UTF-8''{named}"
     elif kind is OutputFormat.HTML:
         headers["Content-Security-Policy"] = (
-            "sandbox"  # beside the page's own policy, should it ever be shown from here
+            "sandbox"  # besides the policy within the page, in case a browser shows it from this origin
         )
-    return file_answer(file, MEDIA_TYPES[kind], headers, held)
+    return file_response(file, MEDIA_TYPES[kind], headers, resources)
 
 
-def file_answer(file: BinaryIO, media_type: str, headers: dict[str, str], held: ExitStack) -> Response:
-    """A file as the answer; it is closed by then, or when the last of it was sent.
+def file_response(file: BinaryIO, media_type: str, headers: dict[str, str], resources: ExitStack) -> Response:
+    """Respond with a file, and close it. A small one is sent at once.
 
-    So is `held` taken over where that takes a while: whoever reads slowly has a place until then.
+    A large one is streamed: then the response takes over `resources`, so a slow reader keeps its slot to the end.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -70,17 +70,17 @@ def file_answer(file: BinaryIO, media_type: str, headers: dict[str, str], held: 
         with file:
             return Response(file.read(), headers=headers, media_type=media_type)
     headers = {**headers, "Content-Length": str(size)}
-    return _FileStream(file, held.pop_all(), headers=headers, media_type=media_type)
+    return _FileStream(file, resources.pop_all(), headers=headers, media_type=media_type)
 
 
 class _FileStream(StreamingResponse):
-    def __init__(self, file: BinaryIO, held: ExitStack, *, headers: dict[str, str], media_type: str) -> None:
+    def __init__(self, file: BinaryIO, resources: ExitStack, *, headers: dict[str, str], media_type: str) -> None:
         super().__init__(_chunks(file), headers=headers, media_type=media_type)
         self._file = file
-        self._held = held
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held, self._file:
+        with self._resources, self._file:
             await super().__call__(scope, receive, send)
 
 

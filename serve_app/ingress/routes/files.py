@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Response
 
 from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavailable
 from serve_app.ingress.context import Context, context_of
-from serve_app.ingress.responses.files import file_answer
+from serve_app.ingress.responses.files import file_response
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.paddlex.job import RESULT_TYPE
 from serve_app.storage import FolderStore, StoreUnavailable
@@ -54,4 +54,4 @@ async def file(
     media_type = _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
     left_s = max(0, int(expires) - int(time.time()))
     headers = _HEADERS | {"Cache-Control": f"private, max-age={min(3600, left_s)}"}
-    return file_answer(opened, media_type, headers, ExitStack())
+    return file_response(opened, media_type, headers, ExitStack())

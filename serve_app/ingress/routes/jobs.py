@@ -29,7 +29,7 @@ from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
-from serve_app.ingress.responses.files import document_answer
+from serve_app.ingress.responses.files import document_response
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
 from serve_app.jobs.response import JobListResponse, JobResponse, job_response
@@ -167,7 +167,7 @@ async def result(
                 file = await context.job_store.open_output(job_id, FILE_NAMES[output])
                 resources.callback(file.close)
                 summary = await context.job_store.summary(job_id)
-                return document_answer(
+                return document_response(
                     file, output, summary, resources, failed=record.failed, file_name=record.file_name
                 )
         try:
@@ -175,7 +175,7 @@ async def result(
         except KeyError:
             await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
-        return document_answer(file, output, summary, resources, failed=record.failed, file_name=record.file_name)
+        return document_response(file, output, summary, resources, failed=record.failed, file_name=record.file_name)
 
 
 async def _rendered(

@@ -1,4 +1,4 @@
-"""POST /ocr: a document in, its typed pages out."""
+"""POST /ocr: recognizes one document."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
 from serve_app.ingress.responses.document_events import EventStream
-from serve_app.ingress.responses.files import document_answer
+from serve_app.ingress.responses.files import document_response
 from serve_app.ingress.routes import paddlex
 from serve_app.outputs.formats import MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.paddlex.requests import LinesRequest
@@ -28,7 +28,7 @@ router = APIRouter(tags=["ocr"])
 
 
 def _body_schema() -> dict[str, Any]:
-    # The body is read by hand, within limits; this tells the documentation what it may be.
+    # `read_body` reads the body, within limits; this describes it for the documentation.
     json_schema = {"anyOf": [inlined(kind.model_json_schema()) for kind in (OcrRequest, LinesRequest)]}
     form_schema = inlined(OcrForm.model_json_schema())
     form_schema["properties"]["options"] = {
@@ -37,7 +37,7 @@ def _body_schema() -> dict[str, Any]:
     }
     for name, field in form_schema["properties"].items():
         if name != "file":
-            field["example"] = ""  # what Swagger UI would fill in by itself is sent; an empty field is as if absent
+            field["example"] = ""  # an empty field counts as absent; Swagger UI would send made-up values
     return {
         "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {
@@ -69,7 +69,7 @@ def _body_schema() -> dict[str, Any]:
     responses={
         200: {
             "content": {media_type: {} for kind, media_type in MEDIA_TYPES.items() if kind is not OutputFormat.JSON},
-            "description": "The document, in the form that `output` or `Accept` asks for",
+            "description": "The document, in the format that `output` or `Accept` selects",
         }
     },
     openapi_extra=_body_schema(),
@@ -77,44 +77,44 @@ def _body_schema() -> dict[str, Any]:
 async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Send one document as `image_base64`, `image_url` or the multipart file `file`.
 
-    PDF, TIFF, JPEG, PNG, BMP, and of WebP and GIF the first frame. The answer is JSON unless `output`
-    or `Accept` ask for another form. A page that cannot be read has an `error`; the others are there,
-    and `status` is `partial` (the header `X-Document-Status` says so too).
+    Accepts PDF, TIFF, JPEG, PNG, BMP, WebP and GIF (first frame). The response is JSON, unless `output`
+    or `Accept` selects another format. If a page cannot be read, it has an `error`, the other pages are
+    returned, and `status` is `partial` (also in the header `X-Document-Status`).
 
-    `application/x-ndjson` and `text/event-stream` send each page as it is done, in whatever order: the
-    events `start` (`id`, `page_count`, `pages`), `page` (`progress`, `page`, perhaps `images`) and at last
-    `document` (all but the pages and their text) or `error` (`code`, `message`).
+    `application/x-ndjson` and `text/event-stream` send each page as soon as it is done, in any order: the
+    events are `start` (`id`, `page_count`, `pages`), `page` (`progress`, `page`, perhaps `images`) and at the
+    end `document` (everything except pages and their text) or `error` (`code`, `message`).
 
-    With an `Idempotency-Key`, a request that is sent again within a day gets the first one's answer.
+    With an `Idempotency-Key`, a request that is repeated within a day gets the first one's response.
     """
     timings = Timings()
     limits = context.settings.limits
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
         async with in_time(context):
             body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
-        if paddlex.asks_for_ocr(body):
-            paddlex.note(request, body)
-            answer = partial(paddlex.ocr, request, context, body, timings)
+        if paddlex.is_paddlex_ocr(body):
+            paddlex.use_dialect(request, body)
+            respond = partial(paddlex.ocr, request, context, body, timings)
         elif request.state.key_name is None:
-            raise Unauthorized  # the surface that is open is the other one
+            raise Unauthorized  # only PaddleX's API may be open to requests without a key
         else:
-            answer = partial(_answer, request, context, body, timings)
-        return await answered_once(request, context, body, held, answer)
+            respond = partial(_respond, request, context, body, timings)
+        return await answered_once(request, context, body, resources, respond)
 
 
-async def _answer(request: Request, context: Context, body: Body, timings: Timings, held: ExitStack) -> Response:
+async def _respond(request: Request, context: Context, body: Body, timings: Timings, resources: ExitStack) -> Response:
     async with in_time(context, spent_s=timings.elapsed_s):
         submission = await submission_of(body, OcrRequest)
-        run = held.enter_context(await _open(submission, request.state.key_name, context, timings))
+        run = resources.enter_context(await _open(submission, request.state.key_name, context, timings))
     output = submission.request.output or accepted(request.headers.get("accept", ""))
     include_images = submission.request.include_images
     del submission  # its file may be large
     if output in STREAMED:
-        return EventStream(run, MEDIA_TYPES[output], held.pop_all(), include_images=include_images)
+        return EventStream(run, MEDIA_TYPES[output], resources.pop_all(), include_images=include_images)
     summary = await run.read_all()
     rendered = await run.renderer.rendered(output, summary, include_images=include_images)
-    return document_answer(rendered, output, summary, held, failed=run.collector.failed)
+    return document_response(rendered, output, summary, resources, failed=run.collector.failed)
 
 
 async def _open(submission: Submission[OcrRequest], key_name: str, context: Context, timings: Timings) -> DocumentRun:

@@ -22,18 +22,18 @@ from serve_app.ingress.middleware.request_scope import note_paddlex, request_id_
 from serve_app.ingress.requests.body import SOURCES, Body, decoded, read_body
 from serve_app.ingress.requests.schema import inlined
 from serve_app.ingress.requests.validation_errors import invalid_fields
-from serve_app.ingress.responses.files import file_answer
+from serve_app.ingress.responses.files import file_response
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.engine_options import is_preprocessed, layout_request, lines_request
-from serve_app.paddlex.exports import exports_of_given, exports_of_spool
+from serve_app.paddlex.exports import export_spool, export_uploaded
 from serve_app.paddlex.requests import MAX_LOG_ID, LayoutParsingRequest, LinesRequest, RestructureRequest
 from serve_app.paddlex.responses import (
     Picture,
-    images_of,
     inline_picture,
     layout_parsing_results,
+    native_pages,
     ocr_results,
-    pages_read,
+    response_images,
     write_pages,
     write_restructured,
 )
@@ -50,13 +50,13 @@ log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["paddlex"])
 
 MAX_RESTRUCTURED_PARTS = 3_000_000
-"""Of the JSON of pages to restructure: six hundred pages of a hundred blocks."""
+"""Parts of JSON in pages to restructure: six hundred pages of a hundred blocks."""
 
-NOT_RESTRUCTURED = ErrorInfo(code="not_restructured", message="Tables and titles are as they are page by page.")
+NOT_RESTRUCTURED = ErrorInfo(code="not_restructured", message="Tables and headings were not connected across pages.")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Asked = TypeVar("Asked", bound=BaseModel)
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
@@ -64,94 +64,94 @@ def _body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-@router.post("/layout-parsing", summary="Layout parsing, as PaddleX has it", openapi_extra=_body(LayoutParsingRequest))
+@router.post("/layout-parsing", summary="Parse layout, as PaddleX does", openapi_extra=_body(LayoutParsingRequest))
 async def layout_parsing(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Blocks, Markdown and pictures of each page, for clients of PaddleX's PaddleOCR-VL and PP-StructureV3 servers."""
+    """Returns blocks, Markdown and pictures of each page, for clients of PaddleX's PaddleOCR-VL and PP-StructureV3."""
     timings = Timings()
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
         body = await _json_body(request, context)
-        asked = _checked(LayoutParsingRequest, body)
-        requested = layout_request(context.settings, asked)
-        run = held.enter_context(await _open(request, context, body, requested, timings))
-        asked = asked.model_copy(update={"file": ""})  # it may be large, and the document long
+        fields = _checked(LayoutParsingRequest, body)
+        requested = layout_request(context.settings, fields)
+        run = resources.enter_context(await _open(request, context, body, requested, timings))
+        fields = fields.model_copy(update={"file": ""})  # frees the memory while the document is read
         summary = await run.read_all()
         restructured, warnings = None, []
-        if asked.restructure_pages:
+        if fields.restructure_pages:
             try:
-                pages = await asyncio.to_thread(pages_read, run.spool, asked)
+                pages = await asyncio.to_thread(native_pages, run.spool, fields)
                 restructured = await restructure_pages(
-                    context.documents.pipeline, context.settings, pages, restructuring_of(asked)
+                    context.documents.pipeline, context.settings, pages, restructuring_of(fields)
                 )
             except ServiceError as error:  # the pages are worth sending as they are
                 log.warning("document %s: pages are not restructured: %s", run.id, error.message)
                 warnings.append(NOT_RESTRUCTURED)
         picture = await _picture(context, request, run, summary)
         writers, spool = context.documents.writers, run.spool
-        exports = held.enter_context(await exports_of_spool(writers, spool, restructured, asked.output_formats))
+        exports = resources.enter_context(await export_spool(writers, spool, restructured, fields.output_formats))
         write = partial(
             write_pages,
             "layoutParsingResults",
-            layout_parsing_results(asked, spool, restructured, picture, exports),
+            layout_parsing_results(fields, spool, restructured, picture, exports),
             spool,
             kind=run.kind,
             warnings=warnings,
             log_id=_log_id(request),
         )
-        return file_answer(await _written(write), "application/json", _headers(summary), held)
+        return file_response(await _write_file(write), "application/json", _headers(summary), resources)
 
 
 @router.post(
     "/restructure-pages",
-    summary="Make pages of /layout-parsing one piece, as PaddleX does",
+    summary="Restructure pages of /layout-parsing, as PaddleX does",
     openapi_extra=_body(RestructureRequest),
 )
 async def restructure(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Tables that go on are joined, titles get their levels, pages may become one."""
+    """Joins tables that continue across pages, sets heading levels, and can concatenate all pages."""
     timings = Timings()
-    with ExitStack() as held:
-        held.enter_context(context.admission.slot())
+    with ExitStack() as resources:
+        resources.enter_context(context.admission.slot())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
-        asked = await asyncio.to_thread(_checked, RestructureRequest, body)
-        check_size([page.pruned_result for page in asked.pages])
-        pages = [NativePage(page.pruned_result, "") for page in asked.pages]
+        fields = await asyncio.to_thread(_checked, RestructureRequest, body)
+        check_size([page.pruned_result for page in fields.pages])
+        pages = [NativePage(page.pruned_result, "") for page in fields.pages]
         restructured = await restructure_pages(
             context.documents.pipeline,
             context.settings,
             pages,
-            restructuring_of(asked, concatenate=asked.concatenate_pages),
+            restructuring_of(fields, concatenate=fields.concatenate_pages),
         )
-        images = images_of(asked)
-        exports = held.enter_context(
-            await exports_of_given(context.documents.writers, restructured, images, asked.output_formats)
+        images = response_images(fields)
+        exports = resources.enter_context(
+            await export_uploaded(context.documents.writers, restructured, images, fields.output_formats)
         )
-        write = partial(write_restructured, asked, restructured, images, exports, log_id=_log_id(request))
-        answer = file_answer(await _written(write), "application/json", {}, held)
+        write = partial(write_restructured, fields, restructured, images, exports, log_id=_log_id(request))
+        answer = file_response(await _write_file(write), "application/json", {}, resources)
         key_name, took_ms = request.state.key_name, timings.elapsed_ms
         log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), key_name, took_ms)
-        del body, asked, pages, restructured, images
+        del body, fields, pages, restructured, images
         trim_heap()
         return answer
 
 
-def asks_for_ocr(body: Body) -> bool:
-    """Whether a body of POST /ocr is of PaddleX's API."""
+def is_paddlex_ocr(body: Body) -> bool:
+    """Whether a body of POST /ocr belongs to PaddleX's API."""
     return body.is_json and "file" in body.fields
 
 
-async def ocr(request: Request, context: Context, body: Body, timings: Timings, held: ExitStack) -> Response:
-    """The answer of PaddleX's /ocr: lines of text with their boxes. `held` is left when the work is done."""
+async def ocr(request: Request, context: Context, body: Body, timings: Timings, resources: ExitStack) -> Response:
+    """Respond to PaddleX's /ocr: lines of text with their boxes. `resources` are closed after the response."""
     if not body.fields.keys().isdisjoint(SOURCES[:2]):
         raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
-    asked = _checked(LinesRequest, body)
-    requested = lines_request(context.settings, asked)
-    run = held.enter_context(await _open(request, context, body, requested, timings))
-    asked = asked.model_copy(update={"file": ""})
+    fields = _checked(LinesRequest, body)
+    requested = lines_request(context.settings, fields)
+    run = resources.enter_context(await _open(request, context, body, requested, timings))
+    fields = fields.model_copy(update={"file": ""})
     summary = await run.read_all()
     picture = await _picture(context, request, run, summary)
-    results = ocr_results(asked, run.spool, picture, preprocessed=is_preprocessed(requested.options))
+    results = ocr_results(fields, run.spool, picture, preprocessed=is_preprocessed(requested.options))
     write = partial(write_pages, "ocrResults", results, run.spool, kind=run.kind, log_id=_log_id(request))
-    return file_answer(await _written(write), "application/json", _headers(summary), held)
+    return file_response(await _write_file(write), "application/json", _headers(summary), resources)
 
 
 def _headers(summary: DocumentSummary) -> dict[str, str]:
@@ -169,12 +169,12 @@ async def _json_body(request: Request, context: Context, *, max_parts: int | Non
         body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s, **parts)
     if not body.is_json:
         raise UnsupportedMediaType("Send application/json.")
-    note(request, body)
+    use_dialect(request, body)
     return body
 
 
-def note(request: Request, body: Body) -> None:
-    """From here on answers, and errors, are PaddleX's, with the client's `logId`."""
+def use_dialect(request: Request, body: Body) -> None:
+    """Write this request's errors in PaddleX's form from now on, with the client's `logId`."""
     log_id = body.fields.get("logId")
     usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID and not _SURROGATE.search(log_id)
     note_paddlex(request.scope, cast(str, log_id) if usable else request_id_of(request.scope))
@@ -185,7 +185,7 @@ def _log_id(request: Request) -> str:
     return log_id
 
 
-def _checked(model: type[Asked], body: Body) -> Asked:
+def _checked(model: type[Fields], body: Body) -> Fields:
     try:
         return model.model_validate(body.fields)
     except ValidationError as error:
@@ -204,11 +204,11 @@ async def _open(
         try:
             return await context.documents.open(source, requested, owner=request.state.key_name, timings=timings)
         except TooManyPages as error:
-            raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # here they cannot be chosen
+            raise TooManyPages(error.message.removesuffix(CHOOSE_PAGES)) from None  # this API cannot choose pages
 
 
 async def _picture(context: Context, request: Request, run: DocumentRun, summary: DocumentSummary) -> Picture:
-    """What stands for pictures: URLs where the settings say so and there is something behind them."""
+    """How the response shows pictures: as URLs, if the settings say so and the result is stored; else inline."""
     folder, address = document_folder(run.id), context.links.base_url(str(request.base_url))
 
     def url(path: str) -> str:
@@ -218,14 +218,15 @@ async def _picture(context: Context, request: Request, run: DocumentRun, summary
         try:
             await asyncio.to_thread(url, run.spool.figure_paths[0])
         except StoreUnavailable as error:
-            log.error("document %s has its pictures inline, as the store makes no links: %s", run.id, error)
+            log.error("document %s: pictures are inline, because the store cannot create links: %s", run.id, error)
         else:
             return url
     return partial(inline_picture, run.spool)
 
 
-async def _written(write: Callable[..., None]) -> BinaryIO:
-    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - for the answer
+async def _write_file(write: Callable[..., None]) -> BinaryIO:
+    """Run `write` in a thread; returns its file, for the caller to close."""
+    file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - the caller closes it
     try:
         await asyncio.to_thread(write, to=file)
     except BaseException:
