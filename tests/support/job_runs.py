@@ -59,8 +59,9 @@ class Pages:
             page = Page(
                 number=number, width=9, height=9, dpi=72, text=f"страница {number}", markdown=f"![]({figure.path})"
             )
-            paddlex = NativePage({"width": 9, "height": 9, "parsing_res_list": []}, "", (("a", None),))
-            result = PageResult(PageContent(page, (figure, picture), paddlex), EngineInfo(name="x", version="1"))
+            block = {"block_label": "text", "block_content": page.text, "block_bbox": [0, 0, 9, 9], "block_id": 0}
+            native = NativePage({"width": 9, "height": 9, "parsing_res_list": [block]}, page.text, ((page.text, None),))
+            result = PageResult(PageContent(page, (figure, picture), native), EngineInfo(name="x", version="1"))
             yield PageOutcome(number, result if end is None else end)
 
 

@@ -44,6 +44,8 @@ async def test_a_purge_leaves_only_the_record(tmp_path: Path) -> None:
         and "тайна" not in encode_record(await bench.job_store.record(job.id)).decode()
     )
     assert sorted(left) == [".ocr-store", "job.json"]
+    purged = await bench.job_store.record(job.id)
+    assert (purged.dialect, purged.batch_id, purged.url, purged.outputs) == (None, None, None, {})
     later = datetime.now(UTC) + timedelta(seconds=bench.settings.jobs.keep_s)
     assert {each async for _, each in bench.job_store.expiring(later)} == {job.id}
 

@@ -35,7 +35,9 @@ async def test_a_line_for_each_page_and_links_for_its_pictures(tmp_path: Path, r
     assert pages[0]["dataInfo"]["numPages"] == 2 and "dataInfo" not in pages[1]
     for number, page in enumerate(pages, 2):
         (part,) = page["layoutParsingResults"]
-        assert part["prunedResult"]["width"] == 9
+        (block,) = part["prunedResult"]["parsing_res_list"]
+        assert block["block_content"] == f"страница {number}"
+        assert block.get("global_block_id") == (number - 2 if restructure else None)
         (url,) = part["markdown"]["images"].values()
         assert url.startswith("https://ocr.example.com/files/") and f"page-{number}-" in url
 

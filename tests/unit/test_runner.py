@@ -6,14 +6,22 @@ import asyncio
 import errno
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from serve_app.document.ids import document_folder, new_document_id
-from serve_app.errors import CorruptDocument, EngineLoading, PageTimeout, RecognitionFailed
+from serve_app.errors import (
+    CorruptDocument,
+    EngineLoading,
+    PageTimeout,
+    QueueFull,
+    RecognitionFailed,
+    ServiceUnavailable,
+)
 from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.outputs.formats import OutputFormat
+from serve_app.outputs.rendering import Renderer
 from serve_app.pipeline.results import Results
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
 
@@ -173,3 +181,30 @@ async def test_the_result_of_a_dialect_is_made_by_its_writer(tmp_path: Path) -> 
         assert file.read().decode() == "> страница 1\n> страница 2\n> страница 3\n"
     unknown = await bench.run(dialect=Dialect(name="of a later version", payload={}))
     assert unknown.error is not None and (unknown.state, unknown.error.code) == (JobState.FAILED, "internal_error")
+
+
+async def test_an_outage_while_an_output_is_made_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered, outages = Renderer.rendered, [QueueFull(), ServiceUnavailable()]
+
+    async def busy_at_first(self: Renderer, output: OutputFormat, *arguments: Any, **options: Any) -> BinaryIO:
+        if output is OutputFormat.TEXT and outages:
+            raise outages.pop()
+        return await rendered(self, output, *arguments, **options)
+
+    monkeypatch.setattr(Renderer, "rendered", busy_at_first)
+    request = REQUEST.model_copy(update={"outputs": (OutputFormat.TEXT,)})
+    job = await asyncio.wait_for(Bench(tmp_path, Pages()).run(request=request), 5)
+    assert job.state is JobState.DONE and job.outputs[OutputFormat.TEXT].error is None and outages == []
+
+
+async def test_a_page_that_is_lost_while_the_job_runs_is_stored_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+
+    def lose_page_1() -> None:
+        if bench.changes[-1][1] == 2:
+            (page_1,) = (path for path in files_in(tmp_path) if path.name == "000001.json")
+            page_1.unlink()
+
+    bench.then = lose_page_1
+    job = await bench.run()
+    assert await bench.job_store.page_numbers(job.id) == [1, 2, 3]

@@ -57,6 +57,8 @@ async def test_as_many_jobs_run_as_there_are_slots_and_the_next_one_follows() ->
     await desk.end(first)
     assert desk.started == [first.id, second.id]
     assert first.id not in desk.scheduler and desk.board.get(first.id) is None
+    await desk.end(second)
+    assert desk.started == [first.id, second.id, third.id], "the one that was added twice runs once"
 
 
 async def test_an_interactive_job_of_an_owner_with_none_running_does_not_wait_for_a_slot() -> None:
@@ -81,6 +83,7 @@ async def test_a_stopped_job_is_gone_and_makes_room() -> None:
     await desk.scheduler.stop(queued.id)
     assert desk.started == [running.id] and queued.id not in desk.scheduler
     await desk.scheduler.stop(running.id)
+    assert desk.board.get(running.id) is None
     await settle()
     assert desk.started == [running.id, last.id]
     desk.scheduler.add(queued)

@@ -118,3 +118,17 @@ async def test_nothing_is_sent_for_a_deleted_job(job_store: JobStore) -> None:
     await asyncio.wait_for(webhooks._deliveries[record.id], 5)
     assert len(receiver.heard) == sent and await job_store.undelivered_ids() == []
     assert (await job_store.record(record.id)).state is JobState.DELETED
+
+
+async def test_the_outcome_does_not_restore_what_a_deletion_has_removed(job_store: JobStore) -> None:
+    record = await ended(job_store)
+
+    async def delete(*_: object) -> int:
+        await job_store.purge(record.ended_as(JobState.DELETED, keep_s=60))
+        return 204
+
+    webhooks = Webhooks(job_store, delete, SECRET)
+    webhooks.deliver(record)
+    await asyncio.wait_for(webhooks._deliveries[record.id], 5)
+    stored = await job_store.record(record.id)
+    assert (stored.state, stored.webhook) == (JobState.DELETED, None)
