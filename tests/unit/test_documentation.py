@@ -146,3 +146,18 @@ def test_the_map_of_rooms_has_the_floors_that_lint_holds() -> None:
     contract, *_ = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
     assert on_the_map == [layer for layer in layers if layer != {"__main__"}]
+
+
+def test_the_code_that_the_documentation_names_exists() -> None:
+    """Files by path; classes, functions and constants by name, in the file that is named beside them."""
+    for file in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        text = file.read_text()
+        paths = re.findall(r"`((?:serve_app|tests|examples|benchmarks)/[\w/.]*)`", text)
+        assert paths, file.name
+        assert not [path for path in paths if not (ROOT / path).exists()], file.name
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`(\w+)` \(`([\w/.]+\.py)`\)", architecture)
+    named += [(name, path) for name, path in re.findall(r"`([A-Z]\w+)`[^`.]* in `([\w/.]+\.py)`", architecture)]
+    assert len(named) >= 5
+    for name, path in named:
+        assert re.search(rf"^(?:class |def |async def )?{name}\b", (ROOT / path).read_text(), re.M), (name, path)
