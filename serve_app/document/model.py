@@ -23,7 +23,7 @@ class PageImage:
     """A decoded page on its way to an engine.
 
     `pixels` is RGB, uint8, of shape (height, width, 3), contiguous. `dpi` comes from the request, the file, or the
-    settings, in this order. `rasterize_ms` is how long decoding took.
+    settings, in this order. `rasterize_ms` is the duration of decoding.
     """
 
     pixels: RgbPixels
@@ -111,7 +111,7 @@ class Page(BaseModel):
 
     @property
     def note(self) -> str | None:
-        """The line that outputs show in place of a page that failed; None for any other page."""
+        """The line that outputs show instead of a page that failed; None for any other page."""
         return None if self.error is None else f"Page {self.number}: {self.error.message} ({self.error.code})"
 
 
@@ -164,7 +164,7 @@ class PageResult:
 
 
 class StorageInfo(BaseModel):
-    """Where the result is stored. `keys` are relative to the store: the folder, or the bucket."""
+    """Location of the stored result. `keys` are relative to the store: the folder, or the bucket."""
 
     status: Literal["stored", "failed"]
     uri: str | None = Field(None, description="Folder of the result: s3://bucket/... or file:///...")

@@ -48,7 +48,7 @@ class VlmExtraArgs(BaseModel):
 
 
 class ParsingOptions(BaseModel):
-    """How PaddleOCR-VL reads a page: the fields of PaddleX's /layout-parsing, in camelCase or snake_case.
+    """Options of PaddleOCR-VL: the fields of PaddleX's /layout-parsing, in camelCase or snake_case.
 
     None means the default of PaddleX's pipeline.
     """
@@ -126,7 +126,7 @@ class RecognitionOptions:
 
 @dataclass(frozen=True)
 class Restructuring:
-    """How pages are restructured as one document; `concatenate` makes one page of all."""
+    """Options for restructuring pages as one document; `concatenate` makes one page of all."""
 
     merge_tables: bool = True
     relevel_titles: bool = True

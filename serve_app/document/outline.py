@@ -34,7 +34,7 @@ class PageOutline:
 
 @dataclass(frozen=True)
 class BlockChange:
-    """How the block `order` of page `page` changes in outputs of the whole document.
+    """A change of the block `order` of page `page`, for outputs of the whole document.
 
     level           level of a heading, from 1
     continues_from  page on which the table begins, if this block only continues it

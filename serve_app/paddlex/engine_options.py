@@ -24,7 +24,7 @@ def recognition_options(engine: EngineSettings, parsing: ParsingOptions, *, visu
 
 
 def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: str | None = None) -> DocumentRequest:
-    """How to read a document for /layout-parsing."""
+    """The DocumentRequest of /layout-parsing."""
     engine = layout_engine(settings)
     return DocumentRequest(
         engine=engine.name,
@@ -37,7 +37,7 @@ def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: st
 
 
 def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None = None) -> DocumentRequest:
-    """How to read a document for PaddleX's /ocr."""
+    """The DocumentRequest of PaddleX's /ocr."""
     engine = settings.engines[0]
     return DocumentRequest(
         engine=engine.name,

@@ -1,4 +1,4 @@
-"""Pipeline: the one way from a document's file to its recognized pages. Every surface goes through here.
+"""Pipeline: turns a document's file into recognized pages, for every API and for jobs.
 
 Pixels go from a rasterizer to a recognizer without passing through the caller.
 """
@@ -78,7 +78,7 @@ class Pipeline:
         return self._admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:
-        """How many pages the document has. Raises ServiceError if it cannot be opened."""
+        """Count the document's pages. Raises ServiceError if it cannot be opened."""
 
         def send() -> Any:
             return self._rasterizer.count_pages.remote(*source.as_arguments(), owner=source.owner)
@@ -97,8 +97,8 @@ class Pipeline:
     ) -> AsyncGenerator[PageOutcome, None]:
         """Yield each of these pages as soon as it is done, in any order. Closing it cancels the pages in flight.
 
-        `text_layer`: pages that have text of their own are not recognized. The caller holds a `slot`, which is for
-        one page; more pages are in flight while extra slots are free.
+        `text_layer`: pages of a PDF that contain text are not recognized. The caller has a `slot`, which is for one
+        page; more pages are in flight while extra slots are free.
         """
         cached = self._cache.pages_of(source, engine, options, dpi)
         document = DocumentContext(source, engine, options, dpi, text_layer, cached)

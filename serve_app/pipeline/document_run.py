@@ -66,7 +66,7 @@ class DocumentRun:
         source: Callable[[], Awaitable[bytes | memoryview]],
         slot: ExitStack,
     ) -> None:
-        """`source` gets the file's bytes, which are not held in memory while pages are read.
+        """`source` fetches the file, which does not stay in memory while pages are read.
 
         `slot` is the document's in the pipeline. It is released when the pages are done.
         """

@@ -35,7 +35,7 @@ WRITERS_AT_ONCE = 2
 
 
 class Documents:
-    """Opens documents that are read through one pipeline and stored before they are answered."""
+    """Opens documents, which share one pipeline, one cache and one store."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class PageCollector:
 
     @property
     def failed(self) -> int:
-        """How many pages have an error."""
+        """Number of pages with an error."""
         return len(self._failed)
 
     @property
@@ -57,7 +57,7 @@ class PageCollector:
         return [self._outlines[number] for number in sorted(self._outlines)]
 
     def add(self, outcome: PageOutcome) -> PageContent:
-        """Take a page from the pipeline; return it as it is kept."""
+        """Take a page from the pipeline; return its content as the spool has it."""
         if isinstance(outcome.result, ServiceError):
             error = ErrorInfo(code=outcome.result.code, message=outcome.result.message)
             return self.add_failed(Page(number=outcome.number, width=0, height=0, dpi=0, error=error))
@@ -92,7 +92,7 @@ class PageCollector:
         return content
 
     def _note_engine(self, page: Page, engine: EngineInfo) -> None:
-        """The document's engine is one that recognized a page; pages with text of their own have no say beside it."""
+        """Remember the last engine that recognized a page; without any, the text layer's reader."""
         if self._engine is None or page.text_source == "recognition":
             self._engine = engine
 

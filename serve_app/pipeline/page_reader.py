@@ -1,7 +1,7 @@
 """PageReader: one page from its file to its content, through six layers.
 
-Each layer adds one thing and calls the next: errors become results, the PDF's own text, the cache, the fallback
-engine, retries on other replicas, and an end to waiting for a replica. Recognition is a pure function of a page and
+Each layer adds one thing and calls the next: errors become results, a PDF's text layer is used, pages are cached,
+the fallback engine stands in, calls are retried, and waiting for a replica ends. Recognition is a pure function of a page and
 its options, so a page that dies with its replica is simply sent again.
 """
 
@@ -40,7 +40,7 @@ DEADLY_PAGES = 2
 
 @dataclass(frozen=True)
 class DocumentContext:
-    """What all pages of a document share. `text_layer`: use the PDF's own text where a page has any."""
+    """Everything that the pages of a document share. `text_layer`: use the text that a PDF contains."""
 
     source: SourceFile
     engine: str
@@ -158,14 +158,14 @@ class PageReader:
             return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
 
     async def _read_text(self, document: DocumentContext, number: int) -> PageResult | None:
-        """The page's own text, if it has any. Where that fails, its pixels may still be recognized."""
+        """The page's text layer, if it has one. None if reading it fails: the page can still be recognized."""
         source = document.source
         try:
             page = await self._rasterizer.read_text.remote(
                 *source.as_arguments(), number, document.dpi, owner=source.owner
             )
         except (RayError, RayServeException) as error:
-            log.warning("page %d's own text could not be read: %s", number, type(error).__name__)
+            log.warning("the text layer of page %d could not be read: %s", number, type(error).__name__)
             return None
         return page if isinstance(page, PageResult) else None
 

@@ -25,10 +25,10 @@ class NoReplica(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """After how many `attempts` a call is given up whose replicas die, and the seconds in between.
+    """Retries of calls whose replica dies: `attempts` in all, then the call fails.
 
-    The pause before a retry is `pause_s` times the number of attempts so far. While a call waits for a replica,
-    it checks every `look_s` whether there is one.
+    The pause before a retry is `pause_s` (seconds) times the number of attempts so far. A call that waits for a
+    replica checks every `look_s` whether there is one.
     """
 
     attempts: int = 4
@@ -88,7 +88,7 @@ async def wait_for_replica(
 def lost_pixels(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
     """Whether a call failed because its argument, the rasterizer's response, died with its process.
 
-    Ray names it as the task's cause if the recognizer noticed; Serve as its own cause if the router did.
+    Ray names it as the task's cause if the recognizer noticed; Serve names it as the cause of its exception if the router did.
     """
     cause = error.cause if isinstance(error, RayTaskError) else error.__cause__
     return isinstance(error, ObjectLostError) or isinstance(cause, RayActorError | ObjectLostError)

@@ -1,4 +1,4 @@
-"""DocumentRequest: how to read a document, the same for an answer, a job and every dialect."""
+"""DocumentRequest: the options for reading a document, the same for every API and for jobs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from serve_app.outputs.formats import OutputFormat
 
 
 class DocumentRequest(BaseModel):
-    """How to read a document; who requests it and how long it may take is not part of this.
+    """The options for reading a document, without its owner and time limit.
 
-    A job record holds one, so fields that are added need defaults. `keep_native` was stored as `paddlex` before.
+    Job records contain it, so a new field needs a default. Earlier versions stored `keep_native` as `paddlex`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -25,10 +25,10 @@ class DocumentRequest(BaseModel):
     pdf_dpi: int | None = Field(None, description="Resolution for PDF pages only; takes precedence over `dpi`")
     password: str | None = Field(None, repr=False)
     pages: str | None = Field(None, description="Pages to read, as `parse_page_ranges` takes them; None: all")
-    max_pages: int | None = Field(None, description="Refuse a document of which more pages are to be read")
-    text_layer: bool = Field(False, description="Use a PDF page's own text where it has any")
+    max_pages: int | None = Field(None, description="Refuse the document if it has more pages to read")
+    text_layer: bool = Field(False, description="Use the text that a PDF page contains, instead of recognizing it")
     restructure: bool = Field(True, description="Join tables and level headings across pages")
-    keep_native: bool = Field(False, description="Keep pages in the engine's native form too, if it has one")
+    keep_native: bool = Field(False, description="Also store pages in the engine's native form, if it has one")
     outputs: tuple[OutputFormat, ...] = Field((), description="Further formats for a job to store")
 
     @model_validator(mode="before")

@@ -126,12 +126,12 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
             await export_uploaded(context.documents.writers, restructured, images, fields.output_formats)
         )
         write = partial(write_restructured, fields, restructured, images, exports, log_id=_log_id(request))
-        answer = file_response(await _write_file(write), "application/json", {}, resources)
+        response = file_response(await _write_file(write), "application/json", {}, resources)
         key_name, took_ms = request.state.key_name, timings.elapsed_ms
         log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), key_name, took_ms)
         del body, fields, pages, restructured, images
         trim_heap()
-        return answer
+        return response
 
 
 def is_paddlex_ocr(body: Body) -> bool:
@@ -208,7 +208,7 @@ async def _open(
 
 
 async def _picture(context: Context, request: Request, run: DocumentRun, summary: DocumentSummary) -> Picture:
-    """How the response shows pictures: as URLs, if the settings say so and the result is stored; else inline."""
+    """Show pictures as URLs, if the settings say so and the result is stored; otherwise inline."""
     folder, address = document_folder(run.id), context.links.base_url(str(request.base_url))
 
     def url(path: str) -> str:
