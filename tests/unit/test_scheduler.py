@@ -48,7 +48,7 @@ async def settle() -> None:
 async def test_as_many_jobs_run_as_there_are_slots_and_the_next_one_follows() -> None:
     desk = Desk(in_flight=1)
     first, second, third = job(), job(), job()
-    for each in (first, second, third, second):
+    for each in (first, second, second, third):
         desk.scheduler.add(each)
     await settle()
     assert desk.started == [first.id]
