@@ -53,7 +53,7 @@ def written(**how: Any) -> NativePage:
 
 
 @pytest.mark.parametrize("pretty", [True, False])
-def test_pages_that_are_restructured_are_written_as_before(pretty: bool) -> None:
+def test_restructured_pages_have_the_same_markdown(pretty: bool) -> None:
     one = written(prettify_markdown=pretty)
     assert PICTURE in one.markdown and r"1\. \*первый\* пункт" in one.markdown and "17" not in one.markdown
     first, second = restructure_without_engine([one, one], Restructuring(prettify_markdown=pretty))
@@ -64,7 +64,7 @@ def test_pages_that_are_restructured_are_written_as_before(pretty: bool) -> None
     assert whole.markdown == f"{one.markdown}\n\n{one.markdown}" and whole.result["page_count"] == 2
 
 
-def test_blocks_of_labels_that_are_ignored_are_listed_and_not_written() -> None:
+def test_blocks_with_ignored_labels_are_listed_but_not_in_markdown() -> None:
     one = to_paddlex(page(), ignore_labels=("title",), pretty=False)
     assert "Счёт" not in one.markdown and "17" in one.markdown
     listed = one.result["parsing_res_list"]
@@ -80,7 +80,7 @@ def test_a_page_that_failed_may_be_sent_back() -> None:
     assert restructured.markdown == "" and restructured.result["layout_det_res"] == {"boxes": []}
 
 
-def test_lines_below_a_score_are_left_out_and_one_of_just_this_score_stays() -> None:
+def test_lines_below_the_threshold_are_left_out_and_one_at_the_threshold_stays() -> None:
     words = [
         Word(text=text, bbox=(x, 0, x + 9, 9), confidence=score) for text, x, score in (("a", 0, 0.5), ("b", 10, 0.5))
     ]
@@ -131,7 +131,7 @@ for _ in range(60):
     ],
     ids=range(16),
 )
-def test_what_is_no_page_is_refused_before_anybody_works_with_it(odd: dict[str, Any]) -> None:
+def test_a_malformed_page_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
         RestructureRequest.model_validate({"pages": [{"prunedResult": odd}]})
     error = invalid_fields(refused.value, RestructureRequest)
@@ -139,7 +139,7 @@ def test_what_is_no_page_is_refused_before_anybody_works_with_it(odd: dict[str, 
     assert error.message.startswith(("pages.0.prunedResult: is n", "pages.0.prunedResult: holds a number"))
 
 
-def test_pages_are_taken_as_they_are_and_up_to_a_size() -> None:
+def test_uploaded_pages_are_unchanged_and_limited_in_size() -> None:
     request = RestructureRequest.model_validate({"pages": [{"prunedResult": pruned(unknown={"a": [1, 2.5, None]})}]})
     assert request.pages[0].pruned_result == pruned(unknown={"a": [1, 2.5, None]})
     check_size([pruned(parsing_res_list=pruned()["parsing_res_list"] * MAX_BLOCKS)])
@@ -176,7 +176,9 @@ def test_pages_are_taken_as_they_are_and_up_to_a_size() -> None:
         (RestructureRequest, {"pages": 7}, "pages: must be a list"),
     ],
 )
-def test_refusals_are_in_the_words_of_the_request(model: type[BaseModel], body: dict[str, Any], message: str) -> None:
+def test_errors_use_the_names_of_the_requests_fields(
+    model: type[BaseModel], body: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError) as refused:
         model.model_validate(body)
     assert invalid_fields(refused.value, model).message.startswith(message), invalid_fields(
@@ -184,7 +186,7 @@ def test_refusals_are_in_the_words_of_the_request(model: type[BaseModel], body: 
     ).message
 
 
-def test_what_is_beyond_the_services_limits_is_brought_within_them() -> None:
+def test_values_beyond_the_services_limits_are_reduced_to_them() -> None:
     asked = LayoutParsingFields.model_validate(
         {
             **{"minPixels": 1, "maxPixels": 5_000_000, "maxNewTokens": 100_000, "temperature": 40},
@@ -207,7 +209,7 @@ def spool_of(*numbers: int) -> PageSpool:
     return spool
 
 
-async def test_answers_and_docx_files_are_of_the_same_pages() -> None:
+async def test_responses_and_docx_files_have_the_same_pages() -> None:
     spool = spool_of(1, 3)
     spool.add(
         PageContent(Page(number=2, width=0, height=0, dpi=0, error=ErrorInfo(code="page_timeout", message="late")))
@@ -236,7 +238,7 @@ async def test_answers_and_docx_files_are_of_the_same_pages() -> None:
     spool.close()
 
 
-async def test_a_picture_that_is_none_leaves_a_note_in_the_docx() -> None:
+async def test_an_unreadable_picture_leaves_a_note_in_the_docx() -> None:
     one = written()
     odd = [b"", b"GIF89a\x01", jpeg()[:20], b"\x89PNG\r\n\x1a\n" + bytes(40), "не base64".encode()]
     images = [{PICTURE: base64.b64encode(each).decode()} for each in odd] + [{PICTURE: "http://127.0.0.1/x"}]
@@ -247,7 +249,7 @@ async def test_a_picture_that_is_none_leaves_a_note_in_the_docx() -> None:
             assert len(file.inline_shapes) == 0 and "первый" in "".join(line.text for line in file.paragraphs)
 
 
-async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
+async def test_writing_a_docx_does_not_block_the_event_loop() -> None:
     table = "<table><tr>" + "<td>" * 63 + "<tr><td>" * 1966
     costly = NativePage(blocks(block_label="table", block_content=table), "")
     longest, before = 0.0, asyncio.get_running_loop().time()
@@ -263,7 +265,7 @@ async def test_writing_a_docx_does_not_keep_others_waiting() -> None:
         writing.result().__exit__()
 
 
-def test_page_of_tells_tables_from_text() -> None:
+def test_from_paddlex_distinguishes_tables_from_text() -> None:
     table = from_paddlex(blocks(block_label="table", block_content="<table></table>"), 1)
     assert (table.blocks[0].content, table.blocks[0].text) == ("<table></table>", "")
     assert json.loads(table.model_dump_json())["width"] == 10

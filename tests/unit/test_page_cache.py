@@ -53,14 +53,14 @@ def pages_of(
     return pages
 
 
-async def test_a_page_comes_back_whole(store: FolderStore) -> None:
+async def test_a_cached_page_comes_back_as_it_was(store: FolderStore) -> None:
     cache = cache_of(store)
     await pages_of(cache).put(1, page())
     assert await pages_of(cache).get(1) == replace(page(), timings_ms={})
     assert await pages_of(cache).get(2) is None
 
 
-async def test_what_is_asked_otherwise_is_not_found(store: FolderStore) -> None:
+async def test_other_options_owners_and_documents_have_entries_of_their_own(store: FolderStore) -> None:
     cache = cache_of(store)
     await pages_of(cache).put(1, page())
     charts = replace(RUSSIAN, parsing=ParsingOptions(use_chart_recognition=True))
@@ -88,13 +88,13 @@ async def test_what_is_asked_otherwise_is_not_found(store: FolderStore) -> None:
         replace(page(), engine=EngineInfo(name="tesseract", version="4")),
     ],
 )
-async def test_what_another_try_may_read_better_is_not_kept(store: FolderStore, worse: PageResult) -> None:
+async def test_a_page_that_a_retry_may_improve_is_not_cached(store: FolderStore, worse: PageResult) -> None:
     pages = pages_of(cache_of(store))
     await pages.put(1, worse)
     assert await pages.get(1) is None
 
 
-async def test_nothing_is_kept_unless_it_is_asked_for(store: FolderStore) -> None:
+async def test_nothing_is_cached_without_cache_days_or_a_known_engine_version(store: FolderStore) -> None:
     off = cache_of(store, cache_days=0)
     assert off.digest(b"%PDF-") is None
     assert off.pages_of(SourceFile("id", b""), "tesseract", RUSSIAN, None) is None
@@ -103,9 +103,7 @@ async def test_nothing_is_kept_unless_it_is_asked_for(store: FolderStore) -> Non
     assert loading.pages_of(source, "tesseract", RUSSIAN, None) is None, "which version will read it is not known"
 
 
-async def test_pages_are_kept_for_their_days_or_until_their_document_is_deleted(
-    store: FolderStore, tmp_path: Path
-) -> None:
+async def test_pages_stay_for_cache_days_or_until_their_document_is_deleted(store: FolderStore, tmp_path: Path) -> None:
     cache = cache_of(store, cache_days=2)
     for file in (b"one", b"two"):
         await pages_of(cache, file).put(1, page())
@@ -124,7 +122,7 @@ async def test_pages_are_kept_for_their_days_or_until_their_document_is_deleted(
     assert await pages_of(cache, b"two").get(1) is None, "switched off, it leaves nothing"
 
 
-async def test_a_cache_that_is_damaged_or_away_costs_nothing(store: FolderStore, tmp_path: Path) -> None:
+async def test_a_damaged_or_unavailable_cache_is_a_miss(store: FolderStore, tmp_path: Path) -> None:
     pages = pages_of(cache_of(store))
     await pages.put(1, page())
     (file,) = (tmp_path / "output" / "cache").rglob("*.json")

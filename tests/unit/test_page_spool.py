@@ -1,4 +1,4 @@
-"""Pages and outputs of long documents: bounded memory, the same answer."""
+"""Pages and outputs of long documents: bounded memory, the same output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from serve_app.document import (
     StorageInfo,
     Word,
 )
-from serve_app.document.page_ranges import parse_page_ranges, selected_pages
 from serve_app.document.spool import PAGES_IN_MEMORY, PageSpool
 from serve_app.outputs.json import document_json
 
@@ -68,32 +67,3 @@ def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int
     assert all(spool.figure(f"imgs/{number}.jpg") == bytes([number]) * number for number in range(2, count + 1))
     assert spool.figure("imgs/1.jpg") is None
     spool.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("1", [1]),
-        ("1-3, 7", [1, 2, 3, 7]),
-        ("9-", [9, 10]),
-        ("3,1-2,2", [1, 2, 3]),
-        ("10", [10]),
-        ("1-10", [*range(1, 11)]),
-    ],
-)
-def test_ranges_choose_pages(text: str, numbers: list[int]) -> None:
-    assert selected_pages(parse_page_ranges(text), 10) == numbers
-
-
-@pytest.mark.parametrize(
-    "text", ["", "0", "0-3", "9-3", "-3", "a", "1-2-3", "1,", "1.5", "+1", "١", "1\n2", "99999999999", "1-0"]
-)
-def test_what_is_no_range_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(ValueError):
-        parse_page_ranges(text)
-
-
-@pytest.mark.parametrize("text", ["11", "1-11", "11-", "999999999", "1-999999999"])
-def test_pages_past_the_end_are_said_to_be_missing(text: str) -> None:
-    with pytest.raises(ValueError, match=r"there is no page \d+: the document has 10 pages"):
-        selected_pages(parse_page_ranges(text), 10)
