@@ -31,6 +31,9 @@ def only(commands: list[str]) -> str:
 
 SEARCHABLE = only(re.findall(r"^curl .* -o searchable.pdf .*$", TEXT, re.M))
 JOB = only([block for block in SHELL if block.startswith("JOB=")])
+(JOB_STATUS,) = [
+    content for language, content in code_blocks(TEXT) if language == "json" and '"waiting_for"' in content
+]
 API_CLIENT = only(re.findall(r"^paddleocr api .*$", TEXT, re.M))
 
 
@@ -86,7 +89,11 @@ def test_the_job_ends_as_a_searchable_pdf(service: Service, russian_text: str, t
     done = subprocess.run(
         ["bash", "-ec", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
     )
-    assert '"state": "done"' in done.stdout.splitlines()[-2]
+    job = json.loads(done.stdout.splitlines()[-2].removeprefix("data: "))
+    shown = json.loads(JOB_STATUS)
+    assert job["state"] == "done" and shown.keys() <= job.keys()
+    at_its_end = {"id": job["id"], "state": "done", "progress": {"done": 2, "failed": 0, "total": 2}, "left_s": None}
+    assert_shown({**shown, **at_its_end}, job)
     pdftotext = ["pdftotext", str(tmp_path / "job.pdf"), "-"]
     text = subprocess.run(pdftotext, capture_output=True, text=True, check=True).stdout
     assert text.split("\f")[0].split() == russian_text.split()
