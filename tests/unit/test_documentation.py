@@ -16,6 +16,9 @@ import yaml
 from serve_app import errors
 from serve_app.cli.settings_table import settings_page
 from serve_app.errors import ServiceError
+from serve_app.ingress.requests.body import OcrRequest
+from serve_app.ingress.routes.jobs import JobFields
+from serve_app.outputs.formats import MEDIA_TYPES
 from serve_app.settings import Secrets
 from tests.support.documentation import DOCUMENTATION, PAGES, READMES, ROOT, anchors, code_blocks, headings, links
 
@@ -161,3 +164,20 @@ def test_the_code_that_the_documentation_names_exists() -> None:
     assert len(named) >= 5
     for name, path in named:
         assert re.search(rf"^(?:class |def |async def )?{name}\b", (ROOT / path).read_text(), re.M), (name, path)
+
+
+def test_every_option_of_a_request_is_documented() -> None:
+    assert rows_below("## Options") == OcrRequest.model_fields.keys() - {"image_base64", "image_url"}
+    of_jobs_alone = JobFields.model_fields.keys() - OcrRequest.model_fields.keys()
+    assert of_jobs_alone < rows_below("## Jobs")
+
+
+def test_every_output_is_documented_with_its_media_type() -> None:
+    for output, media_type in MEDIA_TYPES.items():
+        assert re.search(rf"^\|[^|]*`{output}`[^|]*\|[^|]*`{re.escape(media_type)}`", API, re.M), output
+
+
+def rows_below(heading: str) -> set[str]:
+    """The names in code that begin the rows of tables in a section of docs/api.md."""
+    section = API.partition(f"{heading}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.M))
