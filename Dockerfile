@@ -3,11 +3,11 @@
 # With PaddleOCR-VL:   docker build --target gpu -t paddleocr-vl-serve:gpu .
 #                      docker run --gpus all -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 2g \
 #                        -v paddlex:/home/ocr/.paddlex paddleocr-vl-serve:gpu
-# The volume keeps the models, which are fetched at the first start. In the image instead, and no volume:
+# The volume keeps the models, which are downloaded at the first start. To have them in the image instead:
 #                      docker build --target gpu --build-arg MODELS=configs/gpu.yaml ...
 
-# Paddle's wheels bring CUDA 12.6 and cuDNN with them, and the host its driver, so the smallest of NVIDIA's images does.
-# Of Ubuntu 22.04 and 24.04 the latter has a Python that is new enough: 3.12 (22.04: 3.10).
+# Paddle's wheels contain CUDA 12.6 and cuDNN, and the host has the driver, so NVIDIA's smallest image is enough.
+# Ubuntu 24.04 has Python 3.12; 22.04 has 3.10, which is too old.
 FROM nvidia/cuda:12.6.3-base-ubuntu24.04 AS gpu
 
 # OpenCV needs libgl1 and libglib2.0, Paddle libgomp1.
@@ -21,8 +21,8 @@ WORKDIR /app
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY requirements/paddleocr-vl.txt requirements/paddleocr-vl.txt
-# The locked packages, but Paddle for GPUs, of the locked version: Paddle's own index has it, and it alone names
-# the CUDA packages it needs. What is locked stays as it is.
+# Install the locked packages, with Paddle for GPUs in the locked version in place of Paddle for CPUs. It comes from
+# Paddle's own index, with the CUDA packages that it names. The locked versions stay as they are.
 ARG PADDLE_INDEX=https://www.paddlepaddle.org.cn/packages/stable/cu126/
 RUN sed '/^paddlepaddle==/d' requirements/paddleocr-vl.txt > /tmp/locked.txt \
  && paddle=$(sed -n 's/^paddlepaddle==\([0-9.]*\).*/paddlepaddle-gpu==\1/p' requirements/paddleocr-vl.txt) \

@@ -75,7 +75,7 @@ $(VENV)/dev.installed: requirements/dev.txt $(VENV)/serve.installed
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/dev.txt
 	@touch $@
 
-# Clients of others, which have an environment of their own as on their users' machines.
+# Other projects' clients, in an environment of their own as on their users' machines.
 $(CLIENTS)/installed: requirements/clients.txt requirements/js/package-lock.json | $(VENV)/python.checked node
 	@echo "Installing clients of others for the tests into $(CLIENTS) (0.6 GB, half a minute)..."
 	@$(PYTHON) -m venv $(CLIENTS)
@@ -88,7 +88,7 @@ $(VENV)/python.checked:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Tesseract's language data: Debian's packages, where they may be installed; else one line says what is missing.
+# Tesseract's language data: install Debian's packages if that is allowed, else print what is missing.
 tessdata: $(VENV)/serve.installed
 	@$(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES) >/dev/null 2>&1 || { \
 	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
@@ -104,7 +104,7 @@ node:
 	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends nodejs npm; } >/dev/null 2>&1; \
 	  command -v npm >/dev/null || { echo "The tests try clients in JavaScript: install nodejs and npm."; exit 1; }; }
 
-# What the tests read PDFs with, to see them as others do.
+# Poppler, with which the tests read PDFs.
 poppler:
 	@command -v pdftotext >/dev/null || { \
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
