@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from serve_app.document.outline import Structure
+from serve_app.errors import EngineLoading
 from serve_app.ingress.responses.document_events import EventStream
-from tests.support.two_pages import TwoPages, opened
+from serve_app.pipeline.dispatch import PageOutcome
+from tests.support.two_pages import FIGURE, TwoPages, opened
 
 
 async def test_a_client_who_leaves_a_stream_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -25,3 +28,31 @@ async def test_a_client_who_leaves_a_stream_is_logged(tmp_path: Path, caplog: py
         assert json.loads(await anext(events))["event"] == "page"
         await events.aclose()
     assert f"document {run.id}: the client left after 1 of 2 page(s)" in caplog.text
+
+
+async def test_a_stream_has_each_page_with_its_figures_and_ends_with_the_document(tmp_path: Path) -> None:
+    with await opened(tmp_path, TwoPages(Structure())) as run:
+        stream = EventStream(run, "application/x-ndjson", nullcontext(), include_images=True)
+        lines = [json.loads(cast(str, line)) async for line in stream.body_iterator]
+    assert [line["event"] for line in lines] == ["start", "page", "page", "document"] and stream.is_whole
+    second, first = lines[1:3]
+    assert [page["progress"]["done"] for page in (second, first)] == [1, 2]
+    for page in (first, second):
+        number = page["page"]["number"]
+        path = FIGURE.replace("imgs/", f"imgs/page-{number}-")
+        assert {name: base64.b64decode(image) for name, image in page["images"].items()} == {path: b"jpeg %d" % number}
+
+
+async def test_a_stream_of_a_document_that_cannot_be_read_ends_with_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unavailable(TwoPages):
+        async def pages(self, *_: Any, **__: Any) -> AsyncIterator[PageOutcome]:
+            yield PageOutcome(1, EngineLoading(retry_after_s=1))
+
+    caplog.set_level(logging.INFO, "ray.serve.ingress")
+    with await opened(tmp_path, Unavailable(Structure())) as run:
+        stream = EventStream(run, "text/event-stream", nullcontext())
+        events = [cast(str, event) async for event in stream.body_iterator]
+    assert events[1].startswith('event: error\ndata: {"code": "engine_loading"') and len(events) == 2
+    assert not stream.is_whole and "the client left" not in caplog.text

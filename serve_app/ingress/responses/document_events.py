@@ -8,6 +8,7 @@ error      {"code", "message"}: the last event otherwise
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
@@ -85,7 +86,6 @@ async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[t
     total = len(run.numbers)
     yield "start", {"id": run.id, "page_count": run.page_count, "pages": total}
     done = failed = 0
-    client_left = True
     try:
         async with aclosing(run.pages()) as pages:
             async for content in pages:
@@ -97,20 +97,17 @@ async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[t
                     event["images"] = _images(content)
                 yield "page", event
         summary = await run.finish()
-        client_left = False
     except ServiceError as error:
-        client_left = False
         log.info("document %s: %s", run.id, error.code)
         yield "error", {"code": error.code, "message": error.message}
         return
     except Exception as error:
-        client_left = False
         failure = logged_failure(log, error, f"document {run.id} failed")
         yield "error", {"code": failure.code, "message": failure.message}
         return
-    finally:
-        if client_left:
-            log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
+    except (GeneratorExit, asyncio.CancelledError):
+        log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
+        raise
     yield "document", summary.model_dump(mode="json")
 
 
