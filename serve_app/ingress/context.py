@@ -28,7 +28,7 @@ from serve_app.storage.links import Links
 
 log = logging.getLogger("ray.serve.ingress")
 
-ASK_S = 2.0
+JOBS_CALL_S = 2.0
 """How long Jobs may take to answer; while it is being replaced, records are read from the store."""
 
 
@@ -57,7 +57,7 @@ def context_of(request: Request) -> Context:
 
 
 @asynccontextmanager
-async def in_time(context: Context, *, spent_s: float = 0) -> AsyncIterator[None]:
+async def request_deadline(context: Context, *, spent_s: float = 0) -> AsyncIterator[None]:
     """For what comes before recognition, of which so much time is spent already. Raises RequestTimeout."""
     limit_s = context.settings.limits.request_s
     try:
@@ -67,7 +67,7 @@ async def in_time(context: Context, *, spent_s: float = 0) -> AsyncIterator[None
         raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
 
-async def asked(response: Any, *, limit_s: float = ASK_S) -> Any:
+async def call_jobs(response: Any, *, limit_s: float = JOBS_CALL_S) -> Any:
     """What Jobs answers. Raises StoreUnavailable as it does, and ServiceUnavailable where it does not answer."""
     try:
         async with asyncio.timeout(limit_s):
@@ -80,7 +80,7 @@ async def asked(response: Any, *, limit_s: float = ASK_S) -> Any:
         raise ServiceUnavailable(retry_after_s=5) from None
 
 
-def store_away(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
+def store_unavailable(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
     """For the client, after `/health` is told."""
     context.services.store_monitor.report(error)
     return ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)

@@ -20,7 +20,7 @@ from fastapi import Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from serve_app.errors import IdempotencyMismatch, InvalidField, JobGone, RequestRunning
-from serve_app.ingress.context import Context, asked, store_away
+from serve_app.ingress.context import Context, call_jobs, store_unavailable
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.ingress.responses.files import file_response
@@ -87,7 +87,7 @@ async def _replayed(context: Context, turn: Turn, held: ExitStack) -> Response:
     except KeyError:
         raise JobGone("The answer to the first request with this Idempotency-Key is deleted.") from None
     except StoreUnavailable as error:
-        raise store_away(context, error) from None
+        raise store_unavailable(context, error) from None
     return _file_answer(file, {**headers, "idempotent-replayed": "true"}, held)
 
 
@@ -125,7 +125,7 @@ class Turn:
         try:
             self.first = await asyncio.shield(self._asking)
         except StoreUnavailable as error:
-            raise store_away(self._context, error) from None
+            raise store_unavailable(self._context, error) from None
         if self.first.digest != self.claim.digest:
             raise IdempotencyMismatch
         if self.first.id != self.claim.id:
@@ -135,7 +135,7 @@ class Turn:
 
     async def _asked(self) -> Claim:
         claim = replace(self.claim, until=time.time() + LEASE_S)
-        first: Claim = await asked(self._context.jobs.claim.remote(self.owner, self.name, claim))
+        first: Claim = await call_jobs(self._context.jobs.claim.remote(self.owner, self.name, claim))
         return first
 
     async def __aenter__(self) -> Turn:

@@ -19,7 +19,7 @@ from serve_app.document.markdown import page_markdown
 from serve_app.document.options import Restructuring
 from serve_app.document.spool import PageSpool
 from serve_app.errors import InvalidField, TooLarge
-from serve_app.ingress.requests.validation_errors import invalid_fields
+from serve_app.ingress.requests.validation_errors import fields_error
 from serve_app.outputs.rendering import WriterPool
 from serve_app.paddlex.exports import Exports, export_spool, export_uploaded
 from serve_app.paddlex.fallback_structure import restructure_without_engine
@@ -134,7 +134,7 @@ for _ in range(60):
 def test_a_malformed_page_is_refused(odd: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as refused:
         RestructureRequest.model_validate({"pages": [{"prunedResult": odd}]})
-    error = invalid_fields(refused.value, RestructureRequest)
+    error = fields_error(refused.value, RestructureRequest)
     assert error.fields[0].field == "pages.0.prunedResult", error.message
     assert error.message.startswith(("pages.0.prunedResult: is n", "pages.0.prunedResult: holds a number"))
 
@@ -181,9 +181,7 @@ def test_errors_use_the_names_of_the_requests_fields(
 ) -> None:
     with pytest.raises(ValidationError) as refused:
         model.model_validate(body)
-    assert invalid_fields(refused.value, model).message.startswith(message), invalid_fields(
-        refused.value, model
-    ).message
+    assert fields_error(refused.value, model).message.startswith(message), fields_error(refused.value, model).message
 
 
 def test_values_beyond_the_services_limits_are_reduced_to_them() -> None:
@@ -270,7 +268,7 @@ def test_from_paddlex_distinguishes_tables_from_text() -> None:
     assert (table.blocks[0].content, table.blocks[0].text) == ("<table></table>", "")
     assert json.loads(table.model_dump_json())["width"] == 10
     with pytest.raises(InvalidField):
-        raise invalid_fields(_refused(), LinesFields)
+        raise fields_error(_refused(), LinesFields)
 
 
 def _refused() -> ValidationError:

@@ -19,7 +19,7 @@ from serve_app.errors import (
     ServiceUnavailable,
 )
 from serve_app.fetching.sources import S3, check_source
-from serve_app.ingress.context import Context, asked, store_away
+from serve_app.ingress.context import Context, call_jobs, store_unavailable
 from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.jobs.deployment import JobsReport
@@ -82,7 +82,7 @@ async def _earlier_job(context: Context, job_id: str) -> JobRecord:
     except KeyError:
         raise JobGone from None
     except StoreUnavailable as error:
-        raise store_away(context, error) from None
+        raise store_unavailable(context, error) from None
     if record.state.is_gone:
         raise JobGone("The job of this Idempotency-Key has been deleted; use another key to submit a new one.")
     return record
@@ -94,15 +94,15 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     except ValueError:
         raise InvalidField("The request contains text or values that cannot be stored.") from None
     await _check_source(context, record.url, source)
-    report: JobsReport = await asked(context.jobs.report.remote())
+    report: JobsReport = await call_jobs(context.jobs.report.remote())
     if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The job queue is full.", retry_after_s=60)
     try:
         await context.job_store.add(record, source)
     except StoreUnavailable as error:
-        raise store_away(context, error) from None
+        raise store_unavailable(context, error) from None
     with suppress(ServiceUnavailable):  # it is stored, so a Jobs replica will find it
-        await asked(context.jobs.wake.remote(record))
+        await call_jobs(context.jobs.wake.remote(record))
     return record
 
 
@@ -121,9 +121,9 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
 async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
     """Cancel or delete a job; return its record after that. Raises JobGone and ServiceUnavailable."""
     try:
-        record: JobRecord | None = await asked(context.jobs.end.remote(job_id, state), limit_s=END_S)
+        record: JobRecord | None = await call_jobs(context.jobs.end.remote(job_id, state), limit_s=END_S)
     except StoreUnavailable as error:
-        raise store_away(context, error) from None
+        raise store_unavailable(context, error) from None
     if record is None:
         raise JobGone
     return record
@@ -133,7 +133,7 @@ async def view_job(request: Request, context: Context, job_id: str) -> JobView:
     """Look up a job of the requesting key. Raises NotFound, also for a job of another key, JobGone and ServiceUnavailable."""
     view: JobView | None = None
     with suppress(ServiceUnavailable):  # the store has it while Jobs is being replaced
-        view = await asked(context.jobs.view.remote(job_id))
+        view = await call_jobs(context.jobs.view.remote(job_id))
     if view is None:
         try:
             record = await context.job_store.record(job_id)
@@ -143,7 +143,7 @@ async def view_job(request: Request, context: Context, job_id: str) -> JobView:
         except (KeyError, ValueError):
             raise NotFound("There is no such job.") from None
         except StoreUnavailable as error:
-            raise store_away(context, error) from None
+            raise store_unavailable(context, error) from None
     if view.record.owner != request.state.key_name:
         raise NotFound("There is no such job.")
     if view.record.state.is_gone:

@@ -12,7 +12,7 @@ from fastapi import Request
 
 from serve_app.document import Page
 from serve_app.errors import ServiceError, ServiceUnavailable
-from serve_app.ingress.context import ASK_S, Context, asked, store_away
+from serve_app.ingress.context import JOBS_CALL_S, Context, call_jobs, store_unavailable
 from serve_app.ingress.jobs.client import view_job
 from serve_app.ingress.responses.document_events import EventResponse, as_sse
 from serve_app.jobs.progress import JobView
@@ -45,7 +45,7 @@ async def _encoded(events: AsyncGenerator[Event, None], context: Context) -> Asy
     except ServiceError as error:
         yield as_sse("error", {"code": error.code, "message": error.message})
     except StoreUnavailable as error:
-        away = store_away(context, error)
+        away = store_unavailable(context, error)
         yield as_sse("error", {"code": away.code, "message": away.message})
 
 
@@ -73,7 +73,9 @@ async def _next_view(view: JobView, request: Request, context: Context) -> JobVi
     """Wait for a newer view of the job, for WAIT_S at most."""
     latest: JobView | None = None
     with suppress(ServiceUnavailable):
-        latest = await asked(context.jobs.view.remote(view.record.id, view.version, WAIT_S), limit_s=WAIT_S + ASK_S)
+        latest = await call_jobs(
+            context.jobs.view.remote(view.record.id, view.version, WAIT_S), limit_s=WAIT_S + JOBS_CALL_S
+        )
     if latest is None:  # it has ended, or continues in another replica, whose versions start again
         latest = await view_job(request, context, view.record.id)
         if latest.record.state.is_active:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.middleware.error_shape import error_response
-from serve_app.ingress.requests.validation_errors import invalid_parameters
+from serve_app.ingress.requests.validation_errors import parameters_error
 from serve_app.runtime.temp_dir import logged_failure
 from serve_app.storage import StoreUnavailable
 
@@ -72,7 +72,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def parameter_error(request: Request, error: RequestValidationError) -> Response:
-        return error_response(invalid_parameters(error), request.scope)
+        return error_response(parameters_error(error), request.scope)
 
     @app.exception_handler(ServiceError)
     async def service_error(request: Request, error: ServiceError) -> Response:

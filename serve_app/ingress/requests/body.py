@@ -31,7 +31,7 @@ from serve_app.errors import (
     UnsupportedMediaType,
     UploadStalled,
 )
-from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
+from serve_app.ingress.requests.validation_errors import field_error, fields_error
 from serve_app.outputs.formats import OutputFormat
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
 
@@ -244,14 +244,14 @@ def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
     seen = set()
     for name, value in form.multi_items():
         if name in seen:
-            raise invalid(name, "is given twice")
+            raise field_error(name, "is given twice")
         seen.add(name)
         if isinstance(value, UploadFile):
             if name != "file":
-                raise invalid(name, "may not be a file; send the file as 'file'")
+                raise field_error(name, "may not be a file; send the file as 'file'")
             file = value
         elif name == "file":
-            raise invalid(name, "must be sent as a file (curl: -F file=@name)")
+            raise field_error(name, "must be sent as a file (curl: -F file=@name)")
         elif value:  # browsers send the fields that were left empty
             fields[name] = _object_of(name, value) if name == "options" else value
     return fields, file
@@ -260,22 +260,22 @@ def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
 def _object_of(name: str, text: str) -> Any:
     """A form has no objects: there the options are the text of one."""
     if len(text) > MAX_OPTIONS_TEXT:
-        raise invalid(name, f"may have at most {MAX_OPTIONS_TEXT} characters")
+        raise field_error(name, f"may have at most {MAX_OPTIONS_TEXT} characters")
     try:
         return json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError):
-        raise invalid(name, "is not a JSON object") from None
+        raise field_error(name, "is not a JSON object") from None
 
 
 async def submission_of(body: Body, kind: type[Asked], form: type[BaseModel] = OcrForm) -> Submission[Asked]:
     """The service's own form of a request, of this kind. Raises InvalidField, InvalidBase64 and EmptyDocument."""
     fields, file = body.fields, body.file
     if body.is_json and "file" in fields:
-        raise invalid("file", "is an upload; in JSON send the document as 'image_base64' or 'image_url'")
+        raise field_error("file", "is an upload; in JSON send the document as 'image_base64' or 'image_url'")
     try:
         request = kind.model_validate(fields)
     except ValidationError as error:
-        raise invalid_fields(error, form) from None
+        raise fields_error(error, form) from None
     given = [name for name in SOURCES[:2] if getattr(request, name) is not None] + (
         ["file"] if file is not None else []
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.ingress.requests.body import DocumentFields
-from serve_app.ingress.requests.engine_options import engine_of, options_of
+from serve_app.ingress.requests.engine_options import recognition_options, select_engine
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import EngineSettings
@@ -15,10 +15,10 @@ def document_request(
     fields: DocumentFields, engines: Sequence[EngineSettings], *, outputs: Sequence[OutputFormat] = ()
 ) -> DocumentRequest:
     """Raises InvalidField for an engine that is not configured, or options that it does not have."""
-    engine = engine_of(fields, engines)
+    engine = select_engine(fields, engines)
     return DocumentRequest(
         engine=engine.name,
-        options=options_of(fields, engine),
+        options=recognition_options(fields, engine),
         dpi=fields.dpi,
         password=fields.password,
         pages=fields.pages,

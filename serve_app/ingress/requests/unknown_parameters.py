@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from serve_app.ingress.requests.validation_errors import invalid
+from serve_app.ingress.requests.validation_errors import field_error
 
 
 def known_query_only(request: Request) -> None:
@@ -19,4 +19,4 @@ def known_query_only(request: Request) -> None:
     for name in request.query_params:
         if name not in known:
             meant = get_close_matches(name, known, n=1)
-            raise invalid(name, "is not a known parameter" + (f"; did you mean '{meant[0]}'?" if meant else ""))
+            raise field_error(name, "is not a known parameter" + (f"; did you mean '{meant[0]}'?" if meant else ""))

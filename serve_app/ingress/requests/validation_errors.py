@@ -13,17 +13,17 @@ from pydantic.fields import FieldInfo
 from serve_app.errors import FieldError, InvalidField
 
 
-def invalid(field: str, message: str) -> InvalidField:
+def field_error(field: str, message: str) -> InvalidField:
     """The error of one field."""
     name = _field_name(field)
     return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
 
 
-def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidField:
+def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField:
     """The error of a body that is not of this model, field by field, in plain words."""
     problems: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_input=False)[:20]:
-        place = _Place(model, problem["loc"])
+        place = _FieldPath(model, problem["loc"])
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
         if problem["type"] == "extra_forbidden" and (meant := get_close_matches(place.last, place.siblings, n=1)):
             message += f"; did you mean '{meant[0]}'?"
@@ -38,7 +38,7 @@ def invalid_fields(error: ValidationError, model: type[BaseModel]) -> InvalidFie
     return InvalidField("; ".join(texts), fields=fields)
 
 
-def invalid_parameters(error: RequestValidationError) -> InvalidField:
+def parameters_error(error: RequestValidationError) -> InvalidField:
     """The error of a request whose path, query or headers are not what they may be, in plain words."""
     problems = {}
     for problem in error.errors()[:20]:
@@ -48,7 +48,7 @@ def invalid_parameters(error: RequestValidationError) -> InvalidField:
     return InvalidField("; ".join(f"{name}: {message}" for name, message in problems.items()), fields=fields)
 
 
-class _Place:
+class _FieldPath:
     """Where in a body something is wrong.
 
     `name` is the dotted path that the client wrote, `last` the last part of it, `field` the model's field there, where

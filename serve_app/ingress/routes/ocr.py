@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from serve_app.document import Document
 from serve_app.errors import Unauthorized
-from serve_app.ingress.context import Context, context_of, in_time
+from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.idempotency import answered_once
 from serve_app.ingress.requests.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
 from serve_app.ingress.requests.document_request import document_request
@@ -91,7 +91,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
     limits = context.settings.limits
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
-        async with in_time(context):
+        async with request_deadline(context):
             body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s)
         if paddlex.is_paddlex_ocr(body):
             paddlex.use_dialect(request, body)
@@ -104,7 +104,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
 
 
 async def _respond(request: Request, context: Context, body: Body, timings: Timings, resources: ExitStack) -> Response:
-    async with in_time(context, spent_s=timings.elapsed_s):
+    async with request_deadline(context, spent_s=timings.elapsed_s):
         submission = await submission_of(body, OcrRequest)
         run = resources.enter_context(await _open(submission, request.state.key_name, context, timings))
     output = submission.request.output or accepted(request.headers.get("accept", ""))

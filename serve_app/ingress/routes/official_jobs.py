@@ -15,12 +15,12 @@ from pydantic.alias_generators import to_camel
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
-from serve_app.ingress.context import ASK_S, Context, asked, context_of
+from serve_app.ingress.context import JOBS_CALL_S, Context, call_jobs, context_of
 from serve_app.ingress.jobs.client import read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.requests.body import Body
 from serve_app.ingress.requests.schema import body_of
-from serve_app.ingress.requests.validation_errors import invalid, invalid_fields
+from serve_app.ingress.requests.validation_errors import field_error, fields_error
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import Dialect, JobRecord, JobState
 from serve_app.paddlex.engine_options import layout_request, lines_request
@@ -106,7 +106,9 @@ async def _wait_for_end(view: JobView, request: Request, context: Context) -> Jo
             break
         latest: JobView | None = None
         with suppress(ServiceUnavailable):  # Jobs is being replaced
-            latest = await asked(context.jobs.view.remote(view.record.id, view.version, left_s), limit_s=left_s + ASK_S)
+            latest = await call_jobs(
+                context.jobs.view.remote(view.record.id, view.version, left_s), limit_s=left_s + JOBS_CALL_S
+            )
         if latest is None:
             return await view_job(request, context, view.record.id)
         view = latest
@@ -123,24 +125,24 @@ def _checked(body: Body) -> OfficialJob:
     payload = fields.get("optionalPayload")
     if isinstance(payload, str):
         if len(payload) > MAX_PAYLOAD:
-            raise invalid("optionalPayload", f"may have at most {MAX_PAYLOAD} characters")
+            raise field_error("optionalPayload", f"may have at most {MAX_PAYLOAD} characters")
         try:
             fields["optionalPayload"] = json.loads(payload)
         except (ValueError, RecursionError):
-            raise invalid("optionalPayload", "is not a JSON object") from None
+            raise field_error("optionalPayload", "is not a JSON object") from None
     try:
         job = OfficialJob.model_validate(fields)
     except ValidationError as error:
-        raise invalid_fields(error, OfficialJob) from None
+        raise fields_error(error, OfficialJob) from None
     if job.model not in (*LINES_MODELS, *LAYOUT_MODELS):
-        raise invalid("model", f"is none of {', '.join((*LINES_MODELS, *LAYOUT_MODELS))}")
+        raise field_error("model", f"is none of {', '.join((*LINES_MODELS, *LAYOUT_MODELS))}")
     if (job.file_url is None) == (body.file is None):
         raise InvalidField("Send the document as one of: file, fileUrl.")
     if job.page_ranges is not None:
         try:
             parse_page_ranges(job.page_ranges)
         except ValueError as error:
-            raise invalid("pageRanges", str(error)) from None
+            raise field_error("pageRanges", str(error)) from None
     return job
 
 
@@ -149,7 +151,7 @@ def _fields(job: OfficialJob) -> LayoutParsingFields | LinesFields:
     try:
         return kind.model_validate(job.optional_payload)
     except ValidationError as error:
-        raise invalid_fields(error, kind) from None
+        raise fields_error(error, kind) from None
 
 
 async def _status(view: JobView, request: Request, context: Context) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from pydantic import BaseModel, ValidationError
 from serve_app.document import DocumentSummary, ErrorInfo, NativePage
 from serve_app.document.ids import document_folder
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
-from serve_app.ingress.context import Context, context_of, in_time
+from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.middleware.request_scope import note_paddlex, request_id_of
 from serve_app.ingress.requests.body import SOURCES, Body, decoded, read_body
 from serve_app.ingress.requests.schema import inlined
-from serve_app.ingress.requests.validation_errors import invalid_fields
+from serve_app.ingress.requests.validation_errors import fields_error
 from serve_app.ingress.responses.files import file_response
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.engine_options import is_preprocessed, layout_request, lines_request
@@ -165,7 +165,7 @@ def _headers(summary: DocumentSummary) -> dict[str, str]:
 async def _json_body(request: Request, context: Context, *, max_parts: int | None = None) -> Body:
     limits = context.settings.limits
     parts = {} if max_parts is None else {"max_json_parts": max_parts}
-    async with in_time(context):
+    async with request_deadline(context):
         body = await read_body(request, max_bytes=int(limits.body_mb * 1e6), stall_s=limits.stall_s, **parts)
     if not body.is_json:
         raise UnsupportedMediaType("Send application/json.")
@@ -189,7 +189,7 @@ def _checked(model: type[Fields], body: Body) -> Fields:
     try:
         return model.model_validate(body.fields)
     except ValidationError as error:
-        raise invalid_fields(error, model) from None
+        raise fields_error(error, model) from None
 
 
 async def _open(
@@ -198,7 +198,7 @@ async def _open(
     """Open the document of a checked body, and remove its `file` from there to free the memory."""
     timings.add_elapsed("receive")
     file = body.fields.pop("file")
-    async with in_time(context):
+    async with request_deadline(context):
         source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
         del file
         try:
