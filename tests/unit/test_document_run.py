@@ -177,3 +177,19 @@ async def test_items_that_end_before_the_deadline_end_without_an_error() -> None
         yield 1
 
     assert [item async for item in within_deadline(items(), asyncio.get_running_loop().time() + 60)] == [1]
+
+
+async def test_the_source_of_items_is_closed_with_them() -> None:
+    closed = []
+
+    async def items() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    source = items()
+    limited = within_deadline(source, asyncio.get_running_loop().time() + 60)
+    assert await anext(limited) == 1
+    await limited.aclose()
+    assert closed == [True]

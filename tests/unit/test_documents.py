@@ -20,8 +20,9 @@ async def test_a_document_uses_its_slot_until_its_pages_are_done_and_no_longer(t
         await read(run)
         with await opened(tmp_path, pipeline):
             pass
-    with await opened(tmp_path, pipeline):  # given up before its pages were read
+    with await opened(tmp_path, pipeline) as unread:
         pass
+    assert pipeline.admission.in_use == 0, f"{unread.id} has its slot still"
     with pytest.raises(InvalidField):
         await opened(tmp_path, pipeline, pages="3")
     with pytest.raises(TooManyPages):

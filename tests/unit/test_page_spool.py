@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
@@ -14,6 +15,7 @@ from serve_app.document import (
     EngineInfo,
     ErrorInfo,
     Figure,
+    NativePage,
     Page,
     PageContent,
     StorageInfo,
@@ -67,3 +69,17 @@ def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int
     assert all(spool.figure(f"imgs/{number}.jpg") == bytes([number]) * number for number in range(2, count + 1))
     assert spool.figure("imgs/1.jpg") is None
     spool.close()
+
+
+def test_the_content_of_a_page_is_as_it_was_added_in_memory_and_on_disk() -> None:
+    native = NativePage({"width": 9}, f"{TRICKY} ", ((TRICKY, None),))
+    added = [
+        PageContent(page(number), (Figure(f"imgs/{number}.jpg", b"jpeg"), Figure(f"imgs/б{number}.jpg", b"")), native)
+        for number in range(1, PAGES_IN_MEMORY + 3)
+    ]
+    with closing(PageSpool()) as spool:
+        for content in added:
+            spool.add(content)
+        assert not spool.small and [spool.content(number) for number in spool.numbers] == added
+        with pytest.raises(KeyError):
+            spool.content(99)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -76,3 +77,21 @@ async def test_a_call_is_cancelled_with_its_caller() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert response.cancelled()
+
+
+async def test_a_response_of_serve_is_cancelled_itself() -> None:
+    """Serve would go on with the call if only its awaiting ended."""
+
+    class Response:
+        is_cancelled = False
+
+        def __await__(self) -> Generator[Any, None, Any]:
+            return asyncio.Event().wait().__await__()
+
+        def cancel(self) -> None:
+            self.is_cancelled = True
+
+    response = Response()
+    with pytest.raises(NoReplica):
+        await wait_for_replica(response, has_replicas=lambda: False, wait_s=0, look_s=0.01)
+    assert response.is_cancelled
