@@ -1,8 +1,8 @@
-"""Every error a client may see: a status, a stable code and a message for whoever can act on it.
+"""Every error that a client can receive: an HTTP status, a stable code and a message that says what to do.
 
-A message never holds a path, an address, a stack trace or a library's own text; those go to the log.
-Between deployments errors travel as values, not as raised exceptions: Serve would log each one with
-a traceback, and an error of one page must not fail its neighbours.
+Messages never contain paths, addresses, stack traces or text of a library; those go to the log.
+Deployments return errors to each other as values instead of raising them: Serve would log each one with
+a traceback, and an error of one page must not fail the other pages of its batch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class FieldError:
-    """One field of a request that was refused; `field` is a dotted path ("dpi", "pages.0")."""
+    """What is wrong with one field of a request. `field` is a dotted path ("dpi", "pages.0")."""
 
     field: str
     message: str
 
 
 class ServiceError(Exception):
-    """Base of all errors that reach a client; `str(error)` is the public message."""
+    """Base class of all errors that reach a client. `str(error)` is the public message."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    default_message: ClassVar[str] = "The service failed; the log has the details under this request's id."
+    default_message: ClassVar[str] = "An internal error occurred. The log has the details under this request's id."
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ServiceError(Exception):
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions drop keyword arguments when pickled; these must survive the trip between replicas.
+        # Exceptions lose keyword arguments when pickled, and these must survive the trip between replicas.
         return (_rebuild, (type(self), self.message, self.retry_after_s, self.fields))
 
 
@@ -65,7 +65,7 @@ class InvalidBase64(ServiceError):
 
 class InvalidRequestId(ServiceError):
     status, code = 400, "invalid_request_id"
-    default_message = "X-Request-ID may hold up to 128 letters, digits, dots, hyphens and underscores."
+    default_message = "X-Request-ID must be 1 to 128 letters, digits, dots, hyphens or underscores, and be sent once."
 
 
 class InvalidUrl(ServiceError):
@@ -73,77 +73,77 @@ class InvalidUrl(ServiceError):
 
 
 class SchemeNotAllowed(ServiceError):
-    status, code, default_message = 400, "scheme_not_allowed", "Only http and https URLs are fetched."
+    status, code, default_message = 400, "scheme_not_allowed", "Only http and https URLs are supported."
 
 
 class Unauthorized(ServiceError):
     status, code = 401, "unauthorized"
-    default_message = "A valid API key is needed: send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
+    default_message = "A valid API key is required. Send it as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'."
 
 
 class UrlForbidden(ServiceError):
     status, code = 403, "url_forbidden"
-    default_message = "The URL points to an address that this service does not fetch from."
+    default_message = "The URL leads to an address that this service may not connect to."
 
 
 class LinkInvalid(ServiceError):
-    status, code, default_message = 403, "link_invalid", "This link was not made by this service, or was changed."
+    status, code, default_message = 403, "link_invalid", "The signature of this link is not valid."
 
 
 class IdempotencyMismatch(ServiceError):
     status, code = 422, "idempotency_mismatch"
-    default_message = "This Idempotency-Key was used with another request."
+    default_message = "This Idempotency-Key was already used with a different request."
 
 
 class RequestRunning(ServiceError):
     status, code = 409, "request_running"
-    default_message = "The first request with this Idempotency-Key is still being answered."
+    default_message = "The first request with this Idempotency-Key is still being processed; try again shortly."
 
 
 class JobGone(ServiceError):
-    status, code, default_message = 410, "job_gone", "This job and its results are deleted."
+    status, code, default_message = 410, "job_gone", "This job and its results have been deleted."
 
 
 class JobNotDone(ServiceError):
-    status, code, default_message = 409, "job_not_done", "This job is not done yet."
+    status, code, default_message = 409, "job_not_done", "This job has not finished yet."
 
 
 class JobHasNoResult(ServiceError):
-    """It is at its end, and never will have one."""
+    """The job has ended and will never have a result."""
 
-    status, code, default_message = 409, "job_has_no_result", "This job has ended without a result."
+    status, code, default_message = 409, "job_has_no_result", "This job ended without a result."
 
 
 class LinkExpired(ServiceError):
-    status, code, default_message = 410, "link_expired", "This link was for a time that is over."
+    status, code, default_message = 410, "link_expired", "This link has expired."
 
 
 class NotFound(ServiceError):
-    status, code, default_message = 404, "not_found", "There is nothing at this address."
+    status, code, default_message = 404, "not_found", "There is no such path."
 
 
 class MethodNotAllowed(ServiceError):
-    status, code, default_message = 405, "method_not_allowed", "This address does not take this HTTP method."
+    status, code, default_message = 405, "method_not_allowed", "This path does not support this HTTP method."
 
 
 class UploadStalled(ServiceError):
-    status, code, default_message = 408, "upload_stalled", "The request's body stopped arriving."
+    status, code, default_message = 408, "upload_stalled", "The upload of the request body stalled."
 
 
 # 413, 415, 422: the document
 
 
 class TooLarge(ServiceError):
-    status, code, default_message = 413, "too_large", "The document is larger than this service takes."
+    status, code, default_message = 413, "too_large", "The document exceeds this service's size limit."
 
 
 class TooManyPages(ServiceError):
-    status, code, default_message = 413, "too_many_pages", "The document has more pages than this service takes."
+    status, code, default_message = 413, "too_many_pages", "The document has more pages than this service allows."
 
 
 class UnsupportedMediaType(ServiceError):
     status, code = 415, "unsupported_media_type"
-    default_message = "This kind of file is not supported."
+    default_message = "This file type is not supported."
 
 
 class InvalidField(ServiceError):
@@ -159,7 +159,7 @@ class CorruptDocument(ServiceError):
 
 
 class PasswordRequired(ServiceError):
-    status, code, default_message = 422, "password_required", "The document is encrypted: a password is needed."
+    status, code, default_message = 422, "password_required", "The document is encrypted; a password is required."
 
 
 class UrlFetchFailed(ServiceError):
@@ -174,12 +174,12 @@ class RecognitionFailed(ServiceError):
 
 
 class QueueFull(ServiceError):
-    status, code, default_message = 503, "queue_full", "The service is at its limit; try again shortly."
+    status, code, default_message = 503, "queue_full", "The service is at capacity; try again shortly."
 
 
 class ServiceUnavailable(ServiceError):
     status, code = 503, "service_unavailable"
-    default_message = "A part of the service is not available; try again shortly."
+    default_message = "Part of the service is unavailable; try again shortly."
 
 
 class EngineLoading(ServiceError):
@@ -187,36 +187,36 @@ class EngineLoading(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """It could not be loaded; another replica's may have been."""
+    """The engine could not be loaded in this replica; another replica may have loaded it."""
 
-    status, code, default_message = 503, "engine_unavailable", "The OCR engine is not available."
+    status, code, default_message = 503, "engine_unavailable", "The OCR engine is unavailable."
 
 
 class VlmServerAway(ServiceError):
     status, code = 503, "vlm_server_away"
-    default_message = "The inference server that the OCR engine works with is not available; try again shortly."
+    default_message = "The inference server of the OCR engine is unavailable; try again shortly."
 
 
-# The engine can read nothing just now, whatever the page: its fallback may, where it has one.
+# The engine cannot read any page at present. Its fallback, if it has one, may.
 ENGINE_UNAVAILABLE = (EngineLoading, EngineFailed, VlmServerAway)
 
 
 class PageTimeout(ServiceError):
-    status, code, default_message = 504, "page_timeout", "A page took longer than the limit for one page."
+    status, code, default_message = 504, "page_timeout", "Reading the page exceeded the time limit for one page."
 
 
 class RequestTimeout(ServiceError):
-    status, code, default_message = 504, "request_timeout", "The request took longer than the limit."
+    status, code, default_message = 504, "request_timeout", "The request exceeded its time limit."
 
 
 class DocumentTimeout(ServiceError):
     status, code = 504, "document_timeout"
-    default_message = "The document took longer than the limit; this page was not read."
+    default_message = "The document exceeded its time limit before this page was read."
 
 
 NO_ROOM_RETRY_AFTER_S = 30
 
-_OF_DOCUMENTS: dict[str, type[ServiceError]] = {
+_DOCUMENT_ERRORS: dict[str, type[ServiceError]] = {
     error.code: error
     for error in (
         *(CorruptDocument, EmptyDocument, PasswordRequired, TooLarge, TooManyPages, UnsupportedMediaType),
@@ -226,6 +226,6 @@ _OF_DOCUMENTS: dict[str, type[ServiceError]] = {
 
 
 def document_error(code: str, message: str) -> ServiceError:
-    """What a process of ours that reads a document has said is wrong with it. Raises KeyError for another code."""
-    kind = _OF_DOCUMENTS[code]
+    """Rebuild an error that a decoder or writer process reported by its code. Raises KeyError for any other code."""
+    kind = _DOCUMENT_ERRORS[code]
     return kind(message, retry_after_s=NO_ROOM_RETRY_AFTER_S if kind is ServiceUnavailable else None)

@@ -1,7 +1,7 @@
-"""Every option of the service, with its default, limits and unit. Nothing else reads the environment.
+"""Every setting of the service, with its default, limits and unit. No other module reads the environment.
 
 `Settings` comes from `args` in the Serve config (YAML); unknown names are refused, so a typo is an
-error at deploy time. Secrets come from the environment only, once, where the graph is built.
+error at deploy time. Secrets come only from the environment, which is read once, when the graph is built.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-# An engine is never idle while work waits: behind the batch that runs, the next one is already there.
+# A second batch waits behind the running one, so an engine is never idle while there is work.
 BATCHES_AT_A_REPLICA = 2
-# Where all replicas are full, Serve asks them again and again whether they still are, which costs as much
-# CPU as the rest of the way of a page; so even an engine of small batches takes this many pages.
+# While all replicas are full, Serve keeps probing them, which costs as much CPU as everything else that is done for
+# a page. So even an engine with small batches accepts this many pages.
 LEAST_PAGES_AT_A_REPLICA = 16
 
-# vLLM as it reads documents fastest (PaddleOCR-VL's own guide): no prefix is ever seen twice, and no image.
-# It leaves room on the GPU for the layout model.
+# vLLM options from PaddleOCR-VL's guide: prefixes and images never repeat, so their caches are off. The layout model
+# needs the rest of the GPU's memory.
 VLLM_COMMAND = (
     "vllm", "serve", "PaddlePaddle/PaddleOCR-VL-1.6", "--served-model-name", "PaddleOCR-VL-1.6-0.9B",
     "--trust-remote-code", "--host", "127.0.0.1", "--port", "{port}", "--gpu-memory-utilization", "0.7",
@@ -34,41 +34,54 @@ class _Strict(BaseModel):
 
 
 class Limits(_Strict):
-    """What is over a limit gets a clear error at once; what is accepted is finished."""
+    """A request over a limit is refused at once with a clear error; an accepted request is finished."""
 
     body_mb: float = Field(
-        50, gt=0, le=2000, description="Largest request body, and largest document behind a URL, in MB (10^6 bytes)"
+        50,
+        gt=0,
+        le=2000,
+        description="Maximum size of a request body and of a document fetched from a URL, in MB (10^6 bytes)",
     )
     image_megapixels: float = Field(
         100,
         gt=0,
         le=1000,
-        description="Largest page, in megapixels: larger images are refused by their headers, PDF pages drawn smaller",
+        description="Maximum page size in megapixels. Larger images are refused; larger PDF pages are rendered at a lower resolution",
     )
-    max_pages: int = Field(1000, ge=1, description="Most pages of one document that are read; a request may set less")
-    decode_s: float = Field(30, gt=0, description="Longest decoding of one page, in seconds")
-    fetch_s: float = Field(20, gt=0, description="Longest fetch of an image_url, redirects included, in seconds")
-    stall_s: float = Field(20, gt=0, description="Longest pause within a request body, in seconds")
+    max_pages: int = Field(
+        1000, ge=1, description="Maximum pages to read of one document; a request may set a lower limit"
+    )
+    decode_s: float = Field(30, gt=0, description="Time limit for decoding one page, in seconds")
+    fetch_s: float = Field(
+        20, gt=0, description="Time limit for fetching an `image_url`, including redirects, in seconds"
+    )
+    stall_s: float = Field(20, gt=0, description="Maximum pause while a request body is uploaded, in seconds")
     engine_wait_s: float = Field(
-        60, gt=0, description="How long a request waits for an engine that is loading, in seconds"
+        60, gt=0, description="How long a request waits for an engine that is still loading, in seconds"
     )
-    page_s: float = Field(120, gt=0, description="Longest recognition of one page, in seconds")
-    request_s: float = Field(300, gt=0, description="Longest request of one page, and longest upload, in seconds")
+    page_s: float = Field(120, gt=0, description="Time limit for recognizing one page, in seconds")
+    request_s: float = Field(
+        300, gt=0, description="Time limit for a request with one page, and for an upload, in seconds"
+    )
     document_s: float = Field(
         3600,
         gt=0,
-        description="Longest work on a document of several pages, in seconds; the pages done by then are answered",
+        description="Time limit for a document with several pages, in seconds. The response has the pages finished by then",
     )
     health_check_s: float = Field(
-        5, gt=0, description="How often a recognizer replica is asked whether its engine still works, in seconds"
+        5, gt=0, description="Interval between health checks of a recognizer replica, in seconds"
     )
-    queue: int = Field(64, ge=1, description="Pages that wait or are worked on, for each ingress replica; more get 503")
+    queue: int = Field(
+        64, ge=1, description="Maximum pages waiting or in progress per ingress replica; beyond it requests get 503"
+    )
     pages_in_flight: int = Field(
         16,
         ge=1,
-        description="Pages of one document that are worked on at once, as far as half of `queue` is not in use",
+        description="Maximum pages of one document in progress at once. A document gets more than one only while at least half of `queue` stays free",
     )
-    requests: int = Field(128, ge=1, description="OCR requests that an ingress replica holds at once; more get 503")
+    requests: int = Field(
+        128, ge=1, description="Maximum concurrent OCR requests per ingress replica; beyond it requests get 503"
+    )
 
 
 class JobSettings(_Strict):
@@ -76,91 +89,98 @@ class JobSettings(_Strict):
         500,
         gt=0,
         le=5000,
-        description="Largest document of a job that is sent as a form, in MB (10^6 bytes); in JSON, `limits.body_mb`",
+        description="Maximum size of a job submitted as a form, in MB (10^6 bytes). For JSON, `limits.body_mb` applies",
     )
     s3_sources: tuple[Annotated[str, Field(pattern="^s3://[^/]+/(.+/)?$")], ...] = Field(
         (),
-        description="Prefixes (s3://bucket/folder/) that jobs may read documents from, with the keys of the store, which is S3 too",
+        description="Prefixes (`s3://bucket/folder/`) that jobs may read documents from. Needs a store of kind `s3`, whose credentials are used",
     )
     in_flight: int = Field(
         4,
         ge=1,
-        description="Jobs that are worked on at once; up to as many again where a key has no interactive one among them",
+        description="Jobs processed concurrently. Up to twice as many run when an interactive job's key has none running",
     )
-    waiting: int = Field(10_000, ge=1, description="Jobs of all keys that wait or are worked on; more get 503")
-    job_s: float = Field(86_400, gt=0, description="Longest work on a job, in seconds; after a restart it counts anew")
+    waiting: int = Field(
+        10_000, ge=1, description="Maximum jobs waiting or running, over all keys; beyond it submissions get 503"
+    )
+    job_s: float = Field(86_400, gt=0, description="Time limit for a job, in seconds. It starts again after a restart")
     keep_s: float = Field(
-        604_800, gt=0, description="How long a job and its results are kept after its end, in seconds"
+        604_800, gt=0, description="How long a job and its results are kept after it ends, in seconds"
     )
 
 
 class RasterSettings(_Strict):
     replicas: int = Field(1, ge=1, description="Rasterizer replicas")
     default_dpi: int = Field(
-        200, ge=50, le=1200, description="Dots per inch: to draw PDF pages at, and of an image that does not say"
+        200,
+        ge=50,
+        le=1200,
+        description="Resolution in dots per inch at which PDF pages are rendered, and which is assumed for images without one",
     )
 
 
 class _Engine(_Strict):
     replicas: int | None = Field(
-        None, ge=1, description="Recognizer replicas; unset: as many as Ray has CPUs, or GPUs, for"
+        None, ge=1, description="Recognizer replicas. Unset: as many as Ray's CPUs or GPUs allow"
     )
-    load: Literal["eager", "lazy"] = Field("eager", description="Load at start in the background, or on first use")
-    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves for a replica")
+    load: Literal["eager", "lazy"] = Field(
+        "eager", description="When to load the engine: `eager` at startup, in the background; `lazy` on first use"
+    )
+    num_cpus: float = Field(1, ge=0, description="CPUs that Ray reserves per replica")
     nice: int = Field(
-        10, ge=0, le=19, description="How far the engine's threads step back behind the rest of the service"
+        10, ge=0, le=19, description="Unix niceness of the engine's threads: the higher, the lower their priority"
     )
     memory_mb: float | None = Field(
         None,
         gt=0,
-        description="Own memory of a replica (not what it shares, such as Ray's object store), in MB, over which it is replaced",
+        description="Private memory of a replica, in MB, above which it is replaced. Shared memory, such as Ray's object store, does not count. Unset: no limit",
     )
     fallback: str | None = Field(
-        None, description="Name of another configured engine that reads the pages while this one cannot"
+        None, description="Name of another configured engine that reads pages while this one is unavailable"
     )
 
     @property
     def gpus(self) -> float:
-        """GPUs that Ray reserves for a replica."""
+        """GPUs that Ray reserves per replica."""
         return 0
 
     @property
     def pages_at_a_replica(self) -> int:
-        """Pages that a replica holds at once: in its queue, and at work."""
+        """How many pages a replica accepts at once, queued ones included."""
         return LEAST_PAGES_AT_A_REPLICA
 
     @property
     def warm_up_s(self) -> float:
-        """How long a replica may load its engine before it counts as started, ready or not."""
+        """Seconds after which a replica counts as started although its engine is still loading."""
         return 20
 
 
 class TesseractSettings(_Engine):
     """Tesseract, the embedded CPU engine."""
 
-    name: Literal["tesseract"] = Field("tesseract", description="The engine's name in requests and answers")
+    name: Literal["tesseract"] = Field("tesseract", description="The engine's name in requests and responses")
     languages: tuple[str, ...] = Field(
-        ("rus", "eng"), min_length=1, description="Languages, in order of weight; a request may pick among them"
+        ("rus", "eng"), min_length=1, description="Languages, most important first; a request may select among them"
     )
-    tessdata: str | None = Field(None, description="Folder of language data; unset: the usual system folders")
+    tessdata: str | None = Field(None, description="Folder of language data. Unset: the usual system folders")
 
     @property
     def max_batch(self) -> int:
-        return 1  # one thread: a batch gains nothing, and its first page would wait for its last
+        return 1  # one thread gains nothing from a batch, and its first page would wait for its last
 
 
 class DummySettings(_Engine):
-    """An engine without a model: tests and benchmarks of everything around it."""
+    """An engine without a model, for tests and benchmarks of everything around it."""
 
-    name: Literal["dummy"] = Field("dummy", description="The engine's name in requests and answers")
-    num_cpus: float = Field(0, ge=0, description="CPUs that Ray reserves for a replica")
-    text: str = Field("dummy", description="What it reads on every page")
-    load_s: float = Field(0, ge=0, description="Seconds that loading takes")
-    load_error: str | None = Field(None, description="Loading fails with this reason")
-    batch_s: float = Field(0, ge=0, description="Seconds that a batch costs")
-    page_s: float = Field(0, ge=0, description="Seconds that a page of a batch costs")
-    max_batch: int = Field(8, ge=1, description="Largest batch")
-    leak_mb: float = Field(0, ge=0, description="Memory that a page costs for ever, in MB")
+    name: Literal["dummy"] = Field("dummy", description="The engine's name in requests and responses")
+    num_cpus: float = Field(0, ge=0, description="CPUs that Ray reserves per replica")
+    text: str = Field("dummy", description="Text returned for every page")
+    load_s: float = Field(0, ge=0, description="Time to load, in seconds")
+    load_error: str | None = Field(None, description="Make loading fail with this reason")
+    batch_s: float = Field(0, ge=0, description="Time per batch, in seconds")
+    page_s: float = Field(0, ge=0, description="Time per page of a batch, in seconds")
+    max_batch: int = Field(8, ge=1, description="Maximum batch size, in pages")
+    leak_mb: float = Field(0, ge=0, description="Memory leaked per page, in MB")
 
     @property
     def pages_at_a_replica(self) -> int:
@@ -168,30 +188,38 @@ class DummySettings(_Engine):
 
 
 class NativeVlmSettings(_Strict):
-    backend: Literal["native"] = Field("native", description="Where the VLM runs: `native` is in the replica")
-    model_dir: str | None = Field(None, description="Folder of the VLM; unset: Paddle's cache")
+    backend: Literal["native"] = Field("native", description="Where the VLM runs: `native` means in the replica")
+    model_dir: str | None = Field(None, description="Folder of the VLM. Unset: Paddle's cache")
 
 
 class VlmServerLaunchSettings(_Strict):
-    """A server that the replica starts, watches and ends as its child."""
+    """An inference server that the replica starts, monitors and stops as its child process."""
 
     command: tuple[str, ...] = Field(
-        VLLM_COMMAND, min_length=1, description="Command and arguments; `{port}` is a free port of the loopback address"
+        VLLM_COMMAND,
+        min_length=1,
+        description="Command and arguments. `{port}` is replaced by a free port on the loopback address",
     )
-    log_file: str = Field("temp/vlm-server.log", description="Where the server's output goes")
+    log_file: str = Field("temp/vlm-server.log", description="File for the server's output")
 
 
 class VlmServerSettings(_Strict):
     backend: Literal["vllm-server", "sglang-server", "fastdeploy-server", "llama-cpp-server"] = Field(
         description="Where the VLM runs: an OpenAI-compatible inference server of this kind"
     )
-    url: str | None = Field(None, pattern="^https?://", description="Its address up to `/v1`; unset with `launch`")
-    model: str | None = Field(None, description="The model's name there; unset: the first one it lists")
-    concurrency: int = Field(200, ge=1, description="Blocks in flight at the server, shared by the replicas")
-    pages_at_once: int = Field(16, ge=1, description="Pages whose blocks a replica has in flight")
-    connect_s: float = Field(3, gt=0, description="Longest wait for a connection, and for an answer to a probe, in s")
+    url: str | None = Field(
+        None, pattern="^https?://", description="The server's address, including `/v1`. Leave unset with `launch`"
+    )
+    model: str | None = Field(
+        None, description="The model's name on the server. Unset: the first one that the server lists"
+    )
+    concurrency: int = Field(200, ge=1, description="Blocks in flight at the server, shared by all replicas")
+    pages_at_once: int = Field(16, ge=1, description="Pages per replica whose blocks are in flight")
+    connect_s: float = Field(
+        3, gt=0, description="Time limit for connecting, and for the response to a probe, in seconds"
+    )
     launch: VlmServerLaunchSettings | None = Field(
-        None, description="Start the server as a child of the replica; unset: it is there, or will be"
+        None, description="Start the server as a child process of the replica. Unset: connect to `url`"
     )
 
     @model_validator(mode="after")
@@ -204,32 +232,39 @@ class VlmServerSettings(_Strict):
 class PaddleOcrVlSettings(_Engine):
     """PaddleOCR-VL, the production engine."""
 
-    name: Literal["paddleocr-vl"] = Field("paddleocr-vl", description="The engine's name in requests and answers")
+    name: Literal["paddleocr-vl"] = Field("paddleocr-vl", description="The engine's name in requests and responses")
     pipeline_version: Literal["v1", "v1.5", "v1.6"] = Field("v1.6", description="Version of the pipeline")
-    device: Literal["cpu", "gpu"] = Field("gpu", description="Where the models in the replica run")
+    device: Literal["cpu", "gpu"] = Field("gpu", description="Device of the models that run in the replica")
     num_gpus: float | None = Field(
-        None, ge=0, description="GPUs that Ray reserves for a replica, or the part of one; unset: 1 with `device: gpu`"
+        None,
+        ge=0,
+        description="GPUs that Ray reserves per replica; may be a fraction. Unset: 1 with `device: gpu`, else 0",
     )
     vlm: Annotated[NativeVlmSettings | VlmServerSettings, Field(discriminator="backend")] = Field(
         NativeVlmSettings(), description="The vision-language model"
     )
-    layout_model_dir: str | None = Field(None, description="Folder of the layout model; unset: Paddle's cache")
+    layout_model_dir: str | None = Field(None, description="Folder of the layout model. Unset: Paddle's cache")
     doc_preprocessor: bool = Field(
-        False, description="Load the models that turn pages upright and flatten them, for requests that ask for it"
+        False, description="Load the models that rotate pages upright and flatten them, for requests with these options"
     )
     orientation_model_dir: str | None = Field(
-        None, description="Folder of the orientation model; unset: Paddle's cache"
+        None, description="Folder of the orientation model. Unset: Paddle's cache"
     )
-    unwarping_model_dir: str | None = Field(None, description="Folder of the unwarping model; unset: Paddle's cache")
+    unwarping_model_dir: str | None = Field(None, description="Folder of the unwarping model. Unset: Paddle's cache")
     paddlex_config: str | None = Field(
-        None, description="A PaddleX pipeline file (YAML), for what has no option here; the options here win"
+        None,
+        description="A PaddleX pipeline file (YAML) for anything that has no setting here. Settings here take precedence",
     )
-    download: bool = Field(True, description="Fetch models that are missing from Paddle's cache when the engine loads")
-    layout_batch: int = Field(8, ge=1, le=64, description="Most pages in one run of the layout model")
-    max_new_tokens: int = Field(4096, ge=1, description="Most tokens of one block")
-    page_tokens: int = Field(32_768, ge=1, description="Most tokens of one page; what there is by then is answered")
+    download: bool = Field(
+        True, description="Download models that are missing from Paddle's cache when the engine loads"
+    )
+    layout_batch: int = Field(8, ge=1, le=64, description="Maximum pages per run of the layout model")
+    max_new_tokens: int = Field(4096, ge=1, description="Maximum tokens per block")
+    page_tokens: int = Field(
+        32_768, ge=1, description="Maximum tokens per page. The text generated by then is returned"
+    )
     gpu_memory_mb: float | None = Field(
-        None, gt=0, description="GPU memory of a replica, in MB, over which it is replaced; unset: no limit"
+        None, gt=0, description="GPU memory of a replica, in MB, above which it is replaced. Unset: no limit"
     )
 
     @property
@@ -246,7 +281,7 @@ class PaddleOcrVlSettings(_Engine):
 
     @property
     def pages_at_once(self) -> int:
-        """Pages that are read at once: the native VLM reads one after another."""
+        """How many pages a replica reads at once. The native VLM reads one page after another."""
         return 1 if self.vlm.backend == "native" else self.vlm.pages_at_once
 
     @property
@@ -258,83 +293,91 @@ EngineSettings = Annotated[TesseractSettings | PaddleOcrVlSettings | DummySettin
 
 
 class FolderStoreSettings(_Strict):
-    kind: Literal["folder"] = Field("folder", description="Where results are kept: `folder` or `s3`")
-    path: str = Field("output", description="Folder of results, relative to where the service was started")
-    prefix: str = Field("", description="Leading part of every key")
-    keep_source: bool = Field(False, description="Keep the source file beside the result")
+    kind: Literal["folder"] = Field("folder", description="Where results are stored: `folder` or `s3`")
+    path: str = Field(
+        "output", description="Folder for results, relative to the directory in which the service was started"
+    )
+    prefix: str = Field("", description="Prefix of every key")
+    keep_source: bool = Field(False, description="Also store the source file with the result")
 
 
 class S3StoreSettings(_Strict):
-    kind: Literal["s3"] = Field("s3", description="Where results are kept: `folder` or `s3`")
-    bucket: str = Field(description="Bucket, which must exist")
-    prefix: str = Field("", description="Leading part of every key")
-    keep_source: bool = Field(False, description="Keep the source file beside the result")
+    kind: Literal["s3"] = Field("s3", description="Where results are stored: `folder` or `s3`")
+    bucket: str = Field(description="Name of an existing bucket")
+    prefix: str = Field("", description="Prefix of every key")
+    keep_source: bool = Field(False, description="Also store the source file with the result")
     endpoint_url: str | None = Field(
-        None, description="Endpoint of an S3-compatible cloud; unset: boto3's own (AWS, AWS_ENDPOINT_URL_S3)"
+        None, description="Endpoint of an S3-compatible service. Unset: boto3's default (AWS, or AWS_ENDPOINT_URL_S3)"
     )
     public_endpoint_url: str | None = Field(
-        None, description="Endpoint in links for clients, where they cannot reach `endpoint_url`; unset: the same"
+        None,
+        description="Endpoint to use in links, for clients that cannot reach `endpoint_url`. Unset: `endpoint_url`",
     )
-    region: str | None = Field(None, description="Region; unset: boto3's own")
-    addressing_style: Literal["path", "virtual", "auto"] = Field("auto", description="How the bucket stands in a URL")
+    region: str | None = Field(None, description="Region. Unset: boto3's default")
+    addressing_style: Literal["path", "virtual", "auto"] = Field(
+        "auto", description="Where a URL has the bucket's name: in its path or as part of the host name"
+    )
     checksums: Literal["when_required", "when_supported"] = Field(
-        "when_required", description="boto3's checksum mode; older gateways refuse `when_supported`"
+        "when_required", description="boto3's checksum mode. Older gateways refuse `when_supported`"
     )
     server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
-        None, description="Server-side encryption, where the store has it"
+        None, description="Server-side encryption, if the bucket's service supports it"
     )
-    threads: int = Field(8, ge=1, le=64, description="Connections and threads of an ingress replica")
+    threads: int = Field(8, ge=1, le=64, description="Connections and threads per ingress replica")
 
 
 StoreSettings = Annotated[FolderStoreSettings | S3StoreSettings, Field(discriminator="kind")]
 
 
 class Settings(_Strict):
-    """The whole configuration of one application: `args` of the Serve config."""
+    """The complete configuration of one application: `args` in the Serve config."""
 
     engines: tuple[EngineSettings, ...] = Field(
-        (TesseractSettings(),), min_length=1, description="Engines; the first is the default"
+        (TesseractSettings(),), min_length=1, description="Engines; the first one is the default"
     )
-    store: StoreSettings = Field(FolderStoreSettings(), description="Where results are kept")
+    store: StoreSettings = Field(FolderStoreSettings(), description="Where results are stored")
     limits: Limits = Limits()
     jobs: JobSettings = JobSettings()
     raster: RasterSettings = RasterSettings()
-    ingress_replicas: int = Field(1, ge=1, description="Ingress replicas; 2 or more in production")
+    ingress_replicas: int = Field(1, ge=1, description="Ingress replicas. Use 2 or more in production")
     temp_dir: str = Field(
         "temp",
-        description="Folder for uploads, open documents and outputs being made, on each node; relative to where the service was started",
+        description="Folder on each node for uploads, open documents and unfinished outputs, relative to the directory in which the service was started",
     )
-    docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without a key")
+    docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without an API key")
     open_surfaces: tuple[Literal["paddlex"], ...] = Field(
         (),
-        description="APIs that are served without a key, on a private network: `paddlex`; OCR_OPEN_SURFACES in the environment wins",
+        description="APIs to serve without an API key, for private networks: `paddlex`. OCR_OPEN_SURFACES in the environment takes precedence",
     )
     paddlex_images: Literal["inline", "urls"] = Field(
         "inline",
-        description="Pictures in answers to clients of PaddleX: `inline` as base64, or `urls` of the store, which need no key",
+        description="How responses to PaddleX clients include pictures: `inline` as base64, or as `urls` of stored files, which need no API key",
     )
     link_s: int = Field(
-        86_400, gt=0, le=604_800, description="How long the URL of a stored file works, in seconds; S3 allows a week"
+        86_400,
+        gt=0,
+        le=604_800,
+        description="How long the URL of a stored file is valid, in seconds; a week at most, as in S3",
     )
     public_url: str | None = Field(
         None,
         pattern="^https?://[^?#]+$",
-        description="Address of the service as clients see it; unset: the one they sent; OCR_PUBLIC_URL in the environment wins",
+        description="The service's address as clients see it. Unset: the one in their request. OCR_PUBLIC_URL in the environment takes precedence",
     )
     allowed_private_networks: tuple[str, ...] = Field(
-        (), description="Networks (CIDR) that image_url and webhooks may reach although they are not public"
+        (), description="Private networks (CIDR) that `image_url` and webhooks may connect to"
     )
     cache_days: int = Field(
         0,
         ge=0,
         le=31,
-        description="Days (UTC), the first one included, for which pages are kept to be found again when the same file is sent with the same API key and options; 0: none",
+        description="Days (UTC), including the first, for which recognized pages are cached. The cache serves the same file sent again with the same API key and options. 0: no cache",
     )
     api_key_file: str = Field(
         "~/.config/paddleocr-vl-serve/api-key",
-        description="Where the key made at the first start is kept when OCR_API_KEYS is not set",
+        description="File of the API key that is generated at the first start if OCR_API_KEYS is not set",
     )
-    log_format: Literal["text", "json"] = Field("text", description="Form of log lines")
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines")
 
     @model_validator(mode="after")
     def _s3_sources(self) -> Settings:
@@ -362,32 +405,35 @@ class Settings(_Strict):
 
 
 def with_environment(settings: Settings) -> Settings:
-    """The settings, with what the environment of whoever builds the graph says of them. Raises ValidationError."""
-    said: dict[str, Any] = {}
+    """Replace the settings that the environment overrides: call it where the graph is built. Raises ValidationError."""
+    overrides: dict[str, Any] = {}
     if surfaces := os.environ.get("OCR_OPEN_SURFACES"):
-        said["open_surfaces"] = tuple(name for name in re.split(r"[\s,]+", surfaces) if name)
+        overrides["open_surfaces"] = tuple(name for name in re.split(r"[\s,]+", surfaces) if name)
     if public_url := os.environ.get("OCR_PUBLIC_URL"):
-        said["public_url"] = public_url
-    return Settings.model_validate({**settings.model_dump(), **said})
+        overrides["public_url"] = public_url
+    return Settings.model_validate({**settings.model_dump(), **overrides})
 
 
 class Secrets(_Strict):
-    """What must not stand in a config file, from the environment of whoever builds the graph."""
+    """Values that must not be in a config file. They come from the environment of the process that builds the graph."""
 
     api_keys: SecretStr | None = Field(
-        None, description="API keys, comma-separated, each `name=key` or `key`; unset: a key is made at the first start"
+        None,
+        description="API keys, comma-separated, each `name=key` or `key`. Unset: a key is generated at the first start",
     )
     s3_access_key_id: SecretStr | None = Field(
-        None, description="Key id of the store; unset: boto3's own chain (environment, profile, instance role)"
+        None,
+        description="Access key id for the store. Unset: boto3's default chain (environment, profile, instance role)",
     )
     s3_secret_access_key: SecretStr | None = Field(
-        None, description="Secret key of the store; unset: boto3's own chain"
+        None, description="Secret access key for the store. Unset: boto3's default chain"
     )
 
     webhook_secret: SecretStr | None = Field(
-        None, description="Secret that signs webhooks: `whsec_` and base64, or any text; unset: webhooks are refused"
+        None,
+        description="Secret for signing webhooks: `whsec_` followed by base64, or any text. Unset: webhooks are refused",
     )
-    vlm_api_key: SecretStr | None = Field(None, description="Key of the inference server")
+    vlm_api_key: SecretStr | None = Field(None, description="API key for the inference server")
 
     @model_validator(mode="after")
     def _pairs(self) -> Secrets:
@@ -402,5 +448,5 @@ class Secrets(_Strict):
 
 
 def resolve(path: str) -> Path:
-    """A configured path as an absolute one: `~` expanded, relative ones from the working folder."""
+    """Make a configured path absolute: expand `~`, and resolve relative paths from the working directory."""
     return Path(path).expanduser().resolve()

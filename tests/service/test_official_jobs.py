@@ -118,7 +118,7 @@ def test_the_command_line_reads_a_document_and_hears_of_a_wrong_key(
     command = ["paddleocr", "api", "--model_type", "doc_parsing", "--base_url", service.url, "--file_path", files[1]]
     run(*command, "--token", KEY, "--output", str(tmp_path / "result.json"))
     assert "Счёт на оплату" in json.dumps(json.loads((tmp_path / "result.json").read_text()), ensure_ascii=False)
-    assert "Authentication failed: A valid API key is needed" in run(*command, "--token", "wrong", fails=True)
+    assert "Authentication failed: A valid API key is required" in run(*command, "--token", "wrong", fails=True)
 
 
 def post(service: Service, **body: Any) -> httpx.Response:
