@@ -1,6 +1,6 @@
-"""The whole graph of deployments. `build` is what Serve configs import."""
+"""The map of the service: every deployment and what it is connected to. Serve configs import `build`."""
 
-# No `from __future__ import annotations` here: Serve looks at build()'s annotation to make Settings.
+# No `from __future__ import annotations` here: Serve reads the annotation of build() to construct Settings.
 
 from collections.abc import Mapping, Sequence
 
@@ -19,28 +19,28 @@ from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
 from serve_app.settings import EngineSettings, Secrets, Settings, with_environment
 
-# A replica that does not answer for this long, three times over, is replaced.
+# Seconds. A replica that exceeds this in three health checks in a row is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
-# Pages stand in line within a rasterizer, where documents take turns; those that wait outside would not.
+# High, so that pages queue within a rasterizer, where documents take turns, and not in Serve's own queue.
 RASTERIZER_CALLS = 256
-# Questions for an engine's state have room beside its pages.
+# Calls that read an engine's state, in addition to those with its pages.
 STATE_CALLS = 2
-# Whoever watches a job has a call waiting there, and all ingress replicas have their watchers.
+# Each watcher of a job, at any ingress replica, has a call waiting there.
 JOBS_CALLS = 10_000
-# Jobs go on elsewhere: their replica has nothing to wait for.
+# Short, since jobs resume in the next replica.
 JOBS_GRACE_S = 2
-# Jobs write results in these dialects too.
+# Dialects, besides the service's own, in which jobs can write results.
 RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
 
 
 def build(settings: Settings) -> Application:
-    """Ingress and Jobs -> Rasterizer -> one Recognizer for each engine. What a Serve config says of a deployment wins."""
+    """Build Ingress and Jobs -> Rasterizer -> one Recognizer per engine. Options in the Serve config take precedence."""
     settings = with_environment(settings)
     secrets = Secrets.from_environment()
-    # Serve's line for each call is kept where a call is a request; behind it, it would be noise.
+    # Serve logs each call. That is useful where a call is an HTTP request, and noise in the other deployments.
     access_log = LoggingConfig(encoding=settings.log_format.upper())
     quiet = LoggingConfig(encoding=settings.log_format.upper(), enable_access_log=False)
-    # A replica that is told to stop first finishes what it has taken on.
+    # A stopping replica first finishes the calls that it has accepted.
     grace_s = settings.limits.request_s
 
     rasterizer = serve.deployment(
@@ -84,9 +84,9 @@ def build(settings: Settings) -> Application:
 
 
 def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int]:
-    """Replicas of each engine where the settings do not say: what Ray has room for, which knows a container's limits.
+    """Return the number of replicas of each engine: as configured, or as many as Ray's resources allow.
 
-    One for each GPU; engines without one share the CPUs that the others leave.
+    Engines with a GPU get one replica per GPU; the others share the remaining CPUs. Ray respects a container's limits.
     """
     resources = ray.cluster_resources()
     fit: dict[str, int] = {engine.name: engine.replicas or max(1, int(resources.get("GPU", 0) // engine.gpus))

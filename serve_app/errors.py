@@ -179,7 +179,7 @@ class QueueFull(ServiceError):
 
 class ServiceUnavailable(ServiceError):
     status, code = 503, "service_unavailable"
-    default_message = "Part of the service is unavailable; try again shortly."
+    default_message = "Part of the service is not available; try again shortly."
 
 
 class EngineLoading(ServiceError):
@@ -189,12 +189,12 @@ class EngineLoading(ServiceError):
 class EngineFailed(ServiceError):
     """The engine could not be loaded in this replica; another replica may have loaded it."""
 
-    status, code, default_message = 503, "engine_unavailable", "The OCR engine is unavailable."
+    status, code, default_message = 503, "engine_unavailable", "The OCR engine is not available."
 
 
 class VlmServerAway(ServiceError):
     status, code = 503, "vlm_server_away"
-    default_message = "The inference server of the OCR engine is unavailable; try again shortly."
+    default_message = "The inference server of the OCR engine is not available; try again shortly."
 
 
 # The engine cannot read any page at present. Its fallback, if it has one, may.

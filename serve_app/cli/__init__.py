@@ -1,1 +1,1 @@
-"""The command line: `serve`, `key`, `models`, `check`. It may use every other room; nothing uses it."""
+"""The command line: `serve`, `key`, `settings`, `models`, `openapi`. May use every other room; none uses it."""

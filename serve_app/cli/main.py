@@ -1,4 +1,4 @@
-"""The command line: `python -m serve_app serve CONFIG` runs the service on this machine until Ctrl-C."""
+"""The command line, `python -m serve_app`: parses arguments and runs a command."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     serve = commands.add_parser("serve", help="run the service on this machine until Ctrl-C")
     serve.add_argument("config", help="a Serve config, such as configs/local.yaml")
-    serve.add_argument("--host", help="address to listen on, instead of the config's")
-    serve.add_argument("--port", type=_port, help="HTTP port, instead of the config's")
+    serve.add_argument("--host", help="address to listen on; overrides the config")
+    serve.add_argument("--port", type=_port, help="HTTP port; overrides the config")
     serve.set_defaults(run=lambda arguments: _serve(arguments.config, arguments.host, arguments.port))
-    key = commands.add_parser("key", help="print the API key: the first of OCR_API_KEYS, or the one that was made")
+    key = commands.add_parser("key", help="print the API key: the first one of OCR_API_KEYS, or the generated one")
     key.add_argument("config", nargs="?", default="configs/local.yaml")
     key.set_defaults(run=lambda arguments: print(next(iter(_keys(_settings(_load(arguments.config))).values()))))
     table = commands.add_parser("settings", help="print docs/configuration.md: every setting with its default")
     table.set_defaults(run=lambda arguments: print(settings_page(), end=""))
-    models = commands.add_parser("models", help="the models of the engine paddleocr-vl on this machine")
+    models = commands.add_parser("models", help="check or download the models of the engine paddleocr-vl")
     actions = models.add_subparsers(required=True)
     for name, action, text in (
-        ("check", check_models, "say where each model of a config is; status 1 if one is missing"),
-        ("pull", pull_models, "fetch the models of a config that are missing into Paddle's cache"),
+        ("check", check_models, "print where each model of a config is; exit status 1 if one is missing"),
+        ("pull", pull_models, "download a config's missing models into Paddle's cache"),
     ):
         command = actions.add_parser(name, help=text)
         command.add_argument("config", help="a Serve config, such as configs/gpu.yaml")
@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except KeyboardInterrupt:  # before there was anything to stop
+    except KeyboardInterrupt:  # there was nothing to stop yet
         sys.exit(130)
 
 
@@ -60,18 +60,18 @@ def _load(config: str, **http_options: Any) -> dict[str, Any]:
     try:
         raw: dict[str, Any] = yaml.safe_load(Path(config).read_text())
     except (OSError, yaml.YAMLError) as error:
-        sys.exit(f"{config} could not be read: {error}")
+        sys.exit(f"Cannot read {config}: {error}")
     if not isinstance(raw, dict):
-        sys.exit(f"{config} is not a Serve config: it has no applications")
-    given = {name: value for name, value in http_options.items() if value is not None}
-    raw["http_options"] = {"host": "127.0.0.1", "port": 8081, **(raw.get("http_options") or {}), **given}
+        sys.exit(f"{config} is not a Serve config: it has no applications.")
+    overrides = {name: value for name, value in http_options.items() if value is not None}
+    raw["http_options"] = {"host": "127.0.0.1", "port": 8081, **(raw.get("http_options") or {}), **overrides}
     return raw
 
 
 def _settings(raw: dict[str, Any]) -> Settings:
     applications = raw.get("applications") or []
     if len(applications) != 1:
-        sys.exit(f"The config must have one application; it has {len(applications)}.")
+        sys.exit(f"The config must have exactly one application; it has {len(applications)}.")
     try:
         settings = Settings.model_validate(applications[0].get("args") or {})
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""`python -m serve_app models`: whether the models that a config needs are on this machine, and fetching them."""
+"""`python -m serve_app models`: checks and downloads the models that a config needs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from serve_app.recognition.engines.paddleocr_vl.models import (
 from serve_app.settings import PaddleOcrVlSettings, Settings
 
 PATIENCE_S = 60.0
-"""Longest wait until something of a model arrives, in seconds: somebody asked for it and looks on."""
+"""Seconds that a download may stall. Long, since the user watches and can interrupt it."""
 
 
 def check_models(settings: Settings, *, config: str) -> int:
-    """Print where each model is. Returns the exit status: 1 if one is missing."""
+    """Print where each model is. Returns the exit status: 1 if a model is missing."""
     models = _models(settings)
     if isinstance(models, int):
         return models
-    rows = [("MODEL", "PURPOSE", "MB", "WHERE")]
+    rows = [("MODEL", "PURPOSE", "MB", "FOLDER")]
     status = 0
     for model in models:
-        place = look(model)
-        if place.problem is None:
-            rows.append((model.name, model.purpose, _megabytes(place.folder), str(place.folder)))
+        found = look(model)
+        if found.problem is None:
+            rows.append((model.name, model.purpose, _megabytes(found.folder), str(found.folder)))
         else:
             status = 1
             rows.append(
@@ -39,7 +39,7 @@ def check_models(settings: Settings, *, config: str) -> int:
                     model.name,
                     model.purpose,
                     "-",
-                    f"missing: {place.folder} {place.problem}; {_what_to_do(model, config)}",
+                    f"missing: {found.folder} {found.problem}; {_remedy(model, config)}",
                 )
             )
     _print_table(rows)
@@ -47,14 +47,14 @@ def check_models(settings: Settings, *, config: str) -> int:
 
 
 def pull_models(settings: Settings, *, config: str) -> int:
-    """Fetch what is missing, and print a line for each model. Returns the exit status: 1 if one is still missing."""
+    """Download missing models and print a line for each model. Returns the exit status: 1 if one is still missing."""
     models = _models(settings)
     if isinstance(models, int):
         return models
     failed = offline = False
     for model in models:
         if look(model).problem is None:
-            print(f"{model.name}  {_megabytes(look(model).folder)} MB  is here", flush=True)
+            print(f"{model.name}  {_megabytes(look(model).folder)} MB  present", flush=True)
             continue
         print(f"{model.name}  ", end="", flush=True)
         started = time.monotonic()
@@ -62,34 +62,34 @@ def pull_models(settings: Settings, *, config: str) -> int:
             folder = pull(model, patience_s=PATIENCE_S)
         except ModelsMissing as error:
             failed = True
-            print(f"could not be fetched: {error.detail}" if error.detail else str(error), flush=True)
+            print(f"could not be downloaded: {error.detail}" if error.detail else str(error), flush=True)
             if error.detail:
                 offline = True
-                break  # what keeps one from coming keeps them all
+                break  # the same cause would stop the others
         else:
             print(f"{_megabytes(folder)} MB  {time.monotonic() - started:.0f} s", flush=True)
     if offline:
         print(
-            f"Run `python -m serve_app models pull {config}` where there is internet, and bring its folder "
-            f"{cache_folder()} here, or set the models' folders in the config."
+            f"Run `python -m serve_app models pull {config}` on a machine with internet access and copy the folder "
+            f"{cache_folder()} from there to this machine, or set the models' folders in the config."
         )
     return int(failed)
 
 
 def _models(settings: Settings) -> tuple[Model, ...] | int:
-    """The models of the config's engine, or the exit status if there is nothing to look at."""
+    """Return the models of the config's engine, or an exit status if there are none or they cannot be determined."""
     engine = next((engine for engine in settings.engines if isinstance(engine, PaddleOcrVlSettings)), None)
     if engine is None:
-        print("The config has no engine paddleocr-vl, so there are no models to fetch.")
+        print("The config has no engine paddleocr-vl, so it needs no models.")
         return 0
     try:
         return needed_models(engine)
     except EngineLoadError as error:
-        print(f"Not known: {error}.")
+        print(f"Cannot determine the models: {error}.")
         return 1
 
 
-def _what_to_do(model: Model, config: str) -> str:
+def _remedy(model: Model, config: str) -> str:
     return f"python -m serve_app models pull {config}" if model.folder is None else f"correct {model.option}"
 
 

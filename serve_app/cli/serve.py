@@ -1,4 +1,4 @@
-"""The service on this machine, with a Ray of its own, until Ctrl-C: what `serve` of the command line runs."""
+"""The command `serve`: runs the service on this machine, with its own Ray, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 SAMPLE = "samples/page-ru.png"
 
-# What Ray would otherwise say or do by itself at each start.
+# Without these Ray prints warnings, reports usage statistics or works more than one machine needs.
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",  # Ray's own default for a local start, which it announces with a warning
+    "RAY_AUTH_MODE": "token",  # Ray's default for a local start; if unset, Ray warns
     "RAY_DEDUP_LOGS": "0",
-    # On one machine Serve's controller may look round once a second instead of ten times: it saves a
-    # twentieth of a core, and a replica that died is noticed by its callers at once anyway.
+    # On one machine Serve's controller may check once a second instead of ten times. This saves a twentieth of a
+    # core, and callers notice at once anyway when a replica has died.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",  # a busy laptop is no reason for a warning
-    "RAY_worker_niceness": "0",  # only the engines step back, not the whole service
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",  # no warning because a laptop is busy
+    "RAY_worker_niceness": "0",  # only engines run at low priority, not the whole service
 }
-# Engines that load longer than this, in seconds, are not waited for: the service answers without them.
+# Seconds after which the command no longer waits for an engine that is still loading.
 PATIENCE_S = 30.0
 
 
 def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
-    """Start Ray and Serve here, deploy the config `raw`, wait for Ctrl-C or SIGTERM, stop both.
+    """Start Ray and Serve, deploy the config `raw`, wait for Ctrl-C or SIGTERM, then stop both.
 
-    `settings` are those of its application, `keys` maps names to API keys. A Ray of its own: one that
-    already runs on this machine is neither used nor touched.
+    `settings` are those of its application, `keys` maps names to API keys. A Ray that already runs on this
+    machine is neither used nor affected.
     """
     host, port = raw["http_options"]["host"], raw["http_options"]["port"]
     _require_free(host, port)
@@ -48,57 +48,60 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
-    from ray.serve._private.api import serve_start  # what `serve run` itself uses; ray is pinned
+    from ray.serve._private.api import serve_start  # as `serve run` does; ray is pinned
     from ray.serve.schema import ServeDeploySchema
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     schema: ServeDeploySchema = ServeDeploySchema.model_validate(raw)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, while starting
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting, the same as Ctrl-C
     try:
         context = ray.init(
             address="local", namespace="serve", logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init() has put its own in place
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init() has replaced the handler
         client = serve_start(
             http_options=schema.http_options.model_dump(),
             proxy_location=schema.proxy_location,
             global_logging_config=schema.logging_config,
         )
         _require_room(settings, ray.cluster_resources())
-        client.deploy_apps(schema, _blocking=False)  # blocking, Ray would give up after a minute
+        client.deploy_apps(schema, _blocking=False)  # if blocking, Ray would give up after a minute
         loading = _wait_until_running(schema.applications[0].name)
         print(_banner(f"http://{host}:{port}", keys, settings, context.dashboard_url or ""), flush=True)
         if loading:
-            print(f"Still loading: {', '.join(loading)}. Missing models are fetched first; /health tells.", flush=True)
+            print(
+                f"Still loading: {', '.join(loading)}. Missing models are downloaded first; /health shows the state.",
+                flush=True,
+            )
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, lambda *_: stop.set())
         stop.wait()
     except KeyboardInterrupt:
-        pass  # stopped while starting: on to stopping what has started
+        pass  # stopped while starting: stop what has started
     finally:
         _stop(schema, settings)
 
 
 def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
-    """Exit where an engine needs what this machine has not: its replica would be waited for without end."""
+    """Exit if an engine needs more than this machine has: Serve would wait for its replica forever."""
     for engine in settings.engines:
         if engine.gpus > resources.get("GPU", 0):
             sys.exit(
-                f"The engine {engine.name} needs {engine.gpus:g} GPU, and Ray sees "
-                f"{resources.get('GPU', 0):g} here. Without one: device: cpu in the config, or configs/local.yaml."
+                f"The engine {engine.name} needs {engine.gpus:g} GPU, but Ray finds "
+                f"{resources.get('GPU', 0):g} on this machine. Set device: cpu in the config, or use configs/local.yaml."
             )
     cpus = sum(engine.num_cpus * (engine.replicas or 1) for engine in settings.engines)
     if cpus > resources.get("CPU", 0):
         sys.exit(
-            f"The engines need {cpus:g} CPUs, and Ray sees {resources.get('CPU', 0):g} here: lower their num_cpus."
+            f"The engines need {cpus:g} CPUs, but Ray finds {resources.get('CPU', 0):g} on this machine. Lower their num_cpus."
         )
 
 
 def _wait_until_running(application: str) -> list[str]:
-    """Wait until every deployment has its replicas; after a while, until the service answers at all.
+    """Wait until every deployment is running, or after PATIENCE_S until only engines are still loading.
 
-    Returns the engines that are not loaded by then. Exits where Serve could not deploy.
+    Returns these engines. Exits if Serve could not deploy the application.
     """
     from ray import serve
 
@@ -121,7 +124,7 @@ def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
     from ray import serve
 
     print(
-        "Stopping: requests in flight are finished first, jobs go on at the next start; Ctrl-C again stops at once.",
+        "Stopping: finishing the requests in flight; jobs resume at the next start. Press Ctrl-C again to stop at once.",
         flush=True,
     )
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -132,40 +135,42 @@ def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
                 _drain(application.name, settings.limits.document_s)
                 serve.delete(application.name)
     except (KeyboardInterrupt, TimeoutError):
-        pass  # what does not stop by itself ends with Ray
+        pass  # the rest ends with Ray
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)  # a further one must not leave processes behind
+        signal.signal(signum, signal.SIG_IGN)  # another signal must not leave processes behind
     ray.shutdown()
 
 
 def _drain(application: str, patience_s: float) -> None:
-    """Let the service refuse what is new, and wait until it has answered what it has.
+    """Make the service refuse new requests, and wait until those in flight are finished.
 
-    To delete it stops all of its parts at once, and a document's later pages would find none to go to.
+    Deleting the application would stop all deployments at once, and the later pages of a document would fail.
     """
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
     deadline = time.monotonic() + patience_s
-    told = 0
+    reported = 0
     try:
         ingress: Any = serve.get_app_handle(application)
         while time.monotonic() < deadline:
             deployments = serve.status().applications[application].deployments
             states = deployments["Ingress"].replica_states
             replicas = sum(count for state, count in states.items() if state == "RUNNING")
-            # Serve picks who is asked.
-            held = dict(ingress.drain.remote().result(timeout_s=5) for _ in range(4 * replicas - 3 * (replicas == 1)))
-            working = sum(held.values())
-            if not working and len(held) >= replicas:
+            # Serve chooses the replica for each call, so call often enough to reach all.
+            in_flight = dict(
+                ingress.drain.remote().result(timeout_s=5) for _ in range(4 * replicas - 3 * (replicas == 1))
+            )
+            working = sum(in_flight.values())
+            if not working and len(in_flight) >= replicas:
                 return
-            if working != told:
+            if working != reported:
                 print(f"{working} request(s) in flight...", flush=True)
-                told = working
+                reported = working
             time.sleep(0.2)
     except (RayError, RayServeException, TimeoutError, KeyError):
-        pass  # it has not come up, or is gone: there is nothing to wait for
+        pass  # the application has not started or is gone: there is nothing to wait for
 
 
 def _require_free(host: str, port: int) -> None:
@@ -174,14 +179,14 @@ def _require_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            sys.exit(f"{host}:{port} cannot be used ({error.strerror}). Another port: make serve PORT=9000")
+            sys.exit(f"Cannot listen on {host}:{port}: {error.strerror}. To use another port: make serve PORT=9000")
 
 
 def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: str) -> str:
     key = next(iter(keys.values()))
     shown = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
     origin = (
-        f"(kept in {resolve(settings.api_key_file)})" if shown == key else f"(from OCR_API_KEYS: {', '.join(keys)})"
+        f"(stored in {resolve(settings.api_key_file)})" if shown == key else f"(one of OCR_API_KEYS: {', '.join(keys)})"
     )
     return f"""
 PaddleOCR-VL Serve is ready.
@@ -194,5 +199,5 @@ Try it:
 
   curl -sS -H 'Authorization: Bearer {shown}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
 
-Ctrl-C stops it.
+Press Ctrl-C to stop.
 """

@@ -1,4 +1,4 @@
-"""docs/configuration.md, made from the settings themselves: `python -m serve_app settings`."""
+"""`python -m serve_app settings`: writes docs/configuration.md from the settings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ is refused when you deploy. `engines` is a list; the first engine is the default
 ENVIRONMENT = """\
 ## Environment
 
-Secrets come from the environment of the node on which the application is built. So do two settings, which win over the
-config's.
+Secrets come from the environment of the node on which the application is built. So do two settings, which take
+precedence over the config.
 
 | Variable | Meaning |
 |---|---|
@@ -32,9 +32,9 @@ _Row = tuple[str, str, str]
 
 
 def settings_page() -> str:
-    """Markdown with a table for each part of the settings (name, default, meaning) and one of the environment.
+    """Return Markdown with a table for each section of the settings (name, default, meaning) and one for the environment.
 
-    The settings of the engine for tests are left out.
+    Leaves out the settings of the dummy engine.
     """
     sections: dict[str, list[_Row]] = {}
     for name, default, meaning in _settings(Settings, ""):
@@ -52,10 +52,10 @@ def settings_page() -> str:
 
 def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
     for name, field in model.model_fields.items():
-        # The dummy engine is for tests; its settings are documented in the code.
+        # The dummy engine is for tests; only the code documents its settings.
         nested = [kind for kind in _models(field.annotation) if kind is not DummySettings]
         for kind in nested:
-            # Of several kinds each has a constant that names it: `engines[tesseract]`, `store[s3]`.
+            # Each model of a union has a constant that names it: `engines[tesseract]`, `store[s3]`.
             label = f"[{_constant(kind)}]" if len(nested) > 1 else ""
             yield from _settings(kind, f"{path}{name}{label}.")
         if not nested:
@@ -64,7 +64,7 @@ def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models within an annotation such as tuple[Annotated[A | B, ...], ...]."""
+    """Return the models in an annotation such as tuple[Annotated[A | B, ...], ...]."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]

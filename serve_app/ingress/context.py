@@ -1,4 +1,4 @@
-"""What routes work with; one for each ingress replica."""
+"""The services that routes use, and helpers for calling them. Each ingress replica has one Context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from serve_app.storage.links import Links
 log = logging.getLogger("ray.serve.ingress")
 
 JOBS_CALL_S = 2.0
-"""How long Jobs may take to answer; while it is being replaced, records are read from the store."""
+"""Seconds to wait for a response of the Jobs deployment. While it is being replaced, records are read from the store."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def context_of(request: Request) -> Context:
 
 @asynccontextmanager
 async def request_deadline(context: Context, *, spent_s: float = 0) -> AsyncIterator[None]:
-    """For what comes before recognition, of which so much time is spent already. Raises RequestTimeout."""
+    """Limit the time until recognition starts to `request_s`, of which `spent_s` have passed. Raises RequestTimeout."""
     limit_s = context.settings.limits.request_s
     try:
         async with asyncio.timeout(limit_s - spent_s):
@@ -68,19 +68,22 @@ async def request_deadline(context: Context, *, spent_s: float = 0) -> AsyncIter
 
 
 async def call_jobs(response: Any, *, limit_s: float = JOBS_CALL_S) -> Any:
-    """What Jobs answers. Raises StoreUnavailable as it does, and ServiceUnavailable where it does not answer."""
+    """Await the response of a call to Jobs.
+
+    Raises StoreUnavailable if Jobs does, and ServiceUnavailable if there is no response within `limit_s`.
+    """
     try:
         async with asyncio.timeout(limit_s):
             return await response
-    except StoreUnavailable:  # as a value between deployments it is an error of Ray's as well
+    except StoreUnavailable:  # raised in another process, it is a RayTaskError as well
         raise
     except (TimeoutError, RayError, RayServeException) as error:
         if isinstance(error, RayTaskError) and not isinstance(error, RayActorError):
-            log.exception("jobs could not be asked")
+            log.exception("a call to Jobs failed")
         raise ServiceUnavailable(retry_after_s=5) from None
 
 
 def store_unavailable(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
-    """For the client, after `/health` is told."""
+    """Report the failure to the store's monitor, for /health; return the error for the client."""
     context.services.store_monitor.report(error)
     return ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)

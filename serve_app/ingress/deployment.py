@@ -1,4 +1,4 @@
-"""The Ingress: HTTP in and out. Reads requests, hands bytes to the pipeline, stores and answers."""
+"""The Ingress deployment: builds the FastAPI application with its routes and middleware."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
 
 WATCHERS = 32
-"""Streams of events, and calls that are held until a job ends: they must leave room for others beside documents."""
+"""Maximum event streams and long polls per replica, so that they leave room for other requests."""
 
 
 @serve.ingress()
 class Ingress:
-    """One replica: a FastAPI application on its own context. Pixels never pass through here."""
+    """One replica: a FastAPI application with its Context. Pixels never pass through it."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Ingress:
         )
 
     async def drain(self) -> tuple[str, int]:
-        """Take no more requests; returns this replica's id, and how many it is still at work on."""
+        """Stop accepting requests. Returns this replica's id and the number of requests in progress."""
         self._context.admission.close()
         return serve.get_replica_context().replica_id.unique_id, self._context.admission.in_use
 
@@ -93,7 +93,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app = documented_app(
         title=service.SERVICE,
         version=__version__,
-        description="Documents in, structured text out. `Authorize` takes an API key.",
+        description="Turns documents into structured text. Enter your API key under `Authorize`.",
         lifespan=lifespan,
     )
     app.state.context = context
@@ -113,7 +113,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
             return True
         return docs_open and is_documentation(path)
 
-    # The last one added is the outermost.
+    # The last middleware added is the outermost.
     app.add_middleware(DocumentationPolicy)
     app.add_middleware(Authentication, keys=keys, is_open=is_open)
     app.add_middleware(error_responses.ErrorResponses)

@@ -1,4 +1,4 @@
-"""What /health tells of jobs, gathered in the background."""
+"""Polls the Jobs deployment in the background, for /health."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ log = logging.getLogger("ray.serve.monitor")
 POLL_S = 3.0
 TIMEOUT_S = 5.0
 AWAY_S = 8.0
-"""After that long without an answer, it is said that nobody looks after jobs; it is being replaced before."""
+"""Seconds without a response after which /health reports Jobs as away. Shorter gaps are normal while its replica is
+replaced."""
 
 
 class JobsMonitor:
     def __init__(self, jobs: DeploymentHandle[Any]) -> None:
         self._jobs = jobs
-        self._answered = time.monotonic()
+        self._responded_at = time.monotonic()
         self.report: JobsReport | None = None
-        self._is_known = False
+        self._is_logged = False
 
     @property
     def is_away(self) -> bool:
-        return time.monotonic() - self._answered > AWAY_S
+        return time.monotonic() - self._responded_at > AWAY_S
 
     @property
     def store_reason(self) -> str | None:
@@ -41,10 +42,10 @@ class JobsMonitor:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     self.report = await self._jobs.report.remote()
-                self._answered = time.monotonic()
-                self._is_known = False
+                self._responded_at = time.monotonic()
+                self._is_logged = False
             except (TimeoutError, RayError, RayServeException) as error:
-                if self.is_away and not self._is_known:
-                    log.warning("jobs are not looked after: %s", type(error).__name__)
-                    self._is_known = True
+                if self.is_away and not self._is_logged:
+                    log.warning("the Jobs deployment does not respond: %s", type(error).__name__)
+                    self._is_logged = True
             await asyncio.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""API keys: who may ask. Keys have names, names are logged, keys never are."""
+"""API keys. Each key has a name; names are logged, keys never are."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9 ._@-]{0,63})=(.*[^=].*)")
 
 
 class KeyRing:
-    """The keys that are valid now. Holds digests only, so that no dump or log can show a key."""
+    """The valid API keys. Stores only digests, so that no dump or log can show a key."""
 
     def __init__(self, keys: Mapping[str, str]) -> None:
-        """`keys` are key by name."""
+        """`keys` maps names to keys."""
         if not keys:
             raise ValueError("there must be at least one API key")
         self._names_and_digests = [(name, _digest(key.encode())) for name, key in keys.items()]
 
     def name_of(self, presented: bytes) -> str | None:
-        """The name of the key presented, or None. Takes the same time whichever key it is, or none."""
+        """Return the name of the presented key, or None. Takes equally long whichever key matches, if any."""
         digest = _digest(presented)
         found = None
         for name, known in self._names_and_digests:
@@ -37,9 +37,9 @@ class KeyRing:
 
 
 def configured_keys(settings: Settings, secrets: Secrets) -> dict[str, str]:
-    """Key by name: those of OCR_API_KEYS, else the one that this installation made for itself.
+    """Return keys by name: those of OCR_API_KEYS, or the one that this installation generated.
 
-    Raises ValueError with what to do about it.
+    Raises ValueError with a message that says what to do.
     """
     if secrets.api_keys is not None:
         return parse_keys(secrets.api_keys.get_secret_value())
@@ -50,10 +50,10 @@ def configured_keys(settings: Settings, secrets: Secrets) -> dict[str, str]:
 
 
 def parse_keys(text: str) -> dict[str, str]:
-    """Read `OCR_API_KEYS`: comma-separated, each `name=key` or `key`; returns key by name.
+    """Parse `OCR_API_KEYS` (comma-separated, each `name=key` or `key`) into keys by name.
 
-    A trailing run of `=` belongs to the key (base64 padding), so `abc==` is a key without a name.
-    Raises ValueError, without the key in the message, for an empty list and for a name used twice.
+    Trailing `=` belong to the key (base64 padding), so `abc==` is a key without a name.
+    Raises ValueError for an empty list and for a duplicate name; the message has no key.
     """
     keys: dict[str, str] = {}
     entries = [entry.strip() for entry in text.split(",")]
@@ -69,25 +69,22 @@ def parse_keys(text: str) -> dict[str, str]:
 
 
 def _name_of_unnamed(key: str) -> str:
-    """The same wherever the key stands in the list: jobs belong to the name."""
+    """Derive a name from the key alone, not from its position in the list, since jobs belong to the name."""
     return f"key-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 def local_key(file: Path) -> str:
-    """The key of an installation without OCR_API_KEYS: made once, kept in a file only its owner can read.
+    """Return the key of an installation without OCR_API_KEYS, generated once, in a file that only its owner can read.
 
-    Raises ValueError, with what to do, if the file cannot be made or holds no key.
+    Raises ValueError with a message that says what to do if the file cannot be used or has no key.
     """
     try:
-        key = kept_secret(file)
+        return kept_secret(file)
     except OSError as error:
         raise ValueError(
             f"No API key: OCR_API_KEYS is not set and {file} cannot be used ({error.strerror}). "
-            "Set OCR_API_KEYS, or api_key_file to a file that may be written."
+            "Set OCR_API_KEYS, or set api_key_file to a writable file."
         ) from error
-    if not key:
-        raise ValueError(f"No API key: {file} is empty. Remove it to have a new key made, or set OCR_API_KEYS.")
-    return key
 
 
 def _digest(key: bytes) -> bytes:

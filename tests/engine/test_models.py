@@ -393,7 +393,7 @@ def test_models_check_says_what_is_where_and_what_to_do(home: Path, tmp_path: Pa
     folder = home / "official_models/PP-DocLayoutV3"
     assert (missing.returncode, missing.stderr) == (1, "")
     heading, layout, vlm = missing.stdout.splitlines()
-    assert heading.split() == ["MODEL", "PURPOSE", "MB", "WHERE"]
+    assert heading.split() == ["MODEL", "PURPOSE", "MB", "FOLDER"]
     assert layout.split(maxsplit=3) == [
         "PP-DocLayoutV3", "layout", "-", f"missing: {folder} does not exist; python -m serve_app models pull {file}",
     ]  # fmt: skip
@@ -410,8 +410,8 @@ def test_models_pull_without_a_network_says_so(home: Path, tmp_path: Path) -> No
     done = run_models("pull", config(tmp_path))
     assert (done.returncode, done.stderr) == (1, "")
     layout, advice = done.stdout.splitlines()
-    assert layout.startswith("PP-DocLayoutV3  could not be fetched: ")
-    assert "where there is internet" in advice and str(home / "official_models") in advice
+    assert layout.startswith("PP-DocLayoutV3  could not be downloaded: ")
+    assert "on a machine with internet access" in advice and str(home / "official_models") in advice
 
 
 def test_models_pull_prints_a_line_for_each_model(
@@ -423,11 +423,11 @@ def test_models_pull_prints_a_line_for_each_model(
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     layout, vlm = done.stdout.splitlines()
     assert layout.startswith("PP-DocLayoutV3  0.0 MB  ") and layout.endswith(" s")
-    assert vlm == "PaddleOCR-VL-1.6-0.9B  0.0 MB  is here"
+    assert vlm == "PaddleOCR-VL-1.6-0.9B  0.0 MB  present"
 
 
 def test_a_config_without_the_engine_needs_no_models() -> None:
     for action in ("check", "pull"):
         done = run_models(action, "configs/local.yaml")
         assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "The config has no engine paddleocr-vl, so there are no models to fetch.\n"
+        assert done.stdout == "The config has no engine paddleocr-vl, so it needs no models.\n"

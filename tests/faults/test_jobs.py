@@ -128,7 +128,7 @@ def serving(config: Path, keys: dict[str, str]) -> Iterator[tuple[httpx.Client, 
         )
     try:
         deadline = time.monotonic() + END_S
-        while "Ctrl-C stops it." not in log.read_text():
+        while "Press Ctrl-C to stop." not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": "key"}, timeout=30) as client:

@@ -83,7 +83,7 @@ def home(short_tmp_path: Path) -> Path:
 def serving(home: Path, port: int, **environment: str) -> Iterator[Running]:
     running = Running(home, port, **environment)
     try:
-        running.wait_for("Ctrl-C stops it.")
+        running.wait_for("Press Ctrl-C to stop.")
         yield running
     finally:
         if running.process.poll() is None:
@@ -223,5 +223,5 @@ def test_a_gpu_that_is_not_there_is_one_clear_sentence(home: Path) -> None:
     running = Running(home, free_port(), RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
     assert running.process.wait(60) == 1
     running._reader.join(5)
-    assert "The engine paddleocr-vl needs 1 GPU, and Ray sees 0 here." in running.output
+    assert "The engine paddleocr-vl needs 1 GPU, but Ray finds 0 on this machine." in running.output
     assert "Traceback" not in running.output

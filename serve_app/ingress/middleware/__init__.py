@@ -1,4 +1,4 @@
-"""What every request passes before a route: request id, key, one shape for errors, documentation pages.
+"""ASGI middleware that every request passes: request id, API key, error responses, documentation pages.
 
 Knows no route.
 """

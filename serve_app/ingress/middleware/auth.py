@@ -1,4 +1,4 @@
-"""Who may come in. Runs on headers alone, before any of the body is read."""
+"""Authentication by API key. Needs only headers, and runs before any of the body is read."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.errors import Unauthorized
 from serve_app.ingress.keys import KeyRing
 
-# Existing clients send each of these: `Bearer X`, `token X` and `X-API-Key: X`.
+# Existing clients use each of these: `Bearer X`, `token X` and `X-API-Key: X`.
 _SCHEMES = ("bearer", "token")
 
 
 class Authentication:
-    """ASGI middleware: a valid key, or 401; puts the key's name into `scope["state"]["key_name"]`, or None.
+    """ASGI middleware that refuses requests without a valid key, and sets `scope["state"]["key_name"]`.
 
-    There is none where the path is open and no key was sent; a wrong one is wrong there too.
+    A request without a key may pass on open paths; its `key_name` is None. A wrong key is refused there too.
     """
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, is_open: Callable[[Scope], bool]) -> None:
-        """`is_open` tells of a request whether it is served without a key."""
+        """`is_open` decides from the scope whether a request is served without a key."""
         self._app = app
         self._keys = keys
         self._is_open = is_open
@@ -37,7 +37,7 @@ class Authentication:
 
 
 def _presented_key(headers: Headers) -> bytes | None:
-    """The key as the bytes that were sent; headers are latin-1 to Starlette."""
+    """Return the key as the bytes that were sent; Starlette decodes headers as latin-1."""
     scheme, _, credentials = headers.get("authorization", "").strip().partition(" ")
     if scheme.lower() in _SCHEMES and credentials.strip():
         return credentials.strip().encode("latin-1")

@@ -1,4 +1,4 @@
-"""/docs, /redoc and /openapi.json: served from here, for browsers that see nothing but this service."""
+"""/docs, /redoc and /openapi.json. Their scripts and styles come from this service, for browsers without internet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 from serve_app.ingress.middleware.request_scope import path_of
 
 _PATHS = ("/docs", "/redoc", "/openapi.json", "/static-offline-docs")
-# Swagger UI and ReDoc write scripts and styles into their pages; ReDoc would fetch its logo from its makers.
+# Swagger UI and ReDoc need inline scripts and styles; ReDoc would load its logo from the internet.
 _POLICY = "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src blob:"
 
 
@@ -30,20 +30,20 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every error, whatever its status."""
+    """The body of every error response, whatever its status."""
 
     error: ErrorBody
 
 
 def documented_app(*, title: str, version: str, description: str, lifespan: Lifespan[FastAPI]) -> FastAPI:
-    """A FastAPI application whose documentation tells of the key and of the one shape of errors."""
+    """Create a FastAPI application whose OpenAPI document includes authentication and the body of errors."""
     app = FastAPIOffline(
         title=title,
         version=version,
         description=description,
         lifespan=lifespan,
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
-        responses={"default": {"model": ErrorAnswer, "description": "An error"}},
+        responses={"default": {"model": ErrorAnswer, "description": "Error"}},
     )
     app.docs_url = "/docs"  # for the Ray dashboard's link
     generate = app.openapi
@@ -51,13 +51,13 @@ def documented_app(*, title: str, version: str, description: str, lifespan: Life
     def openapi() -> dict[str, Any]:
         schema = generate()
         components = schema.setdefault("components", {})
-        # Authentication is a middleware, which runs before any body is read, so FastAPI knows nothing of it.
+        # Authentication is a middleware, so FastAPI does not know of it.
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
         schema["security"] = [{"bearer": []}, {"header": []}]
-        # FastAPI's own form of validation errors, which never leaves this service.
+        # FastAPI's default body of validation errors is never sent.
         for name in ("HTTPValidationError", "ValidationError"):
             components.get("schemas", {}).pop(name, None)
         for operations in schema["paths"].values():
@@ -70,12 +70,12 @@ def documented_app(*, title: str, version: str, description: str, lifespan: Life
 
 
 def is_documentation(path: str) -> bool:
-    """Whether a path, below the route prefix, is the documentation or what its pages load."""
+    """Whether a path below the route prefix is a documentation page or a file that such a page loads."""
     return any(path == page or path.startswith(f"{page}/") for page in _PATHS)
 
 
 class DocumentationPolicy:
-    """ASGI middleware: the documentation's pages load nothing from elsewhere."""
+    """ASGI middleware that keeps documentation pages from loading anything from other hosts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Whatever is raised becomes an answer in the one shape."""
+"""Turns exceptions into error responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowe
 
 
 class ErrorResponses:
-    """ASGI middleware: whatever is raised below becomes an answer; bugs are logged, not shown."""
+    """ASGI middleware that turns every exception into an error response. Unexpected ones are logged, not shown."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,10 +50,10 @@ class ErrorResponses:
                 unavailable = ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)
                 await error_response(unavailable, scope)(scope, receive, send)
         except (ClientDisconnect, TaskCancelledError):
-            log.info("the client left before its request was read")
+            log.info("the client disconnected before its request was read")
         except RayActorError:
-            # What dies behind the ingress is handled by the pipeline; this is the proxy in front of it.
-            log.warning("the proxy died, and the connection with it")
+            # The pipeline handles the death of other actors, so this is the proxy in front of the ingress.
+            log.warning("the proxy died, and with it the client's connection")
         except Exception as error:
             failure = logged_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
             if not started:
@@ -61,7 +61,7 @@ class ErrorResponses:
 
 
 def install(app: FastAPI) -> None:
-    """Make the framework's own errors (404, 405, broken multipart) take the one shape."""
+    """Send errors of the framework (404, 405, malformed multipart) as this service's error responses."""
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -1,4 +1,4 @@
-"""The one shape of errors: {"error": {"code", "message", "request_id", "fields"?}}; in PaddleX's envelope for its clients."""
+"""The body of errors: {"error": {"code", "message", "request_id", "fields"?}}, plus PaddleX's fields for its clients."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS, is_paddlex
 
 def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
     request_id = request_id_of(scope)
-    told: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
+    body: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
     if error.fields:
-        told["fields"] = [{"field": field.field, "message": field.message} for field in error.fields]
+        body["fields"] = [{"field": field.field, "message": field.message} for field in error.fields]
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(error.retry_after_s)
@@ -21,7 +21,7 @@ def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UploadStalled):
         headers["Connection"] = "close"
-    content: dict[str, object] = {"error": told}
+    content: dict[str, object] = {"error": body}
     if is_paddlex(scope):
         log_id = scope["state"].get("log_id", request_id)
         content = {"logId": log_id, "errorCode": error.status, "errorMsg": error.message, **content}

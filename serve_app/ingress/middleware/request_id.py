@@ -1,4 +1,4 @@
-"""One id for each request, in its answer's `X-Request-ID`, in its error and in each log line."""
+"""Request ids: one per request, in the response's `X-Request-ID`, in its error and in each log line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
-    """Outermost ASGI middleware: takes the client's id, refuses a malformed one, makes one where there is none.
+    """Outermost ASGI middleware: uses the client's id, refuses a malformed one, and generates one if there is none.
 
-    Ray Serve's proxy makes the id and writes it into the answer and the log context; the header is
-    added here only where a request came without passing it.
+    Ray Serve's proxy already generates the id and adds it to the response and the log context. This adds the header
+    only to responses of requests that did not come through the proxy.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,1 +1,1 @@
-"""Reads and checks requests: bodies, parameters, `Accept`. Uses nothing else of ingress."""
+"""Reads and validates requests: bodies, parameters, `Accept`. Uses nothing else of ingress."""

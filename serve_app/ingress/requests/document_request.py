@@ -14,7 +14,7 @@ from serve_app.settings import EngineSettings
 def document_request(
     fields: DocumentFields, engines: Sequence[EngineSettings], *, outputs: Sequence[OutputFormat] = ()
 ) -> DocumentRequest:
-    """Raises InvalidField for an engine that is not configured, or options that it does not have."""
+    """Raises InvalidField for an engine that is not configured and for options that the engine does not have."""
     engine = select_engine(fields, engines)
     return DocumentRequest(
         engine=engine.name,

@@ -1,4 +1,4 @@
-"""Reading `Accept` and `Accept-Language`: the best of what is offered, by the client's weights (RFC 9110, 12.4)."""
+"""Content negotiation: selects among what is offered by the weights in `Accept` or `Accept-Language` (RFC 9110, 12.4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 
 
 def best_match(header: str, offered: Sequence[str]) -> str:
-    """The offered value that the client likes best; the first one where it has no say.
+    """Return the offered value that the client prefers, or the first one if it has no preference.
 
     Works for media types ("text/*", "*/*") and for languages ("en" matches "en-GB").
     """
@@ -21,7 +21,7 @@ def best_match(header: str, offered: Sequence[str]) -> str:
                 return weights[name]
         return max((q for name, q in weights.items() if name.partition("-")[0] == value), default=0.0)
 
-    # max() keeps the first of equals, so the order of `offered` is the service's own preference.
+    # max() returns the first of equals, so the order of `offered` is the service's preference.
     best = max(offered, key=weight)
     return best if weight(best) > 0 else offered[0]
 
@@ -39,6 +39,6 @@ def _weights(header: str) -> list[tuple[str, float]]:
 
 
 def accepted(accept: str) -> OutputFormat:
-    """The output that an `Accept` header asks for."""
+    """Return the output format that an `Accept` header selects."""
     kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
     return kinds[best_match(accept, tuple(kinds))]

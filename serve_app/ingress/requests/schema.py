@@ -1,4 +1,4 @@
-"""JSON schemas for the API's documentation."""
+"""OpenAPI descriptions of what routes read by hand: bodies and the Idempotency-Key header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without references: within an OpenAPI document they would point elsewhere."""
+    """Replace a schema's references by what they refer to: within an OpenAPI document they would lead nowhere."""
     definitions = schema.pop("$defs", {})
 
     def inline(part: Any) -> Any:
@@ -29,13 +29,13 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "maxLength": 255},
-    "description": "For a day, requests with the same key are answered as the first one was",
+    "description": "Makes a retry safe: for a day, a repeated request with the same key gets the first one's response",
 }
-"""Of `openapi_extra`: it is read by hand."""
+"""A parameter for `openapi_extra`, since routes read this header by hand."""
 
 
 def body_of(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
-    """`openapi_extra` of a body that is read by hand: JSON, or a form whose `file` is the document."""
+    """Make the `openapi_extra` of a route that reads its body by hand: JSON, or a form whose `file` is the document."""
     form_schema = inlined(form.model_json_schema())
     form_schema["properties"]["file"] = {"type": "string", "format": "binary", "description": "The document as a file"}
     content = {"multipart/form-data": {"schema": form_schema}}

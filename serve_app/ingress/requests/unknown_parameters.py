@@ -1,4 +1,4 @@
-"""Query parameters are looked at as the fields of bodies are: what is not known is refused."""
+"""Refuses unknown query parameters, as unknown fields of bodies are refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from serve_app.ingress.requests.validation_errors import field_error
 
 
 def known_query_only(request: Request) -> None:
-    """For routers that depend on it. Raises InvalidField."""
+    """Raises InvalidField for an unknown query parameter. A dependency for routers."""
     route = request.scope["route"]
     if not isinstance(route, APIRoute):
         return
     known = [field.alias for field in route.dependant.query_params]
     for name in request.query_params:
         if name not in known:
-            meant = get_close_matches(name, known, n=1)
-            raise field_error(name, "is not a known parameter" + (f"; did you mean '{meant[0]}'?" if meant else ""))
+            similar = get_close_matches(name, known, n=1)
+            raise field_error(name, "is not a known parameter" + (f"; did you mean '{similar[0]}'?" if similar else ""))

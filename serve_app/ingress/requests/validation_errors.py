@@ -1,4 +1,4 @@
-"""What is wrong with the fields of a request, in plain words: never a library's own."""
+"""Turns validation errors into messages of this service. Text of pydantic never reaches a client."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from serve_app.errors import FieldError, InvalidField
 
 
 def field_error(field: str, message: str) -> InvalidField:
-    """The error of one field."""
+    """Make the error for one field."""
     name = _field_name(field)
     return InvalidField(f"{name}: {message}", fields=(FieldError(name, message),))
 
 
 def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField:
-    """The error of a body that is not of this model, field by field, in plain words."""
+    """Make the error for a body that does not match `model`, with a message for each field."""
     problems: dict[str, str] = {}
     for problem in error.errors(include_url=False, include_input=False)[:20]:
-        place = _FieldPath(model, problem["loc"])
+        path = _FieldPath(model, problem["loc"])
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
-        if problem["type"] == "extra_forbidden" and (meant := get_close_matches(place.last, place.siblings, n=1)):
-            message += f"; did you mean '{meant[0]}'?"
-        # What is wrong with fields together says so; a name that is no text is none to pydantic.
-        name = _field_name(place.name or ("" if problem["type"] == "value_error" else "?"))
-        # Below a field with several forms stand names of the library's own for each of them.
-        if place.is_within_value or name in problems:
-            message = f"is not valid; it is the {_described(place.field, place.last)}"
+        if problem["type"] == "extra_forbidden" and (similar := get_close_matches(path.last, path.siblings, n=1)):
+            message += f"; did you mean '{similar[0]}'?"
+        # A problem of several fields together has no name; neither has, for pydantic, a name that is not valid Unicode.
+        name = _field_name(path.name or ("" if problem["type"] == "value_error" else "?"))
+        # For a field of a union type pydantic reports each alternative; one message with the description replaces them.
+        if path.is_within_value or name in problems:
+            message = f"is not valid; it is the {_described(path.field, path.last)}"
         problems[name] = message
     fields = tuple(FieldError(name, message) for name, message in problems.items())
     texts = [f"{name}: {message}" if name else message for name, message in problems.items()]
@@ -39,7 +39,7 @@ def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField
 
 
 def parameters_error(error: RequestValidationError) -> InvalidField:
-    """The error of a request whose path, query or headers are not what they may be, in plain words."""
+    """Make the error for path parameters, query parameters or headers that are not valid."""
     problems = {}
     for problem in error.errors()[:20]:
         name = _field_name(str(problem["loc"][-1]))
@@ -49,10 +49,11 @@ def parameters_error(error: RequestValidationError) -> InvalidField:
 
 
 class _FieldPath:
-    """Where in a body something is wrong.
+    """The field that a validation error is about.
 
-    `name` is the dotted path that the client wrote, `last` the last part of it, `field` the model's field there, where
-    there is one, and `siblings` are the names that could stand there. `is_within_value`: it is in a part of the value.
+    `name` is the dotted path as the client wrote it and `last` its last part. `field` is the model's field, or None if it
+    has no such field, and `siblings` are the names of all fields beside it. `is_within_value` is set if the error is about
+    a part of the field's value.
     """
 
     def __init__(self, model: type[BaseModel], location: Sequence[int | str]) -> None:
@@ -93,7 +94,7 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _described(field: FieldInfo | None, name: str) -> str:
-    """What the documentation says of a field, to be read within a sentence."""
+    """Return a field's description with a lower-case first letter, for use within a sentence."""
     description = (field.description if field is not None else None) or name
     return description[0].lower() + description[1:]
 
@@ -104,7 +105,7 @@ _PROBLEMS = {
     "string_type": "must be a string",
     "string_too_long": "may have at most {max_length} characters",
     "string_unicode": "is not valid Unicode",
-    "string_pattern_mismatch": "has characters that it may not have",
+    "string_pattern_mismatch": "has characters that are not allowed",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number",
@@ -123,13 +124,13 @@ _PROBLEMS = {
     "too_long": "may have at most {max_length} items",
     "too_short": "must have at least {min_length}",
     "value_error": "{error}",
-    "greater_than": "must be more than {gt}",
+    "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }
 
 
 def _field_name(field: str) -> str:
-    """A client's own field name, fit to be shown: short, and no half of a surrogate pair."""
+    """Make a field name sent by a client safe to repeat: short, and without lone surrogates."""
     printable = field.encode("utf-8", "replace").decode()
     return printable if len(printable) <= 100 else f"{printable[:100]}…"

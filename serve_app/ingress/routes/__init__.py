@@ -1,1 +1,1 @@
-"""One thin module for each API: it joins requests, the pipeline and responses, and decides nothing else."""
+"""One thin module per API. A route joins requests, the pipeline and responses, and decides nothing else."""

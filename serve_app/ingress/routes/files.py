@@ -1,4 +1,4 @@
-"""GET /files: files of a folder store, by links that were made for them; a bucket serves its own."""
+"""GET /files: files of a folder store, by signed links. Links to an S3 store lead to the bucket itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEADERS = {
 
 
 @router.head("/files/{key:path}", include_in_schema=False)
-@router.get("/files/{key:path}", summary="A stored file, by a link of an answer; no key is needed")
+@router.get("/files/{key:path}", summary="Get a stored file by a signed link; no API key is needed")
 async def file(
     key: str, context: Annotated[Context, Depends(context_of)], expires: str = "", signature: str = ""
 ) -> Response:
@@ -49,7 +49,7 @@ async def file(
     except KeyError:
         raise NotFound from None
     except StoreUnavailable as error:
-        log.error("%s", error)
+        log.error("a stored file cannot be opened: %s", error)
         raise ServiceUnavailable from None
     media_type = _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
     left_s = max(0, int(expires) - int(time.time()))

@@ -18,7 +18,7 @@ from serve_app.document import DocumentSummary, ErrorInfo, NativePage
 from serve_app.document.ids import document_folder
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.context import Context, context_of, request_deadline
-from serve_app.ingress.middleware.request_scope import note_paddlex, request_id_of
+from serve_app.ingress.middleware.request_scope import mark_paddlex, request_id_of
 from serve_app.ingress.requests.body import SOURCES, Body, decoded, read_body
 from serve_app.ingress.requests.schema import inlined
 from serve_app.ingress.requests.validation_errors import fields_error
@@ -177,7 +177,7 @@ def use_dialect(request: Request, body: Body) -> None:
     """Write this request's errors in PaddleX's form from now on, with the client's `logId`."""
     log_id = body.fields.get("logId")
     usable = isinstance(log_id, str) and 0 < len(log_id) <= MAX_LOG_ID and not _SURROGATE.search(log_id)
-    note_paddlex(request.scope, cast(str, log_id) if usable else request_id_of(request.scope))
+    mark_paddlex(request.scope, cast(str, log_id) if usable else request_id_of(request.scope))
 
 
 def _log_id(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""GET / and GET /health: those of the service that this one replaces, with additions."""
+"""GET / and GET /health, with the fields of the service that this one replaces and some more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _TEXTS = {
 AcceptLanguage = Annotated[str, Header(description="`ru` (default) or `en`")]
 
 
-@router.get("/", summary="The service and its endpoints")
+@router.get("/", summary="Get the service's name, version and endpoints")
 async def index(accept_language: AcceptLanguage = "") -> dict[str, Any]:
     texts = _TEXTS[best_match(accept_language, ("ru", "en"))]
     return {
@@ -56,11 +56,11 @@ async def index(accept_language: AcceptLanguage = "") -> dict[str, Any]:
     }
 
 
-@router.get("/health", summary="Health, from memory: never waits for an engine or the store")
+@router.get("/health", summary="Get the health of the service; responds at once, from memory")
 async def health(
     context: Annotated[Context, Depends(context_of)], accept_language: AcceptLanguage = ""
 ) -> dict[str, Any]:
-    """`paddleocr` is the state of the default engine; `engines` tells of each."""
+    """`paddleocr` is the state of the default engine; `engines` has the state of each."""
     store = context.settings.store
     monitor = first_of(context.services.engines)
     default = monitor.state
@@ -100,10 +100,10 @@ async def health(
 
 
 def _engine(state: EngineState) -> dict[str, Any]:
-    told: dict[str, Any] = {"state": state.phase, "version": state.version, "reason": state.reason}
+    described: dict[str, Any] = {"state": state.phase, "version": state.version, "reason": state.reason}
     if state.vlm_server is not None:
-        told["server"] = {
+        described["server"] = {
             "state": "available" if state.vlm_server.available else "away",
             "reason": state.vlm_server.reason,
         }
-    return told
+    return described
