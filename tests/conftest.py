@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.samples import SAMPLES
 from tests.support.service import Service, deploy
 from tests.support.swift_fixture import swift
 from tests.support.tiny_models_fixture import tiny_models
 
 __all__ = ["swift", "tiny_models"]
-
-SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 @pytest.fixture(scope="session")

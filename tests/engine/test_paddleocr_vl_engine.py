@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,24 @@ from serve_app.recognition.engines.paddleocr_vl.adapter import BoundedGeneration
 from serve_app.recognition.engines.paddleocr_vl.budget import page_budget
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.settings import VlmServerSettings
-from tests.engine.test_paddlex_adapter import (
+from tests.support.engines import read_whole
+from tests.support.tiny_paddleocr_vl import FIGURE, FORMULA_TEXT, LABELS, LIGHT_BOXES, OCR_TEXT, TABLE_HTML, TinyModels
+from tests.support.vl_pages import (
     CHEAP,
+    DARK,
     HEIGHT,
-    REPOSITORY,
+    LIGHT,
     WIDTH,
     BgrPage,
     figure_page,
     make_task,
+    page,
     tiny_settings,
     turned,
 )
-from tests.engine.test_tiny_paddleocr_vl import DARK, LIGHT, page
-from tests.support.engines import read_whole
-from tests.support.tiny_paddleocr_vl import FIGURE, FORMULA_TEXT, LABELS, LIGHT_BOXES, OCR_TEXT, TABLE_HTML, TinyModels
 from tests.support.vlm_server import VlmServer
 
+REPOSITORY = Path(__file__).parents[2]
 TOKENS = 7  # of OCR_TEXT, with the one that ends it
 
 
@@ -341,7 +344,7 @@ logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(name)s %(le
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings
 from tests.support.engines import read_pages
-from tests.engine.test_paddlex_adapter import LIGHT, make_task, page
+from tests.support.vl_pages import LIGHT, make_task, page
 settings = PaddleOcrVlSettings(
     device="cpu", download=False, layout_model_dir=sys.argv[1], vlm=NativeVlmSettings(model_dir=sys.argv[2])
 )

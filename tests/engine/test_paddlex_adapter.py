@@ -15,45 +15,32 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from serve_app.document import PageContent, PageImage
-from serve_app.document.options import ParsingOptions, RecognitionOptions, VlmExtraArgs
+from serve_app.document import PageContent
+from serve_app.document.options import ParsingOptions, VlmExtraArgs
 from serve_app.errors import ServiceError
 from serve_app.recognition.engines.engine import EngineLoadError, PageTask
 from serve_app.recognition.engines.paddleocr_vl import adapter, vlm_client
 from serve_app.recognition.engines.paddleocr_vl.adapter import VERSIONS, check_versions
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
-from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings
-from tests.engine.test_tiny_paddleocr_vl import DARK, LIGHT, make_pipeline, page
 from tests.support.engines import read_whole
-from tests.support.tiny_paddleocr_vl import FIGURE, TinyModels
+from tests.support.tiny_paddleocr_vl import TinyModels
+from tests.support.vl_pages import (
+    CHEAP,
+    DARK,
+    HEIGHT,
+    LIGHT,
+    WIDTH,
+    BgrPage,
+    figure_page,
+    make_pipeline,
+    make_task,
+    page,
+    tiny_settings,
+    turned,
+)
 
 REPOSITORY = Path(__file__).parents[2]
-WIDTH, HEIGHT = 600, 800
-
-BgrPage = NDArray[np.uint8]
-
-
-def tiny_settings(models: TinyModels, **settings: Any) -> PaddleOcrVlSettings:
-    """Everything on the CPU, nothing fetched; the pages' turns can be asked for."""
-    return PaddleOcrVlSettings(
-        **{
-            "device": "cpu",
-            "download": False,
-            "layout_model_dir": str(models.layout),
-            "vlm": NativeVlmSettings(model_dir=str(models.vlm)),
-            "doc_preprocessor": True,
-            "orientation_model_dir": str(models.orientation),
-            "unwarping_model_dir": str(models.unwarping),
-            **settings,
-        }
-    )
-
-
-def make_task(bgr: BgrPage, number: int = 1, **options: Any) -> PageTask:
-    image = PageImage(np.ascontiguousarray(bgr[:, :, ::-1]), number, 200, 0.0)
-    return PageTask(image, RecognitionOptions(parsing=ParsingOptions(**options)))
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +64,6 @@ def library(tiny_models: TinyModels) -> Iterator[Any]:
     )
     yield pipeline
     pipeline.close()
-
-
-def figure_page(paper: tuple[int, int, int]) -> BgrPage:
-    """A page with something to see at the place of the figure."""
-    pixels = page(paper)
-    left, top, right, bottom = (round(f * s) for f, s in zip(FIGURE, (WIDTH, HEIGHT) * 2, strict=True))
-    pixels[top + 20 : bottom - 20, left + 20 : right - 20] = (30, 180, 220)
-    return pixels
 
 
 def test_the_pinned_versions_are_the_ones_installed_and_required() -> None:
@@ -289,10 +268,6 @@ def test_the_staged_result_has_the_fields_of_the_librarys_own(library: Any, engi
     assert all(ours is theirs for ours, theirs in same_kinds.values()), (look, same_kinds)
 
 
-def turned(size: tuple[int, int] = (WIDTH, HEIGHT)) -> BgrPage:
-    return np.ascontiguousarray(np.rot90(page(LIGHT, size, headed=True)))
-
-
 # Options as a request has them, and as the library takes them where that is otherwise: classes go by number there.
 OPTION_SETS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
@@ -314,7 +289,6 @@ WHOLE_PAGE = [
 
 
 # Small pictures of blocks: seconds less for the same ways through the code.
-CHEAP = {"min_pixels": 5_000, "max_pixels": 20_000}
 
 
 def names(value: Any) -> str:

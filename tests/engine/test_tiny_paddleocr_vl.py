@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from tests.support.tiny_paddleocr_vl import (
     DARK_BOXES,
@@ -24,38 +21,7 @@ from tests.support.tiny_paddleocr_vl import (
     Box,
     TinyModels,
 )
-
-WIDTH, HEIGHT = 600, 800
-LIGHT, DARK = (250, 250, 245), (20, 20, 30)
-
-Page = NDArray[np.uint8]
-
-
-def page(paper: tuple[int, int, int], size: tuple[int, int] = (WIDTH, HEIGHT), *, headed: bool = False) -> Page:
-    """A BGR page with a few lines; `headed` adds a dark band along its top."""
-    image = Image.new("RGB", size, paper)
-    draw = ImageDraw.Draw(image)
-    ink = tuple(255 - level for level in paper)
-    for y in range(size[1] // 4, size[1] * 3 // 4, 40):
-        draw.line([(size[0] // 4, y), (size[0] * 3 // 4, y)], fill=ink, width=3)
-    if headed:
-        draw.rectangle([0, 0, size[0], size[1] // 10], fill=(20, 40, 90))
-    return np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
-
-
-def make_pipeline(models: TinyModels, version: str, **options: Any) -> Any:
-    from paddleocr import PaddleOCRVL
-
-    pipeline = PaddleOCRVL(
-        pipeline_version=version,
-        layout_detection_model_dir=str(models.layout),
-        vl_rec_model_dir=str(models.vlm),
-        device="cpu",
-        cpu_threads=1,
-        **options,
-    )
-    logging.getLogger("paddlex").setLevel(logging.ERROR)
-    return pipeline
+from tests.support.vl_pages import DARK, HEIGHT, LIGHT, WIDTH, BgrPage, make_pipeline, page
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +38,7 @@ def pipeline(tiny_models: TinyModels) -> Iterator[Any]:
     pipeline.close()
 
 
-def read(pipeline: Any, pages: list[Page], *, turn: bool = False, unwarp: bool = False) -> list[Any]:
+def read(pipeline: Any, pages: list[BgrPage], *, turn: bool = False, unwarp: bool = False) -> list[Any]:
     results = pipeline.predict(pages, use_doc_orientation_classify=turn, use_doc_unwarping=unwarp, use_queues=False)
     return list(results)
 

@@ -24,10 +24,9 @@ from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_b
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
 from serve_app.settings import VlmServerSettings
-from tests.engine.test_paddlex_adapter import make_task, tiny_settings
-from tests.engine.test_tiny_paddleocr_vl import LIGHT, page
 from tests.support.engines import read_whole
 from tests.support.tiny_paddleocr_vl import LIGHT_BOXES, TinyModels
+from tests.support.vl_pages import LIGHT, make_task, page, tiny_settings
 from tests.support.vlm_server import MODEL, OCR_TEXT, VlmServer
 
 BACKENDS = ("vllm-server", "sglang-server", "fastdeploy-server", "llama-cpp-server")

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.test_kills import page
+from tests.support.pictures import noise_page
 from tests.support.service import Service
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
@@ -186,7 +186,7 @@ async def test_a_replica_on_each_gpu_and_a_lost_node_costs_no_request(
     async def client() -> None:
         async with nodes.service.async_client() as http:
             while not done.is_set():
-                answers.append(await http.post("/ocr", files={"file": page()}))
+                answers.append(await http.post("/ocr", files={"file": noise_page()}))
 
     async def until_answered(more: int) -> None:
         enough = len(answers) + more
@@ -228,5 +228,5 @@ async def test_each_replica_and_the_server_it_launches_see_one_gpu_of_their_own(
     ]
     assert sorted(server.environ()["CUDA_VISIBLE_DEVICES"] for server in servers) == ["0", "1"]
     async with nodes.service.async_client() as http:
-        answer = await http.post("/ocr", files={"file": page()})
+        answer = await http.post("/ocr", files={"file": noise_page()})
     assert answer.status_code == 200, answer.text

@@ -29,58 +29,13 @@ from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
-from tests.support.pdfs import pages_pdf
+from tests.support.job_client import END_S, assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.support.service import Service
 from tests.support.swift import free_port
 from tests.support.swift_fixture import SwiftServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = 60
-END_S = 90
-
-
-def book(pages: int = PAGES) -> bytes:
-    return pages_pdf([b""] * pages, size=(200, 200))
-
-
-def submit(client: httpx.Client, file: bytes, **fields: str) -> str:
-    answer = client.post("/jobs", files={"file": ("book.pdf", file)}, data=fields)
-    assert answer.status_code == 202, answer.text
-    job_id: str = answer.json()["id"]
-    return job_id
-
-
-def job_of(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    answer = client.get(f"/jobs/{job_id}")
-    assert answer.status_code == 200, answer.text
-    job: dict[str, Any] = answer.json()
-    return job
-
-
-def wait_until_done(client: httpx.Client, job_id: str, pages: int) -> dict[str, Any]:
-    """Until so many pages are done, or the job is at its end."""
-    deadline = time.monotonic() + END_S
-    while True:
-        job = job_of(client, job_id)
-        if job["progress"]["done"] >= pages or job["ended"]:
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
-
-
-def wait_for_end(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + END_S
-    while not (job := job_of(client, job_id))["ended"]:
-        assert time.monotonic() < deadline, job
-        time.sleep(0.2)
-    return job
-
-
-def assert_whole(client: httpx.Client, job: dict[str, Any], pages: int = PAGES) -> None:
-    assert (job["state"], job["progress"]) == ("done", {"done": pages, "failed": 0, "total": pages}), job
-    document = client.get(f"/jobs/{job['id']}/result").json()
-    assert [page["number"] for page in document["pages"]] == list(range(1, pages + 1))
-    assert all(page["text"] == "Привет" and page["error"] is None for page in document["pages"])
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -169,7 +124,7 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(
 
     config = config_file(short_tmp_path, store)
     with serving(config, keys) as (client, process):
-        job_id = submit(client, book())
+        job_id = submit(client, book(PAGES))
         waiting = submit(client, book(3))
         before = wait_until_done(client, job_id, 20)
         kill_all(process)
@@ -177,7 +132,7 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(
     stored = stored_pages()
     assert len(stored) >= 20, "what counts as done is stored"
     with serving(config, keys) as (client, _):
-        assert_whole(client, wait_for_end(client, job_id))
+        assert_whole(client, wait_for_end(client, job_id), PAGES)
         assert_whole(client, wait_for_end(client, waiting), 3)
         logged = list((short_tmp_path / "ray").rglob("serve/*Jobs*.log"))
         logged += short_tmp_path.rglob("serve/*Jobs*.log")
@@ -199,7 +154,7 @@ def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
     jobs = {"s3_sources": [allowed]}
     service = deployed({"engines": [ENGINE], "store": store, "jobs": jobs}, secrets=keys)
     service.wait_until_engines_are_ready()
-    swift.put(f"{store['prefix']}-in/книга.pdf", book())
+    swift.put(f"{store['prefix']}-in/книга.pdf", book(PAGES))
     with service.client() as client:
         for elsewhere in (f"s3://{swift.bucket}/{store['prefix']}/x", "s3://other/x", allowed.rstrip("/")):
             assert client.post("/jobs", json={"image_url": elsewhere}).status_code == 403, elsewhere
@@ -209,7 +164,7 @@ def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
         wait_until_done(client, job_id, 10)
         with swift.away():
             time.sleep(20)
-        assert_whole(client, wait_for_end(client, job_id))
+        assert_whole(client, wait_for_end(client, job_id), PAGES)
         result = client.get(f"/jobs/{job_id}/result", params={"output": "text"})
         assert result.text.split() == ["Привет"] * PAGES
 
@@ -219,7 +174,7 @@ def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable
     service.wait_until_engines_are_ready()
     output, away = tmp_path / "output", tmp_path / "away"
     with service.client() as client:
-        job_id = submit(client, book())
+        job_id = submit(client, book(PAGES))
         for pages, instead in ((10, "file"), (20, "nothing"), (30, "folder")):
             wait_until_done(client, job_id, pages)
             output.rename(away)
@@ -242,7 +197,7 @@ def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable
                 assert not list(output.rglob("*")), "nothing is written to where the store is not"
                 output.unlink() if instead == "file" else output.rmdir()
             away.rename(output)
-        assert_whole(client, wait_for_end(client, job_id))
+        assert_whole(client, wait_for_end(client, job_id), PAGES)
         (page_7,) = output.rglob("page-results/000007.json")
         page_7.unlink()
         lost = client.get(f"/jobs/{job_id}/result")
@@ -253,7 +208,7 @@ def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..
     service = deployed({"engines": [{**ENGINE, "replicas": 2, "page_s": 0.3}]})
     service.wait_until_engines_are_ready()
     with service.client() as client:
-        job_id = submit(client, book())
+        job_id = submit(client, book(PAGES))
         wait_until_done(client, job_id, 5)
         first = written(tmp_path / "output")
         for number in range(4):
@@ -261,7 +216,7 @@ def test_recognizers_and_jobs_that_are_killed_cost_no_page(deployed: Callable[..
             for victim in victims[:1]:
                 victim.send_signal(signal.SIGKILL)
             time.sleep(1.5)
-        assert_whole(client, wait_for_end(client, job_id))
+        assert_whole(client, wait_for_end(client, job_id), PAGES)
     after = written(tmp_path / "output")
     assert {name: at for name, at in after.items() if name in first} == first
 

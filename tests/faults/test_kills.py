@@ -16,20 +16,10 @@ import pytest
 from PIL import Image
 from ray import serve
 
-from serve_app.document import RgbPixels
+from tests.support.pictures import noise_page, png_of
 from tests.support.service import Service
 
 CLIENTS = 16
-
-
-def page(seed: int = 0, size: int = 400) -> bytes:
-    return page_of(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
-
-
-def page_of(pixels: RgbPixels) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 # Two replicas of an engine that takes 50 ms a page, so that work is always in flight.
@@ -67,7 +57,7 @@ async def load(service: Service, seconds: float, meanwhile: Callable[[], Awaitab
     a decoder. The clients go on for a moment after it has happened.
     """
     deadline = float("inf")
-    image = page()
+    image = noise_page()
     answers: list[httpx.Response] = []
     flowing = asyncio.Event()
 
@@ -106,7 +96,7 @@ async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(recogniz
     large = stream.getvalue()
     (rasterizer,) = recognizing.replicas("Rasterizer")
     async with recognizing.async_client() as client:
-        await client.post("/ocr", files={"file": page()})  # so that there is a decoder
+        await client.post("/ocr", files={"file": noise_page()})  # so that there is a decoder
         (decoder,) = rasterizer.children()
 
         before = decoder.cpu_times().user
@@ -117,12 +107,12 @@ async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(recogniz
             decoder.send_signal(signal.SIGSEGV)
 
         work = [asyncio.create_task(client.post("/ocr", files={"file": large}))]
-        work += [asyncio.create_task(client.post("/ocr", files={"file": page(n)})) for n in range(6)]
+        work += [asyncio.create_task(client.post("/ocr", files={"file": noise_page(n)})) for n in range(6)]
         await asyncio.to_thread(crash)
         hostile, *others = await asyncio.gather(*work)
         assert (hostile.status_code, hostile.json()["error"]["code"]) == (422, "corrupt_document"), hostile.text
         assert [answer.status_code for answer in others] == [200] * 6
-        assert (await client.post("/ocr", files={"file": page()})).status_code == 200
+        assert (await client.post("/ocr", files={"file": noise_page()})).status_code == 200
     assert [replica.pid for replica in recognizing.replicas("Rasterizer")] == [rasterizer.pid], "the replica lives"
 
 
@@ -161,9 +151,9 @@ async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(de
     service.wait_until_engines_are_ready()
     (stuck,) = service.replicas("Recognizer-dummy")
     async with service.async_client() as client:
-        hanging = asyncio.create_task(client.post("/ocr", files={"file": page()}))
+        hanging = asyncio.create_task(client.post("/ocr", files={"file": noise_page()}))
         await asyncio.to_thread(stuck.wait)
-        blank = page_of(np.full((60, 60, 3), 255, dtype=np.uint8))
+        blank = png_of(np.full((60, 60, 3), 255, dtype=np.uint8))
         assert (await client.post("/ocr", files={"file": blank}, data={"engine": "tesseract"})).status_code == 200
         answer = await hanging
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "recognition_failed")
@@ -193,7 +183,7 @@ async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(
     deadline = time.monotonic() + 40
     async with service.async_client() as client:
         while time.monotonic() < deadline:
-            answers = [await client.post("/ocr", files={"file": page()}) for _ in range(4)]
+            answers = [await client.post("/ocr", files={"file": noise_page()}) for _ in range(4)]
             replicas = service.replicas(deployment)
             if all(answer.status_code == 200 for answer in answers) and len(replicas) == 2:
                 break

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from serve_app.recognition.memory_limit import own_memory_mb
-from tests.faults.test_kills import page
+from tests.support.pictures import noise_page
 from tests.support.service import Service
 
 CLIENTS = 12
@@ -77,7 +77,7 @@ async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
         answers = []
         async with service.async_client() as http:
             while not done.is_set():
-                answers.append(await http.post("/ocr", files={"file": page()}))
+                answers.append(await http.post("/ocr", files={"file": noise_page()}))
         return answers
 
     clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app import errors
 from serve_app.errors import ServiceError
-from tests.conftest import SAMPLES
+from tests.support.samples import SAMPLES
 from tests.support.service import KEY, Service
 
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import SAMPLES
 from tests.support.documentation import ROOT
+from tests.support.samples import SAMPLES
 from tests.support.service import KEY, Service
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
+from tests.support.image_files import GREY_PAGE, tiff
 from tests.support.pdfs import page_pdf, pages_pdf, pdf_of, stream
 from tests.support.service import Service
-from tests.unit.test_images import GREY_PAGE, tiff
 
 CATALOG = b"<</Type/Catalog/Pages 2 0 R>>"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image
 
-from tests.conftest import SAMPLES
+from tests.support.samples import SAMPLES
 from tests.support.service import Service
 
 

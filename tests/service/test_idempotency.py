@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serve_app.jobs.idempotency_store import LEASE_S
-from tests.faults.test_jobs import book, wait_for_end
+from tests.support.job_client import book, wait_for_end
 from tests.support.service import KEY, Service, deploy
 
 TEXT = "Привет, мир.\n" * 5000

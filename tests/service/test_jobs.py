@@ -17,8 +17,8 @@ import pytest
 import standardwebhooks
 from rapidfuzz import fuzz
 
-from tests.faults.test_jobs import assert_whole, book, job_of, submit, wait_for_end, wait_until_done
-from tests.service.test_ocr import http_server
+from tests.support.http_server import http_server
+from tests.support.job_client import assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.support.pdfs import scan
 from tests.support.service import KEY, Service, deploy
 

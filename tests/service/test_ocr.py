@@ -6,12 +6,9 @@ import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import quote
 
 import boto3
@@ -19,34 +16,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.conftest import SAMPLES
+from tests.support.http_server import http_server
+from tests.support.samples import SAMPLES
 from tests.support.service import Service
 from tests.support.swift_fixture import SwiftServer
 
 
 def words(text: str) -> list[str]:
     return text.split()
-
-
-@contextmanager
-def http_server(files: dict[str, bytes], host: str = "127.0.0.2") -> Iterator[str]:
-    """Serves `files` by path; anything else is a 404."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = files.get(self.path)
-            self.send_response(404 if body is None else 200)
-            self.end_headers()
-            self.wfile.write(body or b"")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer((host, 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://{host}:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_russian_page_by_every_input_comes_back_without_a_wrong_character(

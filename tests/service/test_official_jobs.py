@@ -11,7 +11,7 @@ import httpx
 import pytest
 from rapidfuzz import fuzz
 
-from tests.service.test_ocr import http_server
+from tests.support.http_server import http_server
 from tests.support.pdfs import scan
 from tests.support.service import KEY, Service
 

@@ -18,8 +18,8 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image, ImageDraw
 
-from tests.conftest import SAMPLES
 from tests.support.pdfs import scan
+from tests.support.samples import SAMPLES
 from tests.support.service import KEY, Service, deploy
 from tests.support.tiny_paddleocr_vl import OCR_TEXT, TABLE_HTML, TinyModels
 

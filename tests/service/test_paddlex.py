@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from rapidfuzz import fuzz
 
-from tests.service.test_ocr import http_server
+from tests.support.http_server import http_server
 from tests.support.pdfs import pages_pdf, scan
 from tests.support.service import KEY, Service
 from tests.support.swift_fixture import SwiftServer

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SAMPLES
-from tests.service.test_ocr import http_server
 from tests.support.documentation import DOCUMENTATION, ROOT, code_blocks
+from tests.support.http_server import http_server
+from tests.support.samples import SAMPLES
 from tests.support.service import KEY, Service
 
 TEXT = "\n".join(file.read_text() for file in DOCUMENTATION)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image
+
+from serve_app.document import RgbPixels
 
 
 def photo(width: int, height: int, *, seed: int = 0) -> Image.Image:
@@ -14,3 +18,13 @@ def photo(width: int, height: int, *, seed: int = 0) -> Image.Image:
     )
     grain = random.normal(0, 10, (height, width, 1))
     return Image.fromarray(np.clip(np.asarray(patches) + grain, 0, 255).astype(np.uint8))
+
+
+def noise_page(seed: int = 0, size: int = 400) -> bytes:
+    return png_of(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def png_of(pixels: RgbPixels) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()

@@ -14,8 +14,8 @@ from PIL import Image
 from serve_app.errors import CorruptDocument, EmptyDocument, TooLarge, TooManyPages, UnsupportedMediaType
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.page_source import MAX_TIFF_DIRECTORIES, PageSource, open_source
+from tests.support.image_files import GREEN, GREY_PAGE, RED, corners, png, save, tiff, tiff_tags
 from tests.support.pdfs import page_pdf
-from tests.unit.test_images import GREEN, GREY_PAGE, RED, corners, png, save, tiff, tiff_tags
 
 MAX_PIXELS = 10**6
 
