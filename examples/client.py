@@ -57,7 +57,7 @@ class Client:
         return check(self._http.get(f"/jobs/{job_id}/result", params={"output": output})).content
 
     def _post(self, path: str, file: Path, fields: dict[str, str]) -> httpx.Response:
-        """Send the file; try again while the service is busy. The key makes that safe: one upload, one answer."""
+        """Send the file; try again while the service is busy. The key makes that safe: one upload, one result."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         for _ in range(RETRIES):
             with file.open("rb") as content:

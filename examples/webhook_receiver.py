@@ -49,7 +49,7 @@ def is_genuine(headers: Mapping[str, str], body: bytes, key: bytes, now: float |
 class Receiver(BaseHTTPRequestHandler):
     key: bytes
     seen: set[str]
-    """Ids of webhooks that were taken: one whose answer got lost is sent again."""
+    """Ids of webhooks that were taken: one whose response got lost is sent again."""
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
