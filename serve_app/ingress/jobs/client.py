@@ -20,7 +20,7 @@ from serve_app.errors import (
 )
 from serve_app.fetching.sources import S3, check_source
 from serve_app.ingress.context import Context, call_jobs, store_unavailable
-from serve_app.ingress.idempotency import RETRY_AFTER_S, Turn, idempotency_key, request_digest
+from serve_app.ingress.idempotency.lease import RETRY_AFTER_S, IdempotencyLease, idempotency_key, request_digest
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.jobs.deployment import JobsReport
 from serve_app.jobs.idempotency_store import ClaimState
@@ -62,17 +62,17 @@ async def submit_job(
     name = idempotency_key(request)
     if name is None:
         return await _store_and_start(context, record, source)
-    turn = Turn(context, record.owner, name, await request_digest(request, body), request_id=record.id)
+    lease = IdempotencyLease(context, record.owner, name, await request_digest(request, body), request_id=record.id)
     deadline = asyncio.get_running_loop().time() + SUBMIT_S
-    async with turn:
-        while not await turn.is_first():
-            if turn.first.state is not ClaimState.ANSWERING:
-                return await _earlier_job(context, turn.first.id)
+    async with lease:
+        while (first := await lease.acquire()) is not None:
+            if first.state is not ClaimState.ANSWERING:
+                return await _earlier_job(context, first.id)
             if asyncio.get_running_loop().time() > deadline:
                 raise RequestRunning(retry_after_s=RETRY_AFTER_S)
             await asyncio.sleep(SUBMIT_POLL_S)
         record = await _store_and_start(context, record, source)
-        await turn.settle()
+        await lease.commit()
     return record
 
 

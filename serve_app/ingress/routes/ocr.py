@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from serve_app.document import Document
 from serve_app.errors import Unauthorized
 from serve_app.ingress.context import Context, context_of, request_deadline
-from serve_app.ingress.idempotency import answered_once
+from serve_app.ingress.idempotency.replay import answered_once
 from serve_app.ingress.requests.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted

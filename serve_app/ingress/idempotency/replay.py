@@ -1,0 +1,119 @@
+"""Records the response to the first request with an Idempotency-Key, and replays it to requests that repeat it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from typing import BinaryIO, cast
+
+from fastapi import Request, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from serve_app.errors import JobGone, RequestRunning
+from serve_app.ingress.context import Context, store_unavailable
+from serve_app.ingress.idempotency.lease import RETRY_AFTER_S, IdempotencyLease, idempotency_key, request_digest
+from serve_app.ingress.requests.body import Body
+from serve_app.ingress.responses.document_events import EventStream
+from serve_app.ingress.responses.files import file_response
+from serve_app.jobs.idempotency_store import Claim
+from serve_app.outputs.rendering import BYTES_IN_MEMORY
+from serve_app.storage import StoreUnavailable
+
+
+async def answered_once(
+    request: Request,
+    context: Context,
+    body: Body,
+    resources: ExitStack,
+    respond: Callable[[ExitStack], Awaitable[Response]],
+) -> Response:
+    """Return the response of `respond`, or the recorded one if the request repeats one with the same Idempotency-Key.
+
+    `resources` are released once the response is sent; `respond` gets a stack for its own. Raises InvalidField,
+    IdempotencyMismatch, RequestRunning, and ServiceUnavailable if the key cannot be acquired.
+    """
+    name = idempotency_key(request)
+    if name is None:
+        return await respond(resources)
+    digest = await request_digest(request, body, accept=request.headers.get("accept", ""))
+    lease = IdempotencyLease(context, request.state.key_name or "", name, digest, request_id=uuid.uuid4().hex)
+    async with AsyncExitStack() as work:
+        await work.enter_async_context(lease)
+        first = await lease.acquire()
+        if first is not None:
+            return await _replayed(context, lease, first, resources)
+        response = await respond(work.enter_context(ExitStack()))
+        work.push(resources.pop_all())
+        return _RecordedResponse(response, lease, work.pop_all())
+
+
+async def _replayed(context: Context, lease: IdempotencyLease, first: Claim, resources: ExitStack) -> Response:
+    if first.headers is None:
+        raise RequestRunning(retry_after_s=RETRY_AFTER_S)
+    try:
+        file = await context.idempotency_store.answer(lease.owner, lease.name)
+    except KeyError:
+        raise JobGone("The response to the first request with this Idempotency-Key has been deleted.") from None
+    except StoreUnavailable as error:
+        raise store_unavailable(context, error) from None
+    return _recorded_file(file, {**first.headers, "idempotent-replayed": "true"}, resources)
+
+
+def _recorded_file(file: BinaryIO, headers: dict[str, str], resources: ExitStack) -> Response:
+    others = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
+    return file_response(file, headers["content-type"], others, resources)
+
+
+class _RecordedResponse(Response):
+    """Sends a response and commits it to the lease.
+
+    It is stored before it is sent, so that a failing connection does not lose it; a stream is recorded as it is sent.
+    """
+
+    def __init__(self, response: Response, lease: IdempotencyLease, work: AsyncExitStack) -> None:
+        super().__init__()
+        self._response = response
+        self._lease = lease
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._work:
+            if isinstance(self._response, EventStream):
+                recording = _Recording(send)
+                with recording.file:
+                    await self._response(scope, receive, recording)
+                    if self._response.is_whole and recording.is_whole:
+                        await self._lease.commit_with_response(recording.file, recording.headers)
+                return
+            recording = _Recording()
+            await self._response(scope, _never, recording)
+            await self._lease.commit_with_response(recording.file, recording.headers)
+            await _recorded_file(recording.file, recording.headers, ExitStack())(scope, receive, send)
+
+
+class _Recording:
+    """An ASGI `send` that records a response, and passes it on to `send` if there is one."""
+
+    def __init__(self, send: Send | None = None) -> None:
+        self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115
+        self.headers: dict[str, str] = {}
+        self.is_whole = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
+        elif message["type"] == "http.response.body":
+            self.file.write(message.get("body", b""))
+            self.is_whole = not message.get("more_body", False)
+        if self._send is not None:
+            await self._send(message)
+
+
+async def _never() -> Message:
+    """An ASGI `receive` for a response that is only recorded: it never reports that the client disconnected."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
