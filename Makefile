@@ -7,7 +7,7 @@ CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 
-.PHONY: help serve paddleocr-vl test check lint types unit docs configuration pictures samples font lock clean tessdata poppler node
+.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata poppler node
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a wa
 
 configuration: $(VENV)/dev.installed  ## write docs/configuration.md from the settings
 	@$(BIN)/python -m serve_app settings > docs/configuration.md
+
+openapi: $(VENV)/dev.installed  ## write docs/openapi.json from the routes
+	@$(BIN)/python -m serve_app openapi > docs/openapi.json
 
 samples: $(VENV)/dev.installed  ## draw the sample pages anew
 	@$(BIN)/python samples/make_samples.py

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.cli.models import check_models, pull_models
+from serve_app.cli.openapi import openapi_document
 from serve_app.cli.serve import run
 from serve_app.cli.settings_table import settings_page
 from serve_app.ingress.keys import configured_keys
@@ -30,6 +31,8 @@ def main() -> None:
     key.set_defaults(run=lambda arguments: print(next(iter(_keys(_settings(_load(arguments.config))).values()))))
     table = commands.add_parser("settings", help="print docs/configuration.md: every setting with its default")
     table.set_defaults(run=lambda arguments: print(settings_page(), end=""))
+    openapi = commands.add_parser("openapi", help="print docs/openapi.json: the description of the HTTP API")
+    openapi.set_defaults(run=lambda arguments: print(openapi_document(), end=""))
     models = commands.add_parser("models", help="check or download the models of the engine paddleocr-vl")
     actions = models.add_subparsers(required=True)
     for name, action, text in (

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from starlette.types import Scope
+from starlette.types import Lifespan, Scope
 
 from serve_app import __version__
 from serve_app.fetching.url_fetcher import Fetcher
@@ -79,7 +79,26 @@ class Ingress:
         return create_app(self._context, self._keys, docs_open=self._docs_open)
 
 
+def create_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """Create the application with all routes, without middleware: enough to describe the API."""
+    api = documented_app(
+        title=service.SERVICE,
+        version=__version__,
+        description="Turns documents into structured text. Enter your API key under `Authorize`.",
+        lifespan=lifespan,
+    )
+    api.include_router(service.router)
+    api.include_router(ocr.router)
+    api.include_router(paddlex.router)
+    api.include_router(files.router)
+    api.include_router(jobs.router)
+    api.include_router(official_jobs.router)
+    return api
+
+
 def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
+    """Create the application of an ingress replica. Its lifespan runs the monitors, and closes the store at the end."""
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(watch) for watch in (*context.services.watches(), context.jobs_monitor.run())]
@@ -90,19 +109,8 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
         await context.fetcher.close()
         await context.services.store.close()
 
-    app = documented_app(
-        title=service.SERVICE,
-        version=__version__,
-        description="Turns documents into structured text. Enter your API key under `Authorize`.",
-        lifespan=lifespan,
-    )
+    app = create_api(lifespan)
     app.state.context = context
-    app.include_router(service.router)
-    app.include_router(ocr.router)
-    app.include_router(paddlex.router)
-    app.include_router(files.router)
-    app.include_router(jobs.router)
-    app.include_router(official_jobs.router)
     error_responses.install(app)
 
     def is_open(scope: Scope) -> bool:

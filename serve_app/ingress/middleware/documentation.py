@@ -29,13 +29,13 @@ class ErrorBody(BaseModel):
     fields: list[ErrorField] | None = None
 
 
-class ErrorAnswer(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every error response, whatever its status."""
 
     error: ErrorBody
 
 
-def documented_app(*, title: str, version: str, description: str, lifespan: Lifespan[FastAPI]) -> FastAPI:
+def documented_app(*, title: str, version: str, description: str, lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     """Create a FastAPI application whose OpenAPI document includes authentication and the body of errors."""
     app = FastAPIOffline(
         title=title,
@@ -43,7 +43,7 @@ def documented_app(*, title: str, version: str, description: str, lifespan: Life
         description=description,
         lifespan=lifespan,
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
-        responses={"default": {"model": ErrorAnswer, "description": "Error"}},
+        responses={"default": {"model": ErrorResponse, "description": "Error"}},
     )
     app.docs_url = "/docs"  # for the Ray dashboard's link
     generate = app.openapi
