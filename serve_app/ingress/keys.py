@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from serve_app.runtime.secret_file import kept_secret
+from serve_app.runtime.secret_file import load_or_create_secret
 from serve_app.settings import Secrets, Settings, resolve
 
 log = logging.getLogger("ray.serve.keys")
@@ -79,7 +79,7 @@ def local_key(file: Path) -> str:
     Raises ValueError with a message that says what to do if the file cannot be used or has no key.
     """
     try:
-        return kept_secret(file)
+        return load_or_create_secret(file)
     except OSError as error:
         raise ValueError(
             f"No API key: OCR_API_KEYS is not set and {file} cannot be used ({error.strerror}). "

@@ -1,14 +1,15 @@
-"""Outputs that are made in a process of their own: PDF, as its document comes from anybody, and DOCX, which takes
-a megabyte of memory for a page of tables. Both are gone with their process, whenever its reader leaves.
+"""Writes PDF and DOCX in a process of their own, which ends with the request.
 
-`python -m serve_app.outputs.writer_process PARENT_PID MEMORY_BYTES KIND SOURCE RESULT` reads a line of JSON, its
-settings, and pages (a line of JSON each) on stdin. SOURCE and RESULT are descriptors of files. It writes RESULT,
-or exits with REFUSED and the error's code and message, as JSON, on stdout.
+The file behind a PDF is untrusted, and a DOCX takes a megabyte of memory for a page of tables.
 
-    KIND  SOURCE                            settings
-    pdf   the document's own file           {"password"}
-    docx  its pictures, one behind another  {"title", "pictures": {path: [start, size]}}
-    pages the same                          {"pictures"}; a ZIP with a DOCX for each page, `page-N.docx`
+`python -m serve_app.outputs.writer_process PARENT_PID MEMORY_BYTES KIND SOURCE RESULT` reads its settings (a line of
+JSON) and the pages (a line of JSON each) from stdin. SOURCE and RESULT are file descriptors. It writes RESULT, or exits
+with REFUSED and prints the error's code and message as JSON.
+
+    KIND  SOURCE                      settings
+    pdf   the document's file         {"password"}
+    docx  its pictures, concatenated  {"title", "pictures": {path: [start, size]}}
+    pages the same                    {"pictures"}; the result is a ZIP with `page-N.docx` for each page
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -38,88 +40,91 @@ from serve_app.errors import (
 )
 from serve_app.outputs.docx import write_docx
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
-from serve_app.runtime.child_process import child_environment, die_with, limit_memory, python_module
+from serve_app.runtime.child_process import child_command, child_environment, enter_child, exit_reason
 from serve_app.runtime.mapped_file import unnamed_file
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 
 log = logging.getLogger("ray.serve.ingress")
 
-REFUSED = 3
-_FORMS = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
-NICE = 10  # a long file is written behind the rest of the service
+REFUSED = 3  # exit status
+_FORMAT_NAMES = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
+NICE = 10  # writing a long file must not slow down the rest of the service
 MEMORY_BYTES = 4 * 2**30
-"""Address space of the process; an A4 page at 200 dpi that is kept without loss takes 12 MB of it."""
+"""Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
 
 
 async def searchable_pdf(
     source: bytes | memoryview, spool: PageSpool, *, password: str | None, timeout_s: float
 ) -> BinaryIO:
-    """The PDF as a file, at its beginning, for the caller to close.
+    """Write the PDF to a temporary file, positioned at its start, which the caller closes.
 
-    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if it is late,
-    ServiceUnavailable if it is killed twice, or there is no room for the file.
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout after
+    `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        return await _written("pdf", original, {"password": password}, spool.pages_as_json, timeout_s)
+        return await _write("pdf", original, {"password": password}, spool.pages_as_json, timeout_s)
 
 
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
-    """The DOCX as a file, at its beginning, for the caller to close. Raises TooLarge, DocumentTimeout and ServiceUnavailable."""
+    """Write the DOCX to a temporary file, positioned at its start, which the caller closes.
+
+    Raises TooLarge, DocumentTimeout and ServiceUnavailable.
+    """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
-        places = _put(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
-        return await _written("docx", pictures, {"title": title, "pictures": places}, _dumped(spool.pages), timeout_s)
+        ranges = _concatenate(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
+        return await _write("docx", pictures, {"title": title, "pictures": ranges}, _as_json(spool.pages), timeout_s)
 
 
 async def page_docx_files(
     pages: Callable[[], Iterable[Page]], figures: Iterable[tuple[str, bytes]], *, timeout_s: float
 ) -> BinaryIO:
-    """A ZIP with `page-N.docx` for each page, for the caller to close; `figures` by the paths that the pages link.
+    """Write a ZIP with `page-N.docx` for each page to a temporary file, which the caller closes.
 
-    Raises what `docx_file` raises.
+    `figures` are (path, JPEG) pairs; pages refer to them by path. Raises what `docx_file` raises.
     """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
-        places = await asyncio.to_thread(_put, figures, pictures)
-        return await _written("pages", pictures, {"pictures": places}, _dumped(pages), timeout_s)
+        ranges = await asyncio.to_thread(_concatenate, figures, pictures)
+        return await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), timeout_s)
 
 
-def _put(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
-    places = {}
+def _concatenate(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Write the figures one after another; returns (start, size) by path."""
+    ranges = {}
     for path, jpeg in figures:
         start = to.tell()
-        places[path] = start, to.write(jpeg)
-    return places
+        ranges[path] = start, to.write(jpeg)
+    return ranges
 
 
-def _dumped(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes]]:
+def _as_json(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes]]:
     return lambda: (page.model_dump_json().encode() for page in pages())
 
 
-async def _written(
+async def _write(
     kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], timeout_s: float
 ) -> BinaryIO:
     try:
-        return await _tried(kind, source, settings, pages(), timeout_s)
+        return await _run_writer(kind, source, settings, pages(), timeout_s)
     except _Killed:
-        return await _tried(kind, source, settings, pages(), timeout_s)
+        return await _run_writer(kind, source, settings, pages(), timeout_s)
 
 
 class _Killed(ServiceUnavailable):
-    """By whoever kills processes, which is not the document's doing: a system short of memory, or an operator."""
+    """The process got SIGKILL, which no document causes: the system is short of memory, or an operator sent it."""
 
     default_message = "The file could not be written now; try again shortly."
 
 
-async def _tried(
+async def _run_writer(
     kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], timeout_s: float
 ) -> BinaryIO:
-    source.seek(0)  # which also writes what was buffered
+    source.seek(0)  # also flushes
     result = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
     try:
         descriptors = source.fileno(), result.fileno()
         process = await asyncio.create_subprocess_exec(
-            *python_module("serve_app.outputs.writer_process"),
-            *map(str, (os.getpid(), MEMORY_BYTES, kind, *descriptors)),
+            *child_command("serve_app.outputs.writer_process", MEMORY_BYTES, kind, *descriptors),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=descriptors,
@@ -127,20 +132,20 @@ async def _tried(
         )
         try:
             async with asyncio.timeout(timeout_s):
-                await _send(process, _lines(settings, pages))
+                await _send(process, itertools.chain([json.dumps(settings).encode()], pages))
                 assert process.stdout is not None
-                told = await process.stdout.read()
+                error = await process.stdout.read()
                 status = await process.wait()
         except TimeoutError:
-            raise DocumentTimeout(f"Writing the {_FORMS[kind]} took longer than {timeout_s:g} s.") from None
+            raise DocumentTimeout(f"Writing the {_FORMAT_NAMES[kind]} took longer than {timeout_s:g} s.") from None
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if status == REFUSED:
-            raise document_error(**json.loads(told))
+            raise document_error(**json.loads(error))
         if status != 0:
-            log.warning("the process that writes a %s ended with status %d", _FORMS[kind], status)
+            log.warning("the process that writes a %s ended: %s", _FORMAT_NAMES[kind], exit_reason(status))
             if status == -signal.SIGKILL:
                 raise _Killed(retry_after_s=BUSY_RETRY_AFTER_S)
             if kind != "pdf":
@@ -153,40 +158,28 @@ async def _tried(
     return result
 
 
-def _lines(settings: dict[str, Any], pages: Iterable[bytes]) -> Iterator[bytes]:
-    yield json.dumps(settings).encode()
-    yield from pages
-
-
 async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has said why on stdout
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the process printed its error and ended
         for line in lines:
             process.stdin.write(line + b"\n")
             await process.stdin.drain()
-            await asyncio.sleep(0)  # the pipe may take all at once; others want to go on as well
+            await asyncio.sleep(0)  # the pipe may accept everything at once; other tasks need their turn
         process.stdin.close()
         await process.stdin.wait_closed()
 
 
 def main() -> None:
-    parent, memory_bytes, kind, source, result = (
-        int(sys.argv[1]),
-        int(sys.argv[2]),
-        sys.argv[3],
-        *map(int, sys.argv[4:]),
-    )
-    die_with(parent)
-    limit_memory(memory_bytes)
+    kind, source, result = enter_child()
     os.nice(NICE)
     settings = json.loads(sys.stdin.buffer.readline())
     pages = (Page.model_validate_json(line) for line in sys.stdin.buffer)
     try:
-        with os.fdopen(source, "rb") as original, os.fdopen(result, "wb") as to:
+        with os.fdopen(int(source), "rb") as original, os.fdopen(int(result), "wb") as to:
             if kind == "pdf":
                 write_searchable_pdf(original, pages, password=settings["password"], to=to)
             elif kind == "docx":
-                write_docx(pages, title=settings["title"], figure=_pictures(original, settings), to=to)
+                write_docx(pages, title=settings["title"], figure=_reader(original, settings["pictures"]), to=to)
             else:
                 _write_pages(original, pages, settings, to)
     except ServiceError as error:
@@ -196,7 +189,9 @@ def main() -> None:
             raise
         _refuse(no_room())
     except MemoryError:
-        _refuse(TooLarge(f"The {_FORMS[kind]} of this document needs more memory than this service has for one."))
+        _refuse(
+            TooLarge(f"The {_FORMAT_NAMES[kind]} of this document needs more memory than this service has for one.")
+        )
 
 
 def _refuse(error: ServiceError) -> None:
@@ -205,20 +200,22 @@ def _refuse(error: ServiceError) -> None:
 
 
 def _write_pages(pictures: BinaryIO, pages: Iterable[Page], settings: dict[str, Any], to: BinaryIO) -> None:
-    with zipfile.ZipFile(to, "w") as archive:  # not compressed: they are
+    with zipfile.ZipFile(to, "w") as archive:  # DOCX files are compressed already
         for page in pages:
             name = f"page-{page.number}"
             file = io.BytesIO()
-            write_docx([page], title=name, figure=_pictures(pictures, settings), to=file)
+            write_docx([page], title=name, figure=_reader(pictures, settings["pictures"]), to=file)
             archive.writestr(f"{name}.docx", file.getbuffer().tobytes())
 
 
-def _pictures(file: BinaryIO, settings: dict[str, Any]) -> Callable[[str], bytes | None]:
-    def picture(path: str) -> bytes | None:
-        place = settings["pictures"].get(path)
-        return None if place is None else os.pread(file.fileno(), place[1], place[0])
+def _reader(file: BinaryIO, ranges: dict[str, tuple[int, int]]) -> Callable[[str], bytes | None]:
+    def read(path: str) -> bytes | None:
+        if path not in ranges:
+            return None
+        start, size = ranges[path]
+        return os.pread(file.fileno(), size, start)
 
-    return picture
+    return read
 
 
 if __name__ == "__main__":

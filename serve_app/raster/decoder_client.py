@@ -1,4 +1,4 @@
-"""Decoding in a process of its own: a hostile file costs its own request and nothing else."""
+"""Decodes in a child process, so a hostile file costs only its own request."""
 
 from __future__ import annotations
 
@@ -21,115 +21,113 @@ from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, Servi
 from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
-from serve_app.runtime.child_process import child_environment, python_module
+from serve_app.runtime.child_process import child_command, child_environment, exit_reason
 from serve_app.runtime.death_count import DeathCount
 
 logger = logging.getLogger("ray.serve.raster")
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 START_S = 30.0
-"""Longest start of the process, in seconds: half a second's work, on a machine that may be busy."""
+"""Longest start of the process, in seconds. It takes half a second on an idle machine."""
 
 BASE_MEMORY_BYTES = 512 * 2**20
-"""Interpreter, libraries, the file and what a format needs besides pixels."""
+"""Memory for the interpreter, libraries, the file and everything a format needs besides pixels."""
 
 MEMORY_BYTES_PER_PIXEL = 28
-"""The decoded image, its RGB form and the array that is sent: measured as 23 for WebP with orientation, 18 for PNG."""
+"""Memory for the decoded image, its RGB copy and the array that is sent: 23 measured for turned WebP, 18 for PNG."""
 
 MAX_HEADER_BYTES = 64 * 2**10
 
 MAX_TEXT_BYTES = 64 * 2**20
-"""Of one page's own text with its words: `text_layer.MAX_CHARACTERS` bounds it far below."""
+"""Largest text layer of a page as JSON, with its words. `text_layer.MAX_CHARACTERS` keeps it far below."""
 
 MAX_DEATHS = 3
-"""Pages of one document that may kill or hold up the process, before the others are not tried any more."""
+"""After so many pages of a document that killed or blocked the process, its other pages are refused."""
 
 KILLED_RETRY_AFTER_S = 5
 
-# glibc gives the memory of each page back and faults it in again for the next, which takes longer than
-# decoding it: an A4 page at 200 dpi 50 ms, and 20 ms so. Over 128 MiB still goes back.
+# By default glibc returns the memory of each page and faults it in again for the next. An A4 page at 200 dpi then takes
+# 50 ms, and 20 ms with these settings. Memory over 128 MiB is still returned.
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(128 * 2**20)}
 
 
 class IsolatedDecoder:
-    """Decodes pages one after another in a child process, which outlives their documents unless one kills it.
+    """Decodes pages one after another in a child process, which is replaced when a document kills it.
 
-    A document of many pages stays open in the child while its pages are asked for.
+    The child keeps documents of many pages open between requests.
 
-    The child starts with the first document. Linux ends it with the thread that started it: call `decode`
+    The child starts with the first document. Linux ends it together with the thread that started it, so call `decode`
     from one thread that lives as long as the decoder.
     """
 
     def __init__(
         self, *, max_pixels: int, default_dpi: int, deadline_s: float, memory_bytes: int | None = None
     ) -> None:
-        """`deadline_s`: seconds for one page, its document's opening included; `memory_bytes`: the child's
-        address space, by default as much as the worst image of `max_pixels` needs, and the open documents."""
+        """`deadline_s`: seconds for one page, including opening its document. `memory_bytes`: the child's address
+        space; by default what the worst image of `max_pixels` and the open documents need."""
         self._max_pixels = max_pixels
         self._default_dpi = default_dpi
         self._deadline_s = deadline_s
         self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
         self._child: _Child | None = None
         self._closed = False
-        self._deaths = DeathCount(MAX_DEATHS)  # of the child
+        self._deaths = DeathCount(MAX_DEATHS)  # deaths of the child, by the document that caused them
         self._lock = threading.Lock()
 
     def count_pages(self, source: SourceFile) -> int:
-        """Open a document. Blocks and raises as `decode` does."""
-        return self._asked(source, {}, self._pages)
+        """Open a document and count its pages. Blocks and raises like `decode`."""
+        return self._call(source, {}, self._read_count)
 
     def decode(self, source: SourceFile, number: int, dpi: int | None) -> DecodedImage:
-        """`PageSource.render`, elsewhere. Blocks for up to the deadline, and the child's start.
+        """Run `PageSource.render` in the child. Blocks up to the deadline, plus the child's start.
 
-        Raises its errors and those of `open_source`; CorruptDocument also if the child died or took too
-        long; ServiceUnavailable if it was killed from outside, twice, or there is no room for the file;
-        RuntimeError if the child cannot start or does not keep to the protocol.
+        Raises the errors of `render` and `open_source`; CorruptDocument also if the child died or took too long;
+        ServiceUnavailable if the child was killed from outside twice, or the disk is full; RuntimeError if the child
+        cannot start or breaks the protocol.
         """
-        return self._asked(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._image)
+        return self._call(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._read_image)
 
     def text_page(self, source: SourceFile, number: int, dpi: int | None) -> TextPage | None:
-        """`PageSource.text_page`, elsewhere. Blocks and raises as `decode` does."""
+        """Run `PageSource.text_page` in the child. Blocks and raises like `decode`."""
         task = {"page": number, "text": True, "dpi": dpi, "default_dpi": self._default_dpi}
-        return self._asked(source, task, self._text)
+        return self._call(source, task, self._read_text)
 
-    def _asked(
-        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
-    ) -> Answer:
+    def _call(
+        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], float], Result]
+    ) -> Result:
         with self._lock:
             if self._deaths.is_given_up(source.id):
                 raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
             try:
-                return self._tried(source, task, received)
+                return self._attempt(source, task, read)
             except _Killed:
-                logger.warning("The decoding process was killed; the page is tried again.")
+                logger.warning("The decoding process was killed; trying the page again.")
             try:
-                return self._tried(source, task, received)
+                return self._attempt(source, task, read)
             except _Killed:
                 self._deaths.add(source.id)
                 raise ServiceUnavailable(
-                    "The process that decodes was killed.", retry_after_s=KILLED_RETRY_AFTER_S
+                    "The decoding process was killed.", retry_after_s=KILLED_RETRY_AFTER_S
                 ) from None
 
-    def _tried(
-        self, source: SourceFile, task: dict[str, Any], received: Callable[[_Child, dict[str, Any], float], Answer]
-    ) -> Answer:
+    def _attempt(
+        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], float], Result]
+    ) -> Result:
         child = self._running_child()
         try:
             deadline = time.monotonic() + self._deadline_s
-            return received(child, self._ask(child, source, task, deadline), deadline)
+            return read(child, self._request(child, source, task, deadline), deadline)
         except ServiceError:
-            raise  # an answer like any other: the child is ready for the next document
+            raise  # a regular response: the child is ready for the next document
         except _TimedOut:
             self._drop()
             self._deaths.add(source.id)
-            logger.warning(
-                "A page of %d bytes took over %g s; its process is killed.", source.data.size, self._deadline_s
-            )
+            logger.warning("A page of %d bytes took over %g s; killed its process.", source.data.size, self._deadline_s)
             raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
         except _Died:
             end = self._drop()
-            # No document does that, unless to a system that is short of memory.
+            # No document sends SIGKILL; a system that is short of memory does.
             if end == signal.SIGKILL.name and not self._closed:
                 raise _Killed from None
             self._deaths.add(source.id)
@@ -139,11 +137,11 @@ class IsolatedDecoder:
             self._drop()
             raise RuntimeError("the decoding process sent a header without the fields it should have") from error
         except BaseException:
-            self._drop()  # whatever it may still send belongs to this document
+            self._drop()  # the child may still send data of this document
             raise
 
     def close(self) -> None:
-        """End the child; a decode in flight fails at once."""
+        """End the child. A decode in flight fails at once."""
         self._closed = True
         child = self._child
         if child is not None:
@@ -166,8 +164,8 @@ class IsolatedDecoder:
                 raise
         return self._child
 
-    def _ask(self, child: _Child, source: SourceFile, task: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """The answer's header."""
+    def _request(self, child: _Child, source: SourceFile, task: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Send a request, with the file only if the child does not have it open; returns the response's header."""
         data = memoryview(source.data)
         if not data:
             raise EmptyDocument()
@@ -177,31 +175,31 @@ class IsolatedDecoder:
         for part in (data[:0], data):
             child.send(pack_header({**request, "size": len(part)}), deadline)
             child.send(part, deadline)
-            answer = child.receive_header(deadline)
-            if "unknown" not in answer:
+            header = child.receive_header(deadline)
+            if "unknown" not in header:
                 break
-        if "error" in answer:
-            error = document_error(answer["error"], answer["message"])
+        if "error" in header:
+            error = document_error(header["error"], header["message"])
             if isinstance(error, ServiceUnavailable):
                 logger.error("No room for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
             else:
-                logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, answer["detail"])
+                logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, header["detail"])
             raise error
-        return answer
+        return header
 
-    def _pages(self, child: _Child, answer: dict[str, Any], deadline: float) -> int:
-        return int(answer["pages"])
+    def _read_count(self, child: _Child, header: dict[str, Any], deadline: float) -> int:
+        return int(header["pages"])
 
-    def _text(self, child: _Child, answer: dict[str, Any], deadline: float) -> TextPage | None:
-        size = answer["text_size"]
+    def _read_text(self, child: _Child, header: dict[str, Any], deadline: float) -> TextPage | None:
+        size = header["text_size"]
         if size > MAX_TEXT_BYTES:
             raise RuntimeError(f"the decoding process announced a text of {size} bytes")
         encoded = bytearray(size)
         child.receive_into(memoryview(encoded), deadline)
         return TEXT_PAGE.validate_json(bytes(encoded))
 
-    def _image(self, child: _Child, answer: dict[str, Any], deadline: float) -> DecodedImage:
-        width, height, dpi = answer["width"], answer["height"], answer["dpi"]
+    def _read_image(self, child: _Child, header: dict[str, Any], deadline: float) -> DecodedImage:
+        width, height, dpi = header["width"], header["height"], header["dpi"]
         if min(width, height) < 1 or width * height > self._max_pixels:
             raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
         pixels = np.empty((height, width, 3), dtype=np.uint8)
@@ -209,7 +207,7 @@ class IsolatedDecoder:
         return DecodedImage(pixels, dpi)
 
     def _drop(self) -> str:
-        """End the child, if there is one; returns how it ended."""
+        """End the child, if there is one; returns the reason of its end."""
         child, self._child = self._child, None
         return child.stop() if child is not None else "not running"
 
@@ -231,7 +229,7 @@ class _Child:
 
     def __init__(self, memory_bytes: int) -> None:
         environment = child_environment() | _MALLOC
-        command = [*python_module("serve_app.raster.decoder_process"), str(os.getpid()), str(memory_bytes)]
+        command = child_command("serve_app.raster.decoder_process", memory_bytes)
         self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
             command,
             stdin=subprocess.PIPE,
@@ -240,8 +238,8 @@ class _Child:
             env=environment,
         )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
-        for descriptor in (self._requests, self._answers):
+        self._requests, self._responses = self._process.stdin.fileno(), self._process.stdout.fileno()
+        for descriptor in (self._requests, self._responses):
             os.set_blocking(descriptor, False)
 
     def alive(self) -> bool:
@@ -251,13 +249,13 @@ class _Child:
         self._process.kill()
 
     def stop(self) -> str:
-        """Kill and reap it; returns how it ended, which may have been earlier and of itself."""
+        """Kill and reap the process; returns the reason of its end, which may have come earlier."""
         self._process.kill()
         status = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return exit_reason(status)
 
     def send(self, data: bytes | memoryview, deadline: float) -> None:
         rest = memoryview(data)
@@ -284,8 +282,8 @@ class _Child:
 
     def receive_into(self, buffer: memoryview, deadline: float) -> None:
         while buffer:
-            _wait(self._answers, select.POLLIN, deadline)
-            received = os.readv(self._answers, [buffer])
+            _wait(self._responses, select.POLLIN, deadline)
+            received = os.readv(self._responses, [buffer])
             if received == 0:
                 raise _Died
             buffer = buffer[received:]

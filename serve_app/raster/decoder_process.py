@@ -1,18 +1,18 @@
-"""The process that decodes: `python -m serve_app.raster.decoder_process PARENT_PID MEMORY_BYTES`.
+"""The decoding process: `python -m serve_app.raster.decoder_process PARENT_PID MEMORY_BYTES`.
 
-A request on stdin is a header and perhaps the file; the answer on stdout a header and perhaps pixels.
-A header is its length (4 bytes, big-endian) and so much JSON:
+A request on stdin is a header, perhaps followed by the file. A response on stdout is a header, perhaps followed by
+pixels. A header is its length (4 bytes, big-endian) and that many bytes of JSON:
 
     request   {"document", "size", "password", "max_pixels"}, then `size` bytes of the document's file;
-              without them (0) where it is thought to be open already
-              and for a page: {"page", "dpi", "default_dpi"}; for its own text, {"text": true} as well
-    answer    {"pages"}: how many the document has
-              {"text_size"}, then so many bytes: a TextPage as JSON, or null
+              `size` is 0 if the document is thought to be open already
+              for a page also {"page", "dpi", "default_dpi"}; for its text layer also {"text": true}
+    response  {"pages"}: the number of pages
+              {"text_size"}, then that many bytes: a TextPage as JSON, or null
               {"width", "height", "dpi"}, then width * height * 3 bytes
-              {"unknown": true}: the document is not open; ask again, with the file
+              {"unknown": true}: the document is not open; send the request again with the file
               {"error": code, "message", "detail"}: `message` is for the client, `detail` for the log
 
-The first header, {}, says that the process is ready. It ends at the end of stdin, and with its parent.
+The first header, {}, means that the process is ready. The process ends at the end of stdin, and with its parent.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ from pydantic import TypeAdapter
 from serve_app.errors import ServiceError
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
-from serve_app.runtime.child_process import die_with, limit_memory
+from serve_app.runtime.child_process import enter_child
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
 from serve_app.runtime.temp_dir import has_room, no_room
 
 HEADER_LENGTH = struct.Struct(">I")
 TEXT_PAGE: TypeAdapter[TextPage | None] = TypeAdapter(TextPage | None)
 
-# Documents whose pages come in turns stay open, up to so many and so many bytes of file.
 OPEN_DOCUMENTS = 8
 OPEN_BYTES = 256 * 2**20
-# And no longer than so many seconds after the last of them was asked for.
+"""Bytes of all open documents' files together. The document in use may be larger."""
+
 IDLE_S = 30.0
+"""All documents are closed after so many seconds without a request."""
 
 CHUNK_BYTES = 2**20
 
@@ -56,11 +57,9 @@ def pack_header(fields: dict[str, Any]) -> bytes:
 
 
 def main() -> None:
-    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    requests, answers = _take_over_pipes()
-    die_with(parent)
-    limit_memory(memory_bytes)
-    _write(answers, pack_header({}))
+    requests, responses = _take_over_pipes()
+    enter_child()
+    _write(responses, pack_header({}))
     documents = OpenDocuments()
     while True:
         if not select.select([requests], [], [], IDLE_S)[0]:  # a request is read to its end, so nothing is buffered
@@ -68,14 +67,14 @@ def main() -> None:
         if (fields := _read_header(requests)) is None:
             return
         try:
-            _answer(fields, _received(requests, fields["size"], documents), documents, answers)
+            _respond(fields, _read_file(requests, fields["size"], documents), documents, responses)
         except ServiceError as error:
             detail = repr(error.__cause__)[:500] if error.__cause__ else ""
-            _write(answers, pack_header({"error": error.code, "message": error.message, "detail": detail}))
+            _write(responses, pack_header({"error": error.code, "message": error.message, "detail": detail}))
 
 
 class OpenDocuments:
-    """The documents used last, open."""
+    """Keeps the most recently used documents open."""
 
     def __init__(self) -> None:
         self._sources: OrderedDict[str, tuple[PageSource, int]] = OrderedDict()
@@ -89,7 +88,7 @@ class OpenDocuments:
     def open(self, document: str, data: FileContent, password: str | None, max_pixels: int) -> PageSource:
         """Raises what `open_source` raises."""
         source = open_source(data, password=password, max_pixels=max_pixels)
-        # A document of one page is not asked for again.
+        # No second request comes for a document of one page.
         if source.page_count > 1:
             self._sources[document] = source, len(data)
         while len(self._sources) > 1 and (
@@ -104,36 +103,36 @@ class OpenDocuments:
             self._sources.popitem()[1][0].close()
 
 
-def _answer(fields: dict[str, Any], data: FileContent, documents: OpenDocuments, answers: int) -> None:
-    """Raises ServiceError before anything is written."""
+def _respond(fields: dict[str, Any], data: FileContent, documents: OpenDocuments, responses: int) -> None:
+    """Write the response to one request. Raises ServiceError before anything is written."""
     source = documents.get(fields["document"])
     if source is None:
         if not data:
-            _write(answers, pack_header({"unknown": True}))
+            _write(responses, pack_header({"unknown": True}))
             return
         source = documents.open(fields["document"], data, fields["password"], fields["max_pixels"])
     number = fields.get("page")
     if number is None:
-        _write(answers, pack_header({"pages": source.page_count}))
+        _write(responses, pack_header({"pages": source.page_count}))
         return
     drawing = {name: fields[name] for name in ("dpi", "default_dpi", "max_pixels")}
     if fields.get("text"):
         text = TEXT_PAGE.dump_json(source.text_page(number, **drawing))
-        _write(answers, pack_header({"text_size": len(text)}))
-        _write(answers, text)
+        _write(responses, pack_header({"text_size": len(text)}))
+        _write(responses, text)
         return
     image = source.render(number, **drawing)
     height, width, _ = image.pixels.shape
-    _write(answers, pack_header({"width": width, "height": height, "dpi": image.dpi}))
-    _write(answers, np.ascontiguousarray(image.pixels).data.cast("B"))
+    _write(responses, pack_header({"width": width, "height": height, "dpi": image.dpi}))
+    _write(responses, np.ascontiguousarray(image.pixels).data.cast("B"))
 
 
-def _received(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileContent:
-    """The document's file. Raises ServiceUnavailable where the disk has no room for it, after reading it."""
+def _read_file(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileContent:
+    """Read the document's file. If the disk has no room for it, raises ServiceUnavailable after reading it."""
     if size < MAPPED_BYTES:
         return _exactly(requests, size)
     if not has_room(Path(tempfile.gettempdir()), size):
-        documents.close()  # their files may be what is in the way
+        documents.close()  # their temporary files may take the space
     failure: OSError | None = None
     with tempfile.TemporaryFile() as file:
         for start in range(0, size, CHUNK_BYTES):
@@ -157,17 +156,17 @@ def _exactly(requests: BinaryIO, size: int) -> bytes:
 
 
 def _take_over_pipes() -> tuple[BinaryIO, int]:
-    """stdin and stdout for the protocol alone: what libraries print to descriptor 1 goes to stderr."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    """Reserve stdin and stdout for the protocol: what libraries print to descriptor 1 goes to stderr."""
+    requests, responses = os.fdopen(os.dup(0), "rb"), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    return requests, answers
+    return requests, responses
 
 
 def _read_header(requests: BinaryIO) -> dict[str, Any] | None:
-    """The next request's header; None at the end of the stream."""
+    """Read the next request's header; None at the end of the stream."""
     prefix = requests.read(HEADER_LENGTH.size)
     if not prefix:
         return None

@@ -1,4 +1,1 @@
-"""What every process of ours is built from: memory, child processes, temporary files.
-
-Knows the operating system and errors.
-"""
+"""Building blocks of every process: memory, child processes, temporary files. Uses the operating system and errors."""

@@ -1,4 +1,4 @@
-"""What glibc does with memory that a process has freed: give it back, rather than keep it for the next document."""
+"""Makes glibc return freed memory to the system instead of keeping it for the next document."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 
 LARGE_BYTES = 256 * 2**10
-"""From this size on, what is freed goes back at once. Left to itself, glibc raises that to 32 MB by and by."""
+"""Freed blocks of at least this size go back at once. By default glibc raises the threshold to 32 MB over time."""
 
 ARENAS = 2
-"""Left to itself, each thread has an arena of its own, up to 8 a core, and what is free in one is of no use to others."""
+"""By default glibc makes up to 8 arenas per core, and threads of one arena cannot use free memory of another."""
 
 
 def limit_arenas() -> None:
-    """For a process that works on large and on small documents in turn, in many threads."""
+    """Set up a process whose many threads work on large and small documents in turn."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)
@@ -25,6 +25,6 @@ def limit_arenas() -> None:
 
 
 def trim_heap() -> None:
-    """Give back what is free within the heap; takes some milliseconds."""
+    """Return free memory within the heap to the system. Takes some milliseconds."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""What processes that parse files of strangers have in common: no secrets, little memory, and an end with their parent."""
+"""Child processes that parse untrusted files: no secrets, limited memory, and they end with their parent."""
 
 from __future__ import annotations
 
@@ -9,25 +9,44 @@ import signal
 import sys
 import tempfile
 
-# These variables and no others.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME")
+# Variables that a child inherits. All others, secrets among them, stay with the parent.
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def child_environment() -> dict[str, str]:
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    """The environment variables of a child."""
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return environment | {"TMPDIR": tempfile.gettempdir(), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def python_module(name: str) -> list[str]:
-    """The command that runs a module of ours in this interpreter."""
+    """The command line that runs the module `name` in this interpreter."""
     return [sys.executable, "-P", "-W", "ignore", "-X", "faulthandler", "-m", name]
 
 
-def die_with(parent: int) -> None:
-    """In the child: end with the thread of `parent` (a pid) that started it."""
+def child_command(module: str, memory_bytes: int, *arguments: object) -> list[str]:
+    """The command line of a child that calls `enter_child`; `memory_bytes` limits its address space."""
+    return [*python_module(module), str(os.getpid()), str(memory_bytes), *map(str, arguments)]
+
+
+def enter_child() -> list[str]:
+    """In a child of `child_command`: take on its limits. Returns its own arguments."""
+    parent, memory_bytes, *arguments = sys.argv[1:]
+    _end_with(int(parent))
+    _limit_memory(int(memory_bytes))
+    return arguments
+
+
+def exit_reason(status: int) -> str:
+    """What ended a process, by its return code as in `subprocess.Popen`: "SIGKILL" or "exit status 1"."""
+    return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+
+
+def _end_with(parent: int) -> None:
+    """End with the thread of `parent` (a pid) that started this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -35,8 +54,8 @@ def die_with(parent: int) -> None:
         sys.exit("the parent is gone")
 
 
-def limit_memory(memory_bytes: int) -> None:
-    """In the child: so much address space, and no core dumps."""
+def _limit_memory(memory_bytes: int) -> None:
+    """Limit the address space, and write no core dumps."""
     for kind, limit in ((resource.RLIMIT_AS, memory_bytes), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

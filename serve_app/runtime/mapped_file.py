@@ -1,4 +1,4 @@
-"""The content of large files without holding it: the kernel reads it as it is looked at, and may drop it again."""
+"""Contents of large files as mapped memory: the kernel reads pages on access and may drop them again."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import tempfile
 from typing import IO, BinaryIO, cast
 
 FileContent = bytes | mmap.mmap
-"""What is in a file, in memory or mapped. Slices are bytes; other methods differ."""
+"""The content of a file, in memory or mapped. Slices are bytes; other methods differ."""
 
 MAPPED_BYTES = 2**20
-"""From this size on it is worth a file."""
+"""Contents of at least this size go to a file instead of memory."""
 
 
 def mapped(file: IO[bytes]) -> mmap.mmap:
-    """All of a file that is not empty; good for longer than the file is open, and never written to."""
+    """Map a whole file, which must not be empty. The mapping outlives the open file and never changes it."""
     file.flush()
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # COPY, as ctypes takes no read-only memory
 
 
 def unnamed_file(content: FileContent | memoryview) -> BinaryIO:
-    """A file with this content, at its beginning, for the caller to close; it is gone then, or with the process."""
+    """Make a temporary file with this content, positioned at its start. It vanishes when the caller closes it."""
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
     try:
         file.write(content)

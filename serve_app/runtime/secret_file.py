@@ -1,4 +1,4 @@
-"""A secret that an installation makes for itself, once."""
+"""A secret that an installation generates once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import secrets
 from pathlib import Path
 
 
-def kept_secret(file: Path) -> str:
-    """What is in the file, which only its owner can read; a random secret is put there if there is none.
+def load_or_create_secret(file: Path) -> str:
+    """Read the secret in `file`. If there is no file, create one with a random secret, readable by its owner only.
 
-    Raises OSError if the file can be neither read nor made, or is empty.
+    Raises OSError if the file can be neither read nor created, or is empty.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
@@ -20,8 +20,8 @@ def kept_secret(file: Path) -> str:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
             stream.flush()
-            os.fsync(stream.fileno())  # a file that the power's end leaves empty would be a secret that anybody knows
-        # A link fails if the file is there: of two first starts at once, one secret wins whole.
+            os.fsync(stream.fileno())  # a power failure must not leave an empty file behind
+        # A link fails if the file exists: of two first starts at the same time, one secret wins.
         os.link(temporary, file)
     except FileExistsError:
         pass

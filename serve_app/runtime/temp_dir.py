@@ -1,4 +1,4 @@
-"""The folder for what does not belong in memory: uploads, pages that are done, outputs that are being made."""
+"""The folder for temporary files: uploads, finished pages, outputs in the making."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from serve_app.errors import NO_ROOM_RETRY_AFTER_S, ServiceError, ServiceUnavail
 
 
 def use_temp_dir(folder: Path) -> None:
-    """Temporary files of this process, and of those it starts, go there. Where it cannot be written, /health tells."""
+    """Put temporary files of this process and its children into `folder`. If it is not writable, /health reports it."""
     if writable(folder):
         tempfile.tempdir = str(folder)
 
 
 def writable(folder: Path) -> bool:
-    """Whether files may be made in the folder; it is created if it is missing."""
+    """Whether files can be created in the folder. A missing folder is created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -28,7 +28,7 @@ def writable(folder: Path) -> bool:
 
 
 def has_room(folder: Path, size: float) -> bool:
-    """Whether a file of `size` bytes may go there."""
+    """Whether the folder's disk has `size` bytes free."""
     try:
         return shutil.disk_usage(folder).free >= size
     except OSError:
@@ -36,19 +36,24 @@ def has_room(folder: Path, size: float) -> bool:
 
 
 def is_no_room(error: BaseException | None) -> bool:
+    """Whether the disk was full, or a quota used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def no_room() -> ServiceUnavailable:
+    """The error for a client whose request met a full disk."""
     return ServiceUnavailable(
         "The service has no disk space left for this; try again later.", retry_after_s=NO_ROOM_RETRY_AFTER_S
     )
 
 
-def logged_failure(log: logging.Logger, error: Exception, what: str) -> ServiceError:
-    """What a client is told of an unexpected error; the log has the rest, an operator's part of it in one line."""
+def logged_failure(log: logging.Logger, error: Exception, summary: str) -> ServiceError:
+    """Log an unexpected error under `summary`, and return the error for the client.
+
+    A full disk is one line in the log; any other error is logged with its traceback.
+    """
     if is_no_room(error):
-        log.error("%s: no disk space left in %s", what, tempfile.gettempdir())
+        log.error("%s: no disk space left in %s", summary, tempfile.gettempdir())
         return no_room()
-    log.error("%s", what, exc_info=error)
+    log.error("%s", summary, exc_info=error)
     return ServiceError()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
-from serve_app.runtime.secret_file import kept_secret
+from serve_app.runtime.secret_file import load_or_create_secret
 from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
 
@@ -72,7 +72,7 @@ class FolderStore(ThreadedStore):
             if not file.exists():
                 log.warning("creating a new signing key for links in %s; earlier links stop working", file)
             try:
-                self._signing_key = kept_secret(file).encode()
+                self._signing_key = load_or_create_secret(file).encode()
             except OSError as error:
                 raise StoreUnavailable(f"cannot use {file}: {error}") from error
         message = f"{expires}\n{full_key}".encode("utf-8", "replace")

@@ -62,7 +62,7 @@ def test_a_document_of_one_page_is_not_kept() -> None:
 
 def received(data: bytes, size: int) -> bytes | mmap.mmap:
     with unnamed_file(data) as pipe:
-        return decoder_module._received(pipe, size, OpenDocuments())
+        return decoder_module._read_file(pipe, size, OpenDocuments())
 
 
 @pytest.mark.parametrize("size", [MAPPED_BYTES - 1, MAPPED_BYTES, 3 * MAPPED_BYTES + 5])
@@ -80,7 +80,7 @@ def test_without_room_on_the_disk_the_request_is_read_to_its_end_and_refused(mon
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     pipe = io.BytesIO(b"x" * 2 * MAPPED_BYTES + b"next")
     with pytest.raises(ServiceUnavailable):
-        decoder_module._received(pipe, 2 * MAPPED_BYTES, OpenDocuments())
+        decoder_module._read_file(pipe, 2 * MAPPED_BYTES, OpenDocuments())
     assert pipe.read() == b"next"
 
 
@@ -89,7 +89,7 @@ def test_documents_that_are_done_make_room_for_one_that_comes(monkeypatch: pytes
     documents.open("done", TWO_PAGES, None, 10**6)
     monkeypatch.setattr(decoder_module, "has_room", lambda *_: False)
     with unnamed_file(LARGE) as pipe:
-        decoder_module._received(pipe, len(LARGE), documents)
+        decoder_module._read_file(pipe, len(LARGE), documents)
     assert documents.get("done") is None
 
 
@@ -136,7 +136,7 @@ def test_a_document_that_kills_the_process_with_each_page_is_given_up(
     isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
-    ask = IsolatedDecoder._ask
+    ask = IsolatedDecoder._request
 
     def crashing(self: IsolatedDecoder, *arguments: Any) -> Any:
         nonlocal asked
@@ -145,7 +145,7 @@ def test_a_document_that_kills_the_process_with_each_page_is_given_up(
         return ask(self, *arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(IsolatedDecoder, "_ask", crashing)
+        patched.setattr(IsolatedDecoder, "_request", crashing)
         for _ in range(MAX_DEATHS):
             with pytest.raises(CorruptDocument, match="damaged and could not be decoded"):
                 isolated.decode(source("deadly", TWO_PAGES), 1, None)
@@ -189,7 +189,7 @@ def test_documents_nobody_asks_for_are_closed_and_opened_again() -> None:
 def test_a_page_whose_process_is_killed_from_outside_is_tried_again(
     isolated: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = IsolatedDecoder._ask
+    ask = IsolatedDecoder._request
     kills = 1
 
     def killed_first(self: IsolatedDecoder, *arguments: Any) -> Any:
@@ -199,7 +199,7 @@ def test_a_page_whose_process_is_killed_from_outside_is_tried_again(
             end(signal.SIGKILL)
         return ask(self, *arguments)
 
-    monkeypatch.setattr(IsolatedDecoder, "_ask", killed_first)
+    monkeypatch.setattr(IsolatedDecoder, "_request", killed_first)
     assert isolated.count_pages(source("innocent", TWO_PAGES)) == 2
     kills = 2
     with pytest.raises(ServiceUnavailable):
