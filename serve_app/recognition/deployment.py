@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -62,8 +63,15 @@ class Recognizer:
     """Holds an engine, its threads and the queue of pages in front of it."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, settings: EngineSettings, limits: Limits, vlm_api_key: SecretStr | None = None
+        self,
+        settings: EngineSettings,
+        limits: Limits,
+        vlm_api_key: SecretStr | None = None,
+        *,
+        load_retry_s: float = LOAD_RETRY_S,
     ) -> None:
+        """`load_retry_s`: pause after a load that failed, in seconds."""
+        self._load_retry_s = load_retry_s
         self._limits = limits
         self._has_fallback = settings.fallback is not None
         self._engine: Engine = create_engine(
@@ -213,7 +221,9 @@ class Recognizer:
         if await self._wait_until_settled(0 if self._has_fallback else self._limits.engine_wait_s):
             return self._engine.unavailable()
         if self._phase is EnginePhase.FAILED:
-            return EngineFailed(f"The OCR engine could not be loaded: {self._reason}", retry_after_s=LOAD_RETRY_S)
+            return EngineFailed(
+                f"The OCR engine could not be loaded: {self._reason}", retry_after_s=math.ceil(self._load_retry_s)
+            )
         return EngineLoading(retry_after_s=10)
 
     async def _wait_until_settled(self, timeout_s: float) -> bool:
@@ -255,7 +265,7 @@ class Recognizer:
                 )  # fmt: skip
                 self._memory.loaded()
                 return
-            await asyncio.sleep(LOAD_RETRY_S)
+            await asyncio.sleep(self._load_retry_s)
 
     async def _analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
         return await self._thread.call(self._engine.analyze, tasks)

@@ -13,9 +13,10 @@ import pytest
 from aiohttp import web
 
 from serve_app.errors import VlmServerAway
-from serve_app.recognition.engines.paddleocr_vl import adapter, vlm_client, vlm_probe
+from serve_app.recognition.engines.paddleocr_vl import adapter, vlm_client
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
+from serve_app.recognition.engines.paddleocr_vl.vlm_probe import VlmTiming
 from serve_app.settings import VlmServerSettings
 
 KEY = "a-secret-key"
@@ -75,13 +76,13 @@ def server() -> Iterator[OddServer]:
 
 
 @pytest.fixture
-def client(server: OddServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[VlmClient]:
-    monkeypatch.setattr(vlm_probe, "PROBE_S", 0.05)
-    monkeypatch.setattr(vlm_probe, "PROBE_AWAY_S", 0.05)
-    monkeypatch.setattr(vlm_probe, "REFUSED_S", 0.2)
-    monkeypatch.setattr(vlm_client, "RETRY_PAUSE_S", 0.001)
+def client(server: OddServer) -> Iterator[VlmClient]:
     made = VlmClient(
-        VlmServerSettings(backend="vllm-server", url=server.url), url=server.url, api_key=KEY, concurrency=8
+        VlmServerSettings(backend="vllm-server", url=server.url),
+        url=server.url,
+        api_key=KEY,
+        concurrency=8,
+        timing=VlmTiming(probe_s=0.05, probe_away_s=0.05, refused_s=0.2, first_retry_s=0.002),
     )
     until(lambda: made.state.available)
     yield made
@@ -145,7 +146,7 @@ def test_after_an_odd_list_of_models_the_server_is_asked_again(
         lambda request: raw(b"[" * 100_000),
         lambda request: raw(b'{"choices": []}'),
         lambda request: raw(b"{}"),
-        lambda request: raw(b"x" * (vlm_client.ANSWER_BYTES + 1)),
+        lambda request: raw(b"x" * (vlm_client.MAX_ANSWER_BYTES + 1)),
         lambda request: web.Response(status=400, text=f"key={request.headers['Authorization']}\n\x1b[31m fake line"),
     ],
     ids=["null", "number", "list", "html", "deep", "no choice", "empty", "large", "refused"],

@@ -19,10 +19,11 @@ from PIL import Image
 
 from serve_app.document import Page, PageContent
 from serve_app.errors import PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
-from serve_app.recognition.engines.paddleocr_vl import vlm_client, vlm_probe
+from serve_app.recognition.engines.paddleocr_vl import vlm_client
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
+from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
 from serve_app.settings import VlmServerSettings
 from tests.support.engines import read_whole
 from tests.support.tiny_paddleocr_vl import LIGHT_BOXES, TinyModels
@@ -43,8 +44,15 @@ def connect() -> Iterator[Callable[..., VlmClient]]:
     """Makes clients, which are closed after the test."""
     clients = []
 
-    def connect(url: str, *, api_key: str | None = None, concurrency: int = 200, **options: Any) -> VlmClient:
-        client = VlmClient(settings(url, **options), url=url, api_key=api_key, concurrency=concurrency)
+    def connect(
+        url: str,
+        *,
+        api_key: str | None = None,
+        concurrency: int = 200,
+        timing: VlmTiming = DEFAULT_TIMING,
+        **options: Any,
+    ) -> VlmClient:
+        client = VlmClient(settings(url, **options), url=url, api_key=api_key, concurrency=concurrency, timing=timing)
         clients.append(client)
         return client
 
@@ -54,10 +62,16 @@ def connect() -> Iterator[Callable[..., VlmClient]]:
 
 
 def load_engine(
-    models: TinyModels, url: str, *, page_s: float = 30, share: int = 1, **options: Any
+    models: TinyModels,
+    url: str,
+    *,
+    page_s: float = 30,
+    share: int = 1,
+    timing: VlmTiming = DEFAULT_TIMING,
+    **options: Any,
 ) -> PaddleOcrVlEngine:
     made = tiny_settings(models, vlm=settings(url, **options), doc_preprocessor=False)
-    engine = PaddleOcrVlEngine(made, page_s=page_s, api_key=None, share=share)
+    engine = PaddleOcrVlEngine(made, page_s=page_s, api_key=None, share=share, timing=timing)
     engine.load()
     return engine
 
@@ -250,7 +264,7 @@ def test_nothing_waits_for_the_first_answer(server: VlmServer, connect: Callable
     server.control(hang_models=True)
     started = time.monotonic()
     client = connect(server.url, connect_s=30)
-    assert (client.state.available, client.state.reason) == (False, "it has not been asked yet")
+    assert (client.state.available, client.state.reason) == (False, "it has not been probed yet")
     with pytest.raises(VlmServerAway):
         ask(client, budget()).result(5)
     client.close()
@@ -284,7 +298,7 @@ def test_a_server_that_is_loading_is_away(server: VlmServer, connect: Callable[.
 
 def test_what_is_no_inference_server_is_away(server: VlmServer, connect: Callable[..., VlmClient]) -> None:
     state = connect(server.url.removesuffix("/v1") + "/nowhere").wait_until_probed(DEADLINE_S)
-    assert (state.available, state.reason) == (False, "it answers with status 404")
+    assert (state.available, state.reason) == (False, "it responds with status 404")
 
 
 def test_a_key_is_sent_and_its_refusal_told(connect: Callable[..., VlmClient]) -> None:
@@ -298,9 +312,9 @@ def test_a_key_is_sent_and_its_refusal_told(connect: Callable[..., VlmClient]) -
 
 
 def test_a_server_that_refuses_blocks_only_is_away_for_a_while(
-    server: VlmServer, connect: Callable[..., VlmClient], told: list[str], monkeypatch: pytest.MonkeyPatch
+    server: VlmServer, connect: Callable[..., VlmClient], told: list[str]
 ) -> None:
-    client = connect(server.url)
+    client = connect(server.url, timing=VlmTiming(refused_s=0.5))
     assert client.wait_until_probed(DEADLINE_S).available
     server.control(status=401)
     with pytest.raises(VlmServerAway):
@@ -309,7 +323,7 @@ def test_a_server_that_refuses_blocks_only_is_away_for_a_while(
     probe_now(client, times=3)
     assert (client.state.available, client.state.reason) == (False, "it refuses the key (status 401)")
     assert about(server.url, told)[1:] == [f"inference server {server.url} is away: it refuses the key (status 401)"]
-    monkeypatch.setattr(client._probe, "_refused_until", 0.0)
+    time.sleep(0.5)
     probe_now(client)
     assert text(ask(client, budget())) == OCR_TEXT
 
@@ -349,11 +363,8 @@ def test_a_block_that_the_server_refuses_is_missing_alone(server: VlmServer, con
     assert (of.read, codes(of)) == (2, ["block_failed"])
 
 
-def test_a_block_that_fails_every_time_is_given_up(
-    server: VlmServer, connect: Callable[..., VlmClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vlm_client, "RETRY_PAUSE_S", 0.001)
-    client = connect(server.url)
+def test_a_block_that_fails_every_time_is_given_up(server: VlmServer, connect: Callable[..., VlmClient]) -> None:
+    client = connect(server.url, timing=VlmTiming(first_retry_s=0.002))
     assert client.wait_until_probed(DEADLINE_S).available
     before = server.counters()["requests"]
     server.control(status=500)
@@ -463,12 +474,9 @@ def test_a_page_ends_when_its_server_dies_and_the_next_one_is_read_when_it_is_ba
         assert not good(read(engine)).degraded
 
 
-def test_a_server_that_was_lost_is_found_soon_after_it_is_back(
-    connect: Callable[..., VlmClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vlm_probe, "PROBE_S", 60)  # the pause of a server that is there
+def test_a_server_that_was_lost_is_found_soon_after_it_is_back(connect: Callable[..., VlmClient]) -> None:
     with VlmServer() as server:
-        client = connect(server.url)
+        client = connect(server.url, timing=VlmTiming(probe_s=60))
         assert client.wait_until_probed(DEADLINE_S).available
         server.stop()
         with pytest.raises(VlmServerAway):
@@ -478,12 +486,10 @@ def test_a_server_that_was_lost_is_found_soon_after_it_is_back(
 
 
 def test_a_server_that_stops_in_its_tracks_is_away_and_its_pages_end(
-    load: Callable[..., PaddleOcrVlEngine], monkeypatch: pytest.MonkeyPatch
+    load: Callable[..., PaddleOcrVlEngine],
 ) -> None:
-    monkeypatch.setattr(vlm_probe, "PROBE_S", 0.2)
-    monkeypatch.setattr(vlm_probe, "PROBE_AWAY_S", 0.2)
     with VlmServer() as server:
-        engine = load(server.url, page_s=60)
+        engine = load(server.url, page_s=60, timing=VlmTiming(probe_s=0.2, probe_away_s=0.2))
         until(lambda: engine.unavailable() is None)
         server.control(hang=True)
         with ThreadPoolExecutor(1) as pool:
@@ -495,7 +501,7 @@ def test_a_server_that_stops_in_its_tracks_is_away_and_its_pages_end(
             # Two probes of 0.5 s and the pauses before them.
             assert 0.8 < time.monotonic() - started < 3
         state = engine.vlm_server()
-        assert state is not None and state.reason == "it does not answer within 0.5 s"
+        assert state is not None and state.reason == "it does not respond within 0.5 s"
         server.resume()
         server.control(hang=False)
         assert until(lambda: engine.unavailable() is None, 2.5) < 2.5

@@ -189,7 +189,7 @@ def test_the_url_is_there_at_once_and_the_server_soon(
     process = psutil.Process(server.pid)
     everyone = [process, *guards(process)]
     server.stop()
-    assert records.next() == "inference server ended with code 0, as it was told to"
+    assert records.next() == "inference server ended with code 0, as requested"
     until_gone(*everyone)
     assert not answers(url)
 
@@ -202,7 +202,7 @@ def test_a_killed_server_comes_back_at_its_url(launch: Callable[..., ServerProce
     first = server.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    assert records.next() == "inference server ended with code 137; again in 0.05 s"
+    assert records.next() == "inference server ended with code 137; restarting in 0.05 s"
     assert "started" in records.next()
     until(lambda: answers(url))
     assert server.pid not in (None, first)
@@ -226,12 +226,12 @@ def test_the_pause_grows_while_the_command_fails(launch: Callable[..., ServerPro
     lines = [records.next() for _ in range(10)]
     assert all(line.startswith("inference server started") for line in lines[::2])
     delays = (0.05, 0.1, 0.2, 0.2, 0.2)
-    assert lines[1::2] == [f"inference server ended with code 3; again in {delay:g} s" for delay in delays]
+    assert lines[1::2] == [f"inference server ended with code 3; restarting in {delay:g} s" for delay in delays]
 
 
 def test_the_pause_is_short_again_after_a_steady_run(launch: Callable[..., ServerProcess], records: Records) -> None:
     launch(sys.executable, "-S", "-c", "raise SystemExit(3)", steady_s=0).start()
-    assert [records.next()[-15:] for _ in range(6)][1::2] == ["again in 0.05 s"] * 3
+    assert [records.next().rpartition("; ")[2] for _ in range(6)][1::2] == ["restarting in 0.05 s"] * 3
 
 
 def test_a_missing_command_is_one_clear_line_and_tried_again(
@@ -239,7 +239,7 @@ def test_a_missing_command_is_one_clear_line_and_tried_again(
 ) -> None:
     launch("no-such-command", "--port", "{port}").start()
     reason = "inference server could not be started: [Errno 2] No such file or directory: 'no-such-command'"
-    assert [records.next(), records.next()] == [f"{reason}; again in 0.05 s", f"{reason}; again in 0.1 s"]
+    assert [records.next(), records.next()] == [f"{reason}; restarting in 0.05 s", f"{reason}; restarting in 0.1 s"]
 
 
 def test_a_log_file_that_cannot_be_written_is_a_clear_line(
@@ -316,7 +316,7 @@ def test_a_killed_guard_leaves_nothing_and_the_server_comes_back(
     outer, inner = guards(members[0])
     assert "started" in records.next()
     (outer if which == "outer" else inner).kill()
-    assert records.next() == "inference server ended with code 137; again in 0.05 s"
+    assert records.next() == "inference server ended with code 137; restarting in 0.05 s"
     until_gone(outer, inner, *members)
     assert "started" in records.next()
     family.members()

@@ -17,8 +17,7 @@ import pytest
 from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.recognition import deployment
-from serve_app.recognition.deployment import Recognizer
+from serve_app.recognition.deployment import LOAD_RETRY_S, Recognizer
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
 
@@ -26,9 +25,13 @@ IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, 
 OPTIONS = RecognitionOptions()
 
 
-async def recognizer(settings: DummySettings | None = None, **limits: float) -> Recognizer:
+async def recognizer(
+    settings: DummySettings | None = None, *, load_retry_s: float = LOAD_RETRY_S, **limits: float
+) -> Recognizer:
     made = Recognizer.__new__(Recognizer)
-    await made.__init__(settings or DummySettings(), Limits(**limits))  # type: ignore[misc]  # as Serve does
+    await made.__init__(  # type: ignore[misc]  # as Serve does
+        settings or DummySettings(), Limits(**limits), load_retry_s=load_retry_s
+    )
     return made
 
 
@@ -155,9 +158,8 @@ async def test_a_caller_who_leaves_has_its_page_given_up_and_the_next_one_read(m
     assert isinstance(await asyncio.wait_for(made.recognize(IMAGE, OPTIONS, "document"), 5), PageResult)
 
 
-async def test_an_engine_that_could_not_load_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "LOAD_RETRY_S", 0.1)
-    made = await recognizer(DummySettings(load_error="the model is missing"))
+async def test_an_engine_that_could_not_load_is_tried_again() -> None:
+    made = await recognizer(DummySettings(load_error="the model is missing"), load_retry_s=0.1)
     error = await made.recognize(IMAGE, OPTIONS, "document")
     assert isinstance(error, EngineFailed) and "the model is missing" in error.message and error.retry_after_s
     made._engine._settings = DummySettings()  # type: ignore[attr-defined]  # what was missing is there now

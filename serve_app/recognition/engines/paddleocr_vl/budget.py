@@ -1,4 +1,4 @@
-"""What one page may cost, and what became of it on the way."""
+"""The time and tokens that one page may use, and why blocks of it have less text than they should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.document import ErrorInfo
 
 
 class Shortfall(StrEnum):
-    """Why a block has less text than it should; the values are codes of warnings."""
+    """Why a block has less text than it should. The values are warning codes."""
 
     OUT_OF_TIME = "page_out_of_time"
     OUT_OF_TOKENS = "page_out_of_tokens"
@@ -33,9 +33,8 @@ _MESSAGES = {
 class PageBudget:
     """Time and tokens of one page, shared by its blocks.
 
-    The time begins with `start`. Blocks that are in flight together may pass `tokens` by what they are
-    still allowed; the rest is then not begun. Every method but `abandon` is called while the page's own
-    thread waits, or by it: there is no lock.
+    The time begins with `start`. Blocks in flight at the same time may together exceed `tokens`; no further block is
+    then started. There is no lock: every method but `abandon` is called by the page's thread, or while it waits.
     """
 
     def __init__(self, *, seconds: float, tokens: int, block_tokens: int) -> None:
@@ -52,25 +51,25 @@ class PageBudget:
         self._deadline = time.monotonic() + self._seconds
 
     def abandon(self) -> None:
-        """Nobody waits for the page any more, so it has no time left."""
+        """Leave the page no time, since nobody waits for it any more."""
         self._abandoned = True
 
     @property
     def left_s(self) -> float:
         return 0.0 if self._abandoned else self._deadline - time.monotonic()
 
-    def next_block(self, wanted: int | None) -> int:
-        """How many tokens the next block may have; 0 where the page has run out of something, which is noted."""
+    def next_block(self, requested: int | None) -> int:
+        """The tokens that the next block may have. If the page has run out of time or tokens, notes it and returns 0."""
         if self.left_s <= 0:
             self.note(Shortfall.OUT_OF_TIME)
             return 0
         if self._tokens <= 0:
             self.note(Shortfall.OUT_OF_TOKENS)
             return 0
-        return min(wanted or self._block_tokens, self._block_tokens, self._tokens)
+        return min(requested or self._block_tokens, self._block_tokens, self._tokens)
 
     def done(self, tokens: int, *, cut: bool = False) -> None:
-        """A block was read with so many tokens; `cut`: it was not at its end."""
+        """Count a block that was read with so many tokens. `cut`: its text is incomplete."""
         self._tokens -= tokens
         self.read += 1
         if cut:
@@ -90,5 +89,5 @@ class PageBudget:
         ]
 
 
-# The page that this thread reads: between the pipeline's entry and the VLM lies the library's own code.
 page_budget: ContextVar[PageBudget] = ContextVar("page_budget")
+"""The budget of the page that this thread reads. The library's code lies between `StagedPipeline.parse` and the VLM."""

@@ -33,6 +33,7 @@ from serve_app.recognition.engines.paddleocr_vl.paddlex_structure import restruc
 from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
 from serve_app.recognition.engines.paddleocr_vl.server_process import ServerProcess
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import AWAY_RETRY_AFTER_S, VlmClient
+from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings, VlmServerSettings
 
 log = logging.getLogger("ray.serve.paddleocr_vl")
@@ -70,8 +71,17 @@ class _Prepared:
 class PaddleOcrVlEngine(Engine):
     name = "paddleocr-vl"
 
-    def __init__(self, settings: PaddleOcrVlSettings, *, page_s: float, api_key: str | None, share: int) -> None:
-        """`share`: how many replicas divide between them what the inference server takes."""
+    def __init__(
+        self,
+        settings: PaddleOcrVlSettings,
+        *,
+        page_s: float,
+        api_key: str | None,
+        share: int,
+        timing: VlmTiming = DEFAULT_TIMING,
+    ) -> None:
+        """`share`: the number of replicas that share the concurrency of the inference server."""
+        self._timing = timing
         self._settings = settings
         self._page_s = page_s
         self._api_key = api_key
@@ -191,7 +201,8 @@ class PaddleOcrVlEngine(Engine):
         if vlm.concurrency < share:
             log.warning("concurrency is %d for %d replicas: each has a block in flight", vlm.concurrency, share)
         assert url is not None
-        self._client = VlmClient(vlm, url=url, api_key=self._api_key, concurrency=max(1, vlm.concurrency // share))
+        concurrency = max(1, vlm.concurrency // share)
+        self._client = VlmClient(vlm, url=url, api_key=self._api_key, concurrency=concurrency, timing=self._timing)
 
     def _warm_up(self) -> None:
         """The first page costs more than the next ones; it should not be a user's. Raises EngineLoadError."""

@@ -2,15 +2,14 @@
 
     python -I -S server_guard.py GRACE_S COMMAND...
 
-Run as a file, it needs the standard library only and starts in a few hundredths of a second. It writes one
-line to stdout, `started PID` or `failed REASON`, and gives the command stderr for its output. Its stdin is a
-pipe that only the replica holds open: at its end, or at SIGTERM, the server's process group and whatever
-else it left behind get SIGTERM, and SIGKILL after GRACE_S seconds. When the server ends by itself, what it
-left behind is ended the same way, and the guard exits with its code (128 + N for signal N, 127 if it could
-not be started).
+It is run as a file, needs only the standard library and starts in a few hundredths of a second. It writes one line to
+stdout, `started PID` or `failed REASON`; the command's output goes to stderr. Its stdin is a pipe that only the replica
+keeps open. At its end, or at SIGTERM, the server's process group and all its descendants get SIGTERM, and SIGKILL after
+GRACE_S seconds. When the server ends by itself, its descendants are ended the same way, and the guard exits with the
+server's code (128 + N for signal N, 127 if it could not be started).
 
-There are two processes, each of which ends everything when the other is killed. On Linux nothing escapes
-them, not even what starts a session of its own; elsewhere only the process group is ended.
+The guard is two processes, each of which ends everything when the other is killed. On Linux no descendant escapes, not
+even one that starts a session of its own; elsewhere only the process group is ended.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Prctl = Callable[[int, int], object]
 
 
 def main(arguments: list[str]) -> int:
-    """Both processes; each returns its exit code."""
+    """Fork into both processes; each returns its exit code."""
     grace_s, command = float(arguments[0]), arguments[1:]
     prctl = _prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)  # not inherited by the inner process
@@ -44,12 +43,12 @@ def main(arguments: list[str]) -> int:
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != outer:  # it was killed meanwhile
         return 1
-    os.setsid()  # a signal to one of the two groups leaves the other process
+    os.setsid()  # a signal to the group of one process does not reach the other
     return _Guard(grace_s, prctl).run(command)
 
 
 def _prctl() -> Prctl:
-    """prctl(2), which does nothing where there is none."""
+    """prctl(2), or a function that does nothing where the system has none."""
     if sys.platform != "linux":
         return lambda option, value: None
     libc = ctypes.CDLL(None)
@@ -57,11 +56,11 @@ def _prctl() -> Prctl:
 
 
 def _watch(inner: int) -> int:
-    """The outer process: waits for the inner one, whose orphans come here if it was killed."""
+    """The outer process: wait for the inner one, and end its orphans if it was killed."""
     for number in END_SIGNALS:
         signal.signal(number, lambda *_: os.kill(inner, signal.SIGTERM))
     os.close(0)
-    os.close(1)  # that this ends tells the replica that the inner process is gone
+    os.close(1)  # the replica waits for the inner process by the end of this pipe
     status = None
     while status is None:
         pid, ended = os.waitpid(-1, 0)
@@ -76,13 +75,13 @@ def _watch(inner: int) -> int:
 
 
 class _Guard:
-    """The inner process: starts the server and ends it."""
+    """The inner process: starts the server and stops it."""
 
     def __init__(self, grace_s: float, prctl: Prctl) -> None:
         self._grace_s = grace_s
         self._prctl = prctl
-        self._told_to_end = False
-        # Signals become bytes in a pipe, so that one poll waits for all that can happen.
+        self._ending = False
+        # Signals become bytes in a pipe, so one poll waits for every event.
         self._wake, write_end = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(write_end, False)
@@ -93,29 +92,29 @@ class _Guard:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def run(self, command: list[str]) -> int:
-        """The server's exit code."""
+        """Run the server until it ends or has to; returns its exit code."""
         try:
             process = subprocess.Popen(  # noqa: S603 - the operator's own command
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
                 start_new_session=True,
-                preexec_fn=self._die_with_the_guard,  # there is one thread, so this is safe
+                preexec_fn=self._die_with_the_guard,  # safe, as there is one thread
             )
         except (OSError, ValueError) as error:
             _report(f"failed {error}")
             return 127
-        process.returncode = 0  # it is waited for below, not by this object
+        process.returncode = 0  # waited for below, not by this object
         _report(f"started {process.pid}")
         status: int | None = None
-        while status is None and not self._told_to_end:
+        while status is None and not self._ending:
             self._wait(None)
             status = _reap()[0].get(process.pid)
         last = self._end_all(process.pid)
         return _exit_code(last if status is None else status)
 
     def _end(self, *_: object) -> None:
-        self._told_to_end = True
+        self._ending = True
 
     def _die_with_the_guard(self) -> None:
         guard = os.getppid()
@@ -124,20 +123,20 @@ class _Guard:
             os._exit(1)
 
     def _wait(self, timeout_s: float | None) -> None:
-        """Until a signal comes, the pipe from the replica ends, or the time is over."""
+        """Wait for a signal, the end of the replica's pipe, or the timeout."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if not self._told_to_end:
+        if not self._ending:
             poll.register(0, select.POLLIN)
         for descriptor, _ in poll.poll(None if timeout_s is None else timeout_s * 1000):
             if not os.read(descriptor, 4096):
-                self._told_to_end = True
+                self._ending = True
 
     def _end_all(self, server: int) -> int:
-        """End the server's group and all that was left behind; the server's status, if it ended only now."""
-        self._told_to_end = True
+        """End the server's group and all its descendants; returns the server's status if it ended only now, else 0."""
+        self._ending = True
         deadline = time.monotonic() + self._grace_s
-        asked: set[int] = set()
+        signalled: set[int] = set()
         status = 0
         while True:
             ended, children_left = _reap()
@@ -148,25 +147,25 @@ class _Guard:
                 _signal_group(server, signal.SIGKILL)
                 for pid in _children():
                     os.kill(pid, signal.SIGKILL)
-            elif server not in asked:
+            elif server not in signalled:
                 _signal_group(server, signal.SIGTERM)
-                asked.add(server)
+                signalled.add(server)
             else:
-                # Once for each: a second SIGTERM is often read as "at once".
-                for pid in set(_children()) - asked:
+                # Only once each: many programs take a second SIGTERM as "at once".
+                for pid in set(_children()) - signalled:
                     if os.getpgid(pid) != server:
                         os.kill(pid, signal.SIGTERM)
-                    asked.add(pid)
+                    signalled.add(pid)
             self._wait(POLL_S)
 
 
 def _report(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the replica is gone; stdin ends, too
+    with contextlib.suppress(BrokenPipeError):  # the replica is gone, so stdin ends too
         os.write(1, f"{line}\n".encode())
 
 
 def _reap() -> tuple[dict[int, int], bool]:
-    """Statuses of the children that ended, by process id, and whether children are left."""
+    """Reap ended children. Returns their statuses by process id, and whether children are left."""
     ended: dict[int, int] = {}
     try:
         while True:
@@ -179,24 +178,24 @@ def _reap() -> tuple[dict[int, int], bool]:
 
 
 def _children() -> list[int]:
-    """Children of this process, adopted ones among them; not reaped yet, so their ids are theirs."""
+    """Process ids of all children, adopted ones included. None is reaped yet, so no id can have been reused."""
     found = []
     for entry in os.listdir("/proc") if sys.platform == "linux" else ():
-        # A process may end while one looks.
+        # A process may end during the search.
         with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # behind the name, which may hold anything
+            fields = file.read().rpartition(b")")[2].split()  # after the name, which may contain anything
             if entry.isdigit() and int(fields[1]) == os.getpid():
                 found.append(int(entry))
     return found
 
 
 def _signal_group(group: int, number: int) -> bool:
-    """Whether there is such a process group."""
+    """Send a signal to a process group; returns whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user by now, or, on macOS, zombies
+    except PermissionError:  # the id belongs to another user by now, or, on macOS, to zombies
         return number != 0
     return True
 

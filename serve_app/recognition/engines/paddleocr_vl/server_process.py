@@ -1,4 +1,4 @@
-"""An inference server that a replica starts, watches and ends as its child."""
+"""An inference server that a replica starts, watches and stops as its child."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ log = logging.getLogger("ray.serve.vlm_server")
 HOST = "127.0.0.1"
 GUARD = Path(__file__).with_name("server_guard.py")
 GRACE_S = 10.0
-"""How long the server may take to end by itself, in seconds."""
+"""Seconds that the server has to end by itself after SIGTERM."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
-"""Pause before the server is started again, in seconds: the first one, and where doubling it ends."""
+"""Pauses before the server is started again, in seconds: the first one, which doubles up to the longest one."""
 STEADY_S = 60.0
-"""After this many seconds of a run the next pause is the first one again."""
+"""After a run of so many seconds, the next pause is the first one again."""
 MARGIN_S = 5.0
 
-# Below the range from which Linux takes ports of outgoing connections: a server opens its port late, or
-# again, and a connection may sit on it by then.
+# Below the range from which Linux takes ports of outgoing connections: a server opens its port late, or again after a
+# restart, and must not find a connection on it.
 PORTS = range(20_000, 30_000)
 
-# Secrets of the service itself, which code that comes with a model must not see.
+# Secrets of this service, which code that comes with a model must not see.
 _SECRETS = frozenset({"OCR_API_KEYS", "OCR_S3_ACCESS_KEY_ID", "OCR_S3_SECRET_ACCESS_KEY"})
 
 
 class ServerProcess:
-    """Runs the command of `settings` from `start` to `stop`, again and again if it ends.
+    """Runs the command of `settings` from `start` to `stop`, and restarts it whenever it ends.
 
-    Nothing of the server outlives this process, however it ends; see `server_guard`.
+    The server never outlives this process, however it ends; see `server_guard`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ServerProcess:
         self._port = 0
         self._pid: int | None = None
         self._guard: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()  # of _guard against _stopping: no guard starts once `stop` has looked
+        self._lock = threading.Lock()  # no guard may start after `stop` has looked for one
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vlm-server", daemon=True)
 
@@ -69,16 +69,16 @@ class ServerProcess:
         return self._pid
 
     def start(self) -> str:
-        """The server's address up to `/v1`, at once and for good: it stays the same over restarts.
+        """Start the server in the background; call once. Returns its address up to `/v1`, which survives restarts.
 
-        To be called once. What goes wrong with the server is logged, and tried again.
+        Failures of the server are logged, and it is started again.
         """
         self._port = _free_port()
         self._thread.start()
         return f"http://{HOST}:{self._port}/v1"
 
     def stop(self) -> None:
-        """End the server and all it started; blocks for up to the grace time and a few seconds."""
+        """Stop the server and all its processes. Blocks for up to the grace time and a few seconds."""
         with self._lock:
             self._stopping.set()
             if self._guard is not None and self._guard.stdin is not None:
@@ -86,8 +86,8 @@ class ServerProcess:
         if self._thread.ident is None:
             return  # never started
         self._thread.join(self._grace_s + MARGIN_S)
-        if self._thread.is_alive():  # the kernel holds a process of it, as a driver that hangs does
-            log.error("inference server (pid %s) does not end, not even by SIGKILL", self._pid)
+        if self._thread.is_alive():  # a process is stuck in the kernel, for example in a driver
+            log.error("inference server (pid %s) survived SIGKILL", self._pid)
 
     def _watch(self) -> None:
         delay_s = self._first_delay_s
@@ -98,12 +98,12 @@ class ServerProcess:
                 break
             if time.monotonic() - began >= self._steady_s:
                 delay_s = self._first_delay_s
-            log.error("%s; again in %g s", end, delay_s)
+            log.error("%s; restarting in %g s", end, delay_s)
             self._stopping.wait(delay_s)
             delay_s = min(2 * delay_s, self._longest_delay_s)
 
     def _run(self) -> str:
-        """One run of the server, from its start to its end; how it ended."""
+        """Run the server once, until it ends; returns a sentence on its end for the log."""
         try:
             guard = self._start_guard()
         except OSError as error:
@@ -116,7 +116,7 @@ class ServerProcess:
             if state == "started":
                 self._pid = int(detail)
                 log.info("inference server started (pid %s, port %d, log %s)", detail, self._port, self._log_file)
-            guard.stdout.read()  # nothing more is written: this waits for the guard's two processes
+            guard.stdout.read()  # waits for the end of the guard's two processes, which write nothing more
         code = guard.wait()
         self._pid = None
         with self._lock:
@@ -127,11 +127,11 @@ class ServerProcess:
         # A guard that was killed took the server with it.
         ended = f"inference server ended with code {code if code >= 0 else 128 - code}"
         if self._stopping.is_set():
-            log.info("%s, as it was told to", ended)
+            log.info("%s, as requested", ended)
         return ended
 
     def _start_guard(self) -> subprocess.Popen[bytes] | None:
-        """Raises OSError, from the log file or from the guard itself; None: `stop` was called."""
+        """Start the guard; None if `stop` was called. Raises OSError, also from the log file."""
         command = [part.replace("{port}", str(self._port)) for part in self._settings.command]
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +140,8 @@ class ServerProcess:
             output.flush()
             if self._stopping.is_set():
                 return None
-            # The pipe behind stdin is the guard's rope to this process. subprocess opens it with O_CLOEXEC, so
-            # no other child holds it. Not `-m`: that would import this package, and its parents, first.
+            # The guard ends when this process closes its stdin. subprocess opens that pipe with O_CLOEXEC, so no other
+            # child keeps it open. Not `-m`, which would import this package and its parents first.
             self._guard = subprocess.Popen(  # noqa: S603 - the operator's own command
                 [sys.executable, "-I", "-S", str(GUARD), str(self._grace_s), *command],
                 stdin=subprocess.PIPE,
@@ -149,14 +149,14 @@ class ServerProcess:
                 stderr=output,
                 bufsize=0,
                 env=environment,
-                start_new_session=True,  # what is sent to the replica's group does not reach the guard
+                start_new_session=True,  # signals to the replica's group do not reach the guard
             )
             return self._guard
 
 
 def _free_port() -> int:
-    """A port of the loopback address that nobody uses now. Raises OSError if there is none."""
-    # Not the shared generator: replicas whose libraries seed it alike would take the same port.
+    """A free port of the loopback address. Raises OSError if there is none."""
+    # Not the shared generator: libraries of several replicas may seed it alike.
     for port in random.SystemRandom().sample(PORTS, 50):
         if _is_free(port):
             return port

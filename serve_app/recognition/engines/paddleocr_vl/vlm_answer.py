@@ -1,4 +1,4 @@
-"""Reading what an inference server answers: it may be anybody's, and at work on anybody's pages."""
+"""Reads responses of an inference server, which is not trusted to keep them small."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ CHUNK = 64 * 1024
 
 
 class AnswerTooLarge(Exception):
-    """The answer is larger than any that makes sense; the connection is given up."""
+    """The response is larger than any valid one; its connection is closed."""
 
 
-async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The body of an answer of at most `most` bytes. Raises AnswerTooLarge, aiohttp.ClientError."""
+async def read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Read a body of at most `max_bytes`. Raises AnswerTooLarge, aiohttp.ClientError."""
     body = bytearray()
     async for chunk in response.content.iter_chunked(CHUNK):
         body += chunk
-        if len(body) > most:
+        if len(body) > max_bytes:
             response.close()
             raise AnswerTooLarge
     return bytes(body)

@@ -1,4 +1,4 @@
-"""Whether the inference server is there: asked in the background, told in one log line a change."""
+"""Probes the inference server in the background, and logs one line for each change of its state."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -17,31 +18,57 @@ from serve_app.recognition.engines.paddleocr_vl.vlm_answer import AnswerTooLarge
 
 log = logging.getLogger("ray.serve.vlm_server")
 
-# A server that is away is looked for often, so that work goes on soon after it is back.
-PROBE_AWAY_S = 1.0
-PROBE_S = 5.0
-# A server at its limit may be late once; one that refuses the connection is away at once.
+# A busy server may miss one probe. A server that refuses the connection is away at once.
 SILENT_PROBES = 2
-# A server that lists its models but reads no blocks for us is not asked for blocks again for so long.
-REFUSED_S = 30.0
-LIST_BYTES = 1_000_000
+MAX_LIST_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class VlmTiming:
+    """Pauses of the client of an inference server, in seconds."""
+
+    probe_s: float = 5.0
+    """Between probes of an available server."""
+
+    probe_away_s: float = 1.0
+    """Between probes of a server that is away: short, so work resumes soon after it is back."""
+
+    refused_s: float = 30.0
+    """A server that lists its models but refuses blocks counts as away for so long."""
+
+    first_retry_s: float = 0.4
+    """Before a block is sent again for the first time; each further pause is twice as long."""
+
+    longest_retry_s: float = 1.0
+
+
+DEFAULT_TIMING = VlmTiming()
 
 
 class ServerProbe:
-    """Asks `GET {url}/models` for ever. Lives in one event loop; `state` may be read from any thread."""
+    """Requests `GET {url}/models` for ever. Lives in one event loop; `state` may be read from any thread."""
 
-    def __init__(self, url: str, *, model: str | None, timeout_s: float, on_away: Callable[[], None]) -> None:
-        """`model`: the name it must serve; None takes the first one it lists."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None,
+        timeout_s: float,
+        on_away: Callable[[], None],
+        timing: VlmTiming = DEFAULT_TIMING,
+    ) -> None:
+        """`model`: the name that the server must list; None takes the first one it lists."""
         self._url = url
-        self._wanted = model
+        self._required_model = model
         self._timeout_s = timeout_s
         self._on_away = on_away
+        self._timing = timing
         self._silent = 0
         self._refused_until = 0.0
-        self._asking: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
         self.model = model or ""
-        self.state = VlmServerState(available=False, reason="it has not been asked yet")
+        self.state = VlmServerState(available=False, reason="it has not been probed yet")
         self.first = threading.Event()
         self._lost = asyncio.Event()
 
@@ -50,26 +77,26 @@ class ServerProbe:
         while True:
             try:
                 await self.now()
-            except Exception:  # whatever a stranger's server may answer, it is asked again
-                log.exception("inference server %s could not be asked", self._url)
-                self._away("it could not be asked; the log has the details")
+            except Exception:  # no response may end the probing
+                log.exception("inference server %s could not be probed", self._url)
+                self._away("it could not be probed; the log has the details")
             self._lost.clear()
-            with contextlib.suppress(TimeoutError):  # a server that is lost meanwhile is looked for at once
-                pause_s = PROBE_S if self.state.available and not self._silent else PROBE_AWAY_S
-                await asyncio.wait_for(self._lost.wait(), pause_s)
+            with contextlib.suppress(TimeoutError):  # a server that is lost meanwhile is probed at once
+                steady = self.state.available and not self._silent
+                await asyncio.wait_for(self._lost.wait(), self._timing.probe_s if steady else self._timing.probe_away_s)
 
     async def now(self) -> None:
-        """Ask now; callers that come meanwhile share the answer."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
-        await asyncio.shield(self._asking)
+        """Probe now. Concurrent callers share one probe."""
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+        await asyncio.shield(self._probing)
 
     def refused(self, reason: str) -> None:
-        """The server is there, but reads no blocks for us."""
-        self._refused_until = time.monotonic() + REFUSED_S
+        """Report that the server responds, but refuses blocks."""
+        self._refused_until = time.monotonic() + self._timing.refused_s
         self._away(reason)
 
-    async def _ask(self) -> None:
+    async def _probe(self) -> None:
         assert self._session is not None
         try:
             async with self._session.get(
@@ -78,31 +105,31 @@ class ServerProbe:
                 if response.status != 200:
                     self._away(refusal(response.status))
                     return
-                answer = json.loads(await read_bounded(response, LIST_BYTES))
-                models = [name for entry in answer["data"] if (name := str(entry["id"])).isprintable()]
+                listing = json.loads(await read_bounded(response, MAX_LIST_BYTES))
+                models = [name for entry in listing["data"] if (name := str(entry["id"])).isprintable()]
         except TimeoutError:
             self._silent += 1
             if self._silent >= SILENT_PROBES or not self.state.available:
-                self._away(f"it does not answer within {self._timeout_s:g} s")
+                self._away(f"it does not respond within {self._timeout_s:g} s")
             return
         except (AnswerTooLarge, ValueError, KeyError, TypeError, RecursionError):
-            self._away("what answers there is no OpenAI-compatible server")
+            self._away("it is not an OpenAI-compatible server")
             return
         except (aiohttp.ClientError, OSError):
             self._away("it cannot be connected to")
             return
-        self._answered(models)
+        self._listed(models)
 
-    def _answered(self, models: list[str]) -> None:
+    def _listed(self, models: list[str]) -> None:
         self._silent = 0
         if time.monotonic() < self._refused_until:
-            return  # that it lists its models is no news
+            return  # it lists its models and still refuses blocks
         if not models:
             self._away("it serves no model")
-        elif self._wanted is not None and self._wanted not in models:
-            self._away(f"it does not serve {self._wanted}, but {', '.join(models[:5])}")
+        elif self._required_model is not None and self._required_model not in models:
+            self._away(f"it does not serve {self._required_model}, but {', '.join(models[:5])}")
         else:
-            self.model = self._wanted or models[0]
+            self.model = self._required_model or models[0]
             if not self.state.available:
                 log.info("inference server %s is available (%s)", self._url, self.model)
             self._set(VlmServerState(available=True))
@@ -122,10 +149,11 @@ class ServerProbe:
 
 
 def refusal(status: int) -> str:
+    """The reason of a server that responds with this status."""
     match status:
         case 401 | 403:
             return f"it refuses the key (status {status})"
         case 503:
             return "it is still loading (status 503)"
         case _:
-            return f"it answers with status {status}"
+            return f"it responds with status {status}"
