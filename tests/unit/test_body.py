@@ -19,7 +19,10 @@ from starlette.routing import Route
 from serve_app.errors import InvalidBase64, UploadStalled
 from serve_app.ingress.middleware.error_responses import ErrorResponses
 from serve_app.ingress.middleware.request_id import RequestId
-from serve_app.ingress.requests.body import OcrRequest, decode_base64, read_body, submission_of
+from serve_app.ingress.requests.base64_text import decode_base64
+from serve_app.ingress.requests.body import read_body
+from serve_app.ingress.requests.document_fields import OcrRequest
+from serve_app.ingress.requests.submission import submission_of
 
 MAX_BYTES = 1_000_000
 
@@ -299,7 +302,7 @@ async def test_a_large_base64_document_is_decoded_off_the_event_loop(client: htt
     ("text", "problem"),
     [
         ("[" * 5000 + "]" * 5000, "is not a JSON object"),
-        ('{"maxNewTokens": 1, "maxNewTokens": 2}', "A field stands twice"),
+        ('{"maxNewTokens": 1, "maxNewTokens": 2}', "A JSON object has the same field twice"),
         ("[" + "1," * 20_000 + "1]", "may have at most 10000 characters"),
         ("[]", "must be a JSON object"),
         ("5", "must be a JSON object"),

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import InvalidField
-from serve_app.ingress.requests.body import OcrRequest
+from serve_app.ingress.requests.document_fields import OcrRequest
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.outputs.formats import OutputFormat
 from serve_app.paddlex.engine_options import layout_request, lines_request

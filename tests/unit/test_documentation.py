@@ -16,7 +16,7 @@ import yaml
 from serve_app import errors
 from serve_app.cli.settings_table import settings_page
 from serve_app.errors import ServiceError
-from serve_app.ingress.requests.body import OcrRequest
+from serve_app.ingress.requests.document_fields import OcrRequest
 from serve_app.ingress.routes.jobs import JobFields
 from serve_app.outputs.formats import MEDIA_TYPES
 from serve_app.settings import Secrets

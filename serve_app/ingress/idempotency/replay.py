@@ -70,7 +70,8 @@ def _recorded_file(file: BinaryIO, headers: dict[str, str], resources: ExitStack
 class _RecordedResponse(Response):
     """Sends a response and commits it to the lease.
 
-    It is stored before it is sent, so that a failing connection does not lose it; a stream is recorded as it is sent.
+    It is stored before it is sent, so that a failing connection does not lose it. A stream is recorded as it is sent, and
+    stored before its end is sent: a client that has all of it can repeat the request at once.
     """
 
     def __init__(self, response: Response, lease: IdempotencyLease, work: AsyncExitStack) -> None:
@@ -85,8 +86,10 @@ class _RecordedResponse(Response):
                 recording = _Recording(send)
                 with recording.file:
                     await self._response(scope, receive, recording)
-                    if self._response.is_whole and recording.is_whole:
-                        await self._lease.commit_with_response(recording.file, recording.headers)
+                    if recording.end is not None:
+                        if self._response.is_whole:
+                            await self._lease.commit_with_response(recording.file, recording.headers)
+                        await send(recording.end)
                 return
             recording = _Recording()
             await self._response(scope, _never, recording)
@@ -95,12 +98,12 @@ class _RecordedResponse(Response):
 
 
 class _Recording:
-    """An ASGI `send` that records a response, and passes it on to `send` if there is one."""
+    """An ASGI `send` that records a response, and passes all but its end on to `send` if there is one."""
 
     def __init__(self, send: Send | None = None) -> None:
         self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115
         self.headers: dict[str, str] = {}
-        self.is_whole = False
+        self.end: Message | None = None
         self._send = send
 
     async def __call__(self, message: Message) -> None:
@@ -108,7 +111,9 @@ class _Recording:
             self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
         elif message["type"] == "http.response.body":
             self.file.write(message.get("body", b""))
-            self.is_whole = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                self.end = message
+                return
         if self._send is not None:
             await self._send(message)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.ingress.requests.body import DocumentFields
+from serve_app.ingress.requests.document_fields import DocumentFields
 from serve_app.ingress.requests.engine_options import recognition_options, select_engine
 from serve_app.outputs.formats import OutputFormat
 from serve_app.pipeline.request import DocumentRequest

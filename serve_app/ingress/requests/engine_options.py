@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic.alias_generators import to_camel
 
 from serve_app.document.options import ParsingOptions, RecognitionOptions
-from serve_app.ingress.requests.body import DocumentFields
+from serve_app.ingress.requests.document_fields import DocumentFields
 from serve_app.ingress.requests.validation_errors import field_error
 from serve_app.settings import EngineSettings, PaddleOcrVlSettings, TesseractSettings
 

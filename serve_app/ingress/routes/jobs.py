@@ -24,10 +24,11 @@ from serve_app.errors import (
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.jobs.events import job_events
-from serve_app.ingress.requests.body import DocumentFields, FileField, submission_of
+from serve_app.ingress.requests.document_fields import DocumentFields, FileField
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import body_of
+from serve_app.ingress.requests.submission import submission_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.files import document_response
 from serve_app.jobs.progress import JobView

@@ -12,10 +12,12 @@ from serve_app.document import Document
 from serve_app.errors import Unauthorized
 from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.idempotency.replay import answered_once
-from serve_app.ingress.requests.body import Body, OcrForm, OcrRequest, Submission, read_body, submission_of
+from serve_app.ingress.requests.body import Body, read_body
+from serve_app.ingress.requests.document_fields import OcrForm, OcrRequest
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import accepted
 from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
+from serve_app.ingress.requests.submission import Submission, submission_of
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.ingress.responses.files import document_response
 from serve_app.ingress.routes import paddlex

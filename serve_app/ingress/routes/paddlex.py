@@ -19,8 +19,10 @@ from serve_app.document.ids import document_folder
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.middleware.request_scope import mark_paddlex, request_id_of
-from serve_app.ingress.requests.body import SOURCES, Body, decoded, read_body
+from serve_app.ingress.requests.base64_text import decode_off_loop
+from serve_app.ingress.requests.body import Body, read_body
 from serve_app.ingress.requests.schema import inlined
+from serve_app.ingress.requests.submission import SOURCES
 from serve_app.ingress.requests.validation_errors import fields_error
 from serve_app.ingress.responses.files import file_response
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
@@ -199,7 +201,7 @@ async def _open(
     timings.add_elapsed("receive")
     file = body.fields.pop("file")
     async with request_deadline(context):
-        source = await (context.fetcher.fetch(file) if "://" in file[:20] else decoded(file))
+        source = await (context.fetcher.fetch(file) if "://" in file[:20] else decode_off_loop(file))
         del file
         try:
             return await context.documents.open(source, requested, owner=request.state.key_name, timings=timings)

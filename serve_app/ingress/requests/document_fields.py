@@ -1,0 +1,78 @@
+"""The fields of requests with a document, as pydantic models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from serve_app.document.options import ParsingOptions
+from serve_app.document.page_ranges import parse_page_ranges
+from serve_app.outputs.formats import OutputFormat
+
+
+class DocumentFields(BaseModel):
+    """The document and how to read it: fields of a JSON body or a form. Exactly one source is required."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_base64: str | None = Field(
+        None, description="The document (a PDF or an image) as base64, plain or as a data: URI"
+    )
+    image_url: str | None = Field(None, description="An http or https URL of the document")
+    language: str | None = Field(
+        None, max_length=100, description="Languages of the text, joined by '+' (`rus+eng`); default: all configured"
+    )
+    engine: str | None = Field(None, max_length=100, description="Engine to use; default: the first configured")
+    dpi: int | None = Field(
+        None,
+        ge=50,
+        le=1200,
+        description="Resolution in dots per inch: at which to render PDF pages, or which to assume for an image",
+    )
+    pages: str | None = Field(
+        None, max_length=1000, description="Pages to read, such as `1-3,7` or `5-`; default: all", examples=["1-3,7"]
+    )
+    password: str | None = Field(
+        None, max_length=1000, pattern=r"^[^\x00]*$", description="Password of an encrypted PDF"
+    )
+    max_pages: int | None = Field(
+        None, ge=1, description="Refuse documents with more pages; the service has a limit too"
+    )
+    text_layer: Literal["auto", "ignore"] = Field(
+        "ignore", description="`auto`: take the text of PDF pages that contain it, instead of recognizing them"
+    )
+    restructure: bool = Field(
+        True,
+        description="Join tables that continue across pages and set heading levels, if the engine supports it",
+    )
+    overlay: bool = Field(
+        False, description="Add to the figures a picture of each recognized page with its blocks outlined"
+    )
+    options: ParsingOptions | None = Field(
+        None, description="How the engine `paddleocr-vl` reads pages; in a form, a JSON object as text"
+    )
+
+    @field_validator("pages")
+    @classmethod
+    def _ranges(cls, pages: str | None) -> str | None:
+        if pages is not None:
+            parse_page_ranges(pages)
+        return pages
+
+
+class OcrRequest(DocumentFields):
+    output: OutputFormat | None = Field(None, description="Format of the response; default: as `Accept` asks, or JSON")
+    include_images: bool = Field(
+        False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
+    )
+
+
+class FileField(BaseModel):
+    """What a form has in addition to the fields of JSON."""
+
+    file: bytes | None = Field(None, description="The document as a file", json_schema_extra={"format": "binary"})
+
+
+class OcrForm(OcrRequest, FileField):
+    """OcrRequest as a form."""
