@@ -1,6 +1,6 @@
-"""Tables of blocks: an engine's HTML made safe, and its cells laid out on a grid.
+"""Tables: sanitizes an engine's HTML, and lays its cells out on a grid.
 
-The HTML comes from a model that read it off a page, so it is whatever the page wanted it to be.
+A model read the HTML off a page, so it is untrusted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A ZIP of a document in all its forms, with its figures where they are linked."""
+"""Writes a ZIP with a document in every format, and its figures under the paths that link them."""
 
 from __future__ import annotations
 

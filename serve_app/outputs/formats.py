@@ -1,4 +1,4 @@
-"""The forms in which a document is given, by the names that requests use."""
+"""Output formats, by the names that requests use."""
 
 from __future__ import annotations
 

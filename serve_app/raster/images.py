@@ -1,8 +1,8 @@
 """Image bytes to RGB pixels, with Pillow, in this process.
 
-The bytes come from anybody: run this where a crash or a hang costs nothing else (see `isolation`).
-What a file is, its first bytes say; its name and its MIME type are never asked.
-ICC profiles are not applied: they matter for colour proofs, not for reading, and are one more parser.
+The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
+The first bytes decide the file type; its name and MIME type are ignored.
+ICC profiles are not applied: they matter for colour proofs, not for reading, and would be one more parser.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ MAX_PNG_CHUNKS = 1000
 _TAKEN = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
 HEADER_WITHIN = 1024
-"""FileContent that tell what a file is: readers of PDF look so far for its header, before which some writers put a mail's or
-a printer's lines."""
+"""Bytes inspected to detect the file type. PDF readers look this far for the header, since some writers put mail or
+printer lines before it."""
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
@@ -84,7 +84,7 @@ def decode_opened(image: ImageFile, data: bytes, *, dpi_hint: int | None, defaul
 
 @contextmanager
 def image_errors(kind: str) -> Iterator[None]:
-    """What Pillow raises on an image of `kind`, as an error of the service: CorruptDocument or TooLarge."""
+    """Turn what Pillow raises on an image of `kind` into CorruptDocument or TooLarge."""
     try:
         yield
     except ServiceError:
@@ -99,9 +99,9 @@ def image_errors(kind: str) -> Iterator[None]:
 
 
 def sniff(data: bytes) -> str:
-    """What `data` begins like: "PDF", or a name from the list in `decode_image`.
+    """Detect the file type from its first bytes: "PDF", or a name from the list in `decode_image`.
 
-    Raises UnsupportedMediaType for anything else.
+    Raises UnsupportedMediaType for any other type.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -122,7 +122,7 @@ def sniff(data: bytes) -> str:
 
 
 def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
-    """The header parsed and its size checked; nothing is decoded. Only the plugin of `kind` sees the bytes.
+    """Parse the header and check the size, without decoding. Only Pillow's plugin for `kind` sees the bytes.
 
     Call it within `image_errors`. Raises TooLarge.
     """

@@ -1,6 +1,6 @@
-"""A document of any kind as pages, each drawn or decoded when it is asked for.
+"""Opens a document of any kind, and draws or decodes its pages on request.
 
-The bytes come from anybody: run this where a crash or a hang costs nothing else (see `isolation`).
+The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
 """
 
 from __future__ import annotations

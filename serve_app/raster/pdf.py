@@ -1,6 +1,6 @@
 """PDF pages to RGB pixels, with PDFium, in this process.
 
-The bytes come from anybody: run this where a crash or a hang costs nothing else (see `isolation`).
+The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
 Nothing in a document is run or fetched: the builds of pypdfium2 are without V8 and XFA, actions are never
 triggered, and PDFium does not follow references to other files. A page is what the file has, annotations and
 filled forms included; the permissions that its author wished for are not ours to enforce.

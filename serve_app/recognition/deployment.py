@@ -161,13 +161,13 @@ class Recognizer:
             return RecognitionFailed()
 
     async def restructure_pages(
-        self, pages: Sequence[NativePage], how: Restructuring
+        self, pages: Sequence[NativePage], options: Restructuring
     ) -> list[NativePage] | ServiceError:
         """Restructure the pages of a document, in the engine's native form."""
         if (unavailable := await self._unavailable()) is not None and not isinstance(unavailable, VlmServerAway):
             return unavailable
         try:
-            return await asyncio.to_thread(self._engine.restructure_pages, pages, how)
+            return await asyncio.to_thread(self._engine.restructure_pages, pages, options)
         except ServiceError as error:
             return error
         except Exception:

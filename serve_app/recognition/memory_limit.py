@@ -44,7 +44,7 @@ class MemoryLimit:
             "memory_mb": settings.memory_mb,
             "gpu_memory_mb": settings.gpu_memory_mb if isinstance(settings, PaddleOcrVlSettings) else None,
         }
-        self._told = False
+        self._warned = False
 
     def loaded(self) -> None:
         """To be called when the engine has loaded."""
@@ -59,14 +59,14 @@ class MemoryLimit:
         for name, used_mb in self._used().items():
             limit_mb = self._limits[name]
             if limit_mb is not None and used_mb > limit_mb:
-                if not self._told:
+                if not self._warned:
                     log.warning(
                         "%s: %.0f are used, the limit is %.0f; this replica finishes its work and is replaced",
                         name,
                         used_mb,
                         limit_mb,
                     )
-                    self._told = True
+                    self._warned = True
                 raise MemoryLimitPassed(f"{name}: {used_mb:.0f} MB are used, the limit is {limit_mb:.0f}")
 
     def _used(self) -> dict[str, float]:

@@ -53,12 +53,12 @@ class Readers:
         return Batched(result, (started - waited) * 1000, (time.perf_counter() - started) * 1000)
 
     async def room(self) -> None:
-        """Wait until no analyzed page waits: pages stand in line before they are analyzed, where they take turns.
+        """Return once no analyzed page is waiting for a thread.
 
-        Threads of its own are kept busy by the batch that is analyzed meanwhile. An engine of one thread
-        analyzes when it has read.
+        Pages queue before analysis, where fairness applies, not after it. With several threads, the next batch is
+        analyzed while they read; an engine of one thread analyzes after it has read.
         """
-        await asyncio.sleep(0)  # whoever has just been told that its page is analyzed now takes its thread, or waits
+        await asyncio.sleep(0)  # a caller whose page was just analyzed takes a thread, or waits for one
         while self._waiting or (not self._own and self._free.empty()):
             self._changed.clear()
             await self._changed.wait()

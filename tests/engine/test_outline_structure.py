@@ -14,7 +14,7 @@ from serve_app.document.outline import Structure, outline_of
 from serve_app.document.tables import table_html, table_rows
 from serve_app.recognition.engines.paddleocr_vl import outline_structure as module
 from serve_app.recognition.engines.paddleocr_vl.outline_structure import restructure
-from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_content
 
 Blocks = list[tuple[str, str, tuple[int, int, int, int]]]  # label, content, box
 
@@ -60,7 +60,7 @@ def library_results(pages: list[Blocks]) -> list[Any]:
 def read(pages: list[Blocks], *, pretty: bool = False) -> list[Page]:
     options = ParsingOptions(prettify_markdown=pretty)
     return [
-        page_reading(result, options, number=number, dpi=144, warnings=[]).page
+        page_content(result, options, number=number, dpi=144, warnings=[]).page
         for number, result in enumerate(library_results(pages), 1)
     ]
 

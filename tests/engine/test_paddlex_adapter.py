@@ -119,7 +119,7 @@ SHAPES = [
         "_WatchedVlm.predict",
     ),
     ("paddlex.inference.pipelines.base:BasePipeline.create_model", "self config kwargs", "_loading_logged"),
-    (f"{RESULT}._to_markdown", "self pretty show_formula_number", "plain.page_reading"),
+    (f"{RESULT}._to_markdown", "self pretty show_formula_number", "page_conversion.page_content"),
     (f"{GENERATION}.stopping_criteria:MaxTimeCriteria", "max_time initial_timestamp", "BoundedGeneration.generate"),
     (f"{GENERATION}.stopping_criteria:StoppingCriteriaList.__call__", "self input_ids scores kwargs", "generate"),
     ("paddlex.inference.models.common.genai:GenAIClient.create_chat_completion", "self messages return_future kwargs",

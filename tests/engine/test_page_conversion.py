@@ -12,7 +12,7 @@ from PIL import Image
 
 from serve_app.document import ErrorInfo, PageContent
 from serve_app.document.options import ParsingOptions
-from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_content
 
 TABLE = "<table><tr><td>Чай</td><td>3.50</td></tr></table>"
 
@@ -53,7 +53,7 @@ def library_result(*blocks: tuple[str, str], figure: int | None = None, degrees:
 
 
 def plain(result: Any, *warnings: ErrorInfo, **options: Any) -> PageContent:
-    return page_reading(result, ParsingOptions(**options), number=3, dpi=150, warnings=list(warnings))
+    return page_content(result, ParsingOptions(**options), number=3, dpi=150, warnings=list(warnings))
 
 
 def test_a_page_holds_its_blocks_in_order_with_text_and_markup_apart() -> None:

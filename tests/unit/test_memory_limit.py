@@ -78,7 +78,7 @@ def test_growth_below_the_limit_is_nothing() -> None:
     assert len(kept) == GROWTH
 
 
-def test_pages_of_the_object_store_are_not_growth() -> None:
+def test_pages_of_the_object_store_are_not_growth(caplog: pytest.LogCaptureFixture) -> None:
     """They stay mapped after they are freed there."""
     limit = loaded(room_for(GROWTH / 2))
     resident = psutil.Process().memory_info().rss
@@ -86,10 +86,12 @@ def test_pages_of_the_object_store_are_not_growth() -> None:
         shared.write(b"\xff" * GROWTH)
         assert psutil.Process().memory_info().rss - resident > GROWTH / 2
         limit.check()
+    assert not caplog.records
 
 
-def test_no_limit_is_never_passed() -> None:
+def test_no_limit_is_never_passed(caplog: pytest.LogCaptureFixture) -> None:
     loaded(DummySettings()).check()
+    assert not caplog.records
 
 
 def test_a_limit_below_what_the_loaded_engine_takes_is_logged_and_not_enforced(
@@ -103,11 +105,13 @@ def test_a_limit_below_what_the_loaded_engine_takes_is_logged_and_not_enforced(
         limit.check()
 
 
-async def test_a_replica_with_such_a_limit_is_healthy() -> None:
+async def test_a_replica_with_such_a_limit_is_healthy(caplog: pytest.LogCaptureFixture) -> None:
     replica = Recognizer.__new__(Recognizer)
     await replica.__init__(DummySettings(memory_mb=1), Limits())  # type: ignore[misc]  # as Serve does
     for _ in range(3):
         replica.check_health()
+    (record,) = [record for record in caplog.records if record.name == LOG and record.levelno >= logging.WARNING]
+    assert "not enforced" in record.getMessage()
 
 
 def test_growth_on_the_gpu_past_the_limit_raises() -> None:
@@ -133,5 +137,6 @@ def test_one_limit_that_is_not_enforced_leaves_the_other_in_force() -> None:
     assert len(kept) == GROWTH
 
 
-def test_a_limit_of_the_gpu_where_its_use_cannot_be_told_is_nothing() -> None:
+def test_a_limit_of_the_gpu_is_not_enforced_where_its_use_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
     loaded(PaddleOcrVlSettings(gpu_memory_mb=1), SizedEngine()).check()
+    assert not caplog.records

@@ -1,4 +1,4 @@
-"""What the recognizer asks of an OCR engine."""
+"""The interface between the recognizer and an OCR engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EngineLoadError(Exception):
 
 @dataclass(frozen=True)
 class PageTask:
-    """A page to read, and how."""
+    """A page to read, with its options."""
 
     image: PageImage
     options: RecognitionOptions
@@ -63,7 +63,7 @@ class Engine(ABC):
         """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
         return []
 
-    def restructure_pages(self, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
+    def restructure_pages(self, pages: Sequence[NativePage], options: Restructuring) -> list[NativePage]:
         """Restructure the pages of a document, in order and in this engine's native form. Called in any thread.
 
         Raises InvalidField for pages that are not in that form.

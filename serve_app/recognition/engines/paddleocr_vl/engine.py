@@ -30,7 +30,7 @@ from serve_app.recognition.engines.paddleocr_vl.adapter import (
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.outline_structure import restructure
 from serve_app.recognition.engines.paddleocr_vl.paddlex_structure import restructure_pages
-from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_reading
+from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_content
 from serve_app.recognition.engines.paddleocr_vl.server_process import ServerProcess
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import AWAY_RETRY_AFTER_S, VlmClient
 from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
@@ -149,7 +149,7 @@ class PaddleOcrVlEngine(Engine):
                 log.warning("page %d: blocks failed at the inference server: %s", analyzed.number, budget.failure)
             if warnings and not budget.read:
                 return PageTimeout() if budget.ran_out_of_time() else RecognitionFailed()
-            return page_reading(result, analyzed.options, number=analyzed.number, dpi=analyzed.dpi, warnings=warnings)
+            return page_content(result, analyzed.options, number=analyzed.number, dpi=analyzed.dpi, warnings=warnings)
         except ServiceError as error:
             return error
         except Exception:  # whatever the library may raise for this page, the engine goes on
@@ -159,8 +159,8 @@ class PaddleOcrVlEngine(Engine):
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
         return restructure(pages, pretty=options.parsing.prettify_markdown)
 
-    def restructure_pages(self, pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
-        return restructure_pages(pages, how)
+    def restructure_pages(self, pages: Sequence[NativePage], options: Restructuring) -> list[NativePage]:
+        return restructure_pages(pages, options)
 
     def abandon(self, analyzed: _Prepared) -> None:
         analyzed.budget.abandon()

@@ -1,7 +1,7 @@
-"""Fetching a model with the library's own downloader, in a child process.
+"""Fetches a model with the library's downloader, in a child process.
 
-There its chatter ends, it can be stopped when a network swallows packets, and an answer of "no source is
-reachable" is not kept for ever, as it is in a process.
+The child can be stopped when a network swallows packets, its output is discarded, and the library's verdict that no
+source is reachable, which it caches per process, ends with the child.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _main(package: str, temp: str, patience_s: str) -> None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """FileContent of all files in a folder, in which files may come and go meanwhile."""
+    """Total size of all files in a folder, in bytes. Files may appear and vanish during the walk."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:

@@ -16,7 +16,7 @@ from serve_app.recognition.engines.paddleocr_vl.outline_structure import continu
 from serve_app.recognition.engines.paddleocr_vl.page_conversion import without_file_names
 
 
-def restructure_pages(pages: Sequence[NativePage], how: Restructuring) -> list[NativePage]:
+def restructure_pages(pages: Sequence[NativePage], options: Restructuring) -> list[NativePage]:
     """One page for each, or one for all. Raises InvalidField for what /layout-parsing did not make."""
     from paddlex.inference.pipelines.layout_parsing.title_level import assign_levels_to_parsing_res
     from paddlex.inference.pipelines.paddleocr_vl.pipeline import _PaddleOCRVLPipeline
@@ -28,13 +28,13 @@ def restructure_pages(pages: Sequence[NativePage], how: Restructuring) -> list[N
         blocks = [result["parsing_res_list"] for result in results]
         for page, of_page in zip(pages, blocks, strict=True):
             _as_they_were(of_page, page.raw_blocks)
-        if how.merge_tables:
+        if options.merge_tables:
             _join_tables(blocks)
-        if how.relevel_titles:
+        if options.relevel_titles:
             assign_levels_to_parsing_res(blocks)
-        if how.concatenate:
+        if options.concatenate:
             results = [PaddleOCRVLResult(_concatenated(results))]
-        return [_written(result, how) for result in results]
+        return [_written(result, options) for result in results]
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         # The library looks at nothing before it uses it.
         problem = "are not pages as /layout-parsing gives them"
@@ -73,7 +73,7 @@ def _concatenated(results: Sequence[Any]) -> dict[str, Any]:
     return first
 
 
-def _written(result: Any, how: Restructuring) -> NativePage:
+def _written(result: Any, options: Restructuring) -> NativePage:
     pruned = without_file_names(result.json["res"])
-    markdown = result._to_markdown(pretty=how.prettify_markdown, show_formula_number=how.show_formula_number)
+    markdown = result._to_markdown(pretty=options.prettify_markdown, show_formula_number=options.show_formula_number)
     return NativePage(pruned, markdown["markdown_texts"])

@@ -12,7 +12,7 @@ from serve_app.recognition.engines.figures import jpeg
 _BETWEEN = "\n\n"  # what the library's Markdown has between blocks
 
 
-def page_reading(
+def page_content(
     result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
 ) -> PageContent:
     """The page of a PaddleOCRVLResult."""
