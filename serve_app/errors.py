@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field of a request. `field` is a dotted path ("dpi", "pages.0")."""
+    """A problem with one field of a request. `field` is a dotted path ("dpi", "pages.0")."""
 
     field: str
     message: str

@@ -146,7 +146,7 @@ class _Engine(_Strict):
 
     @property
     def pages_at_a_replica(self) -> int:
-        """How many pages a replica accepts at once, queued ones included."""
+        """Pages that a replica accepts at once, including queued ones."""
         return LEAST_PAGES_AT_A_REPLICA
 
     @property
@@ -281,7 +281,7 @@ class PaddleOcrVlSettings(_Engine):
 
     @property
     def pages_at_once(self) -> int:
-        """How many pages a replica reads at once. The native VLM reads one page after another."""
+        """Pages that a replica reads at once. The native VLM reads one page after another."""
         return 1 if self.vlm.backend == "native" else self.vlm.pages_at_once
 
     @property

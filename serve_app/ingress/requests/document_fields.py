@@ -69,7 +69,7 @@ class OcrRequest(DocumentFields):
 
 
 class FileField(BaseModel):
-    """What a form has in addition to the fields of JSON."""
+    """The field that only forms have."""
 
     file: bytes | None = Field(None, description="The document as a file", json_schema_extra={"format": "binary"})
 
