@@ -6,6 +6,7 @@ VENV := .venv
 CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
+DURATIONS := build/test-durations
 
 .PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata poppler node
 
@@ -18,8 +19,9 @@ serve: $(VENV)/serve.installed tessdata  ## run the service until Ctrl-C; PORT=9
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
 test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
-	@$(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/engine
-	@$(BIN)/python -m pytest tests/service tests/faults
+	@mkdir -p $(DURATIONS)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
+	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
 check:  ## lint, types and unit tests: about a minute
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit

@@ -16,11 +16,34 @@ from typing import Any
 import pytest
 
 from tests.support.samples import SAMPLES
-from tests.support.service import Service, deploy
+from tests.support.service import Service, deploy, standard_settings
 from tests.support.swift_fixture import swift
 from tests.support.tiny_models_fixture import tiny_models
 
 __all__ = ["swift", "tiny_models"]
+
+
+PADDLE = (
+    "test_paddlex_adapter",
+    "test_tiny_paddleocr_vl",
+    "test_paddleocr_vl_engine",
+    "test_vlm_client",
+    "test_outline_structure",
+)
+"""Modules that import Paddle: in one worker, which pays for the import and for the tiny models once."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `--dist loadgroup`, a module's tests run in one worker, as its fixtures are for all of them.
+
+    Tests of tests/unit have fixtures of their own, so they go to whichever worker is free.
+    """
+    for item in items:
+        if item.path.parent.name == "unit":
+            continue
+        group = "paddle" if item.path.stem in PADDLE else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -84,13 +107,7 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(serve_port: int, output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
-    settings = {
-        "engines": [{"name": "tesseract", "replicas": 2}, {"name": "dummy", "replicas": 1, "text": "Привет"}],
-        "store": {"kind": "folder", "path": str(output_dir), "keep_source": True},
-        "temp_dir": str(tmp_path_factory.mktemp("temp")),
-        "limits": {"body_mb": 12},
-        "allowed_private_networks": ["127.0.0.2/32"],
-    }
+    settings = {**standard_settings(output_dir), "temp_dir": str(tmp_path_factory.mktemp("temp"))}
     service = deploy(settings, name="ocr", port=serve_port)
     service.wait_until_engines_are_ready()
     yield service

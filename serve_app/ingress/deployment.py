@@ -25,7 +25,7 @@ from serve_app.ingress.middleware.request_scope import SIGNED_FILES, may_be_padd
 from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
 from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
-from serve_app.pipeline.wiring import open_services
+from serve_app.pipeline.wiring import PipelineServices, open_services
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Secrets, Settings
@@ -52,23 +52,7 @@ class Ingress:
         self._keys = keys
         self._docs_open = settings.docs_without_key
         services = open_services(settings, secrets, rasterizer, recognizers)
-        self._context = Context(
-            settings=settings,
-            services=services,
-            links=Links(services.store, settings),
-            fetcher=Fetcher(
-                max_bytes=int(settings.limits.body_mb * 1e6),
-                deadline_s=settings.limits.fetch_s,
-                allowed_networks=settings.allowed_private_networks,
-            ),
-            admission=Admission(settings.limits.requests),
-            watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
-            job_store=JobStore(services.store, services.documents.cache),
-            idempotency_store=IdempotencyStore(services.store),
-            jobs=jobs,
-            jobs_monitor=JobsMonitor(jobs),
-            has_webhook_secret=secrets.webhook_secret is not None,
-        )
+        self._context = open_context(settings, secrets, services, jobs)
 
     async def drain(self) -> tuple[str, int]:
         """Stop accepting requests. Returns this replica's id and the number of requests in progress."""
@@ -77,6 +61,28 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._context, self._keys, docs_open=self._docs_open)
+
+
+def open_context(
+    settings: Settings, secrets: Secrets, services: PipelineServices, jobs: DeploymentHandle[Any]
+) -> Context:
+    return Context(
+        settings=settings,
+        services=services,
+        links=Links(services.store, settings),
+        fetcher=Fetcher(
+            max_bytes=int(settings.limits.body_mb * 1e6),
+            deadline_s=settings.limits.fetch_s,
+            allowed_networks=settings.allowed_private_networks,
+        ),
+        admission=Admission(settings.limits.requests),
+        watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
+        job_store=JobStore(services.store, services.documents.cache),
+        idempotency_store=IdempotencyStore(services.store),
+        jobs=jobs,
+        jobs_monitor=JobsMonitor(jobs),
+        has_webhook_secret=secrets.webhook_secret is not None,
+    )
 
 
 def create_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:

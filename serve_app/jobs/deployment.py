@@ -23,7 +23,7 @@ from serve_app.jobs.result_writer import ResultWriterFactory
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
-from serve_app.pipeline.wiring import open_services
+from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
@@ -52,10 +52,11 @@ class Jobs:
         rasterizer: DeploymentHandle[Any],
         recognizers: Mapping[str, DeploymentHandle[Any]],
         result_writers: Mapping[str, ResultWriterFactory],
+        sharing: FileSharing | None = None,
     ) -> None:
         """`result_writers` make the results of dialects, by their names in job records."""
         limit_arenas()
-        self._services = services = open_services(settings, secrets, rasterizer, recognizers)
+        self._services = services = open_services(settings, secrets, rasterizer, recognizers, sharing)
         self._keep_s = settings.jobs.keep_s
         self._job_store = JobStore(services.store, services.documents.cache)
         self._idempotency_store = IdempotencyStore(services.store)

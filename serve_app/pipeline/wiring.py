@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,23 @@ class PipelineServices:
         return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
 
 
+@dataclass(frozen=True)
+class FileSharing:
+    """How a document's file reaches the rasterizers: `share` it once, and `fetch` it where its bytes are needed."""
+
+    share: Callable[[FileContent], Any]
+    fetch: Callable[[Any], Awaitable[memoryview]]
+
+
 def open_services(
     settings: Settings,
     secrets: Secrets,
     rasterizer: DeploymentHandle[Any],
     recognizers: Mapping[str, DeploymentHandle[Any]],
+    sharing: FileSharing | None = None,
 ) -> PipelineServices:
+    """Files go through Ray's object store, unless `sharing` says otherwise."""
+    sharing = sharing or THROUGH_RAY
     limits = settings.limits
     store = open_store(settings.store, secrets)
     store_monitor = StoreMonitor(store)
@@ -74,8 +85,8 @@ def open_services(
         Results(store, store_monitor, keep_source=settings.store.keep_source),
         cache,
         limits=limits,
-        share=_shared,
-        fetch=_fetched,
+        share=sharing.share,
+        fetch=sharing.fetch,
     )
     return PipelineServices(documents, engines, store, store_monitor, temp_dir)
 
@@ -89,3 +100,6 @@ async def _fetched(shared: Any) -> memoryview:
     """The file, without a copy."""
     array = await shared
     return memoryview(array)
+
+
+THROUGH_RAY = FileSharing(_shared, _fetched)

@@ -176,7 +176,7 @@ class Recognizer:
 
     async def state(self) -> EngineState:
         return EngineState(
-            replica=serve.get_replica_context().replica_id.unique_id,
+            replica=_replica_id(),
             phase=self._phase,
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
@@ -269,6 +269,14 @@ class Recognizer:
 
     async def _analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
         return await self._thread.call(self._engine.analyze, tasks)
+
+
+def _replica_id() -> str:
+    """This replica's id in Serve; a fixed one outside Serve."""
+    try:
+        return str(serve.get_replica_context().replica_id.unique_id)
+    except RayServeException:
+        return "outside Serve"
 
 
 def _replicas_at_most() -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -58,6 +59,16 @@ class Service:
                     return
                 time.sleep(0.1)
         raise AssertionError(f"engines of {self.name} are not ready after {timeout_s:g} s: {states}")
+
+
+def standard_settings(output: Path) -> dict[str, Any]:
+    """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
+    return {
+        "engines": [{"name": "tesseract", "replicas": 2}, {"name": "dummy", "replicas": 1, "text": "Привет"}],
+        "store": {"kind": "folder", "path": str(output), "keep_source": True},
+        "limits": {"body_mb": 12},
+        "allowed_private_networks": ["127.0.0.2/32"],
+    }
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,26 +18,16 @@ import pytest
 from PIL import Image
 
 from tests.support.pdfs import scan
-from tests.support.service import Service, deploy
+from tests.support.service import Service
 
 MCP_SERVER = Path(__file__).parents[2] / ".clients/bin/paddleocr_mcp"
 
 
 @pytest.fixture(scope="module")
-def open_service(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from ray import serve
-
-    folder = tmp_path_factory.mktemp("clients")
-    settings = {
-        "engines": [{"name": "tesseract", "replicas": 1}],
-        "open_surfaces": ["paddlex"],
-        "store": {"kind": "folder", "path": str(folder / "output")},
-        "temp_dir": str(folder / "temp"),
-    }
-    service = deploy(settings, name="clients", port=serve_port)
+def open_service(deployed_for_module: Callable[..., Service]) -> Service:
+    service = deployed_for_module({"engines": [{"name": "tesseract", "replicas": 1}], "open_surfaces": ["paddlex"]})
     service.wait_until_engines_are_ready()
-    yield service
-    serve.delete("clients", _blocking=False)
+    return service
 
 
 class Assistant:

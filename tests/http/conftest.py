@@ -1,0 +1,32 @@
+"""The fixtures of the same names in tests/conftest.py, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_service import local_deployments
+from tests.support.service import Service, standard_settings
+
+
+@pytest.fixture(scope="session")
+def service(output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
+    with local_deployments(tmp_path_factory.mktemp("service")) as deploy_one:
+        service = deploy_one(standard_settings(output_dir))
+        service.wait_until_engines_are_ready()
+        yield service
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    with local_deployments(tmp_path) as deploy_one:
+        yield deploy_one
+
+
+@pytest.fixture(scope="module")
+def deployed_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    with local_deployments(tmp_path_factory.mktemp("module")) as deploy_one:
+        yield deploy_one

@@ -1,0 +1,271 @@
+"""The whole service in this process, without Ray: the real application over a real socket, and real replicas behind it.
+
+Stand-ins are only what Serve would be: the handles between the parts (`LocalHandle`) and the proxy in front of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import io
+import logging
+import pickle
+import socket
+import tempfile
+import threading
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from ray.exceptions import RayTaskError, TaskCancelledError
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.app import RESULT_WRITERS
+from serve_app.ingress.deployment import create_app, open_context
+from serve_app.ingress.keys import KeyRing, configured_keys
+from serve_app.jobs.deployment import Jobs
+from serve_app.pipeline.wiring import FileSharing, open_services
+from serve_app.raster.deployment import Rasterizer
+from serve_app.recognition.deployment import Recognizer
+from serve_app.runtime.mapped_file import FileContent
+from serve_app.settings import Secrets, Settings, with_environment
+from tests.support.service import KEYS, Service, environment
+
+START_S = 30
+STOP_S = 30
+
+
+class SharedFile:
+    """A file in what stands for Ray's object store: passed on by reference, read without a copy."""
+
+    def __init__(self, content: FileContent) -> None:
+        self.array = np.frombuffer(content, np.uint8)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from asyncio.sleep(0).__await__()
+        return self.array
+
+
+async def _fetch(shared: SharedFile) -> memoryview:
+    return memoryview(await shared)
+
+
+SHARING = FileSharing(SharedFile, _fetch)
+
+
+class _Pickler(pickle.Pickler):
+    """By value, as between processes, but for what is passed by reference there too."""
+
+    def __init__(self, stream: io.BytesIO, references: list[Any]) -> None:
+        super().__init__(stream, protocol=5)
+        self._references = references
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if not isinstance(obj, SharedFile):
+            return None
+        self._references.append(obj)
+        return len(self._references) - 1
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, references: list[Any]) -> None:
+        super().__init__(stream)
+        self._references = references
+
+    def persistent_load(self, pid: int) -> Any:
+        return self._references[pid]
+
+
+def by_value(value: Any) -> Any:
+    """A copy of what one process sends to another."""
+    references: list[Any] = []
+    stream = io.BytesIO()
+    _Pickler(stream, references).dump(value)
+    stream.seek(0)
+    return _Unpickler(stream, references).load()
+
+
+class LocalResponse:
+    """Stands for a DeploymentResponse: awaited any number of times, handed on to another call, or cancelled."""
+
+    def __init__(self, call: Awaitable[Any]) -> None:
+        # The caller's log context is not the replica's.
+        self._task = asyncio.ensure_future(call)
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        # A caller that is cancelled does not end the call; `cancel` does.
+        try:
+            return by_value((yield from asyncio.shield(self._task).__await__()))
+        except asyncio.CancelledError:
+            if self._task.cancelled():
+                raise TaskCancelledError from None
+            raise
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+
+class LocalHandle:
+    """Stands for a DeploymentHandle: `.method.remote(...)` calls the method of an object in this event loop.
+
+    Arguments and results are copied, as between processes. Errors come as Serve delivers them: as a RayTaskError that is
+    an instance of the error's own class too.
+    """
+
+    def __init__(self, replica: Any) -> None:
+        self._replica = replica
+
+    def __getattr__(self, name: str) -> LocalMethod:
+        return LocalMethod(getattr(self._replica, name))
+
+
+class LocalMethod:
+    def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
+        self._method = method
+
+    def remote(self, *arguments: Any, **named: Any) -> LocalResponse:
+        return LocalResponse(contextvars.copy_context().run(self._call, *arguments, **named))
+
+    async def _call(self, *arguments: Any, **named: Any) -> Any:
+        ready = [await each if isinstance(each, LocalResponse) else by_value(each) for each in arguments]
+        ready = [each.array if isinstance(each, SharedFile) else each for each in ready]
+        try:
+            return await self._method(*ready, **by_value(named))
+        except Exception as error:
+            raise RayTaskError(self._method.__name__, traceback.format_exc(), error).as_instanceof_cause() from None
+
+
+class _Proxy:
+    """What Serve's proxy does to a request: an application's route prefix, and an id in the request and the response."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope = {**scope, "root_path": self._prefix, "headers": list(scope["headers"])}
+        headers = MutableHeaders(scope=scope)
+        request_id = headers.get("x-request-id") or uuid.uuid4().hex
+        if "x-request-id" not in headers:
+            headers["x-request-id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class _LocalRecognizer(Recognizer):
+    def __del__(self) -> None:  # type: ignore[override]
+        """Serve awaits the original; here `close` does."""
+
+    async def close(self) -> None:
+        await super().__del__()
+
+
+@contextmanager
+def running(settings: dict[str, Any], *, name: str, secrets: dict[str, str] | None = None) -> Iterator[Service]:
+    """Serve these settings at /`name` of a free port, until the end of the context."""
+    temp_dir = tempfile.tempdir  # a process has one, and this one serves several applications
+    with environment(OCR_API_KEYS=KEYS, **(secrets or {})):
+        validated = with_environment(Settings.model_validate(settings))
+        loaded = Secrets.from_environment()
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        thread = _ServerThread(validated, loaded, name, listener)
+        thread.start()
+        try:
+            thread.wait_until_started()
+            yield Service(name, f"http://127.0.0.1:{listener.getsockname()[1]}/{name}")
+        finally:
+            thread.stop()
+            tempfile.tempdir = temp_dir
+
+
+class _ServerThread(threading.Thread):
+    """An event loop with every part of the service in it."""
+
+    def __init__(self, settings: Settings, secrets: Secrets, name: str, listener: socket.socket) -> None:
+        super().__init__(name=f"service-{name}", daemon=True)
+        self._settings, self._secrets, self._prefix = settings, secrets, f"/{name}"
+        self._listener = listener
+        self._server: uvicorn.Server | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._error = error
+
+    async def _serve(self) -> None:
+        settings, secrets = self._settings, self._secrets
+        rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
+        replicas: dict[str, _LocalRecognizer] = {}
+        for engine in settings.engines:
+            replicas[engine.name] = replica = _LocalRecognizer.__new__(_LocalRecognizer)
+            await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
+        recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
+        jobs = Jobs.__new__(Jobs)
+        await jobs.__init__(settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING)  # type: ignore[misc]
+        handle: Any = LocalHandle(jobs)
+        services = open_services(settings, secrets, rasterizer, recognizers, SHARING)
+        context = open_context(settings, secrets, services, handle)
+        app = create_app(context, KeyRing(configured_keys(settings, secrets)), docs_open=settings.docs_without_key)
+        self._server = uvicorn.Server(
+            uvicorn.Config(_Proxy(app, self._prefix), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        )
+        await self._server.serve(sockets=[self._listener])
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        for replica in replicas.values():
+            await replica.close()
+
+    def wait_until_started(self) -> None:
+        for _ in range(START_S * 100):
+            if self._server is not None and self._server.started:
+                return
+            if not self.is_alive():
+                break
+            self.join(0.01)
+        raise RuntimeError("the service did not start") from self._error
+
+    def stop(self) -> None:
+        """End it and wait for that. Raises what ended it, if it was not this."""
+        if self._server is not None:
+            self._server.should_exit = True
+        self.join(STOP_S)
+        assert not self.is_alive(), "the service does not end"
+        if self._error is not None:
+            raise self._error
+
+
+@contextmanager
+def local_deployments(folder: Path) -> Iterator[Callable[..., Service]]:
+    """Runs applications as the fixture `deployed` does, with a store and a temporary folder below `folder`."""
+    names: list[str] = []
+    with ExitStack() as services:
+
+        def deploy_one(settings: dict[str, Any], *, secrets: dict[str, str] | None = None) -> Service:
+            names.append(f"app-{len(names)}")
+            defaults = {
+                "store": {"kind": "folder", "path": str(folder / "output")},
+                "temp_dir": str(folder / "temp"),
+            }
+            return services.enter_context(running({**defaults, **settings}, name=names[-1], secrets=secrets))
+
+        yield deploy_one
+
+
+logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
