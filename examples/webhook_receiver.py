@@ -1,7 +1,9 @@
 """Receive the webhooks of PaddleOCR-VL Serve: prints the jobs that ended, refuses what is not genuine.
 
     export OCR_WEBHOOK_SECRET=whsec_...             # the same as the service's
-    python examples/webhook_receiver.py 9000        # then submit jobs with webhook=http://THIS_HOST:9000/
+    python examples/webhook_receiver.py 9000        # then submit jobs with webhook=http://127.0.0.1:9000/
+
+It listens on 127.0.0.1: `allowed_private_networks` of the service must contain 127.0.0.0/8.
 
 Needs nothing but Python. The check is that of Standard Webhooks; its libraries for other languages do the same.
 """
