@@ -75,19 +75,20 @@ def table_html(block: Block) -> str:
 def table_rows(markup: str) -> list[list[Cell]]:
     """The cells of each row, as HTML has them: a cell stands in the row where it begins.
 
-    Rows of several tables follow each other. A nested table becomes text of the cell around it.
+    Rows of several tables follow each other. A nested table becomes text of the cell around it; text outside of tables
+    is left out.
     """
-    parser = _RowParser()
-    parser.feed(markup)
-    parser.close()
-    return [[cell.done() for cell in row] for row in parser.rows]
+    return _rows(_RowParser(), markup)
 
 
 def table_text(content: str) -> str:
-    """The text of an engine's HTML table: one line per row, tabs between cells. Other text is returned unchanged."""
+    """The text of an engine's HTML table: one line per row, tabs between cells. Other text is returned unchanged.
+
+    Text behind a table follows its last cell.
+    """
     if "<table" not in content:
         return content
-    rows = table_rows(escape_unknown_tags(content))
+    rows = _rows(_RowParser(keep_outside=True), escape_unknown_tags(content))
     return "\n".join("\t".join(" ".join(cell.text.split()) for cell in row) for row in rows)
 
 
@@ -182,6 +183,12 @@ def _text_html(text: str) -> str:
     return f"<table><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>" if text.strip() else ""
 
 
+def _rows(parser: _RowParser, markup: str) -> list[list[Cell]]:
+    parser.feed(markup)
+    parser.close()
+    return [[cell.done() for cell in row] for row in parser.rows]
+
+
 class _OpenCell:
     def __init__(self, colspan: int, rowspan: int, heading: bool) -> None:
         self.colspan, self.rowspan, self.heading = colspan, rowspan, heading
@@ -199,8 +206,10 @@ class _OpenCell:
 class _RowParser(HTMLParser):
     """Reads any markup: tables may be unclosed, and spans may be anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_outside: bool = False) -> None:
+        """`keep_outside`: text behind a table is added to its last cell."""
         super().__init__()
+        self._keep_outside = keep_outside
         self.rows: list[list[_OpenCell]] = []
         self._depth = 0
         self._scripts: list[Script] = []
@@ -232,7 +241,7 @@ class _RowParser(HTMLParser):
         self._write(data if data.strip() else " ")
 
     def _write(self, text: str) -> None:
-        if self.rows and self.rows[-1]:
+        if (self._depth or self._keep_outside) and self.rows and self.rows[-1]:
             runs = self.rows[-1][-1].runs
             if text != " " or (runs and not runs[-1][0].endswith((" ", "\n"))):
                 runs.append((text, self._scripts[-1] if self._scripts else ""))

@@ -57,3 +57,8 @@ def test_cells_are_laid_out_as_browsers_do() -> None:
 def test_a_nested_table_is_text_of_its_cell() -> None:
     markup = table_html(table("<table><tr><td>a<table><tr><td>b<td>c</table>d<td>e<br>f  g</table>"))
     assert [[cell.text for cell in row] for row in table_rows(markup)] == [["a b cd", "e\nf g"]]
+
+
+def test_text_beside_a_table_is_in_no_cell() -> None:
+    markup = table_html(table("<table><tr><td>1</table> in thousands<table><tr><td>2</table>"))
+    assert [[cell.text for cell in row] for row in table_rows(markup)] == [["1"], ["2"]]
