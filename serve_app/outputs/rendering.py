@@ -1,4 +1,4 @@
-"""A document that was read, in whatever form, as a file."""
+"""Renders a document as a file in any output format."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from serve_app.settings import Limits
 BYTES_IN_MEMORY = 4 * 2**20
 
 PAGE_S = 2.0
-"""What a page may add to the time that a process of its own takes to write a file."""
+"""Seconds by which each page extends the time limit of a process that writes a file."""
 
 
 class WriterPool:
-    """Places for processes that write a file: each may have a gigabyte."""
+    """Slots for processes that write a file: each may take a gigabyte."""
 
     def __init__(self, most: int, limits: Limits) -> None:
-        """At most so many at a time."""
-        self._places = asyncio.Semaphore(most)
+        """`most` processes run at the same time."""
+        self._slots = asyncio.Semaphore(most)
         self._limits = limits
 
     @asynccontextmanager
-    async def place(self, pages: int) -> AsyncIterator[float]:
-        """One of them, and how long writing so many pages may take, in seconds. Raises QueueFull."""
+    async def slot(self, pages: int) -> AsyncIterator[float]:
+        """Wait for a slot; yields the time limit for writing so many pages, in seconds. Raises QueueFull."""
         try:
             async with asyncio.timeout(self._limits.request_s):
-                await self._places.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
         try:
             yield self._limits.decode_s + PAGE_S * pages
         finally:
-            self._places.release()
+            self._slots.release()
 
 
 class Renderer:
-    """Makes files of the pages in `spool`, and of `source`, the document's own file, where the form asks for it."""
+    """Makes files from the pages in `spool`. A PDF also needs the document's file, which `source` fetches."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class Renderer:
         self._writers = writers
 
     async def rendered(self, kind: OutputFormat, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
-        """The document in this form as a file, at its beginning, for the caller to close; small ones are in memory.
+        """Write the document to a file, positioned at its start, which the caller closes. A small one is in memory.
 
-        Raises ServiceError where a process of its own cannot make one, or not in time.
+        Raises ServiceError if a child process cannot write it, or not in time.
         """
         if kind in (OutputFormat.PDF, OutputFormat.DOCX):
             return await self._apart(kind, summary)
@@ -76,7 +76,7 @@ class Renderer:
                 await self._archive(summary, file)
             else:
                 write = partial(write_output, kind, summary, self._spool, file, include_images=include_images)
-                # What is quicker than a thread is found is written at once.
+                # Few pages are written faster than a thread starts.
                 quick = self._spool.small and kind in (OutputFormat.JSON, OutputFormat.MARKDOWN, OutputFormat.TEXT)
                 write() if quick else await asyncio.to_thread(write)
             file.seek(0)
@@ -86,7 +86,7 @@ class Renderer:
         return file
 
     async def _apart(self, kind: OutputFormat, summary: DocumentSummary) -> BinaryIO:
-        async with self._writers.place(len(self._spool)) as timeout_s:
+        async with self._writers.slot(len(self._spool)) as timeout_s:
             if kind is OutputFormat.DOCX:
                 return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
             source = await self._source()
@@ -100,6 +100,6 @@ class Renderer:
                     files[name] = opened.enter_context(await self.rendered(kind, summary))
                 except ServiceError as error:
                     if error.status >= 500:
-                        raise  # not for want of this document's: a later try has it
+                        raise  # not the document's fault: a later try may succeed
                     files[f"{name}.error.txt"] = io.BytesIO(error.message.encode())
             await asyncio.to_thread(write_zip, files, self._spool, to)

@@ -58,7 +58,7 @@ async def export_spool(
             yield exported
 
     figures = ((path, spool.figure(path) or b"") for path in spool.figure_paths)
-    async with writers.place(len(spool)) as timeout_s:
+    async with writers.slot(len(spool)) as timeout_s:
         return Exports(await page_docx_files(pages, figures, timeout_s=timeout_s))
 
 
@@ -85,7 +85,7 @@ async def export_uploaded(
         for path, image in page_images.items()
         if (decoded := _picture(image)) is not None
     )
-    async with writers.place(len(restructured)) as timeout_s:
+    async with writers.slot(len(restructured)) as timeout_s:
         return Exports(await page_docx_files(pages, figures, timeout_s=timeout_s))
 
 
