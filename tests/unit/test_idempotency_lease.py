@@ -154,3 +154,17 @@ async def test_a_request_cancelled_while_it_tries_again_releases_the_key(store: 
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(second.acquire(), 0.01)
     assert await state(store) is None
+
+
+async def test_a_request_whose_lease_has_ended_does_not_release_the_key_of_its_successor(
+    store: IdempotencyStore, jobs: Jobs
+) -> None:
+    async with lease(jobs, "first") as first:
+        assert await first.acquire() is None
+        await first._stop_renewing()
+        await asyncio.sleep(LEASE_S + 0.1)
+        second = lease(jobs, "second")
+        assert await second.acquire() is None
+        await second.commit()
+    claim = await store.get(OWNER, KEY)
+    assert claim is not None and (claim.id, claim.state) == ("second", ClaimState.JOB)

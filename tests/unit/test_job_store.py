@@ -77,6 +77,7 @@ async def test_what_a_process_leaves_that_is_killed_while_it_adds_a_job_expires(
     monkeypatch.setattr(bench.job_store, "save", killed)
     with pytest.raises(Killed):
         await bench.job_store.add(job, b"%PDF-")
+    assert await bench.job_store.active_ids() == [], "nobody runs a job that has no record"
     folder = tmp_path / document_folder(job.id)
     left_behind = folder / ".1234.tmp"
     left_behind.write_bytes(b"half of it")
