@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -152,9 +153,11 @@ def test_the_same_request_twice_is_one_job(slow: Service) -> None:
 
 def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Service) -> None:
     heard: list[tuple[dict[str, str], bytes]] = []
+    heard_at: list[float] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            heard_at.append(time.time())
             body = self.rfile.read(int(self.headers["Content-Length"]))
             heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(500 if len(heard) == 1 else 204)
@@ -183,6 +186,8 @@ def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Ser
         2,
         "204",
     )
+    ended_at = datetime.fromisoformat(job["ended"]).timestamp()
+    assert heard_at[0] - ended_at < 2, "at the job's end, and not when the store is looked through"
     for headers, body in heard:
         payload = standardwebhooks.Webhook(WEBHOOK_SECRET).verify(body, headers)
         assert (payload["type"], payload["job"]["id"], payload["job"]["state"]) == ("job.ended", job_id, "done")
