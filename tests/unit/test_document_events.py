@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from starlette.types import Message
 
 from serve_app.document.outline import Structure
 from serve_app.errors import EngineLoading
-from serve_app.ingress.responses.document_events import EventStream
+from serve_app.ingress.responses.document_events import EventResponse, EventStream
 from serve_app.pipeline.dispatch import PageOutcome
 from tests.support.two_pages import FIGURE, TwoPages, opened
 
@@ -56,3 +58,29 @@ async def test_a_stream_of_a_document_that_cannot_be_read_ends_with_an_error(
         events = [cast(str, event) async for event in stream.body_iterator]
     assert events[1].startswith('event: error\ndata: {"code": "engine_loading"') and len(events) == 2
     assert not stream.is_whole and "the client left" not in caplog.text
+
+
+@pytest.mark.parametrize("client_leaves", [False, True])
+async def test_a_stream_releases_its_resources_at_its_end_and_when_the_client_leaves(client_leaves: bool) -> None:
+    ended = []
+
+    async def events() -> AsyncGenerator[str, None]:
+        try:
+            yield "event"
+            if client_leaves:
+                await asyncio.Event().wait()
+        finally:
+            ended.append("events")
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.05 if client_leaves else 60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    resources = ExitStack()
+    resources.callback(ended.append, "resources")
+    response = EventResponse(events(), "text/event-stream", resources)
+    await asyncio.wait_for(response({"type": "http"}, receive, send), 5)
+    assert ended == ["events", "resources"]
