@@ -11,7 +11,7 @@ from serve_app.recognition.engines.paddleocr_vl.fetch import cache_folder, folde
 from serve_app.recognition.engines.paddleocr_vl.models import (
     Model,
     ModelsMissing,
-    look,
+    inspect_model,
     needed_models,
     pull,
 )
@@ -29,7 +29,7 @@ def check_models(settings: Settings, *, config: str) -> int:
     rows = [("MODEL", "PURPOSE", "MB", "FOLDER")]
     status = 0
     for model in models:
-        found = look(model)
+        found = inspect_model(model)
         if found.problem is None:
             rows.append((model.name, model.purpose, _megabytes(found.folder), str(found.folder)))
         else:
@@ -53,8 +53,8 @@ def pull_models(settings: Settings, *, config: str) -> int:
         return models
     failed = offline = False
     for model in models:
-        if look(model).problem is None:
-            print(f"{model.name}  {_megabytes(look(model).folder)} MB  present", flush=True)
+        if inspect_model(model).problem is None:
+            print(f"{model.name}  {_megabytes(inspect_model(model).folder)} MB  present", flush=True)
             continue
         print(f"{model.name}  ", end="", flush=True)
         started = time.monotonic()

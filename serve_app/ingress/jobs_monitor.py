@@ -23,15 +23,27 @@ replaced."""
 
 
 class JobsMonitor:
-    def __init__(self, jobs: DeploymentHandle[Any]) -> None:
+    """Holds the last report of the Jobs deployment; None before the first one."""
+
+    def __init__(
+        self,
+        jobs: DeploymentHandle[Any],
+        *,
+        poll_s: float = POLL_S,
+        timeout_s: float = TIMEOUT_S,
+        away_s: float = AWAY_S,
+    ) -> None:
         self._jobs = jobs
+        self._poll_s = poll_s
+        self._timeout_s = timeout_s
+        self._away_s = away_s
         self._responded_at = time.monotonic()
         self.report: JobsReport | None = None
         self._is_logged = False
 
     @property
     def is_away(self) -> bool:
-        return time.monotonic() - self._responded_at > AWAY_S
+        return time.monotonic() - self._responded_at > self._away_s
 
     @property
     def store_reason(self) -> str | None:
@@ -40,7 +52,7 @@ class JobsMonitor:
     async def run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     self.report = await self._jobs.report.remote()
                 self._responded_at = time.monotonic()
                 self._is_logged = False
@@ -48,4 +60,4 @@ class JobsMonitor:
                 if self.is_away and not self._is_logged:
                     log.warning("the Jobs deployment does not respond: %s", type(error).__name__)
                     self._is_logged = True
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(self._poll_s)

@@ -22,7 +22,7 @@ from serve_app.document import Page
 from serve_app.errors import CorruptDocument, EmptyDocument, PasswordRequired, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
-from serve_app.raster.images import HEADER_WITHIN, image_errors, open_image, sniff
+from serve_app.raster.images import HEADER_SEARCH_BYTES, image_errors, open_image, sniff
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.pdf import PdfSource
@@ -65,7 +65,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
     """
-    beginning = source.read(HEADER_WITHIN)
+    beginning = source.read(HEADER_SEARCH_BYTES)
     source.seek(0)
     if not beginning:
         raise EmptyDocument()
@@ -73,10 +73,10 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
-            own_text = opened.enter_context(closing(_OwnText(mapped(source), password)))
+            existing_text = opened.enter_context(closing(_ExistingText(mapped(source), password)))
             with _pdf_errors():
                 original = opened.enter_context(Pdf.open(source, password=password or ""))
-            layers = _add_pdf_pages(result, original, pages, font, own_text)
+            layers = _add_pdf_pages(result, original, pages, font, existing_text)
             _copy_title(result, original)
         else:
             layers = _add_image_pages(result, kind, source.read(), pages, font)
@@ -124,7 +124,7 @@ def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, fac
 # Pages of a PDF
 
 
-class _OwnText:
+class _ExistingText:
     """Tells whether the text that a page shows can be searched as it is."""
 
     def __init__(self, data: FileContent, password: str | None) -> None:
@@ -144,7 +144,7 @@ class _OwnText:
 
 
 def _add_pdf_pages(
-    result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, own_text: _OwnText
+    result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, existing_text: _ExistingText
 ) -> list[_Layer]:
     indices, layers = [], []
     for page in pages:
@@ -154,7 +154,7 @@ def _add_pdf_pages(
             leaf = original.pages[page.number - 1]
             name, frame = _unused_font_name(leaf), _frame(leaf)
         indices.append(page.number - 1)
-        content = b"" if own_text.is_on(page.number) else text_content(page, frame, font, name)
+        content = b"" if existing_text.is_on(page.number) else text_content(page, frame, font, name)
         layers.append((name, _compressed(content)))
     with _pdf_errors():
         result.add_pages_from(original, indices)  # which leaves behind what belongs to no page, such as attached files

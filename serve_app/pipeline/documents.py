@@ -19,7 +19,7 @@ from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.pipeline.timings import Timings
-from serve_app.raster.images import HEADER_WITHIN, sniff
+from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Limits
 
@@ -76,7 +76,7 @@ class Documents:
             slot.enter_context(self.pipeline.slot())
             if not source:
                 raise EmptyDocument()
-            kind = sniff(source[:HEADER_WITHIN])
+            kind = sniff(source[:HEADER_SEARCH_BYTES])
             file = SourceFile(
                 id=document_id or new_document_id(),
                 data=self._share(source),

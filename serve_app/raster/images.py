@@ -38,9 +38,9 @@ MAX_SIDE = 65_535
 MAX_PNG_CHUNKS = 1000
 """How many chunks a PNG may have beside those of its pixels."""
 
-_TAKEN = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
+_SUPPORTED = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
-HEADER_WITHIN = 1024
+HEADER_SEARCH_BYTES = 1024
 """Bytes inspected to detect the file type. PDF readers look this far for the header, since some writers put mail or
 printer lines before it."""
 
@@ -116,9 +116,9 @@ def sniff(data: bytes) -> str:
     # "BM" begins many a text; the size of the header behind it does not.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if b"%PDF-" in data[:HEADER_WITHIN]:
+    if b"%PDF-" in data[:HEADER_SEARCH_BYTES]:
         return "PDF"
-    raise UnsupportedMediaType(f"This kind of file is not supported. {_TAKEN}")
+    raise UnsupportedMediaType(f"This kind of file is not supported. {_SUPPORTED}")
 
 
 def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:

@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from serve_app.errors import CorruptDocument, EmptyDocument, TooManyPages
 from serve_app.raster.images import (
-    HEADER_WITHIN,
+    HEADER_SEARCH_BYTES,
     DecodedImage,
     check_size,
     decode_opened,
@@ -70,7 +70,7 @@ def open_source(data: FileContent, *, password: str | None, max_pixels: int) -> 
     """
     if not data:
         raise EmptyDocument()
-    match sniff(data[:HEADER_WITHIN]):
+    match sniff(data[:HEADER_SEARCH_BYTES]):
         case "PDF":
             return PdfSource(data, password)
         case "TIFF":

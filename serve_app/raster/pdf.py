@@ -45,7 +45,7 @@ ROUNDING = 1e-3
 PAGES_PER_OPENING = 100
 """After so many pages the document is opened anew: PDFium keeps every object that it has read until it is closed."""
 
-PICTURES_LOOKED_AT, PICTURE_DEPTH = 20, 3
+MAX_PICTURES_CHECKED, PICTURE_DEPTH = 20, 3
 """Of a page that came out blank: how many, and within how many forms within each other."""
 
 # It advises those who read the log of a document with XFA forms to install another build.
@@ -169,7 +169,7 @@ def _is_blank(pixels: RgbPixels) -> bool:
 def _has_damaged_picture(page: Any, max_pixels: int) -> bool:
     """Whether something that belongs on the page is missing: PDFium leaves out what it cannot decode, and does not tell."""
     pictures = page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=PICTURE_DEPTH)
-    for picture in islice(pictures, PICTURES_LOOKED_AT):
+    for picture in islice(pictures, MAX_PICTURES_CHECKED):
         width, height = ctypes.c_uint(), ctypes.c_uint()
         if not pdfium_c.FPDFImageObj_GetImagePixelSize(picture, width, height):
             return True

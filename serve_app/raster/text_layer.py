@@ -16,9 +16,9 @@ from typing import Any
 import pypdfium2.raw as pdfium_c
 
 from serve_app.document import Block
-from serve_app.raster.text_layout import FloatBox, Glyph, paragraphs_of, words_of
+from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
 from serve_app.raster.text_quality import is_broken, is_gibberish
-from serve_app.raster.visibility import address, are_drawn, contents_of, has_text_in_annotations
+from serve_app.raster.visibility import address, are_visible, has_text_in_annotations, scan_contents
 
 MIN_CHARACTERS = 20
 """With less text of its own, a page is rather a drawing or a scan with a stamp on it; and soon recognized if not."""
@@ -60,11 +60,11 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     """The text of a `pypdfium2.PdfPage`, as blocks for the page drawn in `width` x `height` pixels.
 
     Blocks are paragraphs with the label "text", lines of which are apart by a newline, in reading order
-    as `text_layout.paragraphs_of` has it. None where the layer is missing or not to be trusted.
+    as `text_layout.group_paragraphs` has it. None where the layer is missing or not to be trusted.
     """
     if has_text_in_annotations(page):
         return None
-    contents = contents_of(page)
+    contents = scan_contents(page)
     if contents is None:
         return None
     textpage = page.get_textpage()
@@ -74,8 +74,8 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
         characters = _characters(textpage, contents.visible_text, _Placement(page, width, height))
     finally:
         textpage.close()
-    words = list(words_of(characters.glyphs, width, height))
-    drawn = are_drawn(page, [word.bbox for word, _, _ in words], width, height)
+    words = list(group_words(characters.glyphs, width, height))
+    drawn = are_visible(page, [word.bbox for word, _, _ in words], width, height)
     kept = [word for word, is_drawn in zip(words, drawn, strict=True) if is_drawn]
     shown = sum(len(word.text) for word, _, _ in kept)
     hidden = characters.hidden + sum(len(word.text) for word, _, _ in words) - shown
@@ -88,7 +88,7 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     ):
         return None
     turns = Counter(turned for word, _, turned in kept for _ in word.text)
-    return TextPage(width, height, dpi, turns.most_common(1)[0][0], paragraphs_of(kept))
+    return TextPage(width, height, dpi, turns.most_common(1)[0][0], group_paragraphs(kept))
 
 
 class _Placement:

@@ -68,7 +68,7 @@ class _Line:
         return self.body[3] - self.body[1]
 
 
-def words_of(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iterator[tuple[Word, FloatBox, int]]:
+def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iterator[tuple[Word, FloatBox, int]]:
     """Words in boxes of whole pixels on a page of `width` x `height`, with their bodies and how they are turned.
 
     None stands for a space.
@@ -92,7 +92,7 @@ def words_of(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iterato
             word.append(glyph)
 
 
-def paragraphs_of(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]:
+def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]:
     """Paragraphs of words that come as the document has them one after another.
 
     Paragraphs keep that order where some stand side by side, as whoever set the columns wrote them in turn.

@@ -25,10 +25,10 @@ COVERING_SHARE = 0.5
 MAX_ANNOTATIONS = 1000
 MAX_FORM_DEPTH = 8
 
-LEAST_CONTRAST = 16
+MIN_CONTRAST = 16
 """Of 255: the lightest grey that anyone sets text in is well over it, text in the colour of its ground is below."""
 
-GLANCE_PIXELS = 1_000_000
+PREVIEW_PIXELS = 1_000_000
 """How large the page is drawn to see whether the words are on it: A4 at 72 dpi is half of it."""
 
 _DRAWN_TEXT = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
@@ -43,7 +43,7 @@ class Contents:
     picture_share: float = 0.0
 
 
-def contents_of(page: Any) -> Contents | None:
+def scan_contents(page: Any) -> Contents | None:
     """None where there is too much to go through."""
     found = Contents(set())
     page_left, page_bottom, page_right, page_top = page.get_bbox()
@@ -89,29 +89,29 @@ def _subtype(page: Any, index: int) -> int:
         pdfium_c.FPDFPage_CloseAnnot(annotation)
 
 
-def are_drawn(page: Any, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
+def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
     """Of each of these boxes, whether anything is to be seen there: not white on white, nor under something.
 
     They are of the page drawn in `width` x `height` pixels.
     """
-    scale = min(1.0, math.sqrt(GLANCE_PIXELS / max(page.get_width() * page.get_height(), 1)))
+    scale = min(1.0, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
     bitmap = page.render(scale=scale, grayscale=True)
     try:
-        glance = bitmap.to_numpy()
-        down, across = glance.shape[0] / height, glance.shape[1] / width
-        return [_has_contrast(glance, box, across, down) for box in boxes]
+        preview = bitmap.to_numpy()
+        down, across = preview.shape[0] / height, preview.shape[1] / width
+        return [_has_contrast(preview, box, across, down) for box in boxes]
     finally:
         bitmap.close()
 
 
-def _has_contrast(glance: npt.NDArray[np.uint8], box: Box, across: float, down: float) -> bool:
+def _has_contrast(preview: npt.NDArray[np.uint8], box: Box, across: float, down: float) -> bool:
     left, top, right, bottom = box
     # A pixel more on each side: there the ground is seen, even around a full stop.
-    there = glance[
+    there = preview[
         max(int(top * down) - 1, 0) : math.ceil(bottom * down) + 1,
         max(int(left * across) - 1, 0) : math.ceil(right * across) + 1,
     ]
-    return there.size > 0 and int(there.max()) - int(there.min()) >= LEAST_CONTRAST
+    return there.size > 0 and int(there.max()) - int(there.min()) >= MIN_CONTRAST
 
 
 def address(pointer: Any) -> int:

@@ -1,4 +1,4 @@
-"""The Recognizer: one deployment for each configured engine, one engine in each replica."""
+"""The Recognizer: one deployment per configured engine, one engine per replica."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask, VlmServerState
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
-from serve_app.recognition.reader_threads import Readers
+from serve_app.recognition.reader_threads import ReaderThreads
 from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import EngineSettings, Limits
 
@@ -37,7 +37,7 @@ LOAD_RETRY_S = 30
 
 
 class EnginePhase(StrEnum):
-    """The words for `paddleocr` in /health, as clients of the service that this one replaces know them."""
+    """Values of `paddleocr` in /health, the same as those of the service that this one replaces."""
 
     NOT_INITIALIZED = "not_initialized"
     INITIALIZING = "initializing"
@@ -47,9 +47,9 @@ class EnginePhase(StrEnum):
 
 @dataclass(frozen=True)
 class EngineState:
-    """What a replica says of its engine; `reason` is set where `phase` is FAILED.
+    """The state of a replica's engine. `reason` is set only if `phase` is FAILED.
 
-    `vlm_server` is the state of the server that the engine works with, where it does.
+    `vlm_server` is the state of the engine's inference server; None if the engine uses none.
     """
 
     replica: str
@@ -60,7 +60,7 @@ class EngineState:
 
 
 class Recognizer:
-    """Holds an engine, its threads and the queue of pages in front of it."""
+    """Runs one engine with its threads and its queue of pages."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
@@ -70,7 +70,7 @@ class Recognizer:
         *,
         load_retry_s: float = LOAD_RETRY_S,
     ) -> None:
-        """`load_retry_s`: pause after a load that failed, in seconds."""
+        """`load_retry_s`: pause after a failed load, in seconds."""
         self._load_retry_s = load_retry_s
         self._limits = limits
         self._has_fallback = settings.fallback is not None
@@ -78,31 +78,31 @@ class Recognizer:
             settings,
             page_s=limits.page_s,
             vlm_api_key=vlm_api_key.get_secret_value() if vlm_api_key else None,
-            share=_replicas_at_most(),
+            share=_max_replicas(),
         )
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
-        self._readers = Readers(self._engine, self._thread, nice=settings.nice)
+        self._readers = ReaderThreads(self._engine, self._thread, nice=settings.nice)
         self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
-            self._analyze, max_batch=self._engine.max_batch, room=self._readers.room
+            self._analyze, max_batch=self._engine.max_batch, wait_until_ready=self._readers.wait_until_ready
         )
         self._memory = MemoryLimit(settings, self._engine)
         self._phase = EnginePhase.NOT_INITIALIZED
         self._reason: str | None = None
-        self._settled = asyncio.Event()  # the engine is loaded, or its last try failed
+        self._settled = asyncio.Event()  # set once a load has succeeded or failed
         self._loading: asyncio.Task[None] | None = None
         if settings.load == "eager":
             self._start_loading()
-            # A replica that has loaded counts as started, so a rolling update replaces an engine by a ready one.
-            # One that takes longer, or fails, starts all the same and says so in its state.
+            # The replica counts as started once its engine is loaded, so a rolling update swaps in a ready engine.
+            # After `warm_up_s`, or after a failed load, it starts anyway and its state gives the reason.
             await self._wait_until_settled(settings.warm_up_s)
 
     async def recognize(
         self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""
     ) -> PageResult | ServiceError:
-        """Recognize one page of `document` (its id), which is `owner`'s. Errors come back as values (see errors.py).
+        """Recognize one page. Returns errors as values (see errors.py).
 
-        `image` may be the rasterizer's error, which passes through: the pipeline hands the
-        rasterizer's response on without looking at it.
+        `image` may be the rasterizer's error, which is returned unchanged: the pipeline forwards the
+        rasterizer's response without waiting for it. `document` is the document's id; `owner` is the key's name.
         """
         if isinstance(image, ServiceError):
             return image
@@ -142,7 +142,7 @@ class Recognizer:
             if options.picture:
                 figures.append(await asyncio.to_thread(picture_figure, image.pixels, image.number))
         except Exception:
-            log.exception("no picture of page %d", image.number)
+            log.exception("could not draw the picture of page %d", image.number)
             warning = ErrorInfo(code="no_overlay", message="The picture of this page could not be drawn.")
             page = content.page.model_copy(update={"warnings": [*content.page.warnings, warning]})
             return replace(content, page=page)
@@ -151,13 +151,13 @@ class Recognizer:
     async def restructure(
         self, pages: Sequence[PageOutline], options: RecognitionOptions
     ) -> list[BlockChange] | ServiceError:
-        """What to change on these pages so that their document is of one piece."""
+        """Return the changes that join the pages of one document: heading levels, tables across pages."""
         if self._phase is not EnginePhase.INITIALIZED:
-            return EngineLoading()  # a new replica: the one that has read the pages is gone
+            return EngineLoading()  # a new replica: the one that read the pages is gone
         try:
             return await asyncio.to_thread(self._engine.restructure, pages, options)
         except Exception:
-            log.exception("engine %s failed on the structure of a document", self._engine.name)
+            log.exception("engine %s failed to analyze the structure of a document", self._engine.name)
             return RecognitionFailed()
 
     async def restructure_pages(
@@ -171,7 +171,7 @@ class Recognizer:
         except ServiceError as error:
             return error
         except Exception:
-            log.exception("engine %s failed on pages to restructure", self._engine.name)
+            log.exception("engine %s failed to restructure pages", self._engine.name)
             return RecognitionFailed("The pages could not be restructured.")
 
     async def state(self) -> EngineState:
@@ -186,27 +186,27 @@ class Recognizer:
     def check_health(self) -> None:
         """Called by Serve every `health_check_s`. Raises MemoryLimitPassed.
 
-        A replica that raises is replaced gently: Serve sends it nothing more and lets it finish. That is
-        right for one that has grown too large. One whose engine is dead or stuck ends itself instead:
-        Serve would wait for the stuck page first; this way the pages that are here are sent again by
-        their callers at once.
+        If this raises, Serve sends the replica no more requests, lets it finish and replaces it. That suits a
+        replica that has grown too large. If the engine is dead or stuck, the process exits instead: Serve would
+        wait for the stuck page, whereas after an exit the callers retry their pages at once.
         """
         limit_s = 2 * self._limits.page_s
-        if not self._thread.is_alive or not self._readers.alive:
+        if not self._thread.is_alive or not self._readers.is_alive:
             self._die("a thread of the engine has ended")
         if self._phase is not EnginePhase.INITIALIZED:
-            return  # loading may take as long as it takes; a page may not
+            return  # loading has no time limit; a page has one
         busy_s = max(self._thread.busy_s, self._readers.busy_s)
         if busy_s > limit_s:
-            self._die(f"a batch or a page has been at work for {busy_s:.0f} s (limit {limit_s:.0f} s)")
+            self._die(f"a batch or a page has been running for {busy_s:.0f} s (limit {limit_s:.0f} s)")
         self._memory.check()
 
     def _die(self, reason: str) -> NoReturn:
-        log.critical("engine %s: %s; this replica ends and is replaced", self._engine.name, reason)
+        log.critical("engine %s: %s; this replica exits and will be replaced", self._engine.name, reason)
         logging.shutdown()
-        os._exit(1)  # nothing gentler gets past a thread that hangs in native code
+        os._exit(1)  # a normal exit would wait for a thread that hangs in native code
 
     async def __del__(self) -> None:
+        """Release the engine and its threads. Serve awaits this when it stops the replica."""
         if self._loading is not None:
             self._loading.cancel()
         await self._queue.close()
@@ -217,7 +217,7 @@ class Recognizer:
 
     async def _unavailable(self) -> ServiceError | None:
         self._start_loading()
-        # Where another engine stands in, nobody waits for this one.
+        # With a fallback engine, no page waits for this one to load.
         if await self._wait_until_settled(0 if self._has_fallback else self._limits.engine_wait_s):
             return self._engine.unavailable()
         if self._phase is EnginePhase.FAILED:
@@ -227,8 +227,8 @@ class Recognizer:
         return EngineLoading(retry_after_s=10)
 
     async def _wait_until_settled(self, timeout_s: float) -> bool:
-        """Wait for the engine to be loaded, or to fail; True if it is loaded."""
-        if not self._settled.is_set():  # with 0 seconds, wait_for() would not look
+        """Wait until a load has succeeded or failed. Return whether the engine is loaded."""
+        if not self._settled.is_set():  # with a timeout of 0, wait_for() would not check
             try:
                 await asyncio.wait_for(self._settled.wait(), timeout_s)
             except TimeoutError:
@@ -241,7 +241,7 @@ class Recognizer:
             self._loading = asyncio.create_task(self._load(), name="load-engine", context=contextvars.Context())
 
     async def _load(self) -> None:
-        """Load the engine; after a failure, again and again: what is missing may be mended meanwhile."""
+        """Load the engine. Retry after each failure, since the operator may fix the cause meanwhile."""
         while True:
             started = time.perf_counter()
             reason = None
@@ -272,15 +272,15 @@ class Recognizer:
 
 
 def _replica_id() -> str:
-    """This replica's id in Serve; a fixed one outside Serve."""
+    """Return this replica's id in Serve, or a fixed text outside Serve."""
     try:
         return str(serve.get_replica_context().replica_id.unique_id)
     except RayServeException:
         return "outside Serve"
 
 
-def _replicas_at_most() -> int:
-    """How many replicas this deployment may have; 1 outside Serve."""
+def _max_replicas() -> int:
+    """Return the most replicas that this deployment may have; 1 outside Serve."""
     try:
         context = serve.get_replica_context()
     except RayServeException:

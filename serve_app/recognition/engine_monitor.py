@@ -1,6 +1,6 @@
-"""What /health tells of engines: their last known state, gathered in the background.
+"""Polls the engines in the background, for /health.
 
-/health asks no engine and no store, so it answers whatever they are doing.
+/health itself calls no engine and no store, so it responds even while they are busy or away.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ log = logging.getLogger("ray.serve.monitor")
 POLL_S = 1.0
 READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
-# What a replica said is believed for this long: it may be gone, and which one is asked is chance.
-FORGET_S = 12.0
+STATE_EXPIRES_S = 12.0
+"""Seconds for which a replica's state is used. Serve picks the replica of each poll, so one that is gone is only noticed
+by its silence."""
+
 NO_REPLICA = "no replica is running yet: it is being loaded, or the cluster has no room for it"
 
 
 class EngineMonitor:
-    """Asks the replicas of one recognizer for their state; Serve picks which one answers each time.
+    """Polls the replicas of one recognizer for their state. Serve picks the replica of each poll.
 
-    What a replica said is believed for a while only: one that is gone cannot take it back.
+    A replica's state expires after STATE_EXPIRES_S.
     """
 
     def __init__(self, recognizer: DeploymentHandle[Any], *, before_contact: EnginePhase) -> None:
@@ -38,22 +40,22 @@ class EngineMonitor:
         self._state = EngineState(replica="", phase=before_contact)
         self._seen: dict[str, tuple[float, EngineState]] = {}
         self._before_contact = before_contact
-        self._has_replicas = True  # until Serve says otherwise
+        self._has_replicas = True  # assumed until Serve reports none
 
     @property
     def has_replicas(self) -> bool:
-        """Whether a page that is sent now has a replica to go to; not so where a cluster has no room for one."""
+        """Whether a replica can take a page now. False, for example, if the cluster has no room for one."""
         return self._has_replicas
 
     @property
     def lost_replicas(self) -> bool:
-        """Whether there were replicas, and are none any more."""
+        """Whether there were replicas and all of them are gone."""
         return not self._has_replicas and self._state.replica != ""
 
     @property
     def state(self) -> EngineState:
-        """The best state of the replicas heard of lately (one that is ready serves everybody), else the last one."""
-        since = time.monotonic() - FORGET_S
+        """The best state that has not expired, since one ready replica serves everybody; else the last known state."""
+        since = time.monotonic() - STATE_EXPIRES_S
         self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if at > since}
         states = [state for _, state in self._seen.values()]
         known = min(states, key=_rank, default=self._state)
@@ -66,7 +68,7 @@ class EngineMonitor:
         return self.state.phase is EnginePhase.INITIALIZED
 
     def report(self, state: EngineState) -> None:
-        """What a replica said of its engine."""
+        """Record a replica's state."""
         self._state = state
         self._has_replicas = True
         self._seen[state.replica] = (time.monotonic(), state)
@@ -74,26 +76,26 @@ class EngineMonitor:
     async def run(self) -> None:
         while True:
             try:
-                await self._look()
+                await self._poll()
             except Exception as error:
-                # A replica died with the question, or the controller did; the next round asks again.
-                log.debug("no engine state: %s", type(error).__name__)
+                # The replica or the controller died during the poll; the next round polls again.
+                log.debug("could not get the engine's state: %s", type(error).__name__)
             settled = bool(self._seen) and all(_rank(state) == (0, False) for _, state in self._seen.values())
             await asyncio.sleep(READY_POLL_S if settled else POLL_S)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             self.report(await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S))
         except TimeoutError:
-            # Every replica is busy, and what is known stays; or there is none.
+            # Either every replica is busy, and the known state stays, or there is none.
             self._has_replicas = await asyncio.to_thread(_running_replicas, self._recognizer) > 0
 
 
 def _running_replicas(recognizer: DeploymentHandle[Any]) -> int:
-    """How many replicas Serve's controller has running; asked only when they are silent."""
-    place = recognizer.deployment_id
-    application = serve.status().applications.get(place.app_name)
-    deployment = application.deployments.get(place.name) if application is not None else None
+    """Ask Serve's controller how many replicas are running. Called only if none responds."""
+    deployment_id = recognizer.deployment_id
+    application = serve.status().applications.get(deployment_id.app_name)
+    deployment = application.deployments.get(deployment_id.name) if application is not None else None
     if deployment is None:
         return 0
     return sum(count for state, count in deployment.replica_states.items() if state == "RUNNING")
@@ -106,6 +108,6 @@ def _rank(state: EngineState) -> tuple[int, bool]:
     return _BEST_FIRST.index(state.phase), state.vlm_server is not None and not state.vlm_server.available
 
 
-def first_of(monitors: Mapping[str, EngineMonitor]) -> EngineMonitor:
-    """The monitor of the default engine: the first one configured."""
+def default_monitor(monitors: Mapping[str, EngineMonitor]) -> EngineMonitor:
+    """Return the monitor of the default engine, which is the first one configured."""
     return next(iter(monitors.values()))

@@ -1,8 +1,8 @@
-"""The one thread in which an engine lives.
+"""The thread that runs an engine.
 
-Engines hold native state that wants one thread, and an event loop must never block: a replica hands
-work to this thread and awaits it. The thread, not the process, steps back in priority, so that the
-replica's event loop still answers while the engine has every core.
+An engine's native state must stay in one thread, and an event loop must never block: a replica submits calls to this
+thread and awaits them. Only the thread lowers its priority, not the process, so the replica's event loop still responds
+while the engine uses every core.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class EngineThreadDead(Exception):
-    """The thread ended although nobody stopped it; the replica must be replaced."""
+    """The thread ended without being stopped. The replica must be replaced."""
 
 
 class EngineThread:
-    """Runs calls one after another, in order, in a thread of its own.
+    """Runs calls in order, one at a time, in a dedicated thread.
 
-    `nice` is by how much the thread steps back (0..19, Linux only: elsewhere priority is a process's).
+    `nice` is added to the thread's niceness (0..19; Linux only, since elsewhere priority belongs to the process).
     """
 
     def __init__(self, name: str, *, nice: int = 0) -> None:
@@ -37,7 +37,7 @@ class EngineThread:
         self._thread.start()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function(*args)` in the thread. Raises what it raises, or EngineThreadDead."""
+        """Run `function(*args)` in the thread. Raises EngineThreadDead and whatever `function` raises."""
         if not self.is_alive:
             raise EngineThreadDead("the engine's thread has ended")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -47,7 +47,7 @@ class EngineThread:
 
     @property
     def busy_s(self) -> float:
-        """How long the current call has been running, in seconds; 0 when idle."""
+        """Seconds for which the current call has been running; 0 when idle."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -56,13 +56,13 @@ class EngineThread:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Let the thread end after the calls it already has."""
+        """End the thread after the calls already submitted."""
         self._calls.put(None)
 
     def _run(self) -> None:
         if self._nice and hasattr(os, "setpriority"):
-            # On Linux PRIO_PROCESS with a thread id moves that thread alone. Relative to where it stands:
-            # Ray may run its workers at a nice of their own, and nobody may step forward.
+            # On Linux, PRIO_PROCESS with a thread id changes only that thread. The value is relative, since Ray may
+            # start workers with a higher niceness, which an unprivileged process cannot lower.
             thread = threading.get_native_id()
             nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + self._nice)
             os.setpriority(os.PRIO_PROCESS, thread, nice)
@@ -76,11 +76,11 @@ class EngineThread:
                 failure = error
             self._busy_since = None
             if failure is not None and not isinstance(failure, Exception):
-                # A library called sys.exit(): nothing can be trusted here any more.
+                # A library called sys.exit(): its state can no longer be trusted.
                 _deliver(future, error=EngineThreadDead(f"the engine's thread was ended by {type(failure).__name__}"))
                 return
             _deliver(future, result=result, error=failure)
-            # Do not keep the pages of the last batch alive while waiting for the next.
+            # Free the pages of the last batch before waiting for the next one.
             del call, future, function, args, result, failure
 
 

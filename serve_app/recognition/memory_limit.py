@@ -1,6 +1,6 @@
-"""A limit on a replica's memory: one that has grown past it finishes its work and is replaced.
+"""A limit on a replica's memory. A replica over the limit finishes its work and is replaced.
 
-Long-lived processes of Paddle grow over hundreds of pages: users of its own server tell of 50 GB.
+Long-lived Paddle processes grow over hundreds of pages: users of Paddle's own server report 50 GB.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ log = logging.getLogger("ray.serve.recognizer")
 MB = 1_000_000
 
 
-def own_memory_mb(process: psutil.Process) -> float:
-    """Resident memory of a process, in MB, without what it shares with others.
+def private_memory_mb(process: psutil.Process) -> float:
+    """Return the resident memory of a process without shared memory, in MB.
 
-    Every page that was ever read from Ray's object store counts as resident in its reader, though it is
-    long freed: up to the size of the store. A limit on that would replace replicas that have not grown.
+    Pages read from Ray's object store stay resident in the reader after they are freed, up to the size of the store.
+    A limit on shared memory would therefore replace replicas that have not grown.
     """
     memory = process.memory_info()
-    return float(memory.rss - getattr(memory, "shared", 0)) / MB  # only Linux tells
+    return float(memory.rss - getattr(memory, "shared", 0)) / MB  # psutil reports it on Linux only
 
 
 class MemoryLimitPassed(Exception):
-    """What Serve is told by the health check; it then replaces the replica."""
+    """Raised by the health check, so that Serve replaces the replica."""
 
 
 class MemoryLimit:
-    """Compares a process with `memory_mb`, and its part of the GPU with `gpu_memory_mb`.
+    """Checks this process's memory against `memory_mb`, and its GPU memory against `gpu_memory_mb`.
 
-    A limit that the engine passes by being loaded is a mistake of the configuration; replacing the
-    replica would not mend it, so it is only logged.
+    If the loaded engine alone exceeds a limit, the configuration is wrong and a new replica would exceed it too. Such a
+    limit is logged and not enforced.
     """
 
     def __init__(self, settings: EngineSettings, engine: Engine) -> None:
@@ -47,11 +47,16 @@ class MemoryLimit:
         self._warned = False
 
     def loaded(self) -> None:
-        """To be called when the engine has loaded."""
+        """Call this once the engine is loaded. Drops the limits that it already exceeds."""
         for name, used_mb in self._used().items():
             limit_mb = self._limits[name]
             if limit_mb is not None and used_mb > limit_mb:
-                log.error("%s is %.0f, but the loaded engine takes %.0f: not enforced", name, limit_mb, used_mb)
+                log.error(
+                    "%s is %.0f, but the loaded engine already uses %.0f: the limit is not enforced",
+                    name,
+                    limit_mb,
+                    used_mb,
+                )
                 self._limits[name] = None
 
     def check(self) -> None:
@@ -61,16 +66,16 @@ class MemoryLimit:
             if limit_mb is not None and used_mb > limit_mb:
                 if not self._warned:
                     log.warning(
-                        "%s: %.0f are used, the limit is %.0f; this replica finishes its work and is replaced",
+                        "%s: %.0f in use, the limit is %.0f; this replica finishes its work and is replaced",
                         name,
                         used_mb,
                         limit_mb,
                     )
                     self._warned = True
-                raise MemoryLimitPassed(f"{name}: {used_mb:.0f} MB are used, the limit is {limit_mb:.0f}")
+                raise MemoryLimitPassed(f"{name}: {used_mb:.0f} MB in use, the limit is {limit_mb:.0f}")
 
     def _used(self) -> dict[str, float]:
-        used = {"memory_mb": own_memory_mb(psutil.Process())}
+        used = {"memory_mb": private_memory_mb(psutil.Process())}
         if self._limits["gpu_memory_mb"] is not None and (gpu_mb := self._engine.gpu_memory_mb()) is not None:
             used["gpu_memory_mb"] = gpu_mb
         return used

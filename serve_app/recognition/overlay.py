@@ -1,4 +1,4 @@
-"""A page's picture with what was found on it drawn over it: to see at a glance what the engine saw."""
+"""Draws recognized blocks and words over the picture of a page."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from serve_app.document.figures import OVERLAYS, PICTURES
 
 JPEG_QUALITY = 85
 MAX_SIDE = 4000
-"""Pixels of the picture: to look at it takes no more, and a large page would be a hundred megabytes."""
+"""Longest side of a picture in pixels: enough to look at, where a large page would take a hundred megabytes."""
 
 _PALETTE = (
     *((0xD6, 0x27, 0x28), (0x1F, 0x77, 0xB4), (0x2C, 0xA0, 0x2C), (0x94, 0x67, 0xBD), (0xC4, 0x5A, 0x00)),
     *((0xC2, 0x18, 0x7A), (0x00, 0x7C, 0x89), (0x8C, 0x56, 0x4B), (0x5B, 0x6E, 0x00), (0x3F, 0x51, 0xB5)),
 )
-"""Dark enough to be read against white, and for white to be read on them."""
+"""Colours dark enough to stand out on white and to carry white letters."""
 
-_FIXED = {"text": 1}  # the label on most of a page: always the same quiet blue
+_FIXED = {"text": 1}  # the most common label always gets the same quiet blue
 
 _WORD_COLOUR = (150, 150, 150)
 
-# In parts of the page's longer side, so that a page looks the same at any resolution; never under so many pixels.
-_LINE, _LEAST_LINE = 1 / 1000, 1
-_LETTERS, _LEAST_LETTERS = 1 / 90, 10
+# Fractions of the page's longer side, so a page looks the same at any resolution, and minimums in pixels.
+_LINE, _MIN_LINE = 1 / 1000, 1
+_LETTERS, _MIN_LETTERS = 1 / 90, 10
 
 _Colour = tuple[int, int, int]
 
 
 def overlay_figure(pixels: RgbPixels, page: Page, number: int) -> Figure:
-    """`overlay` as it is stored and linked; `number` is the page's."""
+    """Return the overlay of page `number` as a figure."""
     return Figure(f"{OVERLAYS}page-{number}.jpg", overlay(pixels, page))
 
 
 def picture_figure(pixels: RgbPixels, number: int) -> Figure:
-    """The page as it was read, at most MAX_SIDE large."""
+    """Return the picture of page `number` as a figure, scaled down to MAX_SIDE."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     stream = io.BytesIO()
@@ -47,11 +47,10 @@ def picture_figure(pixels: RgbPixels, number: int) -> Figure:
 
 
 def overlay(pixels: RgbPixels, page: Page) -> bytes:
-    """A JPEG of the page with its blocks outlined in the colour of their label, and its words faintly in grey.
+    """Return a JPEG of the page, with blocks outlined in the colour of their label and words in grey.
 
-    `pixels`: RGB, uint8, shape (height, width, 3), as the page was read; they are not changed. Each block is marked
-    with its place in the reading order, from 1, and its label. Where `pixels` are of another size than the page
-    says, boxes are scaled to them.
+    `pixels`: RGB, uint8, shape (height, width, 3), as recognized; not modified. Each block carries its position in the
+    reading order, from 1, and its label. Boxes are scaled if `pixels` differ in size from the page.
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -59,8 +58,8 @@ def overlay(pixels: RgbPixels, page: Page) -> bytes:
     across = image.width / page.width if page.width else 1
     down = image.height / page.height if page.height else 1
     longer = max(image.size)
-    line = max(_LEAST_LINE, round(longer * _LINE))
-    font = ImageFont.load_default(max(_LEAST_LETTERS, round(longer * _LETTERS)))
+    line = max(_MIN_LINE, round(longer * _LINE))
+    font = ImageFont.load_default(max(_MIN_LETTERS, round(longer * _LETTERS)))
     blocks = sorted(page.blocks, key=lambda block: block.order)
     for block in blocks:
         for word in block.words:
@@ -69,15 +68,15 @@ def overlay(pixels: RgbPixels, page: Page) -> bytes:
         corners = block.polygon if block.polygon and len(block.polygon) > 2 else None
         outline = [(x * across, y * down) for x, y in corners] if corners else _corners(block.bbox, across, down)
         _outline(draw, outline, label_colour(block.label), line)
-    for block in blocks:  # last, so that no outline crosses them
+    for block in blocks:  # drawn last, so that no outline crosses them
         _tag(draw, block, across, down, font)
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # thin coloured lines would blur
+    image.save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # subsampling would blur thin coloured lines
     return encoded.getvalue()
 
 
 def label_colour(label: str) -> _Colour:
-    """The same for a label in every process and on every page."""
+    """Return the colour of a label, which is the same in every process and on every page."""
     return _PALETTE[_FIXED.get(label, zlib.crc32(label.encode("utf-8", "replace")) % len(_PALETTE))]
 
 
@@ -97,7 +96,7 @@ def _tag(
     down: float,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
-    """Number and label in white on the block's colour, above its corner; inside the page in any case."""
+    """Draw the number and label in white on the block's colour, above its corner but always inside the page."""
     # The built-in font has Latin letters only.
     text = f"{block.order + 1} {block.label}".encode("ascii", "replace").decode()
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)

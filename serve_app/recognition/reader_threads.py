@@ -1,4 +1,4 @@
-"""The threads in which an engine reads pages: its own one, or several for an engine that reads many at once."""
+"""The threads in which an engine reads pages: the engine's thread, or several if it reads many pages at once."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from serve_app.recognition.engines.engine import Engine
 from serve_app.scheduling.batch_queue import Batched
 
 
-class Readers:
-    """Reads `engine.pages_at_once` pages at a time; the next one waits for a thread that is free."""
+class ReaderThreads:
+    """Reads up to `engine.pages_at_once` pages at a time. Further pages wait for a free thread."""
 
     def __init__(self, engine: Engine, thread: EngineThread, *, nice: int) -> None:
-        """`thread` is the engine's own, which `stop` leaves alone."""
+        """`thread` is the engine's thread. It reads pages if `pages_at_once` is 1, and `stop` does not stop it."""
         self._engine = engine
-        self._own: list[EngineThread] = []
+        self._extra: list[EngineThread] = []
         if engine.pages_at_once > 1:
-            self._own = [
+            self._extra = [
                 EngineThread(f"reader-{engine.name}-{n}", nice=nice) for n in range(1, engine.pages_at_once + 1)
             ]
         self._free: asyncio.Queue[EngineThread] = asyncio.Queue()
-        for each in self._own or [thread]:
-            self._free.put_nowait(each)
+        for reader in self._extra or [thread]:
+            self._free.put_nowait(reader)
         self._waiting = 0
         self._changed = asyncio.Event()
 
     async def read(self, analyzed: Any) -> Batched[PageContent | ServiceError]:
-        """One page. Raises what the engine raises, or EngineThreadDead.
+        """Read one page. Raises EngineThreadDead and whatever the engine raises.
 
-        A thread that works for a caller who has left is free again when it is done, not before.
+        If the caller is cancelled, the thread stays busy until its read ends.
         """
-        waited = time.perf_counter()
+        queued = time.perf_counter()
         self._waiting += 1
         try:
             thread = await self._free.get()
@@ -50,34 +50,34 @@ class Readers:
         except asyncio.CancelledError:
             self._engine.abandon(analyzed)
             raise
-        return Batched(result, (started - waited) * 1000, (time.perf_counter() - started) * 1000)
+        return Batched(result, (started - queued) * 1000, (time.perf_counter() - started) * 1000)
 
-    async def room(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Return once no analyzed page is waiting for a thread.
 
         Pages queue before analysis, where fairness applies, not after it. With several threads, the next batch is
         analyzed while they read; an engine of one thread analyzes after it has read.
         """
-        await asyncio.sleep(0)  # a caller whose page was just analyzed takes a thread, or waits for one
-        while self._waiting or (not self._own and self._free.empty()):
+        await asyncio.sleep(0)  # lets callers with a freshly analyzed page take a thread, or wait for one
+        while self._waiting or (not self._extra and self._free.empty()):
             self._changed.clear()
             await self._changed.wait()
 
     @property
-    def alive(self) -> bool:
-        return all(thread.is_alive for thread in self._own)
+    def is_alive(self) -> bool:
+        return all(thread.is_alive for thread in self._extra)
 
     @property
     def busy_s(self) -> float:
-        """How long the longest of the pages at work has been read, in seconds."""
-        return max((thread.busy_s for thread in self._own), default=0.0)
+        """Seconds for which the longest current read has been running; 0 when idle."""
+        return max((thread.busy_s for thread in self._extra), default=0.0)
 
     def stop(self) -> None:
-        for thread in self._own:
+        for thread in self._extra:
             thread.stop()
 
     def _release(self, thread: EngineThread, done: asyncio.Future[Any]) -> None:
         self._free.put_nowait(thread)
         self._changed.set()
         if not done.cancelled():
-            done.exception()  # looked at, so that nobody warns of an error whose caller has left
+            done.exception()  # retrieved, so asyncio does not warn if the caller was cancelled

@@ -1,4 +1,4 @@
-"""Limits on work in progress. Over the limit a client gets an error at once, instead of a growing queue."""
+"""Limits on work in progress. Over the limit, a client gets an error at once instead of waiting in a queue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUSY_RETRY_AFTER_S = 5
 
 
 class Admission:
-    """A pool of `limit` slots that never makes anybody wait."""
+    """A pool of `limit` slots. A request gets a slot at once or is refused; none waits."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -21,7 +21,7 @@ class Admission:
 
     @property
     def in_use(self) -> int:
-        """Slots in use."""
+        """The number of slots in use."""
         return self._in_use
 
     @property
@@ -29,14 +29,14 @@ class Admission:
         return self._closed
 
     def close(self) -> None:
-        """Admit nobody any more. Slots in use stay valid."""
+        """Refuse new requests. Slots in use stay valid."""
         self._closed = True
 
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Use one slot. Raises QueueFull if none is free, and ServiceUnavailable after `close`."""
         if self._closed:
-            raise ServiceUnavailable("The service is being stopped.", retry_after_s=BUSY_RETRY_AFTER_S)
+            raise ServiceUnavailable("The service is shutting down.", retry_after_s=BUSY_RETRY_AFTER_S)
         if self._in_use >= self._limit:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
         self._in_use += 1
@@ -46,7 +46,7 @@ class Admission:
             self._in_use -= 1
 
     def try_acquire_extra(self) -> bool:
-        """Take one more slot if half of all slots stay free for newcomers. Return it with `release_extra`."""
+        """Take one more slot if at least half of all slots stay free for new requests. Return it with `release_extra`."""
         if 2 * (self._in_use + 1) > self._limit:
             return False
         self._in_use += 1

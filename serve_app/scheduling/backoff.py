@@ -1,4 +1,4 @@
-"""How long to pause before each next try."""
+"""Pauses between retries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def backoff(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yield pauses in seconds for ever, each twice as long as the one before, up to `longest_s`."""
+    """Yield pauses in seconds without end. Each is twice as long as the last, up to `longest_s`."""
     pause_s = first_s
     while True:
         yield min(pause_s, longest_s)

@@ -1,4 +1,4 @@
-"""The queue in front of an engine: whenever the engine is free, it gets the waiting items, up to its largest batch.
+"""The queue of an engine. Whenever the engine is free, it gets the waiting items, up to its largest batch.
 
 No timer closes a batch. While the engine works the queue grows, so the batch size follows the load, and a lone page
 never waits for others. `@serve.batch` instead closes a batch while the previous one still runs
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Batched(Generic[Result]):
-    """The result of one item, how long it waited for its batch and how long the batch ran (ms)."""
+    """The result of one item, with the time it waited and the time its batch ran, in ms."""
 
     result: Result
     queue_ms: float
@@ -40,9 +40,9 @@ class _Waiting(Generic[Item, Result]):
 class BatchQueue(Generic[Item, Result]):
     """Collects items of many callers into batches for `run`, in the order of FairQueue.
 
-    `run` gets 1..max_batch items and returns exactly one result for each, in order. The error of one item is returned
-    as its result; an exception that `run` raises goes to every caller of the batch. An item is dropped if its caller
-    is cancelled while it waits.
+    `run` gets 1..max_batch items and returns exactly one result per item, in order. It returns the error of a single
+    item as that item's result; an exception that it raises goes to every caller of the batch. An item is dropped if
+    its caller is cancelled while it waits.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class BatchQueue(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Coroutine[Any, Any, Sequence[Result]]],
         *,
         max_batch: int,
-        room: Callable[[], Awaitable[object]] | None = None,
+        wait_until_ready: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """`room` returns when there is use for the results of another batch; until then items stay in the queue."""
+        """`wait_until_ready` is awaited before each batch; until it returns, items stay in the queue."""
         self._run = run
-        self._room = room
+        self._wait_until_ready = wait_until_ready
         self._max_batch = max_batch
         self._queue: FairQueue[_Waiting[Item, Result]] = FairQueue()
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        """Waiting items, without those of the running batch."""
+        """The number of waiting items, without those of the running batch."""
         return len(self._queue)
 
     async def submit(self, item: Item, *, caller: str = "", owner: str = "") -> Batched[Result]:
-        """Wait for a batch, then for the result. Raises what `run` raises."""
+        """Queue an item and wait for its result. Raises whatever `run` raises."""
         if self._worker is None or self._worker.done():
-            # In the context of this request, the worker would log its id for ever.
+            # An empty context: otherwise the worker would log this request's id for ever.
             self._worker = asyncio.create_task(self._work(), name="batch-queue", context=contextvars.Context())
         waiting = _Waiting[Item, Result](
             item,
@@ -84,7 +84,7 @@ class BatchQueue(Generic[Item, Result]):
             raise
 
     async def close(self) -> None:
-        """Stop; callers that still wait are cancelled."""
+        """Stop. Waiting callers are cancelled."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -97,23 +97,23 @@ class BatchQueue(Generic[Item, Result]):
             if not self._queue:
                 self._arrived.clear()
                 await self._arrived.wait()
-            if self._room is not None:
-                await self._room()
-                if not self._queue:  # all callers left meanwhile
+            if self._wait_until_ready is not None:
+                await self._wait_until_ready()
+                if not self._queue:  # all callers were cancelled meanwhile
                     continue
             batch = self._queue.pop_batch(self._max_batch)
             await self._run_batch(batch)
-            del batch  # its pages must not stay in memory until the next one
+            del batch  # frees its pages before the next batch
 
     async def _run_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         started = time.perf_counter()
         try:
-            # A lone item runs in the context of its caller; a batch belongs to no single one.
+            # A lone item runs in its caller's context; a larger batch has no single caller.
             context = batch[0].context if len(batch) == 1 else contextvars.copy_context()
             run = self._run([waiting.item for waiting in batch])
             results = await asyncio.create_task(run, context=context)
             if len(results) != len(batch):
-                raise RuntimeError(f"{len(batch)} items went into a batch and {len(results)} results came out")
+                raise RuntimeError(f"a batch of {len(batch)} items returned {len(results)} results")
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.future.cancel()

@@ -12,13 +12,13 @@ Item = TypeVar("Item")
 class FairQueue(Generic[Item]):
     """Items of many owners, each with many callers. Items of one caller stay in order.
 
-    A caller with many items gets one turn among the callers of its owner, and an owner with many callers one turn among
-    the owners. So a single page goes before the second page of a long document, and sending ten documents does not
-    give ten times as much.
+    A caller gets one turn among its owner's callers, however many items it has, and an owner one turn among the owners,
+    however many callers it has. So a single page is served before the second page of a long document, and an owner who
+    sends ten documents gets no more turns than one who sends a single one.
     """
 
     def __init__(self) -> None:
-        # Next in turn first. Owners and callers without items are not remembered.
+        # Ordered by turn. Owners and callers without items are removed.
         self._owners: OrderedDict[str, OrderedDict[str, deque[Item]]] = OrderedDict()
         self._last_batch: list[tuple[str, str]] = []
 
@@ -26,7 +26,7 @@ class FairQueue(Generic[Item]):
         return sum(len(items) for callers in self._owners.values() for items in callers.values())
 
     def __iter__(self) -> Iterator[Item]:
-        """All items, in no particular order."""
+        """Iterate over all items, in no particular order."""
         return (item for callers in self._owners.values() for items in callers.values() for item in items)
 
     def __bool__(self) -> bool:
@@ -36,18 +36,18 @@ class FairQueue(Generic[Item]):
         self._owners.setdefault(owner, OrderedDict()).setdefault(caller, deque()).append(item)
 
     def remove(self, item: Item, *, owner: str, caller: str) -> None:
-        """Remove an item; one that is no longer here is ignored."""
+        """Remove an item. Does nothing if it is no longer in the queue."""
         items = self._owners.get(owner, OrderedDict()).get(caller, deque())
         if item in items:
             items.remove(item)
             if not items:
-                self._forget(owner, caller)
+                self._drop(owner, caller)
 
     def pop_batch(self, limit: int) -> list[Item]:
         """Remove and return up to `limit` items, one per turn.
 
-        The owners and callers of the last batch go to the end now, and not when that batch was cut: so they are behind
-        those who came while it ran.
+        The owners and callers of the last batch move to the end now and not when that batch was taken, so those who
+        arrived while it ran come first.
         """
         for owner, caller in self._last_batch:
             if owner in self._owners:
@@ -65,13 +65,13 @@ class FairQueue(Generic[Item]):
             if items:
                 callers.move_to_end(caller)
             else:
-                self._forget(owner, caller)
+                self._drop(owner, caller)
         return batch
 
     def clear(self) -> None:
         self._owners.clear()
 
-    def _forget(self, owner: str, caller: str) -> None:
+    def _drop(self, owner: str, caller: str) -> None:
         del self._owners[owner][caller]
         if not self._owners[owner]:
             del self._owners[owner]

@@ -21,7 +21,7 @@ from serve_app.recognition.engines.paddleocr_vl.models import (
     Model,
     ModelsMissing,
     ensure,
-    look,
+    inspect_model,
     needed_models,
     pull,
 )
@@ -57,7 +57,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 def locate(model: Model) -> Path | None:
     """Its folder, if all is there that it needs."""
-    place = look(model)
+    place = inspect_model(model)
     return None if place.problem else place.folder
 
 
@@ -179,7 +179,7 @@ def test_models_are_where_the_library_looks_for_them(home: Path) -> None:
     """
     done = child(code, str(inner), *(model.name for model in models))
     assert done.stdout.splitlines() == [*before, str(inner)], done.stderr
-    assert look(only("PaddleOCR-VL-0.9B", pipeline_version="v1")).folder == inner
+    assert inspect_model(only("PaddleOCR-VL-0.9B", pipeline_version="v1")).folder == inner
 
 
 @pytest.mark.parametrize("name", sorted(STATIC))
@@ -189,7 +189,7 @@ def test_a_layout_model_without_one_of_its_files_does_not_count(home: Path, name
     assert locate(model) == folder
     (folder / name).unlink()
     assert locate(model) is None
-    assert look(model).problem == f"lacks {name}"
+    assert inspect_model(model).problem == f"lacks {name}"
 
 
 @pytest.mark.parametrize("name", sorted(VLM))
@@ -197,7 +197,7 @@ def test_a_vlm_without_one_of_its_files_does_not_count(tmp_path: Path, name: str
     model = only("PaddleOCR-VL-1.6-0.9B", vlm=native(write(tmp_path / "vlm", VLM)))
     assert locate(model) == tmp_path / "vlm"
     (tmp_path / "vlm" / name).unlink()
-    assert look(model).problem == f"lacks {name}"
+    assert inspect_model(model).problem == f"lacks {name}"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_vlm_without_one_of_its_files_does_not_count(tmp_path: Path, name: str
 )
 def test_weights_that_are_not_whole_do_not_count(tmp_path: Path, weights: bytes) -> None:
     folder = write(tmp_path / "vlm", {**VLM, "model.safetensors": weights})
-    assert look(only("PaddleOCR-VL-1.6-0.9B", vlm=native(folder))).problem == "has a damaged model.safetensors"
+    assert inspect_model(only("PaddleOCR-VL-1.6-0.9B", vlm=native(folder))).problem == "has a damaged model.safetensors"
 
 
 def test_what_is_configured_is_not_fetched_and_its_setting_is_named(home: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ class SourceHandler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
-        """The library's own words are what the tests look for."""
+        """The library's own words are what the tests inspect_model for."""
 
 
 @pytest.fixture

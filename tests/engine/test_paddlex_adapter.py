@@ -82,7 +82,7 @@ def test_another_version_is_refused_in_plain_words(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(VERSIONS, "paddlex", "3.0.1")
     with pytest.raises(EngineLoadError) as refused:
         check_versions()
-    assert str(refused.value) == f"paddlex {version('paddlex')} is installed, but this service is written for 3.0.1"
+    assert str(refused.value) == f"paddlex {version('paddlex')} is installed, but this service requires 3.0.1"
 
 
 def test_a_missing_package_is_told_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,9 @@ SHAPES = [
     (
         "paddlex.inference.pipelines.paddleocr_vl.uilts:truncate_repetitive_content",
         "content line_threshold char_threshold min_len min_count",
-        "_WatchedVlm.predict",
+        "_CheckedVlm.predict",
     ),
-    ("paddlex.inference.pipelines.base:BasePipeline.create_model", "self config kwargs", "_loading_logged"),
+    ("paddlex.inference.pipelines.base:BasePipeline.create_model", "self config kwargs", "_log_model_loads"),
     (f"{RESULT}._to_markdown", "self pretty show_formula_number", "page_conversion.page_content"),
     (f"{GENERATION}.stopping_criteria:MaxTimeCriteria", "max_time initial_timestamp", "BoundedGeneration.generate"),
     (f"{GENERATION}.stopping_criteria:StoppingCriteriaList.__call__", "self input_ids scores kwargs", "generate"),

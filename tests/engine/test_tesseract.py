@@ -333,7 +333,7 @@ def test_a_missing_language_is_named_with_its_package(monkeypatch: pytest.Monkey
 
 
 def test_a_wrong_folder_says_which_setting_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(EngineLoadError, match="'tessdata' is set to does not exist"):
+    with pytest.raises(EngineLoadError, match="the folder in 'tessdata' does not exist"):
         create_engine(TesseractSettings(tessdata=str(tmp_path / "nope")), page_s=1).load()
     with pytest.raises(EngineLoadError, match=r"'rus', 'eng' not found.*'tessdata'") as caught:
         create_engine(TesseractSettings(tessdata=str(tmp_path)), page_s=1).load()

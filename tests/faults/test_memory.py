@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from serve_app.recognition.memory_limit import own_memory_mb
+from serve_app.recognition.memory_limit import private_memory_mb
 from tests.support.pictures import noise_page
 from tests.support.service import Service
 
@@ -41,7 +41,7 @@ class Watch:
             assert time.monotonic() < deadline, f"{len(self.peaks_mb)} replicas in {DEADLINE_S:g} s"
             for process in self._service.replicas(RECOGNIZER):
                 try:
-                    used_mb = own_memory_mb(process)
+                    used_mb = private_memory_mb(process)
                 except psutil.NoSuchProcess:
                     continue
                 self.peaks_mb[process.pid] = max(used_mb, self.peaks_mb.get(process.pid, 0))
@@ -67,7 +67,7 @@ async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
         return service
 
     service = deploy()
-    limit_mb = max(own_memory_mb(process) for process in service.replicas(RECOGNIZER)) + GROWTH_MB
+    limit_mb = max(private_memory_mb(process) for process in service.replicas(RECOGNIZER)) + GROWTH_MB
     deploy(service.name, memory_mb=limit_mb)
 
     watch = Watch(service)

@@ -32,9 +32,9 @@ from serve_app.ingress.keys import KeyRing, configured_keys
 from serve_app.jobs.deployment import Jobs
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.raster.deployment import Rasterizer
-from serve_app.recognition.deployment import Recognizer
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Secrets, Settings, with_environment
+from tests.support.recognizer import LocalRecognizer
 from tests.support.service import KEYS, Service, environment
 
 START_S = 30
@@ -167,14 +167,6 @@ class _Proxy:
         await self._app(scope, receive, send_with_id)
 
 
-class _LocalRecognizer(Recognizer):
-    def __del__(self) -> None:  # type: ignore[override]
-        """Serve awaits the original; here `close` does."""
-
-    async def close(self) -> None:
-        await super().__del__()
-
-
 @contextmanager
 def running(settings: dict[str, Any], *, name: str, secrets: dict[str, str] | None = None) -> Iterator[Service]:
     """Serve these settings at /`name` of a free port, until the end of the context."""
@@ -212,9 +204,9 @@ class _ServerThread(threading.Thread):
     async def _serve(self) -> None:
         settings, secrets = self._settings, self._secrets
         rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
-        replicas: dict[str, _LocalRecognizer] = {}
+        replicas: dict[str, LocalRecognizer] = {}
         for engine in settings.engines:
-            replicas[engine.name] = replica = _LocalRecognizer.__new__(_LocalRecognizer)
+            replicas[engine.name] = replica = LocalRecognizer.__new__(LocalRecognizer)
             await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
         jobs = Jobs.__new__(Jobs)

@@ -90,7 +90,7 @@ async def test_an_engine_that_returns_too_few_results_fails_the_batch_instead_of
         return list(items)[1:]
 
     queue = BatchQueue(loses_one, max_batch=4)
-    with pytest.raises(RuntimeError, match="1 items went into a batch and 0 results"):
+    with pytest.raises(RuntimeError, match="a batch of 1 items returned 0 results"):
         await queue.submit("a")
     await queue.close()
 

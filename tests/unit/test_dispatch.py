@@ -84,14 +84,14 @@ async def test_documents_leave_half_of_the_slots_to_others_and_release_theirs() 
         document = pipeline.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
-        assert len(gate.waiting) == 2, "a place of its own, and one of the spare half"
+        assert len(gate.waiting) == 2, "the document's slot and one extra slot"
         with pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull), pipeline.slot():
             pass
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await document.aclose()
-    with pipeline.slot(), pipeline.slot(), pipeline.slot(), pipeline.slot():
-        pass
+    with pipeline.slot(), pipeline.slot(), pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull):
+        pipeline.slot().__enter__()
 
 
 async def test_a_document_releases_slots_as_its_last_pages_finish() -> None:
@@ -102,8 +102,8 @@ async def test_a_document_releases_slots_as_its_last_pages_finish() -> None:
         await settle()
         gate.done(1)
         await first
-        with pipeline.slot(), pipeline.slot(), pipeline.slot():
-            pass
+        with pipeline.slot(), pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull):
+            pipeline.slot().__enter__()
         await document.aclose()
 
 

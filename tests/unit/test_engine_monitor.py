@@ -49,12 +49,12 @@ def test_a_replica_that_is_gone_does_not_hide_one_that_failed(monkeypatch: pytes
     now = 1000.0
     monkeypatch.setattr("serve_app.recognition.engine_monitor.time.monotonic", lambda: now)
     engines.report(said("old", EnginePhase.INITIALIZED))
-    now += engine_monitor.FORGET_S - 1
+    now += engine_monitor.STATE_EXPIRES_S - 1
     engines.report(said("new", EnginePhase.FAILED, "no language data"))
     assert phase_and_reason(engines) == ("initialized", None), "the old one may still be there"
     now += 2
     assert phase_and_reason(engines) == ("failed", "no language data")
-    now += engine_monitor.FORGET_S + 1
+    now += engine_monitor.STATE_EXPIRES_S + 1
     assert phase_and_reason(engines) == ("failed", "no language data"), (
         "with nobody heard of lately, the last word stands"
     )

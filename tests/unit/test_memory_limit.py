@@ -11,10 +11,10 @@ import pytest
 
 from serve_app.document import PageContent
 from serve_app.errors import RecognitionFailed, ServiceError
-from serve_app.recognition.deployment import Recognizer
 from serve_app.recognition.engines.engine import Engine, PageTask
-from serve_app.recognition.memory_limit import MB, MemoryLimit, MemoryLimitPassed, own_memory_mb
+from serve_app.recognition.memory_limit import MB, MemoryLimit, MemoryLimitPassed, private_memory_mb
 from serve_app.settings import DummySettings, EngineSettings, Limits, PaddleOcrVlSettings
+from tests.support.recognizer import LocalRecognizer
 
 GROWTH = 200 * 10**6
 LOG = "ray.serve.recognizer"
@@ -56,7 +56,7 @@ def loaded(settings: EngineSettings, engine: Engine | None = None) -> MemoryLimi
 
 
 def room_for(growth: float) -> DummySettings:
-    return DummySettings(memory_mb=own_memory_mb(psutil.Process()) + growth / MB)
+    return DummySettings(memory_mb=private_memory_mb(psutil.Process()) + growth / MB)
 
 
 def test_growth_past_the_limit_raises_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -64,7 +64,7 @@ def test_growth_past_the_limit_raises_and_is_logged_once(caplog: pytest.LogCaptu
     limit.check()
     kept = b"\xff" * GROWTH
     for _ in range(3):
-        with pytest.raises(MemoryLimitPassed, match=r"memory_mb: \d+ MB are used, the limit is \d+"):
+        with pytest.raises(MemoryLimitPassed, match=r"memory_mb: \d+ MB in use, the limit is \d+"):
             limit.check()
     assert len(kept) == GROWTH
     (record,) = [record for record in caplog.records if record.name == LOG]
@@ -106,7 +106,7 @@ def test_a_limit_below_what_the_loaded_engine_takes_is_logged_and_not_enforced(
 
 
 async def test_a_replica_with_such_a_limit_is_healthy(caplog: pytest.LogCaptureFixture) -> None:
-    replica = Recognizer.__new__(Recognizer)
+    replica = LocalRecognizer.__new__(LocalRecognizer)
     await replica.__init__(DummySettings(memory_mb=1), Limits())  # type: ignore[misc]  # as Serve does
     for _ in range(3):
         replica.check_health()
@@ -120,7 +120,7 @@ def test_growth_on_the_gpu_past_the_limit_raises() -> None:
     limit = loaded(PaddleOcrVlSettings(gpu_memory_mb=2000, memory_mb=10**6), engine)
     limit.check()
     engine.gpu_mb = 2001
-    with pytest.raises(MemoryLimitPassed, match="gpu_memory_mb: 2001 MB are used, the limit is 2000"):
+    with pytest.raises(MemoryLimitPassed, match="gpu_memory_mb: 2001 MB in use, the limit is 2000"):
         limit.check()
 
 
@@ -128,7 +128,7 @@ def test_one_limit_that_is_not_enforced_leaves_the_other_in_force() -> None:
     engine = SizedEngine()
     engine.gpu_mb = 3000
     limit = loaded(
-        PaddleOcrVlSettings(gpu_memory_mb=2000, memory_mb=own_memory_mb(psutil.Process()) + GROWTH / 2 / MB), engine
+        PaddleOcrVlSettings(gpu_memory_mb=2000, memory_mb=private_memory_mb(psutil.Process()) + GROWTH / 2 / MB), engine
     )
     limit.check()
     kept = b"\xff" * GROWTH

@@ -17,9 +17,10 @@ import pytest
 from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.recognition.deployment import LOAD_RETRY_S, Recognizer
+from serve_app.recognition.deployment import LOAD_RETRY_S
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
+from tests.support.recognizer import LocalRecognizer
 
 IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
 OPTIONS = RecognitionOptions()
@@ -27,8 +28,8 @@ OPTIONS = RecognitionOptions()
 
 async def recognizer(
     settings: DummySettings | None = None, *, load_retry_s: float = LOAD_RETRY_S, **limits: float
-) -> Recognizer:
-    made = Recognizer.__new__(Recognizer)
+) -> LocalRecognizer:
+    made = LocalRecognizer.__new__(LocalRecognizer)
     await made.__init__(  # type: ignore[misc]  # as Serve does
         settings or DummySettings(), Limits(**limits), load_retry_s=load_retry_s
     )
@@ -190,7 +191,7 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
     ("trouble", "message"),
     [
         ("lambda task: sys.exit(3)", "ended by SystemExit"),
-        ("lambda task: time.sleep(60)", "has been at work for"),
+        ("lambda task: time.sleep(60)", "has been running for"),
     ],
     ids=["dead", "stuck"],
 )
@@ -213,4 +214,4 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done.stderr
-    assert message in done.stderr and "this replica ends and is replaced" in done.stderr
+    assert message in done.stderr and "this replica exits and will be replaced" in done.stderr

@@ -26,7 +26,7 @@ from serve_app.jobs.deployment import JobsReport
 from serve_app.jobs.idempotency_store import ClaimState
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, decode_record, encode_record
-from serve_app.raster.images import HEADER_WITHIN, sniff
+from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.storage import StoreUnavailable
 
@@ -115,7 +115,7 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
     if source is not None and not source:
         raise EmptyDocument
     if source is not None:
-        sniff(source[:HEADER_WITHIN])
+        sniff(source[:HEADER_SEARCH_BYTES])
 
 
 async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:

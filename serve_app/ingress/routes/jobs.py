@@ -26,7 +26,7 @@ from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, 
 from serve_app.ingress.jobs.events import job_events
 from serve_app.ingress.requests.document_fields import DocumentFields, FileField
 from serve_app.ingress.requests.document_request import document_request
-from serve_app.ingress.requests.negotiation import accepted
+from serve_app.ingress.requests.negotiation import negotiated_format
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.submission import submission_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
@@ -154,7 +154,7 @@ async def result(
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
-        output = output or accepted(request.headers.get("accept", ""))
+        output = output or negotiated_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
         if record.state.is_active:

@@ -15,7 +15,7 @@ from serve_app.ingress.idempotency.replay import answered_once
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.ingress.requests.document_fields import OcrForm, OcrRequest
 from serve_app.ingress.requests.document_request import document_request
-from serve_app.ingress.requests.negotiation import accepted
+from serve_app.ingress.requests.negotiation import negotiated_format
 from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
 from serve_app.ingress.requests.submission import Submission, submission_of
 from serve_app.ingress.responses.document_events import EventStream
@@ -109,7 +109,7 @@ async def _respond(request: Request, context: Context, body: Body, timings: Timi
     async with request_deadline(context, spent_s=timings.elapsed_s):
         submission = await submission_of(body, OcrRequest)
         run = resources.enter_context(await _open(submission, request.state.key_name, context, timings))
-    output = submission.request.output or accepted(request.headers.get("accept", ""))
+    output = submission.request.output or negotiated_format(request.headers.get("accept", ""))
     include_images = submission.request.include_images
     del submission  # its file may be large
     if output in STREAMED:

@@ -10,7 +10,7 @@ from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.requests.negotiation import best_match
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.engine_monitor import first_of
+from serve_app.recognition.engine_monitor import default_monitor
 from serve_app.runtime.temp_dir import has_room, writable
 from serve_app.settings import resolve
 
@@ -62,7 +62,7 @@ async def health(
 ) -> dict[str, Any]:
     """`paddleocr` is the state of the default engine; `engines` has the state of each."""
     store = context.settings.store
-    monitor = first_of(context.services.engines)
+    monitor = default_monitor(context.services.engines)
     default = monitor.state
     jobs = context.jobs_monitor
     storage_reason = context.services.store_monitor.reason or jobs.store_reason

@@ -1,4 +1,4 @@
-"""OCR engines behind one interface. Importing this package imports none of their libraries."""
+"""OCR engines behind one interface. Importing this package imports no engine library."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["Engine", "EngineLoadError", "PageTask", "create_engine"]
 
 
 def create_engine(settings: EngineSettings, *, page_s: float, vlm_api_key: str | None = None, share: int = 1) -> Engine:
-    """The configured engine, not loaded yet.
+    """Create the configured engine without loading it.
 
-    `page_s` is the longest recognition of one page, in seconds; `share` is how many replicas divide
-    between them what a server takes.
+    `page_s` is the time limit of one page in seconds. `share` is the number of replicas that share the concurrency of
+    one inference server.
     """
     match settings:
         case TesseractSettings():

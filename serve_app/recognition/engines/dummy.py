@@ -1,6 +1,6 @@
 """An engine without a model, for tests and benchmarks of everything around an engine.
 
-It reads the same text on every page and takes as long as its settings say.
+It returns the same text for every page, after the time that its settings give.
 """
 
 from __future__ import annotations

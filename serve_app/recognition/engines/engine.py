@@ -14,12 +14,12 @@ from serve_app.errors import ServiceError
 
 
 class EngineLoadError(Exception):
-    """An engine cannot start; `str(error)` tells an operator in plain words what to do about it."""
+    """An engine cannot be loaded. `str(error)` tells the operator what to do about it."""
 
 
 @dataclass(frozen=True)
 class PageTask:
-    """A page to read, with its options."""
+    """A page to recognize, with its options."""
 
     image: PageImage
     options: RecognitionOptions
@@ -27,19 +27,19 @@ class PageTask:
 
 @dataclass(frozen=True)
 class VlmServerState:
-    """A server that an engine works with; `reason` tells why it is away."""
+    """The state of an engine's inference server. `reason` says why it is unavailable."""
 
     available: bool
     reason: str | None = None
 
 
 class Engine(ABC):
-    """Reads pages, in two stages: `analyze` takes what waits at once, `read` then one page at a time.
+    """Recognizes pages in two stages: `analyze` takes a batch of pages, `read` takes one page.
 
-    All methods block. `load`, `analyze` and `close` are called in one and the same thread, and so is
-    `read` where `pages_at_once` is 1; else `read` is called in so many threads of their own.
-    `version` is known after `load`; `max_batch` is the most pages that `analyze` gains from at once.
-    The result depends on a page and its options alone, so a page may be tried again anywhere.
+    All methods block. `load`, `analyze` and `close` are called in one thread. `read` is called in the same thread if
+    `pages_at_once` is 1, else in that many other threads.
+    `version` is set by `load`. `max_batch` is the largest batch that makes `analyze` faster per page.
+    A result depends only on the page and its options, so a page may be retried on any replica.
     """
 
     name: str
@@ -49,18 +49,18 @@ class Engine(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Makes the engine ready. Raises EngineLoadError."""
+        """Load the engine. Raises EngineLoadError, and is called again after that."""
 
     def analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
-        """What `read` needs of each page, or its error, in order. An error of one page does not touch its neighbours."""
+        """Return, for each page in order, the input of `read` or an error. One page's error does not affect the others."""
         return tasks
 
     @abstractmethod
     def read(self, analyzed: Any) -> PageContent | ServiceError:
-        """One page, from what `analyze` made of it."""
+        """Read one page. `analyzed` is its result from `analyze`. Errors are returned, not raised."""
 
     def restructure(self, pages: Sequence[PageOutline], options: RecognitionOptions) -> list[BlockChange]:
-        """What to change on these pages of one document, in order, so that it is of one piece. Called in any thread."""
+        """Return the changes that join these pages of one document, given in order. Called in any thread."""
         return []
 
     def restructure_pages(self, pages: Sequence[NativePage], options: Restructuring) -> list[NativePage]:
@@ -71,21 +71,21 @@ class Engine(ABC):
         raise NotImplementedError
 
     def abandon(self, analyzed: Any) -> None:
-        """Nobody waits for this page any more: its `read` may end early. Called from any thread; must not block."""
+        """The caller was cancelled, so `read` of this page may end early. Called in any thread; must not block."""
         return None
 
     @abstractmethod
     def close(self) -> None:
-        """Frees what `load` and the rest hold. May be called twice, and without a `load`."""
+        """Free all resources. May be called twice, or before `load`."""
 
     def unavailable(self) -> ServiceError | None:
-        """Why a loaded engine can read nothing just now; asked before each page, so it must not block."""
+        """Return why a loaded engine cannot read pages now, or None. Called before each page; must not block."""
         return None
 
     def vlm_server(self) -> VlmServerState | None:
-        """The state of the server that it works with, where it does."""
+        """Return the state of the engine's inference server; None if it uses none."""
         return None
 
     def gpu_memory_mb(self) -> float | None:
-        """What this process holds of the GPU's memory, in MB, where that can be told."""
+        """Return the GPU memory of this process in MB; None if it is unknown."""
         return None

@@ -1,4 +1,4 @@
-"""Figures: pictures on a page that are cut out of it, as files that its Markdown links."""
+"""Cuts pictures out of a page as figures: files that its Markdown links to."""
 
 from __future__ import annotations
 
@@ -13,80 +13,82 @@ from PIL import Image
 from serve_app.document import Block, Box, Figure, RgbPixels, Word
 
 IMAGE = "image"
-"""The label of a block that is a picture."""
+"""The label of picture blocks."""
 
 JPEG_QUALITY = 90  # 0..100
 
-LEAST_SIDE = 1 / 25
-"""Of a figure, in parts of the page's shorter side: 8 mm on A4. Less is a speck or the edge of a scan."""
+MIN_SIDE = 1 / 25
+"""Shortest side of a figure as a share of the page's shorter side: 8 mm on A4. Anything smaller is a speck or the edge
+of a scan."""
 
 MAX_SHARE = 0.8
-"""Of the page, what a figure may take. What takes more is the paper, or the desk on which it lies."""
+"""Largest share of the page's area that a figure may cover. A larger one is the paper, or the desk under it."""
 
 MAX_EDGES = 2
-"""Of the page's edges, those that a figure may touch. A shadow, a scanner's lid and a book's gutter touch more."""
+"""Most edges of the page that a figure may touch. Shadows, scanner lids and book gutters touch more."""
 
 STRIP = 0.1
-"""Of the page's width or height: what is no thicker and lies along an edge is a lid or a gutter too."""
+"""A picture along an edge of the page that is no thicker than this share of the page is a scanner lid or a gutter."""
 
 MAX_TEXT_SHARE = 0.1
-"""Of a figure, what words take that were read well. More is a paragraph in a shadow or under a stamp."""
+"""Largest share of a figure's area covered by words of MIN_WORD_CONFIDENCE. With more, it is a paragraph in a shadow or
+under a stamp."""
 
-READ_WELL = 0.6  # confidence of a word; letters that are seen in a photograph have less
+MIN_WORD_CONFIDENCE = 0.6  # 0..1; letters that an engine imagines in a photograph have less
 
-LEAST_CONTENT = 0.05
-"""Of a figure, what is not of its one ground colour."""
+MIN_CONTENT_SHARE = 0.05
+"""Smallest share of a figure's area that differs from its background colour."""
 
 TONES = 24
-"""Levels of 255 by which a colour differs from another that is the same but for noise and shade."""
+"""Grey levels (of 255) by which two samples of one colour may differ because of noise and shade."""
 
 CELL = 1 / 400
-"""Of the page's shorter side: pixels are looked at in squares of that size, in which noise and halftones even out."""
+"""Side of a cell as a share of the page's shorter side. Pixels are averaged over cells to even out noise and halftones."""
 
 MAX_GROWTH = 0.15
-"""Of a figure's width or height, by which an edge may move out to where the picture ends."""
+"""Largest share of a figure's width or height by which an edge may move outwards."""
 
 PAPER_LINES = 8
-"""Lines of cells by which the paper beside a picture is known."""
+"""Lines of cells beside a picture from which the colour of the paper is taken."""
 
-PICTURE, PAPER = 0.5, 0.03
-"""Of a line of cells, what differs from the paper where it is a picture's, and where it is beside one."""
+PICTURE_SHARE, PAPER_SHARE = 0.5, 0.03
+"""Share of a line's cells that differ from the paper: above the first the line is picture, below the second paper."""
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """The file of a figure."""
+    """Encode a picture as the JPEG file of a figure."""
     buffer = io.BytesIO()
     picture.convert("RGB").save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tuple[list[Block], tuple[Figure, ...]]:
-    """The blocks of a page with those of the label IMAGE made figures, and their files.
+    """Turn the IMAGE blocks of a page into figures. Returns the page's blocks and the figures' files.
 
-    `blocks` are in reading order; `rotation` is that of the page's text (see Page), and figures are turned
-    upright as it is. What an engine took for a picture and is none is left out; the others are numbered anew.
+    `blocks` are in reading order. `rotation` is that of the page's text (see Page); figures are turned upright with it.
+    Blocks that an engine mistook for pictures are dropped, and the remaining blocks are renumbered.
     """
     words = [word for block in blocks for word in block.words]
     page = _Page(pixels)
-    kept, figures = list[Block](), dict[str, Figure]()
+    remaining, figures = list[Block](), dict[str, Figure]()
     for block in blocks:
         if block.label != IMAGE:
-            kept.append(block.model_copy(update={"order": len(kept)}))
+            remaining.append(block.model_copy(update={"order": len(remaining)}))
             continue
         if not page.may_be_figure(block.bbox, words):
             continue
-        box = left, top, right, bottom = page.fitted(block.bbox)
+        box = left, top, right, bottom = page.fit(block.bbox)
         path = f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
         if path in figures or not page.has_content(box):
             continue
         upright = np.rot90(pixels[top:bottom, left:right], rotation // 90)
         figures[path] = Figure(path, jpeg(Image.fromarray(np.ascontiguousarray(upright))))
-        kept.append(block.model_copy(update={"bbox": box, "figure": path, "order": len(kept)}))
-    return kept, tuple(figures.values())
+        remaining.append(block.model_copy(update={"bbox": box, "figure": path, "order": len(remaining)}))
+    return remaining, tuple(figures.values())
 
 
 class _Page:
-    """A page in grey cells: what of it is picture and what is paper."""
+    """A page in grey cells, to tell pictures from paper."""
 
     def __init__(self, pixels: RgbPixels) -> None:
         self.height, self.width = pixels.shape[:2]
@@ -98,30 +100,32 @@ class _Page:
         return np.asarray(Image.fromarray(self._pixels).convert("L").reduce(self._cell), dtype=np.int16)
 
     def may_be_figure(self, box: Box, words: Sequence[Word]) -> bool:
-        """Whether its size and place are a figure's, and it is not a region of text."""
+        """Whether a box has the size and position of a figure and is not a region of text."""
         left, top, right, bottom = box
         width, height = right - left, bottom - top
         at_sides = (left <= 0) + (right >= self.width)
         at_ends = (top <= 0) + (bottom >= self.height)
         if (
-            min(width, height) < LEAST_SIDE * min(self.width, self.height)
+            min(width, height) < MIN_SIDE * min(self.width, self.height)
             or width * height > MAX_SHARE * self.width * self.height
             or at_sides + at_ends > MAX_EDGES
             or (at_sides and width <= STRIP * self.width)
             or (at_ends and height <= STRIP * self.height)
         ):
             return False
-        read = sum(_area(_common(word.bbox, box)) for word in words if (word.confidence or 0) >= READ_WELL)
+        read = sum(
+            _area(_intersection(word.bbox, box)) for word in words if (word.confidence or 0) >= MIN_WORD_CONFIDENCE
+        )
         return read <= MAX_TEXT_SHARE * width * height
 
     def has_content(self, box: Box) -> bool:
-        """Whether there is more to be seen than one tone."""
+        """Whether the box shows more than one tone."""
         inside = self._grey[self._cells(box)]
         ground = np.bincount(inside.ravel() // TONES).argmax() * TONES + TONES // 2
-        return bool((np.abs(inside - ground) > TONES).mean() >= LEAST_CONTENT)
+        return bool((np.abs(inside - ground) > TONES).mean() >= MIN_CONTENT_SHARE)
 
-    def fitted(self, box: Box) -> Box:
-        """The box with its edges where the picture meets the paper, as far as those are told apart."""
+    def fit(self, box: Box) -> Box:
+        """Move the box's edges to where the picture meets the paper, if the two can be told apart."""
         rows, columns = self._cells(box)
         top = _edge(self._grey[: rows.stop, columns][::-1], rows.stop - rows.start)
         bottom = _edge(self._grey[rows.start :, columns], rows.stop - rows.start)
@@ -140,10 +144,10 @@ class _Page:
 
 
 def _edge(lines: npt.NDArray[np.int16], size: int) -> int:
-    """Behind how many of the `lines` the picture ends that was thought to be `size` of them, of cells each.
+    """Return after how many of the `lines` a picture ends that is detected as `size` lines. Each line is a row of cells.
 
-    Out over lines that are mostly picture, or in over those that are not. What is told from the paper is told
-    from the paper on this side, since light falls on a page unevenly.
+    The edge moves out over lines that are mostly picture, or in over lines that are not. The paper's colour is taken
+    from this side of the picture, since pages are unevenly lit.
     """
     furthest = size + max(1, round(MAX_GROWTH * size))
     beyond = lines[furthest : furthest + PAPER_LINES]
@@ -151,14 +155,14 @@ def _edge(lines: npt.NDArray[np.int16], size: int) -> int:
         return size
     shares = (np.abs(lines - np.median(beyond)) > TONES / 2).mean(axis=1)
     end = size
-    while end < furthest and shares[end] > PICTURE:
+    while end < furthest and shares[end] > PICTURE_SHARE:
         end += 1
-    while end > size // 2 and shares[end - 1] < PAPER:
+    while end > size // 2 and shares[end - 1] < PAPER_SHARE:
         end -= 1
     return end
 
 
-def _common(one: Box, other: Box) -> Box:
+def _intersection(one: Box, other: Box) -> Box:
     return max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
 
 

@@ -1,8 +1,8 @@
-"""Finds Tesseract's language data, and says what to install where it is missing.
+"""Finds Tesseract's language data, or says which packages to install.
 
     python -m serve_app.recognition.engines.tessdata rus eng osd
 
-prints nothing and exits with 0 where all of them are there, else prints one line and exits with 1.
+prints nothing and exits with 0 if all of them are installed; else it prints one line and exits with 1.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ SYSTEM_FOLDERS = (
 
 
 def find_tessdata(configured: str | None, languages: Sequence[str]) -> str:
-    """The folder that holds the data of all `languages`: `configured` and no other, or the first one that does.
+    """Return the folder that holds the data of all `languages`. Raises EngineLoadError if there is none.
 
-    Without a configured folder: TESSDATA_PREFIX, then the usual system folders. Raises EngineLoadError.
+    If `configured` is set, only that folder is searched; else TESSDATA_PREFIX, then the usual system folders.
     """
     if configured is not None:
         folder = Path(configured).expanduser()
         if not folder.is_dir():
-            raise EngineLoadError("the folder that 'tessdata' is set to does not exist")
+            raise EngineLoadError("the folder in 'tessdata' does not exist")
         missing = _missing(folder, languages)
         if missing:
-            raise EngineLoadError(f"{_advice(missing)}, or correct 'tessdata', which is set to another folder")
+            raise EngineLoadError(f"{_advice(missing)}, or correct 'tessdata', which names another folder")
         return str(folder)
 
     folders = [folder for folder in _usual_folders() if folder.is_dir()]
     for folder in folders:
         if not _missing(folder, languages):
             return str(folder)
-    # The folder that lacks least is the one the operator has been filling.
+    # The message is about the folder with the fewest languages missing: the operator most likely uses that one.
     raise EngineLoadError(_advice(min((_missing(folder, languages) for folder in folders), key=len, default=languages)))
 
 
@@ -51,8 +51,8 @@ def has_language(folder: str, language: str) -> bool:
 
 
 def _usual_folders() -> list[Path]:
-    # TESSDATA_PREFIX is the library's variable, not an option of ours. Asking the library instead
-    # (tesserocr.get_languages) walks the whole working folder when the variable is not set.
+    # TESSDATA_PREFIX is Tesseract's variable, not a setting of this service. `tesserocr.get_languages` is no
+    # alternative: without the variable it walks the whole working folder.
     prefix = os.environ.get("TESSDATA_PREFIX")
     prefixes = [Path(prefix), Path(prefix, "tessdata")] if prefix else []
     return [*prefixes, *map(Path, SYSTEM_FOLDERS)]

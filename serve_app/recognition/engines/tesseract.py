@@ -1,6 +1,6 @@
-"""Tesseract through tesserocr: the embedded engine. One engine a process, one thread an engine.
+"""Tesseract through tesserocr, the embedded engine: one engine per process, one thread per engine.
 
-tesserocr lets go of the GIL while it recognizes, so an event loop in the same process keeps running.
+tesserocr releases the GIL during recognition, so an event loop in the same process keeps running.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from serve_app.settings import TesseractSettings
 log = logging.getLogger("ray.serve.tesseract")
 
 MAX_SIDE = 32_767  # Tesseract's coordinates are 16 bits wide
-DOUBTFUL = 0.6  # mean confidence of a page's words below which a second reading is tried
+RETRY_BELOW_CONFIDENCE = 0.6  # mean confidence of a page's words below which recognition is repeated
 OTSU, SAUVOLA = "0", "2"  # values of Tesseract's `thresholding_method`
-MAX_PREPARED = 4  # language combinations kept ready, of some tens of MB each; preparing one takes about 0.1 s
+MAX_PREPARED = 4  # language combinations in memory, tens of MB each; preparing one takes about 0.1 s
 
 
 class TesseractEngine(Engine):
@@ -40,7 +40,7 @@ class TesseractEngine(Engine):
         self._prepared: OrderedDict[tuple[str, ...], Any] = OrderedDict()  # least recently used first
 
     def load(self) -> None:
-        # Threads of Tesseract's own would fight over the cores with the other replicas; read when the library loads.
+        # Tesseract's own threads would compete with other replicas for cores. The library reads this when it loads.
         os.environ["OMP_THREAD_LIMIT"] = "1"
         try:
             import tesserocr
@@ -50,7 +50,7 @@ class TesseractEngine(Engine):
         self._tesserocr = tesserocr
         self._tessdata = find_tessdata(self._settings.tessdata, self._settings.languages)
         if not has_language(self._tessdata, "osd"):
-            log.warning("language data for 'osd' not found: turned pages are not read; install tesseract-ocr-osd")
+            log.warning("language data for 'osd' not found: rotated pages cannot be read; install tesseract-ocr-osd")
         self._api(self._settings.languages)
         self.version = tesserocr.tesseract_version().split()[1]
 
@@ -59,7 +59,7 @@ class TesseractEngine(Engine):
             return self._page(task.image, task.options.languages or self._settings.languages)
         except ServiceError as error:
             return error
-        except Exception:  # whatever a library may raise for this page, the engine goes on
+        except Exception:  # the library may raise anything; other pages must not be affected
             log.exception("tesseract failed on page %d", task.image.number)
             return RecognitionFailed()
 
@@ -71,22 +71,22 @@ class TesseractEngine(Engine):
         unknown = [language for language in languages if language not in self._settings.languages]
         if unknown:
             known = ", ".join(self._settings.languages)
-            raise InvalidField(f"This engine does not read some of the languages asked for; it reads: {known}.")
+            raise InvalidField(f"This engine does not support all of the requested languages. It supports: {known}.")
         height, width = image.pixels.shape[:2]
         if max(height, width) > MAX_SIDE:
-            raise TooLarge(f"A page is at most {MAX_SIDE} pixels wide and high for this engine.")
+            raise TooLarge(f"The page is too large for this engine: at most {MAX_SIDE} pixels in width and height.")
 
         api = self._api(languages)
         deadline = time.monotonic() + self._page_s
-        # One threshold for the page reads faint and coloured print best, but loses a few lines on noisy or
-        # shaded paper to the paper, or turns them; a local threshold reads just those.
-        blocks, rotation = self._reading(api, image, OTSU, deadline)
-        if _mean_confidence(_words(blocks)) < DOUBTFUL:
-            with suppress(PageTimeout):  # then the first reading stands
-                again = self._reading(api, image, SAUVOLA, deadline)
+        # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
+        # some lines. A local threshold reads those.
+        blocks, rotation = self._recognize(api, image, OTSU, deadline)
+        if _mean_confidence(_words(blocks)) < RETRY_BELOW_CONFIDENCE:
+            with suppress(PageTimeout):  # the first result stands
+                again = self._recognize(api, image, SAUVOLA, deadline)
                 if _certainty(again[0]) > _certainty(blocks):
                     blocks, rotation = again
-                    # A local threshold breaks pictures, and the paper's shades, into pieces.
+                    # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
                     blocks = [block for block in blocks if block.label != IMAGE]
         blocks, figures = cut_figures(image.pixels, blocks, rotation)
         page = Page(
@@ -101,8 +101,8 @@ class TesseractEngine(Engine):
         )
         return PageContent(page, figures)
 
-    def _reading(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
-        """Blocks and rotation under one way of telling ink from paper. Raises PageTimeout, RecognitionFailed."""
+    def _recognize(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
+        """Recognize a page with one thresholding method. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
         height, width = image.pixels.shape[:2]
         try:
             api.SetVariable("thresholding_method", threshold)
@@ -111,13 +111,13 @@ class TesseractEngine(Engine):
             left_ms = int((deadline - time.monotonic()) * 1000)
             if not api.Recognize(max(1, left_ms)):  # 0 would mean no limit
                 raise PageTimeout() if time.monotonic() >= deadline else RecognitionFailed()
-            return self._read(api)
+            return self._collect_blocks(api)
         finally:
-            api.Clear()  # the page's pixels, and a dictionary of its words that would colour the next page
+            api.Clear()  # frees the page's pixels and drops words learned from it, which would affect the next page
             api.ClearAdaptiveClassifier()
 
     def _api(self, languages: tuple[str, ...]) -> Any:
-        """A prepared TessBaseAPI for `languages`. Raises EngineLoadError."""
+        """Return an initialized TessBaseAPI for `languages`. Raises EngineLoadError."""
         api = self._prepared.get(languages)
         if api is None:
             api = self._prepare(languages)
@@ -129,30 +129,30 @@ class TesseractEngine(Engine):
 
     def _prepare(self, languages: tuple[str, ...]) -> Any:
         tesserocr = self._tesserocr
-        turned = has_language(self._tessdata, "osd")
+        detect_orientation = has_language(self._tessdata, "osd")
         api = tesserocr.PyTessBaseAPI(init=False)
-        # Tesseract prints remarks on pages ("Empty page!!") to stderr; what matters comes back as results.
+        # Tesseract prints remarks on pages ("Empty page!!") to stderr, which would flood the log.
         api.SetVariable("debug_file", os.devnull)
         try:
             api.Init(
                 os.path.join(self._tessdata, ""),
                 "+".join(languages),
                 tesserocr.OEM.LSTM_ONLY,
-                tesserocr.PSM.AUTO_OSD if turned else tesserocr.PSM.AUTO,
+                tesserocr.PSM.AUTO_OSD if detect_orientation else tesserocr.PSM.AUTO,
             )
             loaded = api.GetLoadedLanguages()
         except RuntimeError:
             loaded = []
-        # Where one language of several fails, Init goes on without it.
+        # If one of several languages fails to load, Init continues without it.
         broken = [language for language in languages if language not in loaded]
         if broken:
             api.End()
             names = ", ".join(f"'{language}'" for language in broken)
-            raise EngineLoadError(f"language data for {names} could not be read; install it anew")
+            raise EngineLoadError(f"language data for {names} could not be read; reinstall it")
         return api
 
-    def _read(self, api: Any) -> tuple[list[Block], int]:
-        """Paragraphs and possible pictures in reading order, and how the text is turned: clockwise degrees."""
+    def _collect_blocks(self, api: Any) -> tuple[list[Block], int]:
+        """Return paragraphs and possible pictures in reading order, and the rotation of the text in degrees clockwise."""
         level = self._tesserocr.RIL
         types = self._tesserocr.PT
         pictures = {types.FLOWING_IMAGE, types.HEADING_IMAGE, types.PULLOUT_IMAGE}
@@ -166,13 +166,13 @@ class TesseractEngine(Engine):
         for item in self._tesserocr.iterate_level(iterator, level.WORD):
             kind = item.BlockType()
             if kind in pictures and item.IsAtBeginningOf(level.BLOCK):
-                # On a turned page, BoundingBox is turned once too often for these.
+                # On a rotated page, BoundingBox rotates these once too often.
                 outline = item.BlockPolygon()
                 if outline:
                     blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), order=len(blocks)))
             if kind in no_text or item.Empty(level.WORD):
                 continue
-            if item.IsAtBeginningOf(level.PARA):  # asked at a later word, the text would begin there
+            if item.IsAtBeginningOf(level.PARA):  # at a later word, the text would start from that word
                 paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
             text = item.GetUTF8Text(level.WORD).strip()
             if text:
@@ -191,7 +191,7 @@ class TesseractEngine(Engine):
                         words=words,
                     )
                 )
-        # Orientation's values count quarter turns clockwise; most words decide where blocks differ.
+        # Orientation counts clockwise quarter turns. If blocks differ, the majority of words decides.
         return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
 
 
@@ -204,7 +204,7 @@ def _mean_confidence(words: list[Word]) -> float:
 
 
 def _certainty(blocks: list[Block]) -> float:
-    """How much was read with how much confidence: characters, each counted by its word's confidence."""
+    """Return the number of characters read, each weighted by its word's confidence."""
     return sum(len(word.text) * (word.confidence or 0.0) for word in _words(blocks))
 
 

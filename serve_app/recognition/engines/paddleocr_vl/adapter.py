@@ -1,12 +1,11 @@
-"""The one place that knows the inside of paddlex, as it is in the versions below.
+"""The only module that depends on paddlex's internals, as they are in the versions below.
 
-PaddleX's `predict` is one call for layout, recognition and assembly: it is not thread-safe, and pages of
-one call share state (a figure within a table of one page takes a figure of the same box from another
-page). Its stages are separable: the layout model takes a batch of pages; what follows,
-`get_layout_parsing_results`, called with one page, shares nothing with any other. So pages meet in the
-layout model only, which one thread calls, and the rest is done a page at a time.
+PaddleX's `predict` does layout, recognition and assembly in one call. It is not thread-safe, and the pages of one call
+share state: a figure within a table may be replaced by another page's figure with the same box. The stages can be
+separated, however. The layout model takes a batch of pages, and one thread calls it. The rest,
+`get_layout_parsing_results`, is called for one page at a time and then shares nothing with other pages.
 
-A test compares this with `predict` of a single page, and the shapes used here with the library's.
+A test compares the results with `predict` for a single page, and the shapes used here with the library's.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from serve_app.recognition.engines.paddleocr_vl.budget import Shortfall, page_bu
 log = logging.getLogger("ray.serve.paddleocr_vl")
 
 VERSIONS = {"paddleocr": "3.7.0", "paddlex": "3.7.2"}
-# Repetitions are cut by the library from this many characters on; see its assembly of parsing results.
+# Lengths in characters from which the library cuts repetitions; see its assembly of parsing results.
 REPETITION_LEAST = {"Table Recognition:": 5000}
 REPETITION_LEAST_ELSEWHERE = 50
 
-# A table of the densest page has some thousand cells.
+# The densest pages have tables of about a thousand cells.
 MAX_CELLS = 20_000
 _CELL = re.compile("<[felux]cel>")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -46,20 +45,20 @@ BgrPixels = npt.NDArray[np.uint8]
 
 
 def check_versions() -> None:
-    """Raises EngineLoadError where the library is not installed, or not the one this module was written for."""
-    for name, wanted in VERSIONS.items():
+    """Raise EngineLoadError if the library is missing or not in the version that this module supports."""
+    for name, required in VERSIONS.items():
         try:
             installed = version(name)
         except PackageNotFoundError:
             raise EngineLoadError(
                 f"the package {name} is not installed: install the extra 'paddleocr-vl', and paddlepaddle"
             ) from None
-        if installed != wanted:
-            raise EngineLoadError(f"{name} {installed} is installed, but this service is written for {wanted}")
+        if installed != required:
+            raise EngineLoadError(f"{name} {installed} is installed, but this service requires {required}")
 
 
 def gpu_memory_mb() -> float:
-    """What this process holds of the GPU's memory, in MB; 0 without one."""
+    """Return the GPU memory reserved by this process, in MB; 0 without a GPU."""
     import paddle
 
     return float(paddle.device.cuda.memory_reserved()) / 1e6 if paddle.device.is_compiled_with_cuda() else 0.0
@@ -67,7 +66,7 @@ def gpu_memory_mb() -> float:
 
 @dataclass(frozen=True)
 class AnalyzedPage:
-    """A page after the layout model. `image` is BGR uint8, turned and flattened where that was asked for."""
+    """A page after the layout model. `image` is BGR uint8, turned upright and unwarped if requested."""
 
     image: BgrPixels
     preprocessed: Any
@@ -78,38 +77,38 @@ class AnalyzedPage:
 
 
 class StagedPipeline:
-    """PaddleOCR-VL's pipeline in two stages: `analyze` for many pages, `parse` for one."""
+    """PaddleOCR-VL's pipeline in two stages: `analyze` takes many pages, `parse` takes one."""
 
     def __init__(self, arguments: Mapping[str, Any], *, layout_batch: int) -> None:
-        """`arguments` are those of paddleocr.PaddleOCRVL. Logs a line for each model that is loaded."""
-        # What Paddle has to say about compilers and copies of tensors concerns nobody who runs this service.
+        """`arguments` are those of paddleocr.PaddleOCRVL. Logs one line per loaded model."""
+        # Paddle's warnings about compilers and tensor copies are of no use to an operator.
         warnings.filterwarnings("ignore", module=r"paddle(x|ocr)?(\.|$)")
         from paddleocr import PaddleOCRVL
 
         logging.getLogger("paddlex").setLevel(logging.ERROR)
-        with _loading_logged():
-            whole = PaddleOCRVL(**arguments)
-        _share_no_random_numbers()
-        self._pipeline: Any = whole.paddlex_pipeline._pipeline
+        with _log_model_loads():
+            library_pipeline = PaddleOCRVL(**arguments)
+        _isolate_random_state()
+        self._pipeline: Any = library_pipeline.paddlex_pipeline._pipeline
         if self._pipeline.use_layout_detection:
             self._pipeline.layout_det_model.batch_sampler.batch_size = layout_batch
-        self._pipeline.vl_rec_model = _WatchedVlm(self._pipeline.vl_rec_model)
+        self._pipeline.vl_rec_model = _CheckedVlm(self._pipeline.vl_rec_model)
 
     @property
     def vlm(self) -> Any:
-        """The library's own predictor of the VLM."""
+        """The library's VLM predictor."""
         return self._pipeline.vl_rec_model.predictor
 
     @property
     def labels(self) -> list[str]:
-        """Labels of the layout model, by their number."""
+        """The layout model's labels, indexed by class number."""
         model = getattr(self._pipeline, "layout_det_model", None)
         return list(model.config["label_list"]) if model is not None else []
 
     def analyze(
         self, images: Sequence[BgrPixels], layout_options: Mapping[str, Any], settings_options: Mapping[str, Any]
     ) -> list[AnalyzedPage]:
-        """Turn pages upright, flatten them and find their blocks. Not thread-safe.
+        """Turn pages upright, unwarp them and find their blocks. Not thread-safe.
 
         Images are BGR uint8 arrays (height, width, 3). `layout_options` go to the layout model,
         `settings_options` are those of the pipeline's `get_model_settings`.
@@ -120,9 +119,9 @@ class StagedPipeline:
         shape_mode = layout_options["layout_shape_mode"]
         settings["return_layout_polygon_points"] = shape_mode != "rect"
         preprocessed = self._preprocess(images, settings, settings_options)
-        upright = [each["output_img"] for each in preprocessed]
+        upright = [result["output_img"] for result in preprocessed]
         layouts = list(self._pipeline.layout_det_model(upright, **layout_options, filter_overlap_boxes=False))
-        _same_number(images, preprocessed, layouts)
+        _check_counts(images, preprocessed, layouts)
         return [
             AnalyzedPage(image, before, layout, gather_imgs(image, layout["boxes"]), settings, shape_mode)
             for image, before, layout in zip(upright, preprocessed, layouts, strict=True)
@@ -135,7 +134,7 @@ class StagedPipeline:
         layout_options: Mapping[str, Any],
         settings_options: Mapping[str, Any],
     ) -> AnalyzedPage:
-        """A page as one block that is read with the prompt of `prompt_label`, without the layout model."""
+        """Make the whole page one block, to be read with the prompt of `prompt_label`. Does not run the layout model."""
         settings: dict[str, Any] = self._pipeline.get_model_settings(**settings_options)
         settings["return_layout_polygon_points"] = layout_options["layout_shape_mode"] != "rect"
         if prompt_label in ("chart", "seal"):
@@ -148,9 +147,9 @@ class StagedPipeline:
         return AnalyzedPage(upright, before, layout, [], settings, layout_options["layout_shape_mode"])
 
     def parse(self, page: AnalyzedPage, vlm_options: Mapping[str, Any]) -> Any:
-        """Read the blocks of one page and put it together: paddlex's PaddleOCRVLResult.
+        """Read the blocks of one page and assemble them. Returns paddlex's PaddleOCRVLResult.
 
-        Thread-safe where the VLM is a server. `page_budget` must be set in this context.
+        Thread-safe if the VLM runs on a server. `page_budget` must be set in this context.
         """
         from paddlex.inference.pipelines.paddleocr_vl.result import PaddleOCRVLResult
 
@@ -166,7 +165,7 @@ class StagedPipeline:
             merge_layout_blocks=settings["merge_layout_blocks"],
             layout_shape_mode=page.shape_mode,
         )
-        _same_number([page], blocks, tables, spotting, figures)
+        _check_counts([page], blocks, tables, spotting, figures)
         return PaddleOCRVLResult(
             {
                 "input_path": None,
@@ -190,15 +189,15 @@ class StagedPipeline:
     def _preprocess(
         self, images: Sequence[BgrPixels], settings: Mapping[str, Any], options: Mapping[str, Any]
     ) -> list[Any]:
-        """Each image as `output_img`, turned and flattened where that is asked for."""
+        """Return each image as `output_img`, turned upright and unwarped if requested."""
         if not settings["use_doc_preprocessor"]:
             return [{"output_img": image} for image in images]
         names = ("use_doc_orientation_classify", "use_doc_unwarping")
         return list(self._pipeline.doc_preprocessor_pipeline(list(images), **{name: options[name] for name in names}))
 
 
-class _WatchedVlm:
-    """The VLM's predictor, with an eye on answers that repeat themselves: the library cuts them silently."""
+class _CheckedVlm:
+    """Wraps the VLM's predictor and records cut tables and repetitive answers, which the library would cut silently."""
 
     def __init__(self, predictor: Any) -> None:
         self.predictor = predictor
@@ -207,11 +206,11 @@ class _WatchedVlm:
         from paddlex.inference.pipelines.paddleocr_vl.uilts import truncate_repetitive_content
 
         answers = list(self.predictor.predict(list(blocks), **options))
-        _same_number(blocks, answers)
+        _check_counts(blocks, answers)
         for block, answer in zip(blocks, answers, strict=True):
             text = answer["result"] = _clean(answer["result"] or "")
-            if block["query"] == "Table Recognition:" and (whole := _bounded_table(text)) != text:
-                text = answer["result"] = whole
+            if block["query"] == "Table Recognition:" and (bounded := _bounded_table(text)) != text:
+                text = answer["result"] = bounded
                 page_budget.get().note(Shortfall.CUT)
             least = REPETITION_LEAST.get(block["query"], REPETITION_LEAST_ELSEWHERE)
             if truncate_repetitive_content(text, min_count=least) != text:
@@ -223,7 +222,7 @@ class _WatchedVlm:
 
 
 class BoundedGeneration:
-    """Stands before the native VLM's `generate` and holds each block to its page's budget."""
+    """Wraps the native VLM's `generate` and limits each block to its page's budget."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -238,7 +237,7 @@ class BoundedGeneration:
         allowed = budget.next_block(options.get("max_new_tokens"))
         if not allowed:
             return [[]], None  # no tokens
-        stop_in_time = StoppingCriteriaList([lambda ids, scores: budget.left_s <= 0])  # asked after each token
+        stop_in_time = StoppingCriteriaList([lambda ids, scores: budget.left_s <= 0])  # checked after each token
         ids, scores = self._model.generate(
             {**inputs, "stopping_criteria": stop_in_time}, **{**options, "max_new_tokens": allowed}
         )
@@ -247,33 +246,33 @@ class BoundedGeneration:
         return ids, scores
 
 
-def _share_no_random_numbers() -> None:
-    """Keep pages that are read at once apart where the library seeds the process's random numbers.
+def _isolate_random_state() -> None:
+    """Make the library's use of Python's global random state safe for pages that are read concurrently.
 
-    It draws the tokens that stand for figures within a table from them; another page's drawing in
-    between would change what the VLM gets to see.
+    The library seeds it and draws placeholder tokens for the figures within a table. Draws of another page in between
+    would change the VLM's input.
     """
     from paddlex.inference.pipelines.paddleocr_vl import pipeline as module
 
-    original, one_at_a_time = module.tokenize_figure_of_table, threading.Lock()
-    if getattr(original, "is_apart", False):
+    original, lock = module.tokenize_figure_of_table, threading.Lock()
+    if getattr(original, "is_isolated", False):
         return
 
     def tokenize_figure_of_table(*arguments: Any) -> Any:
-        with one_at_a_time:
+        with lock:
             state = random.getstate()
             try:
                 return original(*arguments)
             finally:
                 random.setstate(state)
 
-    tokenize_figure_of_table.is_apart = True  # type: ignore[attr-defined]  # an engine may be loaded twice
+    tokenize_figure_of_table.is_isolated = True  # type: ignore[attr-defined]  # an engine may be loaded more than once
     module.tokenize_figure_of_table = tokenize_figure_of_table
 
 
 @contextmanager
-def _loading_logged() -> Iterator[None]:
-    """One line for each model that the library loads, with its seconds and memory."""
+def _log_model_loads() -> Iterator[None]:
+    """Log one line per model that the library loads, with the time and memory it took."""
     from paddlex.inference.pipelines.base import BasePipeline
 
     original = BasePipeline.create_model
@@ -282,10 +281,10 @@ def _loading_logged() -> Iterator[None]:
         started, before, gpu_before = time.perf_counter(), psutil.Process().memory_info().rss, gpu_memory_mb()
         model = original(self, config, **options)
         if config.get("genai_config", {}).get("backend", "native") != "native":
-            return model  # it is at a server
+            return model  # it runs on a server
         memory = f"{(psutil.Process().memory_info().rss - before) / 1e6:.0f} MB"
         if (gpu := gpu_memory_mb()) > 0:
-            memory += f", {gpu - gpu_before:.0f} MB of the GPU's"
+            memory += f", {gpu - gpu_before:.0f} MB of GPU memory"
         log.info("model %s loaded in %.1f s, %s", config["model_name"], time.perf_counter() - started, memory)
         return model
 
@@ -297,12 +296,12 @@ def _loading_logged() -> Iterator[None]:
 
 
 def _clean(text: str) -> str:
-    """Text that any surface can send on: no half of a surrogate pair, no control characters."""
+    """Remove control characters and lone surrogates, which not every output format can carry."""
     return _CONTROL.sub("", text.encode("utf-8", "replace").decode())
 
 
 def _bounded_table(otsl: str) -> str:
-    """As many rows of a table as stay within MAX_CELLS: the library pads it to a rectangle, at any cost."""
+    """Cut a table to the rows that fit in MAX_CELLS once padded to a rectangle, as the library pads it without a limit."""
     rows, widest = otsl.split("<nl>"), 1
     for number, row in enumerate(rows, start=1):
         widest = max(widest, len(_CELL.findall(row)))
@@ -311,7 +310,7 @@ def _bounded_table(otsl: str) -> str:
     return otsl
 
 
-def _same_number(first: Sequence[Any], *others: Sequence[Any]) -> None:
-    # The library drops what it cannot use without a word; results would then be somebody else's.
+def _check_counts(first: Sequence[Any], *others: Sequence[Any]) -> None:
+    # The library silently drops unusable items. Results would then be assigned to the wrong pages.
     if any(len(other) != len(first) for other in others):
-        raise RuntimeError(f"{len(first)} went into a stage of the library, {list(map(len, others))} came out")
+        raise RuntimeError(f"a stage of the library got {len(first)} items and returned {list(map(len, others))}")

@@ -1,4 +1,4 @@
-"""PaddleOCR-VL: layout for many pages at once, then one page at a time, nothing shared between them."""
+"""PaddleOCR-VL: runs the layout model on batches of pages, then reads each page independently."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _VLM_OPTIONS = ("repetition_penalty", "temperature", "top_p", "min_pixels", "max
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A page between the two stages."""
+    """A page between `analyze` and `read`."""
 
     number: int
     dpi: int
@@ -90,7 +90,7 @@ class PaddleOcrVlEngine(Engine):
         self.pages_at_once = settings.pages_at_once
         self._pipeline: StagedPipeline | None = None
         self._process: ServerProcess | None = None
-        self._url: str | None = None  # of that process
+        self._url: str | None = None  # the URL of `_process`
         self._client: VlmClient | None = None
 
     def load(self) -> None:
@@ -99,7 +99,7 @@ class PaddleOcrVlEngine(Engine):
         os.environ.setdefault("GLOG_minloglevel", "2")  # read when the library loads
         vlm = self._settings.vlm
         if isinstance(vlm, VlmServerSettings):
-            self._connect(vlm)  # first: a server of our own loads while the layout model does
+            self._connect(vlm)  # first, so that a launched server loads at the same time as the layout model
         arguments: dict[str, Any] = {
             "pipeline_version": self._settings.pipeline_version,
             "paddlex_config": self._settings.paddlex_config,
@@ -107,14 +107,14 @@ class PaddleOcrVlEngine(Engine):
             "cpu_threads": max(1, math.ceil(self._settings.num_cpus)),
             "use_queues": False,  # they add half a second to each call
             **{
-                _FOLDER_ARGUMENTS[model.purpose]: str(models.look(model).folder)
+                _FOLDER_ARGUMENTS[model.purpose]: str(models.inspect_model(model).folder)
                 for model in models.needed_models(self._settings)
             },
         }
         if self._settings.doc_preprocessor:
             arguments |= {"use_doc_orientation_classify": True, "use_doc_unwarping": True}
         if isinstance(vlm, VlmServerSettings):
-            # The library's own client is replaced below, before it is ever used.
+            # The library's client is replaced below before it is used.
             arguments |= {"vl_rec_backend": vlm.backend, "vl_rec_server_url": vlm.url or "http://127.0.0.1/v1"}
         self._pipeline = StagedPipeline(arguments, layout_batch=self._settings.layout_batch)
         if isinstance(vlm, NativeVlmSettings):
@@ -124,7 +124,7 @@ class PaddleOcrVlEngine(Engine):
         self.version = f"{VERSIONS['paddleocr']} ({self._settings.pipeline_version})"
         self._warm_up()
         if isinstance(vlm, VlmServerSettings) and self._client is not None:
-            # Not for the server, only for the first look at it, which began when the models did.
+            # Not for the server, only for the first inspect_model at it, which began when the models did.
             self._client.wait_until_probed(vlm.connect_s)
 
     def analyze(self, tasks: Sequence[PageTask]) -> list[_Prepared | ServiceError]:
@@ -152,7 +152,7 @@ class PaddleOcrVlEngine(Engine):
             return page_content(result, analyzed.options, number=analyzed.number, dpi=analyzed.dpi, warnings=warnings)
         except ServiceError as error:
             return error
-        except Exception:  # whatever the library may raise for this page, the engine goes on
+        except Exception:  # the library may raise anything; other pages must not be affected
             log.exception("paddleocr-vl failed on page %d", analyzed.number)
             return RecognitionFailed()
 
@@ -189,25 +189,29 @@ class PaddleOcrVlEngine(Engine):
         return gpu_memory_mb()
 
     def _connect(self, vlm: VlmServerSettings) -> None:
-        if self._client is not None:  # an earlier try to load came this far
+        if self._client is not None:  # created by an earlier, failed load
             return
         url, share = vlm.url, self._share
         if vlm.launch is not None:
-            share = 1  # a server of its own
+            share = 1  # each replica launches its own server
             if self._process is None:
                 self._process = ServerProcess(vlm.launch)
                 self._url = self._process.start()
             url = self._url
         if vlm.concurrency < share:
-            log.warning("concurrency is %d for %d replicas: each has a block in flight", vlm.concurrency, share)
+            log.warning(
+                "concurrency is %d for %d replicas: each replica still sends one block at a time",
+                vlm.concurrency,
+                share,
+            )
         assert url is not None
         concurrency = max(1, vlm.concurrency // share)
         self._client = VlmClient(vlm, url=url, api_key=self._api_key, concurrency=concurrency, timing=self._timing)
 
     def _warm_up(self) -> None:
-        """The first page costs more than the next ones; it should not be a user's. Raises EngineLoadError."""
+        """Read a blank page, since the first page takes longer than later ones. Raises EngineLoadError."""
         blank = PageImage(np.full((1000, 800, 3), 255, np.uint8), number=0, dpi=100, rasterize_ms=0)
-        # A blank page has no blocks: read as one, it goes through the VLM too.
+        # The layout model finds no blocks on a blank page. Reading the whole page as one block warms up the VLM as well.
         for options in (ParsingOptions(), ParsingOptions(use_layout_detection=False, max_new_tokens=16)):
             (result,) = self._analyze_alike([PageTask(blank, RecognitionOptions(parsing=options))])
             if isinstance(result, _Prepared) and self._client is None:
@@ -218,7 +222,7 @@ class PaddleOcrVlEngine(Engine):
                 raise EngineLoadError(f"the models are loaded, but could not read a blank page: {result.message}")
 
     def _analyze_alike(self, tasks: Sequence[PageTask]) -> list[_Prepared | ServiceError]:
-        """Pages with the same options of the layout, in one run of the model."""
+        """Run the layout model once for pages with the same layout options."""
         assert self._pipeline is not None
         options = tasks[0].options.parsing
         try:
@@ -242,7 +246,7 @@ class PaddleOcrVlEngine(Engine):
             if len(tasks) == 1:
                 log.exception("paddleocr-vl failed on the layout of page %d", tasks[0].image.number)
                 return [RecognitionFailed()]
-            # One of them has harmed its neighbours; alone it can harm itself only.
+            # One page made the batch fail. Analyzed one by one, the other pages succeed.
             return [result for task in tasks for result in self._analyze_alike([task])]
         return [
             _Prepared(task.image.number, task.image.dpi, page, task.options.parsing, self._budget())
@@ -264,7 +268,7 @@ class PaddleOcrVlEngine(Engine):
 
 
 def _layout_key(options: ParsingOptions) -> str:
-    """Pages with equal keys may share a run of the layout model."""
+    """Return a key that is equal for pages that may share a run of the layout model."""
     return json.dumps(
         options.model_dump(
             include={*_SETTINGS_OPTIONS, "prompt_label", "markdown_ignore_labels", *_LAYOUT_OPTIONS}, mode="json"
@@ -283,7 +287,7 @@ _LAYOUT_OPTIONS = (
 
 
 def _layout_options(options: ParsingOptions, labels: Sequence[str]) -> dict[str, Any]:
-    """The layout model's options in its own terms: floats, and classes by number. Raises InvalidField."""
+    """Convert options to the layout model's: floats, and classes by number. Raises InvalidField."""
     return {
         "threshold": _by_number("layoutThreshold", options.layout_threshold, labels),
         "layout_nms": options.layout_nms,
@@ -297,17 +301,17 @@ def _by_number(option: str, value: Any, labels: Sequence[str]) -> Any:
     if not isinstance(value, dict):
         return value
     numbered = {}
-    for name, each in value.items():
+    for name, setting in value.items():
         numbers = [number for number, label in enumerate(labels) if name in (label, str(number))]
         if not numbers:
             problem = f"the layout model has no class {name}; it has 0 to {len(labels) - 1}: {', '.join(labels)}"
             raise InvalidField(f"{option}: {problem}", fields=(FieldError(option, problem),))
-        numbered.update(dict.fromkeys(numbers, each))
+        numbered.update(dict.fromkeys(numbers, setting))
     return numbered
 
 
 def _bgr(image: PageImage) -> BgrPixels:
     import cv2  # comes with the library
 
-    # Not NumPy's reversed copy: that is the largest single cost of a page here.
+    # NumPy's reversed copy would be the largest single cost of a page here.
     return cv2.cvtColor(image.pixels, cv2.COLOR_RGB2BGR)  # type: ignore[return-value]  # uint8 stays uint8

@@ -1,6 +1,6 @@
-"""The models of PaddleOCR-VL: which ones a configuration needs, where they are, and that they get here.
+"""Finds, checks and downloads the models that a PaddleOCR-VL configuration needs.
 
-Finding them follows the library's own rule without importing it, which takes seconds.
+Folders are found by the library's rules but without importing it, which takes seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from serve_app.recognition.engines.engine import EngineLoadError
-from serve_app.recognition.engines.paddleocr_vl.fetch import PATIENCE_S, FetchFailed, cache_folder, fetch, only_one
+from serve_app.recognition.engines.paddleocr_vl.fetch import PATIENCE_S, FetchFailed, cache_folder, download_lock, fetch
 from serve_app.settings import NativeVlmSettings, PaddleOcrVlSettings, resolve
 
 log = logging.getLogger("ray.serve.paddleocr_vl")
@@ -28,10 +28,10 @@ LAYOUT = {"v1": "PP-DocLayoutV2", "v1.5": "PP-DocLayoutV3", "v1.6": "PP-DocLayou
 VLM = {"v1": "PaddleOCR-VL-0.9B", "v1.5": "PaddleOCR-VL-1.5-0.9B", "v1.6": "PaddleOCR-VL-1.6-0.9B"}
 ORIENTATION, UNWARPING = "PP-LCNet_x1_0_doc_ori", "UVDoc"
 
-# What the library calls the packages of a model for engines that a PaddleX file may choose.
+# The library's package names for the inference engines that a PaddleX file may select.
 PACKAGE_SUFFIX = {"transformers": "_safetensors", "paddle_dynamic": "_safetensors", "onnxruntime": "_onnx"}
 
-# Files that the library's code opens, each entry with its alternatives.
+# Files that the library opens. Each entry lists alternatives.
 STATIC_FILES = (("inference.yml",), ("inference.json", "inference.pdmodel"), ("inference.pdiparams",))
 FILES_BY_SUFFIX = {
     "_safetensors": (("inference.yml",), ("model.safetensors", "inference.pdparams", "model_state.pdparams")),
@@ -48,7 +48,7 @@ VLM_FILES = (
 
 
 class ModelsMissing(EngineLoadError):
-    """Models are not here; `detail` says why they could not be fetched, in the library's words or the system's."""
+    """Models are missing. `detail` is the error of the library or the system if a download failed."""
 
     def __init__(self, message: str, *, detail: str = "") -> None:
         super().__init__(message)
@@ -57,9 +57,9 @@ class ModelsMissing(EngineLoadError):
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a replica loads. `folder` is the configured one; None: Paddle's cache.
+    """A model that a replica loads. `folder` is the configured folder, or None for Paddle's cache.
 
-    `option` is the setting that holds the folder, or would; `package` is the name under which it is fetched.
+    `option` is the setting for that folder; `package` is the name under which the model is downloaded.
     """
 
     name: str
@@ -70,15 +70,15 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a model is, or should be; `problem` says what is wrong there: "lacks inference.yml"."""
+class ModelFolder:
+    """The folder where a model is, or belongs. `problem` says what is wrong with it, such as "lacks inference.yml"."""
 
     folder: Path
     problem: str | None
 
 
 def needed_models(settings: PaddleOcrVlSettings) -> tuple[Model, ...]:
-    """The models that this configuration loads in a replica. Raises EngineLoadError: unreadable `paddlex_config`."""
+    """Return the models that a replica loads. Raises EngineLoadError if `paddlex_config` cannot be read."""
     file = _paddlex_config(settings.paddlex_config)
     version = settings.pipeline_version
     module = _part(file, "SubModules", "LayoutDetection")
@@ -97,46 +97,46 @@ def needed_models(settings: PaddleOcrVlSettings) -> tuple[Model, ...]:
     return tuple(models)
 
 
-def look(model: Model) -> Place:
-    """Where `model` is, or should be, and what is wrong there. Reads names, sizes and a file's header only."""
+def inspect_model(model: Model) -> ModelFolder:
+    """Find and check the folder of `model`. Reads only file names, sizes and the header of the weights."""
     folder = model.folder or _cached(model)
-    return Place(folder, _problem(folder, _files(model)))
+    return ModelFolder(folder, _problem(folder, _files(model)))
 
 
 def pull(model: Model, *, patience_s: float = PATIENCE_S) -> Path:
-    """Fetch `model` into Paddle's cache with the library's own downloader, unless it is there; blocks until then.
+    """Download `model` into Paddle's cache with the library's downloader, unless it is complete. Blocks until done.
 
-    A folder that stands there and is not complete is replaced. `patience_s`: longest wait until something arrives.
-    Raises ModelsMissing.
+    An incomplete folder is replaced. `patience_s` is the longest wait for the first bytes, in seconds. Returns the
+    model's folder. Raises ModelsMissing.
     """
     if model.folder is not None:
-        if problem := look(model).problem:
+        if problem := inspect_model(model).problem:
             raise ModelsMissing(f"the folder that {model.option} names for {model.name} {problem}")
         return model.folder
     if importlib.util.find_spec("paddlex") is None:
         raise ModelsMissing("the package paddleocr is not installed: make paddleocr-vl")
     try:
-        with only_one(model.package):  # replicas of one machine share the cache
-            if look(model).problem:
+        with download_lock(model.package):  # replicas on one machine share the cache
+            if inspect_model(model).problem:
                 _replace(model, patience_s)
     except (OSError, FetchFailed) as error:
         sentence = f"{_missing([model])}, and could not be fetched: {_advice([model])}"
         raise ModelsMissing(sentence, detail=str(error)) from error
-    if problem := look(model).problem:
+    if problem := inspect_model(model).problem:
         raise ModelsMissing(f"{model.name} was fetched, but its folder {problem}")
-    return look(model).folder
+    return inspect_model(model).folder
 
 
 def ensure(settings: PaddleOcrVlSettings) -> None:
-    """Nothing if the models are here; else fetches what is missing, where settings allow it.
+    """Download missing models if the settings allow it.
 
-    Raises ModelsMissing, one sentence on what to do: in seconds where there is no network.
+    Raises ModelsMissing with one sentence on what to do, within seconds if there is no network.
     """
-    absent = [model for model in needed_models(settings) if look(model).problem]
+    absent = [model for model in needed_models(settings) if inspect_model(model).problem]
     for model in absent:
         if model.folder is not None:
             raise ModelsMissing(
-                f"the folder that {model.option} names for {model.name} {look(model).problem}: correct it, or unset it"
+                f"the folder that {model.option} names for {model.name} {inspect_model(model).problem}: correct it, or unset it"
             )
     if not absent:
         return
@@ -146,16 +146,16 @@ def ensure(settings: PaddleOcrVlSettings) -> None:
         for model in absent:
             pull(model)
     except ModelsMissing as error:
-        absent = [model for model in absent if look(model).problem]
+        absent = [model for model in absent if inspect_model(model).problem]
         if not absent or not error.detail:
             raise
-        _tell_once(error.detail)
+        _warn_once(error.detail)
         sentence = f"{_missing(absent)}, and could not be fetched: {_advice(absent)}"
         raise ModelsMissing(sentence, detail=error.detail) from error
 
 
 def _model(name: str, purpose: str, option: str, folder: str | None, chain: Sequence[Mapping[str, Any]]) -> Model:
-    """`chain`: what the PaddleX file says, from the whole pipeline down to the module."""
+    """`chain`: the parts of the PaddleX file that apply, from the whole pipeline down to the module."""
     module = chain[-1]
     name = module.get("model_name") or name
     if folder is None and module.get("model_dir"):
@@ -189,13 +189,13 @@ def _part(tree: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _download_folder(model: Model) -> Path:
-    # Releases of PaddleOCR-VL go by the version alone.
+    # Folders of PaddleOCR-VL releases are named by version, without the model size.
     return cache_folder() / (model.package.replace("-0.9B", "") if _is_vlm(model.package) else model.package)
 
 
 def _cached(model: Model) -> Path:
     folder = _download_folder(model)
-    inner = folder / "PaddleOCR-VL-0.9B"  # one source packs the first release with its layout model
+    inner = folder / "PaddleOCR-VL-0.9B"  # one source bundles the first release with its layout model
     return inner if folder.name == "PaddleOCR-VL" and inner.is_dir() else folder
 
 
@@ -210,13 +210,13 @@ def _problem(folder: Path, files: Sequence[Sequence[str]]) -> str | None:
     if lacking:
         return f"lacks {' and '.join(lacking)}"
     weights = folder / "model.safetensors"
-    if weights.is_file() and not _is_whole(weights):
+    if weights.is_file() and not _is_complete(weights):
         return f"has a damaged {weights.name}"
     return None
 
 
-def _is_whole(weights: Path) -> bool:
-    """Whether a safetensors file is as long as its header says: an interrupted copy is not."""
+def _is_complete(weights: Path) -> bool:
+    """Whether a safetensors file has the length that its header gives. An interrupted copy is shorter."""
     size = weights.stat().st_size
     with weights.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -233,7 +233,7 @@ def _is_whole(weights: Path) -> bool:
 def _missing(models: Sequence[Model]) -> str:
     names = [
         model.name if problem == "does not exist" else f"{model.name} (whose folder in Paddle's cache {problem})"
-        for model, problem in ((model, look(model).problem) for model in models)
+        for model, problem in ((model, inspect_model(model).problem) for model in models)
     ]
     return f"the models {_list(names)} are not here" if len(names) > 1 else f"the model {names[0]} is not here"
 
@@ -248,26 +248,26 @@ def _list(words: Sequence[str]) -> str:
 
 
 @cache
-def _tell_once(detail: str) -> None:
-    log.warning("models could not be fetched: %s", detail)  # loading is tried again and again
+def _warn_once(detail: str) -> None:
+    log.warning("models could not be fetched: %s", detail)  # once, since loading is retried for ever
 
 
 def _replace(model: Model, patience_s: float) -> None:
-    """Fetch `model`; what is in its place is back there if nothing came, and gone if the new one is whole."""
+    """Download `model` in place of a broken folder, which is restored if nothing arrives and deleted on success."""
     folder = _download_folder(model)
     aside = folder.with_name(f"{folder.name}.incomplete")
     broken = folder.exists()
-    if broken and aside.exists():  # else a source with a broken model would be asked for it again and again
+    if broken and aside.exists():  # otherwise a source with a broken model would be retried for ever
         raise ModelsMissing(
-            f"the folder of {model.name} in Paddle's cache {look(model).problem}, also after it was fetched anew: "
+            f"the folder of {model.name} in Paddle's cache {inspect_model(model).problem}, also after it was fetched anew: "
             f"delete it and {aside.name} beside it"
         )
-    if broken:  # the library would take it for the model
+    if broken:  # the library would accept it as the model
         folder.rename(aside)
     try:
         fetch(model.package, patience_s)
     finally:
         if broken and not folder.exists():
             aside.rename(folder)
-    if not look(model).problem:
+    if not inspect_model(model).problem:
         shutil.rmtree(aside, ignore_errors=True)

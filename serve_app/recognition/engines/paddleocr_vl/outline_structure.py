@@ -1,7 +1,7 @@
-"""Tables across pages and levels of headings, as the library's `restructure_pages` has them.
+"""Joins tables across pages and levels headings, like the library's `restructure_pages`.
 
-That call takes whole results and parses a table of n pages n times, each time longer; an outline and one
-pass over it come to the same (a test compares them). What decides is the library's own.
+The library's call takes whole results and parses a table of n pages n times, each time longer. This module needs an
+outline and one pass for the same result (a test compares them). The decisions are made by the library's functions.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from serve_app.document.outline import BlockChange, OutlinedBlock, PageOutline
 from serve_app.document.tables import escape_unknown_tags, table_text
 
 MAX_TABLE_CHARACTERS = 200_000
-"""Of a table with what continues it; then another one begins. It is some fifty pages, and what outputs take for one."""
+"""Longest joined table, about fifty pages; a longer one is split. Outputs have the same limit."""
 
 MAX_SPAN = 100
-"""Rows or columns of a cell. The library lays tables out cell by cell, so that a larger one would never be done."""
+"""Most rows or columns that a cell may span. The library lays tables out cell by cell, so larger spans take too long."""
 
 MAX_SPANNED = 20_000
-"""Of all cells of a table together."""
+"""Largest sum of all spans of a table."""
 
 MAX_LEFT_OPEN = 20
-"""Tags that are never closed."""
+"""Most unclosed tags in a table."""
 
 _TABLE = re.compile(r"<table", re.IGNORECASE)
 _NESTING_TAG = re.compile(r"<(/?)(?!/|(?:br|hr|img|col|input|wbr)\b)[a-z]", re.IGNORECASE)
@@ -35,11 +35,11 @@ _SPAN = re.compile(r"""(?:col|row)span\s*=\s*["']?([^"'\s>]*)""", re.IGNORECASE)
 
 
 def restructure(pages: Sequence[PageOutline], *, pretty: bool) -> list[BlockChange]:
-    """What to change on these pages. `pretty`: whether their Markdown was written with HTML that centres.
+    """Return the changes to these pages. `pretty`: whether their Markdown uses HTML to centre tables.
 
-    A table goes on where the next page, by number, begins with one of the same columns and width.
+    A table continues if the next page number begins with a table of the same columns and width.
     """
-    # One of the library's tables is worth no attention where its box has no area: it divides by it.
+    # Blocks without an area are skipped, since the library divides by it.
     outlines = [
         (page.number, [_as_library_block(block) for block in page.blocks if has_area(block.bbox)]) for page in pages
     ]
@@ -48,7 +48,7 @@ def restructure(pages: Sequence[PageOutline], *, pretty: bool) -> list[BlockChan
 
 @dataclass
 class _Table:
-    """A table where it begins, and those that go on with it. `soup` is its HTML, parsed, once there are any."""
+    """A table and its continuations. `soup` is its parsed HTML, and `body` the element that gets further rows."""
 
     page: int
     block: Any
@@ -98,23 +98,24 @@ def _table_changes(outlines: Sequence[_Outline], *, pretty: bool) -> Iterator[Bl
 
 
 def continued_tables(outlines: Sequence[_Outline]) -> list[_Table]:
+    """Return the tables that continue on the next page, each joined with its continuations."""
     from paddlex.inference.pipelines.layout_parsing.merge_table import can_merge_tables, detect_table_headers
 
     continued: list[_Table] = []
-    open_table: _Table | None = None  # the one that holds the last table of the page before
+    open_table: _Table | None = None  # contains the last table of the previous page
     for (number, blocks), (next_number, next_blocks) in itertools.pairwise(outlines):
         tables, next_tables = _tables(blocks), _tables(next_blocks)
         if not tables or not next_tables or next_number != number + 1:
             open_table = None
             continue
         last, first = tables[-1], next_tables[0]
-        goes_on: bool = False
+        continues: bool = False
         last_soup: Any = None
         first_soup: Any = None
         if _is_sane(last) and _is_sane(first):
-            goes_on, last_soup, first_soup = can_merge_tables(blocks, last, next_blocks, first)
+            continues, last_soup, first_soup = can_merge_tables(blocks, last, next_blocks, first)
         characters = len(first.content) + (open_table.characters if open_table else len(last.content))
-        if not goes_on or last_soup.find("tr") is None or characters > MAX_TABLE_CHARACTERS:
+        if not continues or last_soup.find("tr") is None or characters > MAX_TABLE_CHARACTERS:
             open_table = None
             continue
         header_rows, _ = detect_table_headers(last_soup, first_soup)
@@ -160,6 +161,6 @@ def _is_sane(table: Any) -> bool:
     spans = _SPAN.findall(content)
     if not all(span.isascii() and span.isdigit() and 1 <= int(span[:4]) <= MAX_SPAN for span in spans):
         return False
-    # A tag that is left open nests what comes after it, and the library walks the tree for each of its cells.
+    # An unclosed tag nests everything after it, and the library walks the tree once per cell.
     left_open = sum(-1 if closing else 1 for closing in _NESTING_TAG.findall(content))
     return left_open <= MAX_LEFT_OPEN and sum(map(int, spans)) <= MAX_SPANNED

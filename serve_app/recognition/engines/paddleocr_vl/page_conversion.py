@@ -1,4 +1,4 @@
-"""From the library's result to plain data: it cannot be pickled, and holds the page's pixels twice."""
+"""Converts the library's result, which cannot be pickled and holds the page's pixels twice, to plain data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from serve_app.document.options import ParsingOptions
 from serve_app.document.tables import table_text
 from serve_app.recognition.engines.figures import jpeg
 
-_BETWEEN = "\n\n"  # what the library's Markdown has between blocks
+_BETWEEN = "\n\n"  # the library's separator of blocks in Markdown
 
 
 def page_content(
     result: Any, options: ParsingOptions, *, number: int, dpi: int, warnings: list[ErrorInfo]
 ) -> PageContent:
-    """The page of a PaddleOCRVLResult."""
+    """Convert a PaddleOCRVLResult."""
     pruned: dict[str, Any] = without_file_names(result.json["res"])
     exact_markdown, pictures, spans = _markdown(result, options)
     figures = tuple(Figure(path, jpeg(picture)) for path, picture in pictures.items())
@@ -28,7 +28,7 @@ def page_content(
     width, height = pruned["width"], pruned["height"]
     rotation = max(0, int(pruned.get("doc_preprocessor_res", {}).get("angle", 0)))
     if rotation:
-        blocks = [_as_given(block, rotation, width, height) for block in blocks]
+        blocks = [_on_original_page(block, rotation, width, height) for block in blocks]
     page = Page(
         number=number,
         width=width if rotation % 180 == 0 else height,
@@ -46,37 +46,37 @@ def page_content(
 
 
 def without_file_names(value: Any) -> Any:
-    """What the library tells of a page, without where it came from, as its own server prunes it."""
+    """Remove the input's name and page index from a result, as the library's own server does."""
     if isinstance(value, dict):
         return {
-            name: without_file_names(each) for name, each in value.items() if name not in ("input_path", "page_index")
+            name: without_file_names(item) for name, item in value.items() if name not in ("input_path", "page_index")
         }
-    return [without_file_names(each) for each in value] if isinstance(value, list) else value
+    return [without_file_names(item) for item in value] if isinstance(value, list) else value
 
 
 _Span = tuple[int, int]
 
 
 def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any], list[_Span | None]]:
-    """What the library's `_to_markdown` gives (text, pictures by path), and where each block stands in the text.
+    """Return the result of the library's `_to_markdown` (text, pictures by path) and the span of each block.
 
-    The places are those in the text without blanks around it.
+    Spans are offsets into the stripped text. A block that is not in the text has None.
     """
     from paddlex.inference.common.result.converter import MarkdownConverter
 
     pieces: list[str] = []
 
-    def remembered(write: Any) -> Any:
-        def written(block: Any) -> str:
+    def recorded(write: Any) -> Any:
+        def write_and_record(block: Any) -> str:
             pieces.append(write(block))
             return pieces[-1]
 
-        return written
+        return write_and_record
 
     writers = result._build_handle_funcs_dict(pretty=options.prettify_markdown)
     converted = MarkdownConverter.convert(
         result["parsing_res_list"],
-        handle_funcs_dict={label: remembered(write) for label, write in writers.items()},
+        handle_funcs_dict={label: recorded(write) for label, write in writers.items()},
         show_formula_number=options.show_formula_number,
         imgs_in_doc=result["imgs_in_doc"],
     )
@@ -114,16 +114,16 @@ def _block(order: int, block: dict[str, Any], figure: str | None, markdown_span:
     )
 
 
-def _as_given(block: Block, rotation: int, width: int, height: int) -> Block:
-    """A block of the page that was turned upright (`width` x `height`), with its place on the page as it came."""
+def _on_original_page(block: Block, rotation: int, width: int, height: int) -> Block:
+    """Map a block from the page turned upright (`width` x `height`) to the page as submitted."""
     left, top, right, bottom = block.bbox
-    corners = [_place(x, y, rotation, width, height) for x, y in ((left, top), (right, bottom))]
+    corners = [_original_point(x, y, rotation, width, height) for x, y in ((left, top), (right, bottom))]
     (x1, x2), (y1, y2) = (sorted(map(int, axis)) for axis in zip(*corners, strict=True))
-    polygon = block.polygon and [_place(x, y, rotation, width, height) for x, y in block.polygon]
+    polygon = block.polygon and [_original_point(x, y, rotation, width, height) for x, y in block.polygon]
     return block.model_copy(update={"bbox": (x1, y1, x2, y2), "polygon": polygon})
 
 
-def _place(x: float, y: float, rotation: int, width: int, height: int) -> tuple[float, float]:
+def _original_point(x: float, y: float, rotation: int, width: int, height: int) -> tuple[float, float]:
     match rotation:
         case 90:
             return height - y, x
