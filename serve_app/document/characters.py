@@ -1,4 +1,4 @@
-"""Characters that text may hold in XML and HTML."""
+"""Removes characters that XML and HTML cannot contain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _FORBIDDEN = re.compile("[^\t\n -\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 
 
 def xml_text(text: str) -> str:
-    """`text` as XML 1.0, HTML and UTF-8 can hold it: line breaks are LF; other controls and half surrogates are gone."""
+    """Make `text` valid in XML 1.0, HTML and UTF-8: line breaks become LF; other controls and surrogates are removed."""
     for line_break in ("\r\n", "\r", "\v", "\f", "\x85"):
         text = text.replace(line_break, "\n")
     return _FORBIDDEN.sub("", text)

@@ -1,7 +1,7 @@
-"""Markdown of a page.
+"""Renders a page as Markdown.
 
-Recognized text is prose, not markup: whatever Markdown (CommonMark with GitHub's tables and
-strikethrough) would take for markup is escaped, and no more than that, so that it stays readable.
+Recognized text is not markup: characters that Markdown (CommonMark with GitHub's tables and strikethrough) would
+interpret are escaped, and no others, so the text stays readable.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from serve_app.document.model import Block
 HEADINGS = {"title": "#", "paragraph_title": "##"}
 
 MAX_HEADING_LEVEL = 6
-"""The deepest heading that Markdown and HTML have."""
+"""The deepest heading level of Markdown and HTML."""
 
 _INLINE = re.compile(
     r"""
@@ -45,7 +45,7 @@ _LINE_START = re.compile(
 
 
 def page_markdown(blocks: Sequence[Block]) -> str:
-    """Blocks as paragraphs and headings, a blank line apart; lines of a paragraph stay lines (soft breaks)."""
+    """Render blocks as paragraphs and headings with blank lines between them. Line breaks become soft breaks."""
     return "\n\n".join(filter(None, map(_block, blocks)))
 
 
@@ -53,19 +53,19 @@ def _block(block: Block) -> str:
     lines = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
     heading = HEADINGS.get(block.label)
     if block.figure is not None:
-        return "\n\n".join(filter(None, (f"![]({block.figure})", "\n".join(map(escaped_line, lines)))))
+        return "\n\n".join(filter(None, (f"![]({block.figure})", "\n".join(map(escape_line, lines)))))
     if heading is None or not lines:
-        return "\n".join(map(escaped_line, lines))
+        return "\n".join(map(escape_line, lines))
     title = _inline(" ".join(lines))
-    return f"{heading} " + re.sub(r"#+$", lambda match: "\\" + match[0], title)  # a closing # would vanish
+    return f"{heading} " + re.sub(r"#+$", lambda match: "\\" + match[0], title)  # Markdown would drop a closing #
 
 
 def _inline(line: str) -> str:
     return _INLINE.sub(lambda match: "".join(f"\\{character}" for character in match[0]), line)
 
 
-def escaped_line(line: str) -> str:
-    """A line of prose, with a backslash before each character that Markdown would take for markup."""
+def escape_line(line: str) -> str:
+    """Put a backslash before each character of a line that Markdown would interpret."""
     escaped = _inline(line)
     start = _LINE_START.match(line)
     if start is None or escaped.startswith("\\"):

@@ -1,6 +1,6 @@
-"""Tables: sanitizes an engine's HTML, and lays its cells out on a grid.
+"""Sanitizes an engine's HTML tables and lays their cells out on a grid.
 
-A model read the HTML off a page, so it is untrusted.
+The HTML is untrusted, since a model generated it from a page.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from serve_app.document.characters import xml_text
 from serve_app.document.model import Block
 
 MAX_SPAN = 100
-"""Most rows or columns that a cell may cover; one that claims more covers one."""
+"""Most rows or columns that a cell may span. A larger span is read as 1."""
 
 MAX_CHARACTERS = 200_000
-"""Of an engine's HTML; a longer one is read as the block's text."""
+"""Longest HTML of a table. For longer HTML, the block's text is used instead."""
 
 MAX_NESTED = 8
-"""Tables within one block's HTML: each costs what all before it cost."""
+"""Most tables in one block's HTML. Each costs as much time as all before it."""
 
 _TAGS = {"table", "thead", "tbody", "tr", "th", "td", "br", "sub", "sup"}
 
 _DROPPED_TAGS = {
     *("html", "body", "div", "span", "p", "caption", "colgroup", "col", "tfoot", "img", "b", "i", "u", "em", "strong")
 }
-"""Markup that engines write and that is not kept; any other tag is text that was on the page."""
+"""Tags that engines write and that are removed. Any other tag is text from the page."""
 
 _TAG = re.compile(r"<(?:/?(?P<name>[a-zA-Z][a-zA-Z0-9]*)(?=[\s/>])[^<>]*>)?")
 
@@ -42,7 +42,7 @@ Script = Literal["", "sub", "sup"]
 
 @dataclass(frozen=True)
 class Cell:
-    """`runs` are its text in order, each with how it stands to the line; line breaks are LF. Spans are at least 1."""
+    """A table cell. `runs` are its text in order, each with its script; line breaks are LF. Spans are at least 1."""
 
     runs: tuple[tuple[str, Script], ...] = ()
     colspan: int = 1
@@ -56,7 +56,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Slot:
-    """What of a cell lies in one row: `width` columns; `continued` if the cell began in a row above."""
+    """The part of a cell in one row, `width` columns wide. `continued` is set if the cell begins in a row above."""
 
     cell: Cell
     width: int = 1
@@ -64,27 +64,27 @@ class Slot:
 
 
 def table_html(block: Block) -> str:
-    """The block's table in HTML of nothing but table, thead, tbody, tr, th, td, br, sub, sup, colspan and rowspan.
+    """Return the block's table as HTML with only table, thead, tbody, tr, th, td, br, sub, sup, colspan and rowspan.
 
-    It is made of `content` if there is a table in it, else of the lines and tabs of `text`.
-    Whatever stands outside of the table is beside it in the result.
+    It is made from `content` if that has a table, else from the lines and tabs of `text`. Content outside the table
+    stays outside it.
     """
     return _engine_html(block.content or "") or _text_html(block.text)
 
 
 def table_rows(markup: str) -> list[list[Cell]]:
-    """The cells of each row, as HTML has them: a cell stands in the row where it begins.
+    """Return the cells of each row. A cell that spans rows is in the first of them.
 
-    Rows of several tables follow each other. A nested table becomes text of the cell around it; text outside of tables
-    is left out.
+    Rows of several tables are concatenated. A nested table becomes text of its enclosing cell. Text outside of tables is
+    dropped.
     """
     return _rows(_RowParser(), markup)
 
 
 def table_text(content: str) -> str:
-    """The text of an engine's HTML table: one line per row, tabs between cells. Other text is returned unchanged.
+    """Return the text of an HTML table, with one line per row and tabs between cells. Other text is returned unchanged.
 
-    Text behind a table follows its last cell.
+    Text after a table is added to its last cell.
     """
     if "<table" not in content:
         return content
@@ -93,40 +93,40 @@ def table_text(content: str) -> str:
 
 
 def table_grid(rows: Sequence[Sequence[Cell]], *, max_columns: int) -> list[list[Slot]]:
-    """Rows of slots that are all equally wide. Where cells claim the same place, the first one has it.
+    """Lay cells out as rows of slots, all of the same width. If cells overlap, the first one wins.
 
-    There are no rows if the table has no cells, or more than `max_columns` columns.
+    Returns no rows if the table has no cells, or more than `max_columns` columns.
     """
     lines: list[dict[int, Slot]] = []
-    hanging: dict[int, tuple[Slot, int]] = {}  # by column: what reaches into the next row, and into how many
+    spanning: dict[int, tuple[Slot, int]] = {}  # by column: a slot that spans further rows, and how many
     for row in rows:
-        line = {column: slot for column, (slot, _) in hanging.items()}
-        hanging = {column: (slot, left - 1) for column, (slot, left) in hanging.items() if left > 1}
-        taken = {column + offset for column, slot in line.items() for offset in range(slot.width)}
+        line = {column: slot for column, (slot, _) in spanning.items()}
+        spanning = {column: (slot, left - 1) for column, (slot, left) in spanning.items() if left > 1}
+        occupied = {column + offset for column, slot in line.items() for offset in range(slot.width)}
         column = 0
         for cell in row:
-            while column in taken:
+            while column in occupied:
                 column += 1
             width = 1
-            while width < cell.colspan and column + width not in taken:
+            while width < cell.colspan and column + width not in occupied:
                 width += 1
             line[column] = Slot(cell, width)
             if cell.rowspan > 1:
-                hanging[column] = (Slot(cell, width, continued=True), cell.rowspan - 1)
+                spanning[column] = (Slot(cell, width, continued=True), cell.rowspan - 1)
             column += width
             if column > max_columns:
                 return []
         lines.append(line)
     columns = max((column + slot.width for line in lines for column, slot in line.items()), default=0)
-    return [_filled(line, columns) for line in lines] if columns else []
+    return [_fill_gaps(line, columns) for line in lines] if columns else []
 
 
 def table_pictures(block: Block) -> list[str]:
-    """Paths of the pictures that stand in the table, in order."""
+    """Return the paths of the pictures in the table, in order."""
     return [html.unescape(match["path"]) for match in _PICTURE.finditer(block.content or "")]
 
 
-def _filled(line: dict[int, Slot], columns: int) -> list[Slot]:
+def _fill_gaps(line: dict[int, Slot], columns: int) -> list[Slot]:
     slots: list[Slot] = []
     column = 0
     while column < columns:
@@ -147,11 +147,11 @@ def _engine_html(content: str) -> str | None:
         attribute_filter=_span,
         link_rel=None,
     )
-    return xml_text(clean) if "<table" in clean else None  # a character reference may have been a control
+    return xml_text(clean) if "<table" in clean else None  # a character reference may have decoded to a control
 
 
 def escape_unknown_tags(content: str) -> str:
-    """An engine's HTML of a table in which `a<b`, read off the page, is text and not the beginning of a tag."""
+    """Escape text such as `a<b` in an engine's HTML table that would be read as a tag."""
     return _TAG.sub(_markup, content)
 
 
@@ -172,7 +172,7 @@ def _span(_tag: str, _attribute: str, value: str) -> str | None:
 
 
 def _is_span(value: str) -> bool:
-    """Whether a colspan or rowspan covers more than one cell, within bounds; others are dropped."""
+    """Whether a colspan or rowspan is between 2 and MAX_SPAN. Others are dropped."""
     return re.fullmatch(r"[0-9]{1,3}", value) is not None and 1 < int(value) <= MAX_SPAN
 
 
@@ -186,7 +186,7 @@ def _text_html(text: str) -> str:
 def _rows(parser: _RowParser, markup: str) -> list[list[Cell]]:
     parser.feed(markup)
     parser.close()
-    return [[cell.done() for cell in row] for row in parser.rows]
+    return [[cell.finish() for cell in row] for row in parser.rows]
 
 
 class _OpenCell:
@@ -194,8 +194,8 @@ class _OpenCell:
         self.colspan, self.rowspan, self.heading = colspan, rowspan, heading
         self.runs: list[tuple[str, Script]] = []
 
-    def done(self) -> Cell:
-        """White space as HTML shows it; each run keeps its place."""
+    def finish(self) -> Cell:
+        """Return the cell with white space collapsed as in HTML."""
         runs = [(re.sub(r"[ \t\n]+", " ", text) if text != "\n" else text, script) for text, script in self.runs]
         if runs:
             runs[0] = (runs[0][0].lstrip(), runs[0][1])
@@ -204,10 +204,10 @@ class _OpenCell:
 
 
 class _RowParser(HTMLParser):
-    """Reads any markup: tables may be unclosed, and spans may be anything."""
+    """Parses any markup, including unclosed tables and invalid spans."""
 
     def __init__(self, *, keep_outside: bool = False) -> None:
-        """`keep_outside`: text behind a table is added to its last cell."""
+        """`keep_outside`: text after a table is added to its last cell."""
         super().__init__()
         self._keep_outside = keep_outside
         self.rows: list[list[_OpenCell]] = []
@@ -237,7 +237,7 @@ class _RowParser(HTMLParser):
             self._scripts.pop()
 
     def handle_data(self, data: str) -> None:
-        # A break is a run that is nothing but LF; white space of the markup is not one.
+        # A run of just LF means a line break, so white space in markup becomes a space.
         self._write(data if data.strip() else " ")
 
     def _write(self, text: str) -> None:

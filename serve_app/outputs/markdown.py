@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from serve_app.document import Page
-from serve_app.document.markdown import escaped_line
+from serve_app.document.markdown import escape_line
 
 
 def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
@@ -15,7 +15,7 @@ def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator
     """
     separator = ""
     for page in pages:
-        markdown = page.markdown if page.note is None or not notes else f"> {escaped_line(page.note)}"
+        markdown = page.markdown if page.note is None or not notes else f"> {escape_line(page.note)}"
         if markdown:
             yield separator + markdown
             separator = "\n\n"

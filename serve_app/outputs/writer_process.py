@@ -189,9 +189,7 @@ def main() -> None:
             raise
         _refuse(no_room())
     except MemoryError:
-        _refuse(
-            TooLarge(f"The {_FORMAT_NAMES[kind]} of this document needs more memory than this service has for one.")
-        )
+        _refuse(TooLarge(f"The {_FORMAT_NAMES[kind]} of this document needs more memory than this service allows."))
 
 
 def _refuse(error: ServiceError) -> None:

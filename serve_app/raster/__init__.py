@@ -1,4 +1,4 @@
-"""Decodes files into pages, in a process of its own.
+"""Decodes files into pages, in a separate process.
 
 May use scheduling, runtime and below. Knows no engines, dialects or HTTP.
 """

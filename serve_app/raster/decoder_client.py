@@ -1,4 +1,4 @@
-"""Decodes in a child process, so a hostile file costs only its own request."""
+"""Decodes in a child process, so a hostile file fails only its own request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MAX_TEXT_BYTES = 64 * 2**20
 """Largest text layer of a page as JSON, with its words. `text_layer.MAX_CHARACTERS` keeps it far below."""
 
 MAX_DEATHS = 3
-"""After so many pages of a document that killed or blocked the process, its other pages are refused."""
+"""Once this many pages of a document have killed or blocked the process, its other pages are refused."""
 
 KILLED_RETRY_AFTER_S = 5
 
@@ -98,7 +98,7 @@ class IsolatedDecoder:
     ) -> Result:
         with self._lock:
             if self._deaths.is_given_up(source.id):
-                raise CorruptDocument("Too many pages of the document are damaged; this one was not tried.")
+                raise CorruptDocument("Too many pages of the document are damaged, so this page was not decoded.")
             try:
                 return self._attempt(source, task, read)
             except _Killed:
@@ -141,7 +141,7 @@ class IsolatedDecoder:
             raise
 
     def close(self) -> None:
-        """End the child. A decode in flight fails at once."""
+        """End the child. A decode in progress fails at once."""
         self._closed = True
         child = self._child
         if child is not None:
@@ -158,7 +158,7 @@ class IsolatedDecoder:
                 self._child.receive_header(time.monotonic() + START_S)
             except (_TimedOut, _Died) as error:
                 end = self._drop()
-                raise RuntimeError(f"the decoding process did not start: {end}; more is on stderr") from error
+                raise RuntimeError(f"the decoding process did not start: {end}; see stderr for details") from error
             except BaseException:
                 self._drop()
                 raise
@@ -170,7 +170,7 @@ class IsolatedDecoder:
         if not data:
             raise EmptyDocument()
         if len(data) > self._memory_bytes // 2:
-            raise TooLarge("The document needs more memory than this service has for one.")
+            raise TooLarge("The document needs more memory than this service allows.")
         request = {"document": source.id, "password": source.password, "max_pixels": self._max_pixels, **task}
         for part in (data[:0], data):
             child.send(pack_header({**request, "size": len(part)}), deadline)
@@ -181,7 +181,7 @@ class IsolatedDecoder:
         if "error" in header:
             error = document_error(header["error"], header["message"])
             if isinstance(error, ServiceUnavailable):
-                logger.error("No room for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
+                logger.error("No disk space for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
             else:
                 logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, header["detail"])
             raise error
@@ -207,7 +207,7 @@ class IsolatedDecoder:
         return DecodedImage(pixels, dpi)
 
     def _drop(self) -> str:
-        """End the child, if there is one; returns the reason of its end."""
+        """End the child, if there is one. Returns why it ended."""
         child, self._child = self._child, None
         return child.stop() if child is not None else "not running"
 
@@ -230,7 +230,7 @@ class _Child:
     def __init__(self, memory_bytes: int) -> None:
         environment = child_environment() | _MALLOC
         command = child_command("serve_app.raster.decoder_process", memory_bytes)
-        self._process = subprocess.Popen(  # noqa: S603 - all parts are our own
+        self._process = subprocess.Popen(  # noqa: S603 - no part comes from a request
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -249,7 +249,7 @@ class _Child:
         self._process.kill()
 
     def stop(self) -> str:
-        """Kill and reap the process; returns the reason of its end, which may have come earlier."""
+        """Kill and reap the process. Returns why it ended, which may have happened earlier."""
         self._process.kill()
         status = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):

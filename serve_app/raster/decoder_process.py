@@ -45,13 +45,13 @@ OPEN_BYTES = 256 * 2**20
 """Bytes of all open documents' files together. The document in use may be larger."""
 
 IDLE_S = 30.0
-"""All documents are closed after so many seconds without a request."""
+"""Seconds without a request after which all documents are closed."""
 
 CHUNK_BYTES = 2**20
 
 
 def pack_header(fields: dict[str, Any]) -> bytes:
-    """A header as it goes over the pipe, its length first."""
+    """Encode a header for the pipe, with its length first."""
     encoded = json.dumps(fields).encode()
     return HEADER_LENGTH.pack(len(encoded)) + encoded
 
@@ -62,7 +62,7 @@ def main() -> None:
     _write(responses, pack_header({}))
     documents = OpenDocuments()
     while True:
-        if not select.select([requests], [], [], IDLE_S)[0]:  # a request is read to its end, so nothing is buffered
+        if not select.select([requests], [], [], IDLE_S)[0]:  # requests are read completely, so no data is buffered
             documents.close()
         if (fields := _read_header(requests)) is None:
             return
@@ -88,7 +88,7 @@ class OpenDocuments:
     def open(self, document: str, data: FileContent, password: str | None, max_pixels: int) -> PageSource:
         """Raises what `open_source` raises."""
         source = open_source(data, password=password, max_pixels=max_pixels)
-        # No second request comes for a document of one page.
+        # A document of one page gets no second request.
         if source.page_count > 1:
             self._sources[document] = source, len(data)
         while len(self._sources) > 1 and (
@@ -115,13 +115,13 @@ def _respond(fields: dict[str, Any], data: FileContent, documents: OpenDocuments
     if number is None:
         _write(responses, pack_header({"pages": source.page_count}))
         return
-    drawing = {name: fields[name] for name in ("dpi", "default_dpi", "max_pixels")}
+    options = {name: fields[name] for name in ("dpi", "default_dpi", "max_pixels")}
     if fields.get("text"):
-        text = TEXT_PAGE.dump_json(source.text_page(number, **drawing))
+        text = TEXT_PAGE.dump_json(source.text_page(number, **options))
         _write(responses, pack_header({"text_size": len(text)}))
         _write(responses, text)
         return
-    image = source.render(number, **drawing)
+    image = source.render(number, **options)
     height, width, _ = image.pixels.shape
     _write(responses, pack_header({"width": width, "height": height, "dpi": image.dpi}))
     _write(responses, np.ascontiguousarray(image.pixels).data.cast("B"))
@@ -156,7 +156,7 @@ def _exactly(requests: BinaryIO, size: int) -> bytes:
 
 
 def _take_over_pipes() -> tuple[BinaryIO, int]:
-    """Reserve stdin and stdout for the protocol: what libraries print to descriptor 1 goes to stderr."""
+    """Reserve stdin and stdout for the protocol. Library output to descriptor 1 is redirected to stderr."""
     requests, responses = os.fdopen(os.dup(0), "rb"), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -1,4 +1,4 @@
-"""The Rasterizer: a document's bytes in, pages out, with every decoder in a process of its own."""
+"""The Rasterizer: turns a document's bytes into pages, in a separate decoding process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.settings import Limits, RasterSettings, resolve
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 TEXT_LAYER = EngineInfo(name="text-layer", version=version("pypdfium2"))
-"""Who has read a document of which no page had to be recognized."""
+"""The engine of a document if no page had to be recognized."""
 
 
 class Rasterizer:
-    """Decodes one page at a time; a file that kills its decoder costs its own request only.
+    """Decodes one page at a time. A file that kills the decoder fails only its own request.
 
-    `data` is the document's file as an array of uint8, `document` its id, `owner` whose it is. Errors come back as values
-    (see errors.py).
+    `document` is the document's id, `data` its file as an array of uint8, `owner` the key's name. Errors are returned as
+    values (see errors.py).
     """
 
     def __init__(self, settings: RasterSettings, limits: Limits, temp_dir: str) -> None:
@@ -41,39 +41,48 @@ class Rasterizer:
             default_dpi=settings.default_dpi,
             deadline_s=limits.decode_s,
         )
-        # One thread: the decoder's process lives as long as the thread that started it.
+        # A single thread, since the decoding process ends with the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rasterizer")
         self._queue: BatchQueue[Callable[[], Any], Any] = BatchQueue(self._run, max_batch=1)
 
     async def count_pages(
         self, document: str, data: Any, password: str | None, *, owner: str = ""
     ) -> int | ServiceError:
-        """Open a document."""
-        return await self._in_turn(self._decoder.count_pages, SourceFile(document, data, password, owner))
+        """Open a document and count its pages."""
+        return await self._submit(self._decoder.count_pages, document, data, password, owner)
 
     async def rasterize(
         self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
     ) -> PageImage | ServiceError:
-        """Decode page `number` (from 1). `dpi`: to draw a PDF's page at, or what an image's file should say."""
-        return await self._in_turn(self._decode, SourceFile(document, data, password, owner), number, dpi)
+        """Decode page `number` (from 1). A PDF page is drawn at `dpi`; for an image it replaces the file's resolution."""
+        return await self._submit(self._decode, document, data, password, owner, number, dpi)
 
     async def read_text(
         self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
     ) -> PageResult | ServiceError | None:
-        """The text that page `number` has of its own; None where it has none, or none to be trusted."""
-        return await self._in_turn(self._read_text, SourceFile(document, data, password, owner), number, dpi)
+        """Read the text layer of page `number`. Returns None if it has none, or an untrustworthy one."""
+        return await self._submit(self._read_text, document, data, password, owner, number, dpi)
 
     def __del__(self) -> None:
-        # Nothing is submitted here: the garbage may be collected within a `submit`, whose lock is not reentrant.
+        # Submits nothing to the executor: garbage collection may run within its `submit`, whose lock is not reentrant.
         self._thread.shutdown(wait=False)
         self._decoder.close()
 
-    async def _in_turn(self, work: Callable[..., Answer], source: SourceFile, *arguments: Any) -> Answer | ServiceError:
-        """Documents take turns: one of many pages, or of slow ones, does not keep the others waiting."""
+    async def _submit(
+        self,
+        work: Callable[..., Result],
+        document: str,
+        data: Any,
+        password: str | None,
+        owner: str,
+        *arguments: Any,
+    ) -> Result | ServiceError:
+        """Queue `work` on a document. Documents take turns, so a long or slow one does not delay the others."""
+        source = SourceFile(document, data, password, owner)
         try:
             # The log's request id is in the context.
             call = partial(contextvars.copy_context().run, work, source, *arguments)
-            return cast(Answer, (await self._queue.submit(call, caller=source.id, owner=source.owner)).result)
+            return cast(Result, (await self._queue.submit(call, caller=source.id, owner=source.owner)).result)
         except ServiceError as error:
             return error
 

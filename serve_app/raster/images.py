@@ -1,8 +1,8 @@
 """Image bytes to RGB pixels, with Pillow, in this process.
 
-The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
+The bytes are untrusted: run this only in a process that may crash or hang (see `decoder_client`).
 The first bytes decide the file type; its name and MIME type are ignored.
-ICC profiles are not applied: they matter for colour proofs, not for reading, and would be one more parser.
+ICC profiles are not applied: they matter for colour proofs, not for recognition, and would add another parser.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLa
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.rgb import to_rgb
 
-# Pillow warns at a size of its own and fails at twice that; `check_size` holds the service's limit
-# before anything is decoded.
+# Disables Pillow's limit. `check_size` applies the service's limit before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 
 MAX_SIDE = 65_535
 """Longest side in pixels, JPEG's own: Pillow keeps a pointer for each row, so 1 x 10^8 pixels would cost 0.8 GB."""
 
 MAX_PNG_CHUNKS = 1000
-"""How many chunks a PNG may have beside those of its pixels."""
+"""Most chunks of a PNG besides those of its pixels."""
 
 _SUPPORTED = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
@@ -56,26 +55,26 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
-    """Decode an image: JPEG, PNG, WebP, GIF, BMP or TIFF; of several pages or frames, the first.
+    """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF image. If it has several pages or frames, decode the first.
 
-    Transparency is laid on white, EXIF orientation applied, deeper samples scaled to 8 bits.
-    `dpi` is the hint, else what the file says if that is believable (see `metadata.LARGEST_PAGE_INCHES`), else the default.
+    Puts transparent images on white, applies the EXIF orientation and scales deeper samples to 8 bits.
+    `dpi` is the hint, else the file's resolution if it is plausible (see `metadata.LARGEST_PAGE_INCHES`), else the default.
 
-    Raises EmptyDocument, UnsupportedMediaType, CorruptDocument, and TooLarge for more than `max_pixels`
-    by the header or for more memory than the process may have.
+    Raises EmptyDocument, UnsupportedMediaType, CorruptDocument, and TooLarge if the header gives more than `max_pixels`
+    or the process runs out of memory.
     """
     if not data:
         raise EmptyDocument()
     kind = sniff(data)
     if kind == "PDF":
-        raise UnsupportedMediaType("This is a PDF, and not an image.")
+        raise UnsupportedMediaType("This is a PDF, not an image.")
     with image_errors(kind):
         image = open_image(kind, data, max_pixels)
         return decode_opened(image, data, dpi_hint=dpi_hint, default_dpi=default_dpi)
 
 
 def decode_opened(image: ImageFile, data: bytes, *, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
-    """Decode what `open_image` has opened of `data`, as `decode_image` says. Call it within `image_errors`."""
+    """Decode an image opened by `open_image`, like `decode_image`. Call it within `image_errors`."""
     image.load()
     upright = turn_upright(image, to_rgb(image, data))
     dpi = dpi_hint or file_dpi(image, upright.size) or default_dpi
@@ -84,15 +83,15 @@ def decode_opened(image: ImageFile, data: bytes, *, dpi_hint: int | None, defaul
 
 @contextmanager
 def image_errors(kind: str) -> Iterator[None]:
-    """Turn what Pillow raises on an image of `kind` into CorruptDocument or TooLarge."""
+    """Turn Pillow's exceptions on an image of `kind` into CorruptDocument or TooLarge."""
     try:
         yield
     except ServiceError:
         raise
     except MemoryError as error:
-        raise TooLarge("The image needs more memory than this service has for one.") from error
+        raise TooLarge("The image needs more memory than this service allows.") from error
     except Exception as error:
-        # Pillow's plugins let nearly every exception out on damaged data, and document none of them.
+        # On damaged data, Pillow's plugins raise nearly any exception, none of them documented.
         raise CorruptDocument(
             f"The {kind} image is damaged or in an unusual encoding, and could not be read."
         ) from error
@@ -113,7 +112,7 @@ def sniff(data: bytes) -> str:
         return "GIF"
     if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return "TIFF"
-    # "BM" begins many a text; the size of the header behind it does not.
+    # Many texts begin with "BM", so the header size is checked as well.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
     if b"%PDF-" in data[:HEADER_SEARCH_BYTES]:
@@ -135,7 +134,7 @@ def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
             _check_png_chunks(data)
             image = PngImageFile(stream)
             check_size(image.size, max_pixels)
-            PngImageFile(io.BytesIO(data)).verify()  # loading alone does not look at the checksums of pixel data
+            PngImageFile(io.BytesIO(data)).verify()  # `load` does not check the checksums of pixel data
         case "WebP":
             check_size(_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
             image = WebPImageFile(stream)
@@ -162,18 +161,18 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    """A million empty text chunks take Pillow many seconds; a file that is an image has a handful."""
+    """Refuse a PNG with too many chunks: a million empty text chunks take Pillow many seconds."""
     position, others = 8, 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         others += kind != b"IDAT"
         if others > MAX_PNG_CHUNKS:
-            raise CorruptDocument("The PNG image has too many parts beside its pixels.")
+            raise CorruptDocument("The PNG image has too many chunks besides its pixels.")
         position += length + 12
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """The canvas by the header: https://developers.google.com/speed/webp/docs/riff_container."""
+    """Return the canvas size from the header: https://developers.google.com/speed/webp/docs/riff_container."""
     match data[12:16]:
         case b"VP8X":
             return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1

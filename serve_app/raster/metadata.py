@@ -1,4 +1,4 @@
-"""What a file says of its page beside the pixels: which way is up, and its resolution."""
+"""Orientation and resolution from a file's metadata."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 MIN_DPI, MAX_DPI = 50, 1200
-"""A file's resolution outside this range is not one of a page."""
+"""Range of plausible page resolutions. Others in a file are ignored."""
 
 LARGEST_PAGE_INCHES = (17, 24)
-"""A2 and ANSI C. A file's resolution that makes the page larger is not believed: cameras and editors write 72 or 96 dpi
-into whatever they save, and an A4 page of 2480 x 3508 pixels would be 87 x 124 cm, with letters of the wrong size."""
+"""A2 and ANSI C. A resolution that makes the page larger is ignored: cameras and editors write 72 or 96 dpi into every
+file, and an A4 page of 2480 x 3508 pixels would be 87 x 124 cm, with letters of the wrong size."""
 
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 274, 282, 283, 296  # EXIF and TIFF tags
 
@@ -42,18 +42,18 @@ _METADATA_ERRORS = (
 
 
 def turn_upright(source: ImageFile, rgb: Image.Image) -> Image.Image:
-    """`rgb` turned as the EXIF data of its source say."""
-    if isinstance(source, TiffImageFile):  # Pillow has turned it while loading
+    """Apply the EXIF orientation of `source` to `rgb`."""
+    if isinstance(source, TiffImageFile):  # Pillow applied it while loading
         return rgb
     try:
         method = _UPRIGHT[source.getexif()[_ORIENTATION]]
-    except _METADATA_ERRORS:  # absent, or damaged, which is no reason to refuse the page
+    except _METADATA_ERRORS:  # absent or damaged, which is no reason to refuse the page
         return rgb
     return rgb.transpose(method)
 
 
 def file_dpi(image: ImageFile, size: tuple[int, int]) -> int | None:
-    """The first resolution in the file that can be that of a page of `size` pixels; None if there is none."""
+    """Return the file's first resolution that is plausible for a page of `size` pixels, or None."""
     short, long = sorted(size)
     for dpi in _resolutions(image):
         fits = short / dpi <= LARGEST_PAGE_INCHES[0] and long / dpi <= LARGEST_PAGE_INCHES[1]
@@ -63,9 +63,9 @@ def file_dpi(image: ImageFile, size: tuple[int, int]) -> int | None:
 
 
 def _resolutions(image: ImageFile) -> Iterator[float]:
-    """Dots per inch by the format's own field (JFIF, pHYs, TIFF tags, BMP header), then by EXIF; positive numbers.
+    """Yield positive resolutions in dots per inch: the format's field (JFIF, pHYs, TIFF tags, BMP header), then EXIF's.
 
-    Where the two axes differ (fax), the coarser one.
+    If the two axes differ (fax), yield the lower one.
     """
     for read in (_format_resolution, _exif_resolution):
         try:
@@ -77,7 +77,7 @@ def _resolutions(image: ImageFile) -> Iterator[float]:
 
 
 def _format_resolution(image: ImageFile) -> tuple[float, float]:
-    if isinstance(image, JpegImageFile):  # not info["dpi"]: Pillow puts 72 there for EXIF data without a resolution
+    if isinstance(image, JpegImageFile):  # info["dpi"] is 72 for EXIF data without a resolution
         per_inch = {1: 1.0, 2: 2.54}[image.info["jfif_unit"]]
         across, down = image.info["jfif_density"]
         return across * per_inch, down * per_inch

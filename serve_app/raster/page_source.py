@@ -1,6 +1,6 @@
-"""Opens a document of any kind, and draws or decodes its pages on request.
+"""Opens documents of all supported types and renders their pages on request.
 
-The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
+The bytes are untrusted: run this only in a process that may crash or hang (see `decoder_client`).
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.mapped_file import FileContent
 
 MAX_TIFF_DIRECTORIES = 10_000
-"""How many directories a TIFF may have, pages and others: following their chain stays a matter of milliseconds."""
+"""Most directories of a TIFF, pages and others: their chain can still be followed within milliseconds."""
 
 _SUBFILE_TYPE = 254  # TIFF tag: bit 0 for a thumbnail, bit 2 for a transparency mask
 
 _ENTRIES_SEARCHED = 64
-"""In how many entries of a directory its subfile type is searched: sorted, as the format has them, it is the first."""
+"""Number of a directory's entries searched for the subfile type. Entries are sorted, so it comes first in a valid file."""
 
 
 class PageSource(Protocol):
-    """An opened document. Pages are numbered from 1 to `page_count`; what fails on one leaves the others."""
+    """An opened document. Pages are numbered from 1 to `page_count`. A failed page does not affect the others."""
 
     @property
     def page_count(self) -> int: ...
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
-        """The pixels of a page.
+        """Render a page.
 
-        `dpi`: of an image, what it has, whatever the file says; of a PDF, what it is drawn at, as far as
-        `max_pixels` lets it: the answer's `dpi` is the true one. Where it is None, `default_dpi`.
+        A PDF page is drawn at `dpi`, or at less if it would exceed `max_pixels`; the result's `dpi` is the actual one.
+        An image takes `dpi` as its resolution, whatever its file says. If `dpi` is None, `default_dpi` applies.
 
-        Raises CorruptDocument and TooLarge, for this page.
+        Raises CorruptDocument and TooLarge, for this page only.
         """
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
-        """The page's own text, in pixels of the page as `render` draws it; None where there is none to be trusted.
+        """Read the page's text layer, in pixels of the rendered page. Returns None if it is missing or untrustworthy.
 
-        Raises CorruptDocument, for this page.
+        Raises CorruptDocument, for this page only.
         """
 
     def close(self) -> None: ...
 
 
 def open_source(data: FileContent, *, password: str | None, max_pixels: int) -> PageSource:
-    """Open a document: a PDF, a TIFF of one or more pages, or an image; of an animation, the first frame.
+    """Open a PDF, a TIFF of one or more pages, or an image. Only the first frame of an animation is used.
 
-    What it is, its first bytes say. An image of one page is refused here if it is damaged at its
-    beginning or has over `max_pixels`; pages of others when they are rendered.
+    The first bytes decide the file type. An image of one page is refused here if its header is damaged or it has more
+    than `max_pixels`; pages of other documents are checked when they are rendered.
 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, CorruptDocument, PasswordRequired,
     TooLarge and TooManyPages.
@@ -86,7 +86,7 @@ class ImageSource:
 
     def __init__(self, kind: str, data: bytes, max_pixels: int) -> None:
         self._kind, self._data = kind, data
-        # Kept for the first rendering, which is mostly the only one; not longer, as it holds the pixels then.
+        # Used for the first rendering, usually the only one, then dropped, since it holds the decoded pixels.
         self._opened: ImageFile | None = self._open(max_pixels)
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
@@ -107,7 +107,7 @@ class ImageSource:
 
 
 class TiffSource:
-    """A TIFF. Each page is read as if it were the file's first, so no other stands in its way."""
+    """A TIFF. Each page is read as if it were the file's first, so damage to one does not affect the others."""
 
     def __init__(self, data: bytes, max_pixels: int) -> None:
         self._data = data
@@ -152,18 +152,18 @@ class _TiffDirectories:
         self._first_at = 8 if big else 4
 
     def pages(self) -> list[int]:
-        """Offsets of the directories that are pages: the first, and what is neither a thumbnail nor a mask.
+        """Return the offsets of the directories that are pages: the first one, and all but thumbnails and masks.
 
-        One that lies outside the file is a page as well, and ends the chain: it cannot be read, and was there once.
+        A directory outside the file counts as a page, since the file was truncated there, and ends the chain.
 
-        Raises CorruptDocument for a chain that comes back to itself, and TooManyPages.
+        Raises CorruptDocument for a cyclic chain, and TooManyPages.
         """
         pages: list[int] = []
         seen: set[int] = set()
         offset = self._read(self._offset, self._first_at) or 0
         while offset or not pages:
             if offset in seen:
-                raise CorruptDocument("The pages of the TIFF lead back to each other.")
+                raise CorruptDocument("The page directories of the TIFF form a cycle.")
             if len(seen) == MAX_TIFF_DIRECTORIES:
                 raise TooManyPages(f"The TIFF has more than {MAX_TIFF_DIRECTORIES} pages.")
             seen.add(offset)
@@ -175,7 +175,7 @@ class _TiffDirectories:
         return pages
 
     def put_first(self, stream: io.BytesIO, offset: int) -> None:
-        """Let the header of the file in `stream` point to the directory at `offset`."""
+        """Point the file header in `stream` to the directory at `offset`."""
         stream.seek(self._first_at)
         stream.write(self._offset.pack(offset))
 
@@ -191,7 +191,7 @@ class _TiffDirectories:
         return 0
 
     def _read(self, number: struct.Struct, position: int) -> int | None:
-        """The number at `position`; None where that lies outside the file."""
+        """Read the number at `position`. Returns None if it is outside the file."""
         if position + number.size > len(self._data):
             return None
         value: int = number.unpack_from(self._data, position)[0]

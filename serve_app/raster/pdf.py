@@ -1,9 +1,9 @@
 """PDF pages to RGB pixels, with PDFium, in this process.
 
-The bytes are untrusted: run this where a crash or a hang costs nothing else (see `decoder_client`).
-Nothing in a document is run or fetched: the builds of pypdfium2 are without V8 and XFA, actions are never
-triggered, and PDFium does not follow references to other files. A page is what the file has, annotations and
-filled forms included; the permissions that its author wished for are not ours to enforce.
+The bytes are untrusted: run this only in a process that may crash or hang (see `decoder_client`).
+Nothing in a document is executed or fetched: pypdfium2's builds lack V8 and XFA, actions are never triggered, and PDFium
+does not follow references to other files. Pages include annotations and filled forms. Permission flags of the PDF are
+not enforced.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from serve_app.runtime.mapped_file import FileContent
 POINTS_PER_INCH = 72
 
 SMALLEST_SIDE = 0.01
-"""Points. A page that is thinner is drawn as if it were this thin, so that its area is a number to divide by."""
+"""Shortest side of a page in points. A shorter one is taken as this, so that the area is never zero."""
 
 ROUNDING = 1e-3
-"""Pixels. Sizes are floats of four bytes: a scan that fills its page exactly is not drawn a pixel larger."""
+"""Tolerance in pixels, since sizes are 4-byte floats: a scan that fills its page exactly must not grow by a pixel."""
 
 PAGES_PER_OPENING = 100
-"""After so many pages the document is opened anew: PDFium keeps every object that it has read until it is closed."""
+"""Number of pages after which the document is reopened: PDFium holds every object it has read until it is closed."""
 
 MAX_PICTURES_CHECKED, PICTURE_DEPTH = 20, 3
-"""Of a page that came out blank: how many, and within how many forms within each other."""
+"""Pictures checked on a page that renders blank, and the depth of nested forms searched for them."""
 
-# It advises those who read the log of a document with XFA forms to install another build.
+# For documents with XFA forms, it logs advice to install another build.
 logging.getLogger("pypdfium2").setLevel(logging.ERROR)
 
 
 class PdfSource:
     """An opened PDF; see `page_source.PageSource`.
 
-    Raises EmptyDocument for one without pages, PasswordRequired, CorruptDocument, and UnsupportedMediaType
-    for one that is encrypted by other means than a password.
+    Raises EmptyDocument for a PDF without pages, PasswordRequired, CorruptDocument, and UnsupportedMediaType
+    for a PDF that is encrypted by other means than a password.
     """
 
     def __init__(self, data: FileContent, password: str | None) -> None:
-        # Memory that PDFium reads from for as long as the document is open.
+        # PDFium reads from this memory as long as the document is open.
         self._data = data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
         self._password = password
         self._document = _open(self._data, password)
@@ -76,7 +76,7 @@ class PdfSource:
                 if _is_blank(pixels) and _has_damaged_picture(page, max_pixels):
                     raise CorruptDocument(f"Page {number} of the PDF is damaged: its picture cannot be decoded.")
             except MemoryError as error:
-                raise TooLarge("The page needs more memory than this service has for one.") from error
+                raise TooLarge("The page needs more memory than this service allows.") from error
         return DecodedImage(pixels, canvas.dpi)
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
@@ -108,7 +108,7 @@ class PdfSource:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """What a page is drawn on, in pixels; `dpi` is how finely."""
+    """Size of a rendered page in pixels, and its resolution."""
 
     width: int
     height: int
@@ -116,7 +116,7 @@ class _Canvas:
 
 
 def _open(data: bytes | ctypes.Array[ctypes.c_char], password: str | None) -> Any:
-    # Not PdfDocument(data): it leaves a document of zero pages open for ever.
+    # PdfDocument(data) would never close a document without pages.
     encoded = password.encode("utf-8", "surrogatepass") if password else None
     raw = pdfium_c.FPDF_LoadMemDocument64(data, len(data), encoded)
     if not raw:
@@ -125,18 +125,18 @@ def _open(data: bytes | ctypes.Array[ctypes.c_char], password: str | None) -> An
     if len(document) < 1:
         document.close()
         raise EmptyDocument("The PDF has no pages.")
-    document.init_forms()  # before any page is loaded, or the fields stay blank
+    document.init_forms()  # must precede the first page, or form fields stay blank
     return document
 
 
 def _refusal(code: int, password_sent: bool) -> ServiceError:
     match code:
         case pdfium_c.FPDF_ERR_PASSWORD if password_sent:
-            return PasswordRequired("The PDF is protected, and the password sent is not its password.")
+            return PasswordRequired("The PDF is protected, and the password is wrong.")
         case pdfium_c.FPDF_ERR_PASSWORD:
-            return PasswordRequired("The PDF is protected: send its password.")
+            return PasswordRequired("The PDF is protected. Send its password.")
         case pdfium_c.FPDF_ERR_SECURITY:
-            return UnsupportedMediaType("The PDF is encrypted in a way that no password opens.")
+            return UnsupportedMediaType("The PDF is encrypted by a method that no password can open.")
         case _:
             return CorruptDocument("The PDF is damaged and could not be opened.")
 
@@ -146,15 +146,15 @@ def _damaged(number: int) -> CorruptDocument:
 
 
 def _canvas(page: Any, number: int, dpi: int, max_pixels: int) -> _Canvas:
-    """How large a page comes out at `dpi`, or at as much less as `max_pixels` and MAX_SIDE ask for."""
+    """Return the size of a page at `dpi`, or at a lower resolution if `max_pixels` and MAX_SIDE require it."""
     size = page.get_size()
     if not all(math.isfinite(side) for side in size):
         raise CorruptDocument(f"Page {number} of the PDF has no usable size.")
     across, down = (max(side, SMALLEST_SIDE) for side in size)
     finest = POINTS_PER_INCH * min(math.sqrt(max_pixels / (across * down)), MAX_SIDE / max(across, down))
-    # A whole number, so that what is told of the page is what was done.
+    # Rounded down to an integer, so the reported dpi is exact.
     true_dpi = dpi if dpi <= finest else math.floor(finest) or finest
-    # Rounded up, as others do: boxes of clients who draw the page themselves are on the same pixels.
+    # Rounded up like other renderers, so boxes match the pixels of clients that render the page themselves.
     width, height = (max(1, math.ceil(side * true_dpi / POINTS_PER_INCH - ROUNDING)) for side in (across, down))
     width = min(width, MAX_SIDE)
     height = min(height, MAX_SIDE, max(max_pixels // width, 1))
@@ -167,7 +167,7 @@ def _is_blank(pixels: RgbPixels) -> bool:
 
 
 def _has_damaged_picture(page: Any, max_pixels: int) -> bool:
-    """Whether something that belongs on the page is missing: PDFium leaves out what it cannot decode, and does not tell."""
+    """Whether a picture of the page cannot be decoded. PDFium silently omits such pictures."""
     pictures = page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=PICTURE_DEPTH)
     for picture in islice(pictures, MAX_PICTURES_CHECKED):
         width, height = ctypes.c_uint(), ctypes.c_uint()
@@ -182,15 +182,15 @@ def _has_damaged_picture(page: Any, max_pixels: int) -> bool:
 
 
 def _draw(page: Any, pixels: RgbPixels) -> None:
-    """Draw the page over all of `pixels`, straight into its memory."""
+    """Draw the page over all of `pixels`, directly into their memory."""
     height, width, _ = pixels.shape
     bitmap = pdfium_c.FPDFBitmap_CreateEx(width, height, pdfium_c.FPDFBitmap_BGR, pixels.ctypes.data, pixels.strides[0])
     if not bitmap:
         raise MemoryError
     try:
-        where = (page, 0, 0, width, height, 0, pdfium_c.FPDF_ANNOT | pdfium_c.FPDF_REVERSE_BYTE_ORDER)
-        pdfium_c.FPDF_RenderPageBitmap(bitmap, *where)
+        target = (page, 0, 0, width, height, 0, pdfium_c.FPDF_ANNOT | pdfium_c.FPDF_REVERSE_BYTE_ORDER)
+        pdfium_c.FPDF_RenderPageBitmap(bitmap, *target)
         if page.formenv:
-            pdfium_c.FPDF_FFLDraw(page.formenv, bitmap, *where)
+            pdfium_c.FPDF_FFLDraw(page.formenv, bitmap, *target)
     finally:
         pdfium_c.FPDFBitmap_Destroy(bitmap)

@@ -1,4 +1,4 @@
-"""Every kind of pixels that Pillow loads, as RGB the way the eye sees them on paper."""
+"""Converts all of Pillow's pixel formats to RGB as they look on paper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
 def to_rgb(image: ImageFile, data: bytes) -> Image.Image:
-    """A loaded image in mode RGB."""
+    """Convert a loaded image to mode RGB. `data` is its file."""
     if image.mode.startswith("I;16"):
         return _from_16_bits(image)
     if image.mode in ("I", "F"):
@@ -23,7 +23,7 @@ def to_rgb(image: ImageFile, data: bytes) -> Image.Image:
             ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
         )
         converted = ImageCms.applyTransform(image, lab_to_rgb)
-        assert converted is not None  # only None when asked to work in place
+        assert converted is not None  # None only for in-place conversion
         return converted
     if image.mode in ("LA", "RGBA"):
         return _on_white(image)
@@ -40,10 +40,10 @@ def to_rgb(image: ImageFile, data: bytes) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """LA or RGBA as the eye sees it on paper, whatever colour hides behind transparent pixels."""
+    """Put LA or RGBA on white, whatever the colour of transparent pixels."""
     alpha = image.getchannel("A")
     lowest, highest = alpha.getextrema()
-    # BMP and TIFF writers leave a fourth channel at zero when they mean none.
+    # Some BMP and TIFF writers fill an unused fourth channel with zeros.
     if lowest == 255 or (highest == 0 and isinstance(image, BmpImageFile | TiffImageFile)):
         return image.convert("RGB")
     page = Image.new("RGB", image.size, "white")
@@ -52,9 +52,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _without_key_colour(image: Image.Image, key: int | tuple[int, int, int], png_depth: int) -> Image.Image:
-    """Mode 1, L or RGB with one colour that means transparent, which becomes white.
+    """Turn the transparent key colour of a mode 1, L or RGB image to white.
 
-    PNG gives that colour at the file's bit depth, Pillow the pixels at 8.
+    PNG gives the key colour at the file's bit depth; Pillow gives pixels at 8 bits.
     """
     if isinstance(key, tuple):
         image.info["transparency"] = tuple(value >> (png_depth - 8) for value in key)
@@ -65,7 +65,7 @@ def _without_key_colour(image: Image.Image, key: int | tuple[int, int, int], png
 
 
 def _from_16_bits(image: ImageFile) -> Image.Image:
-    """Grey of up to 16 bits, scaled by the range that the format has, not by that of the pixels."""
+    """Scale grey of up to 16 bits by the range of the format, not by that of the pixels."""
     white, inverted = 65_535, False
     if isinstance(image, TiffImageFile):
         white = 2 ** int(image.tag_v2[_BITS_PER_SAMPLE][0]) - 1
@@ -80,7 +80,7 @@ def _from_16_bits(image: ImageFile) -> Image.Image:
 
 
 def _from_32_bits(image: ImageFile) -> Image.Image:
-    """Integer or float grey, which has no agreed range: stretched from its least to its greatest value."""
+    """Stretch integer or float grey, which has no standard range, from its lowest to its highest value."""
     values = np.asarray(image).astype(np.float32)
     finite = np.isfinite(values)
     low = float(np.min(values, where=finite, initial=np.inf))

@@ -1,8 +1,7 @@
-"""A PDF page's own text, where it may stand for what is seen on the page.
+"""Reads the text layer of a PDF page, if it matches what the page shows.
 
-Many a page has text that is not what it shows: an invisible layer of another OCR's over a scan, letters that
-mean others than they look like, none for the words in its pictures. Then there is None, and the page is
-recognized like any other: an answer from the layer is quicker, but must not be the worse one.
+Many text layers do not: the invisible OCR layer of a scan, fonts whose codes mean other letters, pictures with words
+that the layer lacks. Such a page is recognized instead: the layer is faster but must never give a worse result.
 """
 
 from __future__ import annotations
@@ -21,32 +20,33 @@ from serve_app.raster.text_quality import is_broken, is_gibberish
 from serve_app.raster.visibility import address, are_visible, has_text_in_annotations, scan_contents
 
 MIN_CHARACTERS = 20
-"""With less text of its own, a page is rather a drawing or a scan with a stamp on it; and soon recognized if not."""
+"""With less text, a page is probably a drawing or a stamped scan. If it is not, recognizing it is fast."""
 
 MAX_CHARACTERS = 50_000
-"""A densely set page of a newspaper has 20,000. Beyond this it is a map or an attack, and slow to go through."""
+"""A dense newspaper page has 20,000. A page with more than this is a map or an attack, and slow to process."""
 
 MAX_HIDDEN_SHARE = 0.1
-"""Of the characters, those that are not seen. More are the layer of a scan, perhaps of a part of the page."""
+"""Largest share of invisible characters. With more, the text is the layer of a scan, perhaps of part of the page."""
 
 MAX_BROKEN_SHARE = 0.03
-"""Of the characters, those without a meaning: a stray bullet or arrow, and not a font without its map to Unicode."""
+"""Largest share of undefined characters. Stray bullets or arrows are fewer; a font without a map to Unicode has more."""
 
 MAX_TILTED_SHARE = 0.1
-"""Of the characters, those at a slant. Less is a watermark, and is left out."""
+"""Largest share of tilted characters. Fewer are a watermark, which is dropped."""
 
 PICTURE_SHARE, CHARACTERS_BESIDE_PICTURE = 0.5, 300
-"""A page of which pictures take so much has to have so much text, or what is to be read may be in the pictures."""
+"""If pictures cover at least this share of a page, it needs at least this many characters: otherwise the text may be in
+the pictures."""
 
 TILT_DEGREES = 10
-"""From the nearest right angle: a page that was scanned askew is less, a watermark is more."""
+"""Tilt from the nearest right angle above which text counts as tilted: skewed scans are below, watermarks above."""
 
 
 @dataclass(frozen=True)
 class TextPage:
-    """A page's own text, in pixels of the page as it is drawn at `dpi`.
+    """The text layer of a page, in pixels of the page drawn at `dpi`.
 
-    `rotation`: degrees that most of the text is turned clockwise, as seen: 0, 90, 180 or 270.
+    `rotation`: clockwise rotation of most of the text in degrees, as displayed: 0, 90, 180 or 270.
     """
 
     width: int
@@ -57,10 +57,10 @@ class TextPage:
 
 
 def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage | None:
-    """The text of a `pypdfium2.PdfPage`, as blocks for the page drawn in `width` x `height` pixels.
+    """Read the text layer of a `pypdfium2.PdfPage` as blocks of the page drawn at `width` x `height` pixels.
 
-    Blocks are paragraphs with the label "text", lines of which are apart by a newline, in reading order
-    as `text_layout.group_paragraphs` has it. None where the layer is missing or not to be trusted.
+    Blocks are paragraphs with the label "text" and a newline between lines, in the reading order of
+    `text_layout.group_paragraphs`. Returns None if the layer is missing or untrustworthy.
     """
     if has_text_in_annotations(page):
         return None
@@ -71,28 +71,28 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     try:
         if not MIN_CHARACTERS <= textpage.count_chars() <= MAX_CHARACTERS:
             return None
-        characters = _characters(textpage, contents.visible_text, _Placement(page, width, height))
+        characters = _characters(textpage, contents.visible_text, _PageTransform(page, width, height))
     finally:
         textpage.close()
     words = list(group_words(characters.glyphs, width, height))
-    drawn = are_visible(page, [word.bbox for word, _, _ in words], width, height)
-    kept = [word for word, is_drawn in zip(words, drawn, strict=True) if is_drawn]
-    shown = sum(len(word.text) for word, _, _ in kept)
+    visible = are_visible(page, [word.bbox for word, _, _ in words], width, height)
+    visible_words = [word for word, is_visible in zip(words, visible, strict=True) if is_visible]
+    shown = sum(len(word.text) for word, _, _ in visible_words)
     hidden = characters.hidden + sum(len(word.text) for word, _, _ in words) - shown
     if (
         shown < (CHARACTERS_BESIDE_PICTURE if contents.picture_share >= PICTURE_SHARE else MIN_CHARACTERS)
         or hidden > MAX_HIDDEN_SHARE * (shown + hidden)
         or characters.broken > MAX_BROKEN_SHARE * shown
         or characters.tilted > MAX_TILTED_SHARE * shown
-        or is_gibberish([word.text for word, _, _ in kept])
+        or is_gibberish([word.text for word, _, _ in visible_words])
     ):
         return None
-    turns = Counter(turned for word, _, turned in kept for _ in word.text)
-    return TextPage(width, height, dpi, turns.most_common(1)[0][0], group_paragraphs(kept))
+    turns = Counter(turned for word, _, turned in visible_words for _ in word.text)
+    return TextPage(width, height, dpi, turns.most_common(1)[0][0], group_paragraphs(visible_words))
 
 
-class _Placement:
-    """Where on the drawn page, in pixels, a place of the PDF's page is, in points from the bottom left."""
+class _PageTransform:
+    """Maps boxes of a PDF page, in points from the bottom left, to pixels of the drawn page."""
 
     def __init__(self, page: Any, width: int, height: int) -> None:
         self._left, self._bottom, self._right, self._top = page.get_bbox()
@@ -119,7 +119,7 @@ class _Placement:
 
 @dataclass
 class _Characters:
-    """`glyphs`, None for a space, and the numbers of those that are not seen, mean nothing, and are left out."""
+    """`glyphs` of a page, with None for a space, and the counts of invisible, undefined and tilted characters."""
 
     glyphs: list[Glyph | None]
     hidden: int = 0
@@ -127,18 +127,18 @@ class _Characters:
     tilted: int = 0
 
 
-def _characters(textpage: Any, visible_text: set[int], placement: _Placement) -> _Characters:
+def _characters(textpage: Any, visible_text: set[int], transform: _PageTransform) -> _Characters:
     found = _Characters([])
     for index in range(textpage.count_chars()):
         found.glyphs.append(None)
         text = chr(pdfium_c.FPDFText_GetUnicode(textpage, index))
         if pdfium_c.FPDFText_IsHyphen(textpage, index) == 1 or text == "\u00ad":
-            text = "-"  # at the end of a line, where it is seen
+            text = "-"  # soft hyphens are visible at the end of a line
         if text.isspace() or pdfium_c.FPDFText_IsGenerated(textpage, index) == 1 or unicodedata.category(text) == "Cf":
             continue
-        body = placement.box(*textpage.get_charbox(index, loose=True))
-        ink = placement.box(*textpage.get_charbox(index))
-        if not placement.on_page(body):
+        body = transform.box(*textpage.get_charbox(index, loose=True))
+        ink = transform.box(*textpage.get_charbox(index))
+        if not transform.on_page(body):
             continue
         if address(pdfium_c.FPDFText_GetTextObject(textpage, index)) not in visible_text:
             found.hidden += 1
@@ -147,10 +147,10 @@ def _characters(textpage: Any, visible_text: set[int], placement: _Placement) ->
         if TILT_DEGREES < angle % 90 < 90 - TILT_DEGREES:
             found.tilted += 1
             continue
-        # The halves of a character beyond 16 bits come one by one, and are sound.
+        # PDFium gives a character beyond 16 bits as two surrogates, which are not broken.
         half = "\ud800" <= text <= "\udfff"
         found.broken += pdfium_c.FPDFText_HasUnicodeMapError(textpage, index) == 1 or (is_broken(text) and not half)
-        if ink[0] == ink[2] or ink[1] == ink[3]:  # of a font that does not tell
+        if ink[0] == ink[2] or ink[1] == ink[3]:  # the font gives no ink box
             ink = body
-        found.glyphs[-1] = Glyph(text, ink, body, (round(angle / 90) * 90 + placement.rotation) % 360)
+        found.glyphs[-1] = Glyph(text, ink, body, (round(angle / 90) * 90 + transform.rotation) % 360)
     return found

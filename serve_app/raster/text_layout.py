@@ -1,6 +1,6 @@
-"""Glyphs with their places, as words, lines and paragraphs.
+"""Groups glyphs into words, lines and paragraphs.
 
-Coordinates are pixels of the page as it is drawn, origin top left.
+Coordinates are pixels of the drawn page, with the origin at the top left.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ FloatBox = tuple[float, float, float, float]
 
 _Number = TypeVar("_Number", int, float)
 
-# All of these in heights of the line, from the font's ascent to its descent.
+# The constants below are multiples of the line height, from the font's ascent to its descent.
 
 NEW_WORD_GAP = 0.6
-"""Between glyphs that make two words even without a space: a tab, or the next column."""
+"""Gap between glyphs that separates words even without a space: a tab, or the next column."""
 
 NEW_LINE_GAP = 2.5
-"""Between words that make two lines: the gutter of columns, or cells of a table."""
+"""Gap between words that separates lines: the gutter between columns, or table cells."""
 
 SAME_LINE_OVERLAP = 0.4
-"""How much of the lower of two glyphs lies beside the other: an index less than a letter."""
+"""Least vertical overlap of neighbours on one line, as a share of the lower one: subscripts overlap less than letters."""
 
 NEW_PARAGRAPH_GAP = 0.7
-"""Blank space over a line that begins a paragraph, whatever the spacing: that of one and a half lines is 0.5."""
+"""Blank space above a line that always begins a paragraph. With a line spacing of 1.5 it is 0.5."""
 
 OTHER_SPACING = 0.25
-"""By how much more than between the lines above it there must be, to begin a paragraph."""
+"""Extra blank space, compared with the lines above, that begins a paragraph."""
 
 INDENT = 0.8
-"""How far the first line of a paragraph is moved in."""
+"""Least indent of a paragraph's first line."""
 
 SAME_SIZE = 1.25
-"""How many times as high one line of a paragraph may be as the next: a heading is in larger type than its text."""
+"""Largest ratio of line heights within a paragraph: headings are larger than their text."""
 
 
 @dataclass(frozen=True)
 class Glyph:
-    """A character and its place: `ink` is what is black of it, `body` the room that its font gives it.
+    """A character with its boxes: `ink` bounds the visible shape, `body` is the box that the font reserves.
 
-    `turned`: degrees clockwise from upright, as seen: 0, 90, 180 or 270.
+    `turned`: clockwise rotation in degrees, as displayed: 0, 90, 180 or 270.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Glyph:
 
 @dataclass(frozen=True)
 class _Line:
-    """Words beside each other, or one word; `body` as if the page were turned so that they are upright."""
+    """One or more words on a line. `body` is on the page turned so that the words are upright."""
 
     words: tuple[Word, ...]
     body: FloatBox
@@ -69,15 +69,15 @@ class _Line:
 
 
 def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iterator[tuple[Word, FloatBox, int]]:
-    """Words in boxes of whole pixels on a page of `width` x `height`, with their bodies and how they are turned.
+    """Yield words with whole-pixel boxes on a page of `width` x `height`, their bodies and their rotation.
 
-    None stands for a space.
+    In `glyphs`, None is a space.
     """
     word: list[Glyph] = []
     for glyph in (*glyphs, None):
         if word and (glyph is None or _apart(word[-1], glyph)):
             text = "".join(part.text for part in word)
-            # The halves of what is beyond 16 bits come one by one, and letters of Apple's without their accents.
+            # Joins surrogate pairs, which PDFium splits, and combining accents, which Apple's PDFs split.
             text = unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
             left, top, right, bottom = _union([part.ink for part in word])
             box = (
@@ -93,10 +93,10 @@ def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iter
 
 
 def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]:
-    """Paragraphs of words that come as the document has them one after another.
+    """Group words, given in document order, into paragraphs.
 
-    Paragraphs keep that order where some stand side by side, as whoever set the columns wrote them in turn.
-    On a page of one column they go from top to bottom, which puts headers and footers in their place.
+    On a page with several columns, paragraphs keep the document order, since columns are written one after another.
+    On a page with one column they are sorted from top to bottom, which also puts headers and footers in position.
     """
     single = [_Line((word,), _upright(body, turned), turned) for word, body, turned in words]
     lines = [
@@ -106,7 +106,7 @@ def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]
     if _one_column([[line] for line in lines]):
         lines.sort(key=lambda line: line.body[1])
     elif sum(below.body[1] < above.body[1] for above, below in itertools.pairwise(lines)) > len(lines) / 2:
-        lines.reverse()  # PDFium gives those of a page turned by a quarter from the last to the first
+        lines.reverse()  # PDFium reverses the lines of a page turned by 90 degrees
     paragraphs = _gather(lines, _continues_paragraph)
     if _one_column(paragraphs):
         paragraphs.sort(key=lambda paragraph: paragraph[0].body[1])
@@ -144,7 +144,7 @@ def _continues_line(line: Sequence[_Line], word: _Line) -> bool:
 
 
 def _beside(before: FloatBox, after: FloatBox, widest_gap: float) -> bool:
-    """Whether `after` goes on to the right of `before` on the same line."""
+    """Whether `after` continues the line of `before` to the right."""
     heights = before[3] - before[1], after[3] - after[1]
     overlap = min(before[3], after[3]) - max(before[1], after[1])
     gap = after[0] - before[2]
@@ -166,7 +166,7 @@ def _continues_paragraph(above: Sequence[_Line], line: _Line) -> bool:
         return False
     if min(last.body[2], line.body[2]) <= max(last.body[0], line.body[0]):
         return False
-    # Moved in on the left but not on the right: the first line of a paragraph, and not the tip of a centred title.
+    # Indented on the left but not on the right: the first line of a paragraph, not a line of a centred title.
     indented = line.body[0] - last.body[0] > INDENT * low
     return not (indented and line.body[2] >= last.body[2] - low)
 
@@ -183,7 +183,7 @@ def _one_column(paragraphs: Sequence[Sequence[_Line]]) -> bool:
 
 
 def _upright(box: FloatBox, turned: int) -> FloatBox:
-    """The box on the page turned back by as much as its text is."""
+    """Return the box on the page turned so that its text is upright."""
     left, top, right, bottom = box
     match turned:
         case 90:

@@ -1,4 +1,4 @@
-"""Whether text that came out of a PDF is what its author wrote, or the debris of a lost encoding."""
+"""Detects PDF text that is garbled by a wrong or missing encoding."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Sequence
 _BROKEN_CATEGORIES = {"Cc", "Cn", "Co", "Cs"}  # control, unassigned, private use, surrogate
 
 MAX_ACCENTED_SHARE = 0.4
-"""Of the letters, those of the upper half of Latin-1: a third in Vietnamese, nearly all in Cyrillic that was cp1251."""
+"""Largest share of letters in the upper half of Latin-1: a third in Vietnamese, nearly all in misread cp1251 Cyrillic."""
 
 MAX_UTF8_LEADERS_SHARE = 0.3
-"""Of Cyrillic letters, capital Er and Es: one in ten in a headline, one in two where UTF-8 was read as cp1251."""
+"""Largest share of capital Er and Es among Cyrillic letters: 0.1 in a headline, 0.5 in UTF-8 misread as cp1251."""
 
 MAX_ODD_WORDS_SHARE = 0.4
-"""Of words, those of two alphabets or with a capital after a small letter: names of products, parts of programs."""
+"""Largest share of words that mix alphabets or have a capital after a small letter, as product names and code do."""
 
 MAX_SYMBOL_SHARE = 0.5
-"""Of characters, those that are neither letters nor digits: a table of prices has a third."""
+"""Largest share of characters that are neither letters nor digits: a third in a price list."""
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _CAPITAL_INSIDE = re.compile(r"[a-zа-яё][A-ZА-ЯЁ]")
@@ -28,18 +28,18 @@ _FEW_WORDS = 5
 
 
 def is_broken(character: str) -> bool:
-    """Whether it is none that anyone writes: U+FFFD, a control character, one of private use."""
+    """Whether a character has no meaning in text: U+FFFD, control, unassigned, private use or surrogate."""
     return character == "\ufffd" or unicodedata.category(character) in _BROKEN_CATEGORIES
 
 
 def is_gibberish(words: Sequence[str]) -> bool:
-    """Whether these are letters of a wrong encoding: mojibake, or codes of glyphs taken for characters."""
+    """Whether the words are mojibake or glyph codes taken for characters."""
     text = "".join(words)
     letters = [letter for letter in text if letter.isalpha()]
     accented = sum("\u00c0" <= letter <= "\u00ff" for letter in letters)
     cyrillic = _CYRILLIC.findall(text)
     leaders = sum(letter in "РС" for letter in cyrillic)
-    # Rows of dots lead from a chapter to its page, and rows of dashes rule a table.
+    # Count runs of one symbol once: dot leaders in a table of contents, dashes that rule a table.
     signs = _ROW_OF_ONE.sub(r"\1", text)
     symbols = sum(not sign.isalnum() for sign in signs)
     long_words = [match for word in words for match in _WORD.findall(word)]

@@ -1,4 +1,4 @@
-"""What of a PDF page is seen: which text, pictures and annotations, and which words show on it."""
+"""Finds out which text of a PDF page is visible, and how much of the page pictures cover."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ import pypdfium2.raw as pdfium_c
 from serve_app.document import Box
 
 MAX_OBJECTS = 50_000
-"""Of a page: more are a map, and slow to go through."""
+"""Most objects of a page. A page with more is a map, and slow to process."""
 
 COVERING_SHARE = 0.5
-"""Of the page: a picture so large hides the text that was drawn before it, as scanners put theirs over a layer."""
+"""A picture that covers this share of the page hides the text drawn before it: scanners put pictures over a layer."""
 
 MAX_ANNOTATIONS = 1000
 MAX_FORM_DEPTH = 8
 
 MIN_CONTRAST = 16
-"""Of 255: the lightest grey that anyone sets text in is well over it, text in the colour of its ground is below."""
+"""Least difference of grey levels (of 255) of visible text. Light grey text has far more, text in the background colour
+less."""
 
 PREVIEW_PIXELS = 1_000_000
-"""How large the page is drawn to see whether the words are on it: A4 at 72 dpi is half of it."""
+"""Size of the drawing on which words are checked for contrast. A4 at 72 dpi is half of it."""
 
 _DRAWN_TEXT = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
 _UNSEEN_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
@@ -37,14 +38,14 @@ _UNSEEN_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDE
 
 @dataclass
 class Contents:
-    """Of a page: addresses of the text objects that are seen, and the share of it that pictures take, at most 1."""
+    """Addresses of a page's visible text objects, and the share of the page that pictures cover, at most 1."""
 
     visible_text: set[int]
     picture_share: float = 0.0
 
 
 def scan_contents(page: Any) -> Contents | None:
-    """None where there is too much to go through."""
+    """Scan a page's objects. Returns None if there are more than MAX_OBJECTS."""
     found = Contents(set())
     page_left, page_bottom, page_right, page_top = page.get_bbox()
     area = (page_right - page_left) * (page_top - page_bottom)
@@ -65,7 +66,7 @@ def scan_contents(page: Any) -> Contents | None:
 
 
 def _objects(page: Any, form: Any, matrix: Any, level: int = 0) -> Iterator[tuple[Any, Any]]:
-    """The page's objects in the order they are drawn, of forms as well, with what turns their places to the page's."""
+    """Yield the objects of a page and its forms in drawing order, each with the matrix from its form to the page."""
     for drawn in page.get_objects(max_depth=1 + level, form=form, level=level):
         yield drawn, matrix
         if drawn.type == pdfium_c.FPDF_PAGEOBJ_FORM and level < MAX_FORM_DEPTH:
@@ -73,7 +74,7 @@ def _objects(page: Any, form: Any, matrix: Any, level: int = 0) -> Iterator[tupl
 
 
 def has_text_in_annotations(page: Any) -> bool:
-    """Whether there are fields of a form, notes or stamps: they are seen, but are no part of the layer."""
+    """Whether the page has form fields, notes or stamps, whose visible text is not in the text layer."""
     count = pdfium_c.FPDFPage_GetAnnotCount(page)
     return count > MAX_ANNOTATIONS or any(_subtype(page, index) in _DRAWN_TEXT for index in range(count))
 
@@ -90,9 +91,9 @@ def _subtype(page: Any, index: int) -> int:
 
 
 def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
-    """Of each of these boxes, whether anything is to be seen there: not white on white, nor under something.
+    """Return for each box whether the page shows anything there. Text may be white on white, or covered.
 
-    They are of the page drawn in `width` x `height` pixels.
+    Boxes are in pixels of the page drawn at `width` x `height`.
     """
     scale = min(1.0, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
     bitmap = page.render(scale=scale, grayscale=True)
@@ -106,14 +107,14 @@ def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int) -> lis
 
 def _has_contrast(preview: npt.NDArray[np.uint8], box: Box, across: float, down: float) -> bool:
     left, top, right, bottom = box
-    # A pixel more on each side: there the ground is seen, even around a full stop.
-    there = preview[
+    # One pixel more on each side includes background, even around a full stop.
+    area = preview[
         max(int(top * down) - 1, 0) : math.ceil(bottom * down) + 1,
         max(int(left * across) - 1, 0) : math.ceil(right * across) + 1,
     ]
-    return there.size > 0 and int(there.max()) - int(there.min()) >= MIN_CONTRAST
+    return area.size > 0 and int(area.max()) - int(area.min()) >= MIN_CONTRAST
 
 
 def address(pointer: Any) -> int:
-    """Where the object lies, by which PDFium's handles of it are told to be of the same one; 0 for none."""
+    """Return the address of the object behind a PDFium handle, to compare handles; 0 for a null handle."""
     return ctypes.cast(pointer, ctypes.c_void_p).value or 0

@@ -124,7 +124,7 @@ class PaddleOcrVlEngine(Engine):
         self.version = f"{VERSIONS['paddleocr']} ({self._settings.pipeline_version})"
         self._warm_up()
         if isinstance(vlm, VlmServerSettings) and self._client is not None:
-            # Not for the server, only for the first inspect_model at it, which began when the models did.
+            # Waits for the first probe, not until the server is available. It was started before the models were loaded.
             self._client.wait_until_probed(vlm.connect_s)
 
     def analyze(self, tasks: Sequence[PageTask]) -> list[_Prepared | ServiceError]:
