@@ -149,7 +149,7 @@ def test_a_document_that_kills_the_process_with_each_page_is_given_up(
         for _ in range(MAX_DEATHS):
             with pytest.raises(CorruptDocument, match="damaged and could not be decoded"):
                 isolated.decode(source("deadly", TWO_PAGES), 1, None)
-        with pytest.raises(CorruptDocument, match="not tried"):
+        with pytest.raises(CorruptDocument, match="not decoded"):
             isolated.decode(source("deadly", TWO_PAGES), 2, None)
     assert asked == MAX_DEATHS
     assert isolated.count_pages(source("another", TWO_PAGES)) == 2
