@@ -62,13 +62,21 @@ class IsolatedDecoder:
     """
 
     def __init__(
-        self, *, max_pixels: int, default_dpi: int, deadline_s: float, memory_bytes: int | None = None
+        self,
+        *,
+        max_pixels: int,
+        default_dpi: int,
+        deadline_s: float,
+        memory_bytes: int | None = None,
+        start_s: float = START_S,
     ) -> None:
         """`deadline_s`: seconds for one page, including opening its document. `memory_bytes`: the child's address
-        space; by default what the worst image of `max_pixels` and the open documents need."""
+        space; by default what the worst image of `max_pixels` and the open documents need. `start_s`: seconds for the
+        child's start."""
         self._max_pixels = max_pixels
         self._default_dpi = default_dpi
         self._deadline_s = deadline_s
+        self._start_s = start_s
         self._memory_bytes = memory_bytes or BASE_MEMORY_BYTES + OPEN_BYTES + MEMORY_BYTES_PER_PIXEL * max_pixels
         self._child: _Child | None = None
         self._closed = False
@@ -83,8 +91,8 @@ class IsolatedDecoder:
         """Run `PageSource.render` in the child. Blocks up to the deadline, plus the child's start.
 
         Raises the errors of `render` and `open_source`; CorruptDocument also if the child died or took too long;
-        ServiceUnavailable if the child was killed from outside twice, or the disk is full; RuntimeError if the child
-        cannot start or breaks the protocol.
+        ServiceUnavailable if the child was killed from outside twice or started too slowly, or the disk is full;
+        RuntimeError if the child cannot start or breaks the protocol.
         """
         return self._call(source, {"page": number, "dpi": dpi, "default_dpi": self._default_dpi}, self._read_image)
 
@@ -155,9 +163,19 @@ class IsolatedDecoder:
         if self._child is None:
             self._child = _Child(self._memory_bytes)
             try:
-                self._child.receive_header(time.monotonic() + START_S)
-            except (_TimedOut, _Died) as error:
+                self._child.receive_header(time.monotonic() + self._start_s)
+            except _TimedOut:
+                self._drop()
+                logger.error(
+                    "The decoding process did not start in %g s; the machine may be overloaded.", self._start_s
+                )
+                raise ServiceUnavailable(
+                    "The decoding process did not start in time.", retry_after_s=KILLED_RETRY_AFTER_S
+                ) from None
+            except _Died as error:
                 end = self._drop()
+                if end == signal.SIGKILL.name and not self._closed:
+                    raise _Killed from None
                 raise RuntimeError(f"the decoding process did not start: {end}; see stderr for details") from error
             except BaseException:
                 self._drop()

@@ -23,7 +23,14 @@ from PIL import Image
 
 import serve_app
 from serve_app.document import SourceFile
-from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
+from serve_app.errors import (
+    CorruptDocument,
+    EmptyDocument,
+    ServiceError,
+    ServiceUnavailable,
+    TooLarge,
+    UnsupportedMediaType,
+)
 from serve_app.raster.decoder_client import IsolatedDecoder
 from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, pack_header
 from serve_app.raster.images import DecodedImage, decode_image
@@ -372,3 +379,33 @@ def test_a_child_that_does_not_start_is_our_error_not_the_documents(
         with pytest.raises(RuntimeError, match="exit status 3"):
             decode(decoder, small_page(), None)
     assert_works(decoder)
+
+
+def test_a_child_that_is_killed_while_it_starts_is_started_again(
+    decoder: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_once = f'mkdir {tmp_path / "killed"} 2>/dev/null && kill -9 $$\nexec {sys.executable} "$@"'
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", executable(tmp_path, b"", killed_once))
+        assert_works(decoder)
+    assert (tmp_path / "killed").is_dir()
+
+
+def test_a_child_that_is_always_killed_while_it_starts_costs_no_document(
+    decoder: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", executable(tmp_path, b"", "kill -9 $$"))
+        with pytest.raises(ServiceUnavailable) as unavailable:
+            decode(decoder, small_page(), None)
+    assert unavailable.value.retry_after_s
+    assert_works(decoder)
+
+
+def test_a_child_that_starts_too_slowly_costs_no_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = IsolatedDecoder(max_pixels=10**6, default_dpi=200, deadline_s=10, start_s=0.2)
+    monkeypatch.setattr(sys, "executable", executable(tmp_path, b"", "exec sleep 60"))
+    with pytest.raises(ServiceUnavailable) as unavailable:
+        decode(decoder, small_page(), None)
+    assert unavailable.value.retry_after_s
+    assert children() == []
