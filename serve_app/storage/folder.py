@@ -69,6 +69,7 @@ class FolderStore(ThreadedStore):
         if self._signing_key is None:
             # In the store, so that all replicas share it and links survive restarts.
             file = self._root / ".link-key"
+            self._check_mounted()  # a key in another folder would be lost once the right one is back
             if not file.exists():
                 log.warning("creating a new signing key for links in %s; earlier links stop working", file)
             try:

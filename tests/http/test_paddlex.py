@@ -247,8 +247,12 @@ def test_pictures_are_urls_of_the_folder_where_the_settings_say_so(
     assert (ended.status_code, ended.json()["error"]["code"]) == (410, "link_expired")
 
     # Nothing is behind a URL where nothing could be stored.
+    fresh = pictures_of(service, russian_page)[0]
     (tmp_path / "output").rename(tmp_path / "away")
     (tmp_path / "output").write_text("in the way")
+    away = httpx.get(fresh)
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "service_unavailable")
+    assert away.headers["Retry-After"]
     assert all(is_jpeg(base64.b64decode(picture)) for picture in pictures_of(service, russian_page))
 
 

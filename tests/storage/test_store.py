@@ -132,6 +132,24 @@ async def test_a_link_to_a_file_of_the_folder_is_good_for_this_file_and_for_its_
             store.open_link(**asked)
 
 
+async def test_a_link_writes_nothing_while_another_folder_is_in_the_stores_place(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    async with opened(FolderStoreSettings(path=str(results))) as store:
+        assert isinstance(store, FolderStore)
+        await store.put("one.jpg", b"JPEG", "image/jpeg")
+        results.rename(tmp_path / "away")
+        for _ in range(2):  # missing, then empty, as a mount point is
+            with pytest.raises(StoreUnavailable):
+                store.open_link("one.jpg", "1", "signature")
+            assert not results.exists() or not list(results.iterdir())
+            results.mkdir(exist_ok=True)
+        results.rmdir()
+        (tmp_path / "away").rename(results)
+        query = store.link("one.jpg", 60).partition("?")[2]
+        with store.open_link("one.jpg", **dict(parse_qsl(query))) as file:
+            assert file.read() == b"JPEG"
+
+
 async def test_a_link_to_an_object_needs_no_key_and_has_the_address_that_clients_see(swift: SwiftServer) -> None:  # noqa: F811
     settings = s3_settings(swift)
     async with opened(settings, keys_of(swift)) as store:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import ExitStack
 from pathlib import PurePosixPath
@@ -11,14 +10,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from serve_app.errors import LinkExpired, LinkInvalid, NotFound, ServiceUnavailable
+from serve_app.errors import LinkExpired, LinkInvalid, NotFound
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.responses.files import file_response
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.paddlex.job import RESULT_TYPE
-from serve_app.storage import FolderStore, StoreUnavailable
+from serve_app.storage import FolderStore
 
-log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["files"])
 
 _MEDIA_TYPES = {
@@ -48,9 +46,6 @@ async def file(
         raise LinkExpired from None
     except KeyError:
         raise NotFound from None
-    except StoreUnavailable as error:
-        log.error("a stored file cannot be opened: %s", error)
-        raise ServiceUnavailable from None
     media_type = _MEDIA_TYPES.get(PurePosixPath(key).suffix, "application/octet-stream")
     left_s = max(0, int(expires) - int(time.time()))
     headers = _HEADERS | {"Cache-Control": f"private, max-age={min(3600, left_s)}"}
