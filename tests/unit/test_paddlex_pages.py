@@ -171,7 +171,7 @@ def test_uploaded_pages_are_unchanged_and_limited_in_size() -> None:
             "vlmExtraArgs.ocr_min_pixels: must be",
         ),
         (LayoutParsingRequest, {"file": "x", "outputFormats": ["pdf"]}, "outputFormats.0: must be one of: 'docx'"),
-        (RestructureRequest, {"pages": []}, "pages: must have at least 1"),
+        (RestructureRequest, {"pages": []}, "pages: must have at least 1 item(s)"),
         (RestructureRequest, {"pages": [{}]}, "pages.0.prunedResult: is missing"),
         (RestructureRequest, {"pages": 7}, "pages: must be a list"),
     ],
@@ -182,6 +182,12 @@ def test_errors_use_the_names_of_the_requests_fields(
     with pytest.raises(ValidationError) as refused:
         model.model_validate(body)
     assert fields_error(refused.value, model).message.startswith(message), fields_error(refused.value, model).message
+
+
+def test_a_list_is_not_called_too_short_because_of_an_item_that_is_not_valid() -> None:
+    with pytest.raises(ValidationError) as refused:
+        RestructureRequest.model_validate({"pages": [{}]})
+    assert fields_error(refused.value, RestructureRequest).message == "pages.0.prunedResult: is missing"
 
 
 def test_values_beyond_the_services_limits_are_reduced_to_them() -> None:

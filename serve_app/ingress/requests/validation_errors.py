@@ -9,6 +9,7 @@ from typing import Any, get_args
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from serve_app.errors import FieldError, InvalidField
 
@@ -22,7 +23,7 @@ def field_error(field: str, message: str) -> InvalidField:
 def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField:
     """Make the error for a body that does not match `model`, with a message for each field."""
     problems: dict[str, str] = {}
-    for problem in error.errors(include_url=False, include_input=False)[:20]:
+    for problem in _without_consequences(error.errors(include_url=False, include_input=False)[:20]):
         path = _FieldPath(model, problem["loc"])
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
         if problem["type"] == "extra_forbidden" and (similar := get_close_matches(path.last, path.siblings, n=1)):
@@ -36,6 +37,12 @@ def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField
     fields = tuple(FieldError(name, message) for name, message in problems.items())
     texts = [f"{name}: {message}" if name else message for name, message in problems.items()]
     return InvalidField("; ".join(texts), fields=fields)
+
+
+def _without_consequences(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is too short if one of its items is not valid: pydantic does not count such items."""
+    outer = {problem["loc"][:length] for problem in problems for length in range(len(problem["loc"]))}
+    return [problem for problem in problems if problem["type"] != "too_short" or problem["loc"] not in outer]
 
 
 def parameters_error(error: RequestValidationError) -> InvalidField:
@@ -122,7 +129,7 @@ _PROBLEMS = {
     "model_type": "must be a JSON object",
     "model_attributes_type": "must be a JSON object",
     "too_long": "may have at most {max_length} items",
-    "too_short": "must have at least {min_length}",
+    "too_short": "must have at least {min_length} item(s)",
     "value_error": "{error}",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
