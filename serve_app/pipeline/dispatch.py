@@ -83,7 +83,7 @@ class Pipeline:
         def send() -> Any:
             return self._rasterizer.count_pages.remote(*source.as_arguments(), owner=source.owner)
 
-        return int(await call_with_retries(send, self._retry, lost="a document lost its rasterizer"))
+        return int(await call_with_retries(send, self._retry, lost="the rasterizer that opened a document died"))
 
     async def pages(
         self,
@@ -132,7 +132,7 @@ class Pipeline:
         def send() -> Any:
             return self._recognizers[engine].restructure.remote(outlines, options)
 
-        lost = "the structure of a document lost its recognizer"
+        lost = "the recognizer that structured a document died"
         return Structure(await call_with_retries(send, self._retry, lost=lost))
 
     async def restructure_pages(
@@ -143,7 +143,7 @@ class Pipeline:
         def send() -> Any:
             return self._recognizers[engine].restructure_pages.remote(pages, restructuring)
 
-        lost = "pages to restructure lost their recognizer"
+        lost = "the recognizer that restructured pages died"
         restructured: list[NativePage] = await call_with_retries(send, self._retry, lost=lost)
         return restructured
 

@@ -126,20 +126,20 @@ class PageReader:
                 result = await self._recognize(document, engine, pixels)
                 if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):
                     return result
-                lost = "an attempt to a replica that cannot load its engine"  # another one could
+                what = "a replica cannot load its engine"  # another one could
             except BackPressureError:  # if a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
             except DeploymentUnavailableError:
                 log.error("the deployment of engine %s has failed; `serve status` tells why", engine)
                 return EngineFailed(retry_after_s=BUSY_RETRY_AFTER_S)
             except RayActorError:
-                lost = "its recognizer"  # the pixels are still there
+                what = "its recognizer died"  # the pixels are still there
             except (RayTaskError, RayServeException, ObjectLostError) as error:
                 if not lost_pixels(error):
                     raise
-                lost = "its pixels, with a rasterizer or a node"
+                what = "its pixels were lost when a rasterizer or a node died"
                 pixels = None
-            log.warning("a page lost %s (attempt %d of %d)", lost, attempt, retry.attempts)
+            log.warning("page %d: %s (attempt %d of %d)", number, what, attempt, retry.attempts)
             await retry.pause(attempt)
         self._deadly_pages.add(source.id)
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")

@@ -90,5 +90,5 @@ async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
     assert max(watch.peaks_mb.values()) < limit_mb + SLACK_MB
     replaced = [log for log in logs(service, RECOGNIZER) if "this replica finishes its work and is replaced" in log]
     assert len(replaced) >= 2 * replicas
-    lost = [log for log in logs(service, "Ingress") if "a page lost" in log]
+    lost = [log for log in logs(service, "Ingress") if "its recognizer died" in log]
     assert not lost, "pages are finished where they are, not sent again"
