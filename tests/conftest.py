@@ -19,6 +19,7 @@ from tests.support.samples import SAMPLES
 from tests.support.service import Service, deploy, standard_settings
 from tests.support.swift_fixture import swift
 from tests.support.tiny_models_fixture import tiny_models
+from tests.support.tiny_paddleocr_vl import TinyModels
 
 __all__ = ["swift", "tiny_models"]
 
@@ -111,6 +112,36 @@ def service(serve_port: int, output_dir: Path, tmp_path_factory: pytest.TempPath
     service = deploy(settings, name="ocr", port=serve_port)
     service.wait_until_engines_are_ready()
     yield service
+
+
+@pytest.fixture(scope="session")
+def slow(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Reads one page after another, each in a tenth of a second; waits a second for the rest of an upload."""
+    with deleted_afterwards(serve_port, tmp_path_factory.mktemp("slow")) as deploy_one:
+        engine = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1}
+        service = deploy_one({"engines": [engine], "limits": {"stall_s": 1}})
+        service.wait_until_engines_are_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def vl(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The engine paddleocr-vl, native, with tiny models; Tesseract beside it."""
+    engine = {
+        "name": "paddleocr-vl",
+        "device": "cpu",
+        "replicas": 1,
+        "layout_model_dir": str(tiny_models.layout),
+        "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
+        "doc_preprocessor": True,
+        "orientation_model_dir": str(tiny_models.orientation),
+        "unwarping_model_dir": str(tiny_models.unwarping),
+        "download": False,
+    }
+    with deleted_afterwards(serve_port, tmp_path_factory.mktemp("vl")) as deploy_one:
+        service = deploy_one({"engines": [engine, {"name": "tesseract", "replicas": 1}]})
+        service.wait_until_engines_are_ready()
+        yield service
 
 
 @pytest.fixture

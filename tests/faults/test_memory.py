@@ -56,19 +56,26 @@ def logs(service: Service, deployment: str) -> list[str]:
     return [file.read_text() for file in files]
 
 
+def settings(replicas: int, **more: Any) -> dict[str, Any]:
+    engine = {"name": "dummy", "page_s": 0.05, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
+    return {"engines": [engine], "limits": {"health_check_s": 0.3}}
+
+
+@pytest.fixture(scope="module")
+def limit_mb(deployed_for_module: Callable[..., Service]) -> float:
+    """What a replica may use: what one uses that has read nothing, and some more."""
+    service = deployed_for_module(settings(1))
+    service.wait_until_engines_are_ready()
+    (replica,) = service.replicas(RECOGNIZER)
+    return private_memory_mb(replica) + GROWTH_MB
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
-    deployed: Callable[..., Service], replicas: int
+    deployed: Callable[..., Service], replicas: int, limit_mb: float
 ) -> None:
-    def deploy(name: str | None = None, **more: Any) -> Service:
-        engine = {"name": "dummy", "page_s": 0.05, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
-        service = deployed({"engines": [engine], "limits": {"health_check_s": 0.3}}, name=name)
-        service.wait_until_engines_are_ready()
-        return service
-
-    service = deploy()
-    limit_mb = max(private_memory_mb(process) for process in service.replicas(RECOGNIZER)) + GROWTH_MB
-    deploy(service.name, memory_mb=limit_mb)
+    service = deployed(settings(replicas, memory_mb=limit_mb))
+    service.wait_until_engines_are_ready()
 
     watch = Watch(service)
     done = asyncio.Event()

@@ -70,16 +70,14 @@ def served_by(
     }
 
 
-@pytest.fixture
-def served(deployed: Deploy, tiny_models: TinyModels, server: VlmServer) -> Callable[..., Service]:
-    """Deploys paddleocr-vl with the stand-in as its server."""
-
-    def deploy(*others: dict[str, Any], **engine: Any) -> Service:
-        service = deployed({"engines": [served_by(server, tiny_models, **engine), *others]})
-        service.wait_until_engines_are_ready()
-        return service
-
-    return deploy
+@pytest.fixture(scope="module")
+def with_fallback(deployed_for_module: Deploy, tiny_models: TinyModels, server_of_module: VlmServer) -> Service:
+    """A service with two replicas that share the stand-in, and another engine for while it is away."""
+    vlm = {"concurrency": 6}
+    engine = served_by(server_of_module, tiny_models, vlm=vlm, replicas=2, fallback="dummy")
+    service = deployed_for_module({"engines": [engine, {"name": "dummy", "replicas": 1, "text": "Запасной"}]})
+    service.wait_until_engines_are_ready()
+    return service
 
 
 def read(service: Service, page: bytes) -> httpx.Response:
@@ -114,6 +112,13 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = BACK_S
 
 def good(answer: httpx.Response) -> bool:
     return answer.status_code == 200 and OCR_TEXT in answer.json()["text"] and not answer.json()["degraded"]
+
+
+async def until_all_good(service: Service, page: bytes) -> None:
+    """Until every replica uses the server: each probes it in its own time."""
+    deadline = time.monotonic() + BACK_S
+    while not all(good(answer) for answer in await read_many(service, page, 8)):
+        assert time.monotonic() < deadline, f"the server is not used within {BACK_S} s"
 
 
 def test_a_server_that_comes_late_is_used_when_it_is_there(
@@ -170,12 +175,12 @@ async def test_a_server_that_hangs_costs_its_pages_and_nothing_else(
 
 
 async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
-    served: Callable[..., Service], server: VlmServer, russian_page: bytes
+    with_fallback: Service, server: VlmServer, russian_page: bytes
 ) -> None:
     server.start()
     server.control(token_ms=5)
-    service = served({"name": "dummy", "replicas": 1, "text": "Запасной"}, fallback="dummy")
-    wait_for(lambda: good(read(service, russian_page)), "pages are read")
+    service = with_fallback
+    await until_all_good(service, russian_page)
 
     work = asyncio.create_task(read_many(service, russian_page, 24))
     await asyncio.to_thread(wait_for, lambda: server.counters()["in_flight"] > 0, "blocks are in flight")
@@ -191,12 +196,12 @@ async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
 
 
 async def test_every_fifth_answer_is_an_error_and_no_page_is(
-    served: Callable[..., Service], server: VlmServer, russian_page: bytes
+    with_fallback: Service, server: VlmServer, russian_page: bytes
 ) -> None:
+    service = with_fallback
     server.start()
+    await until_all_good(service, russian_page)
     server.control(fail_every=5)
-    service = served(vlm={"concurrency": 6}, replicas=2)
-    wait_for(lambda: good(read(service, russian_page)), "pages are read")
     answers = await read_many(service, russian_page, 24)
     assert all(good(answer) for answer in answers), [answer.text[:200] for answer in answers if not good(answer)]
     counters = server.counters()
@@ -205,11 +210,13 @@ async def test_every_fifth_answer_is_an_error_and_no_page_is(
 
 
 def test_a_replica_starts_its_own_server_and_takes_it_along(
-    served: Callable[..., Service], tmp_path: Path, russian_page: bytes
+    deployed: Deploy, tiny_models: TinyModels, server_of_module: VlmServer, tmp_path: Path, russian_page: bytes
 ) -> None:
     log = tmp_path / "server.log"
     launch = {"command": [sys.executable, str(STAND_IN), "--port", "{port}", "--token-ms", "0"], "log_file": str(log)}
-    service = served(vlm={"url": None, "launch": launch})
+    engine = served_by(server_of_module, tiny_models, vlm={"url": None, "launch": launch})
+    service = deployed({"engines": [engine]})
+    service.wait_until_engines_are_ready()
     wait_for(lambda: good(read(service, russian_page)), "pages are read")
     assert "READY" in log.read_text()
 

@@ -5,21 +5,11 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
 
 import httpx
-import pytest
 
 from tests.support.job_client import book
 from tests.support.service import Service
-
-
-@pytest.fixture(scope="module")
-def slow(deployed_for_module: Callable[..., Service]) -> Service:
-    """One page after another, each of a tenth of a second."""
-    service = deployed_for_module({"engines": [{"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1}]})
-    service.wait_until_engines_are_ready()
-    return service
 
 
 def test_a_client_who_leaves_a_stream_ends_its_work(slow: Service) -> None:

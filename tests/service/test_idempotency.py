@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,14 +12,6 @@ import pytest
 from serve_app.jobs.idempotency_store import LEASE_S
 from tests.support.job_client import book
 from tests.support.service import KEY, Service
-
-
-@pytest.fixture(scope="module")
-def slow(deployed_for_module: Callable[..., Service]) -> Service:
-    """A page takes it a fifth of a second."""
-    service = deployed_for_module({"engines": [{"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1}]})
-    service.wait_until_engines_are_ready()
-    return service
 
 
 def ask(
@@ -63,14 +54,14 @@ def wait_until_free(client: httpx.Client, headers: dict[str, str]) -> None:
 
 def test_an_ingress_that_is_killed_does_not_hold_keys_for_long(slow: Service) -> None:
     with ThreadPoolExecutor() as clients:
-        running = clients.submit(ask, slow, "killed", 12)
+        running = clients.submit(ask, slow, "killed", 25)
         time.sleep(0.7)
         (ingress,) = slow.replicas("Ingress")
         ingress.send_signal(signal.SIGKILL)
         assert running.result().status_code >= 500
     killed = time.monotonic()
     codes = []
-    while (answer := ask(slow, "killed", 12)).status_code != 200:
+    while (answer := ask(slow, "killed", 25)).status_code != 200:
         codes.append(answer.json()["error"]["code"])
         assert time.monotonic() - killed < LEASE_S + 20, codes
         time.sleep(0.5)

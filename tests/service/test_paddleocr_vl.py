@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,10 @@ from PIL import Image, ImageDraw
 
 from tests.support.pdfs import scan
 from tests.support.samples import SAMPLES
-from tests.support.service import KEY, Service, deploy
-from tests.support.tiny_paddleocr_vl import OCR_TEXT, TABLE_HTML, TinyModels
+from tests.support.service import KEY, Service
+from tests.support.tiny_paddleocr_vl import OCR_TEXT, TABLE_HTML
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def vl(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from ray import serve
-
-    folder = tmp_path_factory.mktemp("vl")
-    settings = {
-        "engines": [
-            {
-                "name": "paddleocr-vl",
-                "device": "cpu",
-                "replicas": 1,
-                "layout_model_dir": str(tiny_models.layout),
-                "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
-                "doc_preprocessor": True,
-                "orientation_model_dir": str(tiny_models.orientation),
-                "unwarping_model_dir": str(tiny_models.unwarping),
-                "download": False,
-            },
-            {"name": "tesseract", "replicas": 1},
-        ],
-        "store": {"kind": "folder", "path": str(folder / "output")},
-        "temp_dir": str(folder / "temp"),
-    }
-    service = deploy(settings, name="vl", port=serve_port)
-    service.wait_until_engines_are_ready()
-    yield service
-    serve.delete("vl", _blocking=False)
 
 
 def read(vl: Service, page: bytes, **fields: Any) -> dict[str, Any]:
