@@ -29,13 +29,13 @@ ENGINE = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, "text"
 @pytest.fixture(scope="module")
 def shared(deployed_for_module: Callable[..., Service]) -> Service:
     """One service for all tests that kill parts of it: what was killed comes back."""
-    return deployed_for_module({"engines": [ENGINE]})
+    return deployed_for_module({"engines": [ENGINE], "ingress_replicas": 2})
 
 
 @pytest.fixture
 def recognizing(shared: Service) -> Service:
     """The shared service, with every part of it there and ready, whatever a test before has killed."""
-    expected = {"Ingress": 1, "Jobs": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
+    expected = {"Ingress": 2, "Jobs": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
     deadline = time.monotonic() + 60
     while True:
         told = serve.status().applications[shared.name].deployments
@@ -144,6 +144,21 @@ async def test_killing_the_rasterizer_costs_no_request(recognizing: Service) -> 
     assert_none_failed(await load(recognizing, 6, kills))
 
 
+async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(recognizing: Service) -> None:
+    victim = kill_one(recognizing, "Ingress")
+    deadline = time.monotonic() + 40
+    async with recognizing.async_client() as client:
+        while time.monotonic() < deadline:
+            answers = [await client.post("/ocr", files={"file": noise_page()}) for _ in range(4)]
+            replicas = recognizing.replicas("Ingress")
+            if all(answer.status_code == 200 for answer in answers) and len(replicas) == 2:
+                break
+            await asyncio.sleep(0.2)
+        else:
+            raise AssertionError("the ingress is not back")
+    assert victim.pid not in [replica.pid for replica in replicas]
+
+
 async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(deployed: Callable[..., Service]) -> None:
     """Every replica that takes the page hangs in it, is noticed, and is replaced by a working one."""
     engines = [{"name": "dummy", "replicas": 1, "page_s": 600, "max_batch": 1}, {"name": "tesseract", "replicas": 1}]
@@ -164,30 +179,10 @@ async def test_redeploying_with_a_changed_setting_under_load_costs_no_request(
 ) -> None:
     async def redeploy() -> None:
         await asyncio.sleep(1)
-        changed = {"engines": [{**ENGINE, "text": "after"}]}
+        changed = {"engines": [{**ENGINE, "text": "after"}], "ingress_replicas": 2}
         await asyncio.to_thread(deployed_for_module, changed, name=recognizing.name)
 
     answers = await load(recognizing, 4, redeploy)
     assert_none_failed(answers)
     texts = [answer.json()["text"] for answer in answers]
     assert texts[0] == "before" and texts[-1] == "after"
-
-
-@pytest.mark.parametrize("deployment", ["Ingress"])
-async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(
-    deployed: Callable[..., Service], deployment: str
-) -> None:
-    service = deployed({"engines": [ENGINE], "ingress_replicas": 2})
-    service.wait_until_engines_are_ready()
-    victim = kill_one(service, deployment)
-    deadline = time.monotonic() + 40
-    async with service.async_client() as client:
-        while time.monotonic() < deadline:
-            answers = [await client.post("/ocr", files={"file": noise_page()}) for _ in range(4)]
-            replicas = service.replicas(deployment)
-            if all(answer.status_code == 200 for answer in answers) and len(replicas) == 2:
-                break
-            await asyncio.sleep(0.2)
-        else:
-            raise AssertionError("the ingress is not back")
-    assert victim.pid not in [replica.pid for replica in replicas]
