@@ -34,7 +34,7 @@ RECOGNIZER = "Recognizer-paddleocr-vl"
 # A process of its own, because the test run's process belongs to the run's Ray already. It takes a command a line
 # and answers each with a line of JSON. A node is known by the process of its raylet, the parent of its replicas.
 NODES = """
-import json, sys
+import json, sys, time
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -71,9 +71,17 @@ def states(deployment):
     return serve.status().applications["gpus"].deployments[deployment].replica_states
 
 
+def clear(_):
+    serve.delete("gpus")
+    for pid in list(nodes):
+        lose(pid)
+    while ray.cluster_resources().get("GPU"):
+        time.sleep(0.1)
+
+
 for line in sys.stdin:
     command, argument = json.loads(line)
-    result = {"add": add, "lose": lose, "run": run, "states": states}[command](argument)
+    result = {"add": add, "lose": lose, "run": run, "states": states, "clear": clear}[command](argument)
     print(json.dumps(result), file=answers, flush=True)
 """
 
@@ -119,6 +127,10 @@ class Nodes:
         states: dict[str, int] = self._ask("states", RECOGNIZER)
         return states
 
+    def clear(self) -> None:
+        """Delete the application, then kill all nodes with GPUs."""
+        self._ask("clear")
+
     def placement(self, deployment: str = RECOGNIZER) -> Counter[int]:
         """How many replicas of a deployment each node has, by the process id of its raylet."""
         parents = [replica.parent() for replica in self.service.replicas(deployment)]
@@ -143,11 +155,18 @@ class Nodes:
         return json.loads(answer)
 
 
-@pytest.fixture
-def nodes(short_tmp_path: Path) -> Iterator[Nodes]:
-    nodes = Nodes(short_tmp_path)
+@pytest.fixture(scope="module")
+def nodes_of_module(short_tmp_path_factory: Callable[[], Path]) -> Iterator[Nodes]:
+    nodes = Nodes(short_tmp_path_factory())
     yield nodes
     nodes.stop()
+
+
+@pytest.fixture
+def nodes(nodes_of_module: Nodes) -> Iterator[Nodes]:
+    """A Ray without GPUs, whatever a test before has added to it."""
+    yield nodes_of_module
+    nodes_of_module.clear()
 
 
 def settings(folder: Path, models: TinyModels, vlm: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""An engine whose replica the cluster has no room for: here, a GPU where there is none."""
+"""An engine whose replica the cluster has no room for: here, a GPU where there is none, and more CPUs than there are."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
@@ -14,10 +13,15 @@ from tests.support.service import Service
 ENGINE_WAIT_S = 1
 
 
-def deploy_without_room(deployed: Callable[..., Service], **engine: Any) -> Service:
-    without_room = {"name": "paddleocr-vl", "device": "gpu", "replicas": 1, **engine}
-    dummy = {"name": "dummy", "replicas": 1, "text": "Запасной"}
-    service = deployed({"engines": [without_room, dummy], "limits": {"engine_wait_s": ENGINE_WAIT_S}}, wait=False)
+@pytest.fixture(scope="module")
+def without_room(deployed_for_module: Callable[..., Service]) -> Service:
+    """Two engines that the cluster has no room for, of which one has a fallback."""
+    engines = [
+        {"name": "paddleocr-vl", "device": "gpu", "replicas": 1, "fallback": "dummy"},
+        {"name": "tesseract", "replicas": 1, "num_cpus": 1000},
+        {"name": "dummy", "replicas": 1, "text": "Запасной"},
+    ]
+    service = deployed_for_module({"engines": engines, "limits": {"engine_wait_s": ENGINE_WAIT_S}}, wait=False)
     deadline = time.monotonic() + 60
     with service.client() as client:
         while client.get("/health").status_code != 200:
@@ -26,25 +30,24 @@ def deploy_without_room(deployed: Callable[..., Service], **engine: Any) -> Serv
     return service
 
 
-def post(service: Service, page: bytes) -> tuple[httpx.Response, float]:
+def post(service: Service, page: bytes, engine: str) -> tuple[httpx.Response, float]:
     started = time.monotonic()
     with service.client() as client:
-        answer = client.post("/ocr", files={"file": page})
+        answer = client.post("/ocr", files={"file": page}, data={"engine": engine})
     return answer, time.monotonic() - started
 
 
-@pytest.mark.parametrize("fallback", ["dummy", None])
+@pytest.mark.parametrize(("engine", "has_fallback"), [("paddleocr-vl", True), ("tesseract", False)])
 def test_a_page_for_an_engine_without_a_replica_is_answered_in_time(
-    deployed: Callable[..., Service], russian_page: bytes, fallback: str | None
+    without_room: Service, russian_page: bytes, engine: str, has_fallback: bool
 ) -> None:
-    service = deploy_without_room(deployed, fallback=fallback)
-    answer, seconds = post(service, russian_page)
+    answer, seconds = post(without_room, russian_page, engine)
     assert seconds < 20, "the page waited for a replica that cannot come"
-    if fallback is None:
-        assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_loading"
-        assert answer.headers["Retry-After"]
-    else:
+    if has_fallback:
         document = answer.json()
         assert (document["engine"]["name"], document["degraded"], document["text"]) == ("dummy", True, "Запасной")
-    again, seconds = post(service, russian_page)
+    else:
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "engine_loading"
+        assert answer.headers["Retry-After"]
+    again, seconds = post(without_room, russian_page, engine)
     assert again.status_code == answer.status_code and seconds < 6
