@@ -14,32 +14,8 @@ from PIL import Image, ImageDraw
 
 from tests.support.official_server import official_server
 from tests.support.pdfs import pages_pdf
-from tests.support.service import Service, deploy
+from tests.support.service import Service
 from tests.support.tiny_paddleocr_vl import TinyModels
-
-
-@pytest.fixture(scope="module")
-def ours(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from ray import serve
-
-    folder = tmp_path_factory.mktemp("paddlex")
-    engine = {
-        "name": "paddleocr-vl",
-        "device": "cpu",
-        "replicas": 1,
-        "layout_model_dir": str(tiny_models.layout),
-        "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
-        "download": False,
-    }
-    settings = {
-        "engines": [engine],
-        "store": {"kind": "folder", "path": str(folder / "output")},
-        "temp_dir": str(folder / "temp"),
-    }
-    service = deploy(settings, name="paddlex", port=serve_port)
-    service.wait_until_engines_are_ready()
-    yield service
-    serve.delete("paddlex", _blocking=False)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +30,20 @@ def theirs(tiny_models: TinyModels) -> Iterator[str]:
         yield server.address
 
 
-def both(ours: Service, theirs: str, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    with ours.client() as client:
+@pytest.fixture(scope="module")
+def parsed_pages(theirs: str) -> list[dict[str, Any]]:
+    """Two pages as the official server parses them, for requests to /restructure-pages."""
+    body = {"file": b64(pages_pdf([b""] * 2)), "fileType": 0}
+    answer = httpx.post(f"{theirs}/layout-parsing", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text[:500]
+    return [
+        {"prunedResult": page["prunedResult"], "markdownImages": page["markdown"].get("images")}
+        for page in answer.json()["result"]["layoutParsingResults"]
+    ]
+
+
+def both(vl: Service, theirs: str, path: str, body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    with vl.client() as client:
         answers = client.post(path, json=body), httpx.post(f"{theirs}{path}", json=body, timeout=120)
     for answer in answers:
         assert answer.status_code == 200, answer.text[:500]
@@ -121,34 +109,30 @@ OPTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
-def test_an_image_is_parsed_to_the_same_json(ours: Service, theirs: str, options: dict[str, Any]) -> None:
-    assert_same(*both(ours, theirs, "/layout-parsing", {"file": b64(page(1)), "fileType": 1, **options}))
+def test_an_image_is_parsed_to_the_same_json(vl: Service, theirs: str, options: dict[str, Any]) -> None:
+    assert_same(*both(vl, theirs, "/layout-parsing", {"file": b64(page(1)), "fileType": 1, **options}))
 
 
 @pytest.mark.parametrize("size", [(595.28, 841.89), (300.2, 200.7)])
-def test_a_pdf_is_parsed_to_the_same_json(ours: Service, theirs: str, size: tuple[float, float]) -> None:
+def test_a_pdf_is_parsed_to_the_same_json(vl: Service, theirs: str, size: tuple[float, float]) -> None:
     book = pages_pdf([b"0 0 0 rg 10 10 80 40 re f", b"1 0 0 rg 30 60 40 40 re f", b""], size=size)
-    assert_same(*both(ours, theirs, "/layout-parsing", {"file": b64(book), "fileType": 0}))
+    assert_same(*both(vl, theirs, "/layout-parsing", {"file": b64(book), "fileType": 0}))
 
 
 @pytest.mark.parametrize(
     "how", [{}, {"mergeTables": False, "relevelTitles": False, "prettifyMarkdown": False, "formatBlockContent": True}]
 )
-def test_pages_are_made_one_piece_to_the_same_json(ours: Service, theirs: str, how: dict[str, Any]) -> None:
+def test_pages_are_made_one_piece_to_the_same_json(
+    vl: Service, theirs: str, parsed_pages: list[dict[str, Any]], how: dict[str, Any]
+) -> None:
     book = {"file": b64(pages_pdf([b""] * 2)), "fileType": 0}
-    one, other = both(ours, theirs, "/layout-parsing", {**book, **how, "restructurePages": True})
+    one, other = both(vl, theirs, "/layout-parsing", {**book, **how, "restructurePages": True})
     assert_same(one, other)
     # Pages that are nothing but a table, which goes on over three.
     book = {**book, "file": b64(pages_pdf([b""] * 3))}
     table = {"useLayoutDetection": False, "promptLabel": "table", "restructurePages": True}
-    assert_same(*both(ours, theirs, "/layout-parsing", {**book, **how, **table}))
+    assert_same(*both(vl, theirs, "/layout-parsing", {**book, **how, **table}))
 
-    book = {**book, "file": b64(pages_pdf([b""] * 2))}
-    _, parsed = both(ours, theirs, "/layout-parsing", book)
-    pages = [
-        {"prunedResult": each["prunedResult"], "markdownImages": each["markdown"].get("images")}
-        for each in parsed["result"]["layoutParsingResults"]
-    ]
     for concatenate in (False, True):
-        body = {"pages": pages, "concatenatePages": concatenate, **how}
-        assert_same(*both(ours, theirs, "/restructure-pages", body))
+        body = {"pages": parsed_pages, "concatenatePages": concatenate, **how}
+        assert_same(*both(vl, theirs, "/restructure-pages", body))
