@@ -71,7 +71,6 @@ def serve_port() -> Iterator[int]:
     )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     yield port
-    serve.shutdown()
     ray.shutdown()
     for name, value in before.items():
         if value is None:
