@@ -184,20 +184,22 @@ def _require_free(host: str, port: int) -> None:
 
 def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: str) -> str:
     key = next(iter(keys.values()))
-    shown = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
+    displayed_key = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
     origin = (
-        f"(stored in {resolve(settings.api_key_file)})" if shown == key else f"(one of OCR_API_KEYS: {', '.join(keys)})"
+        f"(stored in {resolve(settings.api_key_file)})"
+        if displayed_key == key
+        else f"(one of OCR_API_KEYS: {', '.join(keys)})"
     )
     return f"""
 PaddleOCR-VL Serve is ready.
 
   Address    {address}   (documentation: {address}/docs)
-  API key    {shown}   {origin}
+  API key    {displayed_key}   {origin}
   Dashboard  http://{dashboard}
 
 Try it:
 
-  curl -sS -H 'Authorization: Bearer {shown}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
+  curl -sS -H 'Authorization: Bearer {displayed_key}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
 
 Press Ctrl-C to stop.
 """

@@ -31,7 +31,7 @@ class ClaimState(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """What the first request with a key has claimed. Times are Unix times.
+    """The claim of the first request with a key. Times are Unix times.
 
     `id` is the job's id, or one of the request's own; `digest` tells apart different requests with the same key.
     `until` is the end of the lease while the request is being answered; `headers` are those of the stored answer.

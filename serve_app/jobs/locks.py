@@ -1,4 +1,4 @@
-"""One lock for each name, kept for as long as somebody holds it or waits for it."""
+"""One lock for each name, which exists as long as somebody holds it or waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each active job is: what its owner sees, and when there is something new to see."""
+"""Tracks the progress of active jobs, and notifies those who wait for a change."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class JobProgress:
 class JobView:
     """A job at one moment.
 
-    `version` tells it from later views of the same Jobs replica. `position` is its place in the queue, from 1; `left_s`
-    an estimate in seconds. `pages` holds the finished pages, with the error of those that failed; it is None in a view
+    `version` tells it from later views of the same Jobs replica. `position` in the queue counts from 1; `left_s`
+    is an estimate in seconds. `pages` holds the finished pages, with the error of those that failed; it is None in a view
     made from the store, which has the pages themselves.
     """
 

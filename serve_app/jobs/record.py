@@ -56,7 +56,7 @@ class Webhook(BaseModel):
 
 
 class Dialect(BaseModel):
-    """What a job needs for a result in the form of another API."""
+    """Data that a job needs to write its result in the format of another API."""
 
     name: str = Field(description="Selects the writer of the result")
     payload: dict[str, Any] = Field(description="For that writer; jobs do not interpret it")

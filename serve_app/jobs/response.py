@@ -1,4 +1,4 @@
-"""What the owner of a job sees of it: in responses, events and webhooks."""
+"""Job models for the owner: in responses, events and webhooks."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class Runner:
     async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
         for output in record.request.outputs:
             try:
-                with await run.renderer.rendered(output, summary) as file:
+                with await run.renderer.render(output, summary) as file:
                     key = await self._job_store.save_output(record.id, FILE_NAMES[output], file, MEDIA_TYPES[output])
             except ServiceError as error:  # one output that fails must not cost the others
                 if verdict(error) is Verdict.WAIT:
@@ -249,7 +249,7 @@ class Runner:
     async def _finish(self, ended: JobRecord) -> JobRecord:
         """Store the end of a job, unless it has ended already; return the record that is stored then.
 
-        That happens only if two Jobs replicas overlap and just one of them was told to cancel or delete the job.
+        That happens only if two Jobs replicas overlap and just one of them got the request to cancel or delete the job.
         """
         if (stored := await self._ended_elsewhere(ended.id)) is not None:
             return stored
@@ -275,7 +275,7 @@ class Runner:
 
 
 def _outage(error: Exception) -> tuple[str, str]:
-    """What to log of an error that has to be waited for, and what to show to the job's owner."""
+    """Return the reason for a wait in two wordings: for the log, and for the job's owner."""
     if isinstance(error, ServiceError):
         return error.code, error.message
     if isinstance(error, StoreUnavailable):

@@ -44,7 +44,7 @@ class Scheduler:
         return len(self._records) - len(self._tasks)
 
     def position(self, job_id: str) -> int | None:
-        """Return a job's place in the queue, from 1; None if it is not in the queue."""
+        """Return a job's position in the queue, from 1; None if it is not in the queue."""
         if job_id in self._tasks or job_id not in self._records:
             return None
         return self._queue.in_order().index(job_id) + 1

@@ -1,4 +1,4 @@
-"""What becomes of a page, or of a whole job, after a try."""
+"""Decides what follows a try of a page or of a whole job."""
 
 from __future__ import annotations
 

@@ -9,12 +9,15 @@ from typing import BinaryIO
 
 from serve_app.document.spool import PageSpool
 
-# The same files give the same archive.
+# A fixed date, so that the same files give the same archive.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_zip(files: Mapping[str, BinaryIO], spool: PageSpool, to: BinaryIO) -> None:
-    """`files` by their names in the archive, each from where it stands."""
+    """Write `files`, by their names in the archive, and the figures in `spool`.
+
+    Each file is read from its current position.
+    """
     with zipfile.ZipFile(to, "w") as archive:
         for name, file in files.items():
             with archive.open(_entry(name, zipfile.ZIP_DEFLATED), "w", force_zip64=True) as entry:

@@ -1,7 +1,7 @@
-"""A document as a Word file (Office Open XML), with python-docx.
+"""Writes a document as a Word file (Office Open XML), with python-docx.
 
-Paragraphs, tables and pictures are built as elements and not with the library's `add_*`: those look through
-the whole document for each one they add. Pictures wait in a file on disk, so that memory holds but the text.
+Paragraphs, tables and pictures are built as XML elements. The library's `add_*` methods search the whole document at
+each call. Pictures wait in a file on disk, so only the text is in memory.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formul
 
 log = logging.getLogger("ray.serve.ingress")
 
-FONT = "Arial"  # has Cyrillic, Greek, Hebrew and Arabic, and every office suite has it or one of its measures
+FONT = "Arial"  # has Cyrillic, Greek, Hebrew and Arabic; every office suite has it or a font of its metrics
 MONOSPACED_FONT = "Courier New"
 
 MAX_COLUMNS = 63
-"""Word opens no table that has more."""
+"""Word does not open a table with more."""
 
 MAX_TITLE = 255
-"""Characters of a core property."""
+"""Longest title in characters, as Word limits core properties."""
 
 _SHORT_SIDE, _LONG_SIDE, _MARGIN = Mm(210), Mm(297), Mm(20)  # A4
 _TEXT_STYLES = {"caption": (9, None), "marginal": (9, None), "formula": (10, MONOSPACED_FONT), "note": (10, None)}
 
 
 def write_docx(pages: Iterable[Page], *, title: str, figure: Callable[[str], bytes | None], to: BinaryIO) -> None:
-    """Write the document to `to`, on A4, turned as the first page is; each page begins a new one.
+    """Write the document to `to`. Each of `pages` starts a new A4 page, all in the orientation of the first one.
 
-    `figure` gives the JPEG of a picture by its path (`Block.figure`), or None if there is none any more.
-    Pictures are as large as on the page, or as the text's width and height allow.
+    `figure` returns the JPEG of a picture by its path (`Block.figure`), or None if the picture is missing.
+    Pictures have their size on the page, or are scaled down to fit within the margins.
     """
     with tempfile.TemporaryFile() as pictures:
         writer = _Writer(pictures)
@@ -71,7 +71,7 @@ class _Writer:
         self._body = self._document.element.body
         self._section = self._document.sections[0]
         self._end = self._body.sectPr
-        self._body.remove(self._end)  # what follows is appended, and this comes last
+        self._body.remove(self._end)  # `save` puts it back: it must be the last element
         self._pictures = pictures
         self._picture_count = 0
         self._page_count = 0
@@ -88,7 +88,7 @@ class _Writer:
             self._paragraph(page.note, "note")
         for block in page.blocks:
             self._block(block, page, figure)
-        if self._break_due:  # a page of nothing is still a page
+        if self._break_due:  # an empty page is still a page
             self._paragraph("")
 
     def save(self, title: str, to: BinaryIO) -> None:
@@ -154,7 +154,7 @@ class _Writer:
             line = _child(table, "w:tr")
             for slot in row:
                 self._cell(line, slot, self._width.twips // columns)
-        self._paragraph("")  # tables that touch are one to Word
+        self._paragraph("")  # Word merges tables that touch
 
     def _cell(self, row: BaseOxmlElement, slot: Slot, column_width: int) -> None:
         cell = _child(row, "w:tc")
@@ -178,7 +178,9 @@ class _Writer:
             image = Image.from_blob(jpeg or b"")
             width, height = (side / page.dpi for side in (image.px_width, image.px_height))  # inches
             scale = min(1.0, self._width.inches / width, self._height.inches / height)
-        except Exception as error:  # the picture may be anybody's, and what its header says makes python-docx raise
+        except (
+            Exception
+        ) as error:  # pictures are untrusted, and python-docx raises all sorts of errors for a bad header
             log.warning("a picture of page %d is not in the DOCX: %s", page.number, type(error).__name__)
             self._paragraph("A picture of this page is missing.", "note")
             return
@@ -196,7 +198,7 @@ class _Writer:
 
 
 class _SpooledPart(Part):
-    """A picture in the package whose bytes lie in `spool` until the package is written."""
+    """A picture in the package. Its bytes stay in the file `spool` until the package is written."""
 
     def __init__(self, number: int, image: Image, spool: IO[bytes]) -> None:
         super().__init__(PackURI(f"/word/media/image{number}.{image.ext}"), image.content_type)
@@ -211,14 +213,14 @@ class _SpooledPart(Part):
 
 
 def _prepare_styles(document: Document) -> dict[str, str]:
-    """Makes the template's styles plain, and gives the ids of those that are used, by name."""
+    """Make the template's styles plain, and return the ids of the used ones by name."""
     for fonts in document.styles.element.iter(qn("w:rFonts")):
-        for theme in ("asciiTheme", "hAnsiTheme", "cstheme"):  # what the theme's fonts are differs by program
+        for theme in ("asciiTheme", "hAnsiTheme", "cstheme"):  # programs choose different fonts for a theme
             fonts.attrib.pop(qn(f"w:{theme}"), None)
     (defaults,) = document.styles.element.xpath("w:docDefaults/w:rPrDefault/w:rPr")
     for script in ("ascii", "hAnsi", "cs"):
         defaults.find(qn("w:rFonts")).set(qn(f"w:{script}"), FONT)
-    defaults.remove(defaults.find(qn("w:lang")))  # the text is in the language that it is in
+    defaults.remove(defaults.find(qn("w:lang")))  # the language of the text is not known
     ids = {}
     for name in (f"Heading {level}" for level in range(1, MAX_HEADING_LEVEL + 1)):
         heading = cast(ParagraphStyle, document.styles[name])
@@ -231,12 +233,12 @@ def _prepare_styles(document: Document) -> dict[str, str]:
         ids[name] = style.style_id
     package = document.part.package
     for key in [key for key, rel in package.rels.items() if rel.reltype == RELATIONSHIP_TYPE.THUMBNAIL]:
-        del package.rels[key]  # a picture of the template's page
+        del package.rels[key]  # the thumbnail shows the template
     return ids
 
 
 def _set_page(section: Section, *, landscape: bool) -> tuple[Length, Length]:
-    """Width and height of the text on the page."""
+    """Set size and margins of the page; returns the width and height between the margins."""
     width, height = (_LONG_SIDE, _SHORT_SIDE) if landscape else (_SHORT_SIDE, _LONG_SIDE)
     section.orientation = WD_ORIENT.LANDSCAPE if landscape else WD_ORIENT.PORTRAIT
     section.page_width, section.page_height = width, height
@@ -245,7 +247,7 @@ def _set_page(section: Section, *, landscape: bool) -> tuple[Length, Length]:
 
 
 def _child(parent: BaseOxmlElement, name: str, **attributes: str) -> BaseOxmlElement:
-    """A new last child, its attributes in the namespace of WordprocessingML."""
+    """Append a child and return it. Its attributes get the namespace of WordprocessingML."""
     child = cast(BaseOxmlElement, OxmlElement(name, {qn(f"w:{key}"): value for key, value in attributes.items()}))
     parent.append(child)
     return child

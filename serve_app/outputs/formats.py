@@ -39,7 +39,7 @@ MEDIA_TYPES = {
     OutputFormat.EVENTS: "text/event-stream",
 }
 STREAMED = frozenset({OutputFormat.NDJSON, OutputFormat.EVENTS})
-"""Sent while the document is read; the others are made when it is."""
+"""Formats sent while the document is read. The others are written once it has been read."""
 IN_ARCHIVE = {
     OutputFormat.JSON: "result.json",
     OutputFormat.MARKDOWN: "result.md",
@@ -51,15 +51,15 @@ IN_ARCHIVE = {
 
 
 FILE_NAMES = {**IN_ARCHIVE, OutputFormat.ZIP: "result.zip"}
-"""What each form is called where it is kept."""
+"""Name of the stored file in each format."""
 
 
 def write_output(
     kind: OutputFormat, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
 ) -> None:
-    """Write the document in this form, one of those that are made page by page.
+    """Write the document as JSON, Markdown, text or HTML. Raises ValueError for other formats.
 
-    `include_images`: JSON and Markdown hold the pictures; HTML always does.
+    `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
     """
     match kind:
         case OutputFormat.JSON:
@@ -72,11 +72,11 @@ def write_output(
         case OutputFormat.HTML:
             _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
         case _:
-            raise ValueError(f"{kind} is not made here")
+            raise ValueError(f"{kind} is not written page by page")
 
 
 def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
-    """Markdown with its pictures in it, in place of the links to them."""
+    """Replace the links to pictures by the pictures, as data URLs."""
     paths = spool.figure_paths
     for part in parts:
         for path in paths:
@@ -87,11 +87,11 @@ def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
 
 
 def _write_text(parts: Iterable[str], to: BinaryIO) -> None:
-    # Half of a surrogate pair, which no engine should give, must not cost the document.
+    # A lone surrogate from a faulty engine must not make the document fail.
     _write((part.encode("utf-8", "replace") for part in parts), to)
 
 
 def _write(parts: Iterable[bytes], to: BinaryIO) -> None:
-    # Not writelines: a spooled file looks at its size only after the last of them.
+    # Not writelines: a spooled file checks its size only after the last line.
     for part in parts:
         to.write(part)

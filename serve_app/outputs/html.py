@@ -1,7 +1,7 @@
-"""A document as one HTML file that needs nothing else and runs nothing.
+"""Writes a document as one HTML file that loads nothing and runs nothing.
 
-What was recognized is text and nothing but text; only tables are markup (see `tables`).
-The page's own policy forbids scripts and every address, should an escape ever fail.
+Recognized text is escaped; only tables are markup (see `document.tables`). If an escape ever fails, the file's content
+security policy still forbids scripts and all addresses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from serve_app.document.characters import xml_text
 from serve_app.document.tables import table_html, table_pictures
 from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula
 
-_CSS_DPI = 96  # pixels of CSS an inch
+_CSS_DPI = 96  # CSS pixels per inch
 
 _STYLE = """
 body { max-width: 50rem; margin: 0 auto; padding: 1rem; font: 1rem/1.5 system-ui, "Noto Sans", Arial, sans-serif;
@@ -57,10 +57,10 @@ _POLICY = "; ".join(
 
 
 def html_document(pages: Iterable[Page], *, title: str, figure: Callable[[str], bytes | None]) -> Iterator[str]:
-    """The document in pieces to be put one behind the other and encoded in UTF-8; no page is kept.
+    """Yield the document in parts, to be concatenated and encoded in UTF-8. One page at a time is in memory.
 
-    Each page is a section with the id `page-<number>`. `figure` gives the JPEG of a picture by its path
-    (`Block.figure`), or None if there is none any more.
+    Each page is a section with the id `page-<number>`. `figure` returns the JPEG of a picture by its path
+    (`Block.figure`), or None if the picture is missing.
     """
     yield (
         '<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">\n'
@@ -109,7 +109,7 @@ def _picture(path: str, page: Page, figure: Callable[[str], bytes | None]) -> st
     jpeg = figure(path)
     if jpeg is None:
         return '<p class="note">A picture of this page is missing.</p>\n'
-    with Image.open(io.BytesIO(jpeg)) as image:  # no more than its header is read
+    with Image.open(io.BytesIO(jpeg)) as image:  # reads only the header
         width = max(1, image.width * _CSS_DPI // page.dpi)
     data = base64.b64encode(jpeg).decode()
     alt = f"Picture on page {page.number}"

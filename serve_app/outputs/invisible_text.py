@@ -1,7 +1,7 @@
-"""A page's text as a PDF content stream that draws nothing: words where they are read, in reading order.
+"""Writes a page's text as an invisible PDF content stream: each word where it was read, in reading order.
 
 Text is laid out in the reading frame: the page's picture turned so that its text stands upright, in pixels, origin top
-left. One matrix then takes that frame to the PDF page, so rotation is settled in one place.
+left. One matrix then maps that frame to the PDF page, so nothing else depends on the rotation.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ Matrix = tuple[float, float, float, float, float, float]
 """a b c d e f as PDF writes them: x' = ax + cy + e, y' = bx + dy + f."""
 
 WORD_GAP = 0.2
-"""Least space between words of a line, in heights of the line: readers of PDF join words that are closer."""
+"""Least space between words, in line heights. PDF readers join words that are closer."""
 
 ALIKE = 1.4
-"""Lines whose heights differ no more are of one size. Readers of PDF take lines of two sizes for two paragraphs, and
-find no columns in such."""
+"""Greatest ratio of the heights of lines that get one size. PDF readers split a paragraph where the size changes, and
+find no columns in the pieces."""
 
 LINE_SPACING = 1.4
-"""Most distance of lines in a paragraph, in sizes of its text: readers of PDF take lines farther apart for two
-paragraphs. Text that is set wider is made larger than its letters, by no more than ALIKE."""
+"""Greatest distance between lines of a paragraph, in text sizes. PDF readers split a paragraph where lines are farther
+apart, so text with wider spacing is made larger than its letters, by a factor of ALIKE at most."""
 
 SKEWED = 1.5
-"""A line that is so many times as high as its highest word runs askew; its words keep baselines of their own."""
+"""A line this many times as high as its highest word is skewed. Each of its words gets its own baseline."""
 
 NARROWEST = 1 / 6
-"""A character's least width in heights: of narrower ones, as in words that run upwards, readers of PDF take two alike
-side by side for one, so such words are set lower than their boxes."""
+"""Least width of a character, in text sizes. PDF readers drop the second of two equal characters if they are narrower,
+as in words that run upwards, so such words get a smaller size than their boxes."""
 
 _STANDING = re.compile(
     r"[«„“\"'‘(]*[A-IK-PR-Za-fhik-or-xz0-9АБВГЕЁЖЗИЙКЛМНОПРСТУФХЧШЪЫЬЭЮЯабвгеёжзийклмнопстхчшъыьэюя]+[.:!?»”\"'’%-]*"
 )
-"""A word of nothing that reaches below the line it stands on, so that its box tells where that is."""
+"""A word without descenders: the bottom of its box is the baseline."""
 
 _CHARACTER_WIDTH = ADVANCE / 1000
 _SIDES = {"L": "L", "EN": "L", "AN": "L", "R": "R", "AL": "R"}  # by bidirectional class; others are neutral
@@ -48,10 +48,10 @@ _SIDES = {"L": "L", "EN": "L", "AN": "L", "R": "R", "AL": "R"}  # by bidirection
 
 @dataclass(frozen=True)
 class PageFrame:
-    """Where a page's picture lies in the PDF's user space, in its units.
+    """Position of a page's picture in the PDF's user space, in its units.
 
-    left, bottom, width and height are those of the visible box before it is turned `rotate` degrees clockwise
-    (0, 90, 180 or 270) to be seen.
+    left, bottom, width and height describe the visible box before viewers turn it `rotate` degrees clockwise
+    (0, 90, 180 or 270).
     """
 
     left: float
@@ -61,7 +61,10 @@ class PageFrame:
     rotate: int
 
     def user_space(self, across: float, down: float) -> tuple[float, float]:
-        """Of a place on the picture, given as fractions of its width from the left and of its height from the top."""
+        """Map a point of the picture to user space.
+
+        `across` is a fraction of the width, from the left; `down` a fraction of the height, from the top.
+        """
         right, up = {
             0: (across, 1 - down),
             90: (down, across),
@@ -73,7 +76,7 @@ class PageFrame:
 
 @dataclass(frozen=True)
 class _Run:
-    """Text in one piece. In pixels of the reading frame; `bottom` is below the descenders."""
+    """A piece of text and its box, in pixels of the reading frame. `bottom` is below the descenders."""
 
     text: str
     left: float
@@ -83,9 +86,9 @@ class _Run:
 
 
 def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: str) -> bytes:
-    """The content stream of the page's text; nothing (b"") where there is no text or no place for it.
+    """Return the content stream of the page's text; b"" if the page has no text or no area.
 
-    It leaves the graphics state as it was. `font_name` is the font's in the page's resources, with its slash.
+    The stream restores the graphics state. `font_name` is the font's name in the page's resources, with its slash.
     """
     runs = list(_page_runs(page)) if min(page.width, page.height, frame.width, frame.height) > 0 else []
     if not runs:
@@ -102,7 +105,7 @@ def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: s
         baseline = height - run.bottom - DESCENT / 1000 * size
         parts.append(
             f"{pdf_number(100 * run.width / natural)} Tz 1 0 0 1 {pdf_number(run.left)} {pdf_number(baseline)} Tm"
-            # The space parts it from the next run, wherever that is.
+            # The space separates this run from the next one.
             f" {font.encode(run.text + ' ')} Tj"
         )
     parts.append("ET Q\n")
@@ -114,7 +117,7 @@ def _reading_size(page: Page) -> tuple[int, int]:
 
 
 def _reading_box(page: Page, box: Box) -> Box:
-    """A box on the page's picture, in the reading frame."""
+    """Map a box on the page's picture to the reading frame."""
     left, top, right, bottom = box
     match page.rotation:
         case 90:
@@ -128,7 +131,7 @@ def _reading_box(page: Page, box: Box) -> Box:
 
 
 def _reading_matrix(page: Page, frame: PageFrame) -> Matrix:
-    """From the reading frame, with y upwards from its lower edge, to user space."""
+    """Return the matrix from the reading frame, with y upwards from its lower edge, to user space."""
     width, height = page.width, page.height
     # The reading frame's lower left corner on the picture, as fractions, and the directions of x and of y there.
     (across, down), (x_across, x_down), (y_across, y_down) = {
@@ -159,9 +162,9 @@ def _block_lines(page: Page, block: Block) -> list[list[Word]]:
 
 
 def _paragraph_runs(lines: Sequence[Sequence[Word]], usual: int) -> Iterator[_Run]:
-    """Lines about as high as `usual`, the page's text, get one size, so that readers of PDF see one paragraph.
+    """Give lines about as high as `usual`, the page's median, one size, so that PDF readers see one paragraph.
 
-    How high a line is, and how low its lowest letter hangs, depends on what letters it has.
+    The measured height and bottom of a line depend on its letters, so they differ within a paragraph.
     """
     sizes = [
         usual if max(_height(line), usual) <= ALIKE * min(_height(line), usual) else _height(line) for line in lines
@@ -183,7 +186,7 @@ def _height(line: Sequence[Word]) -> int:
 
 
 def _below_baseline(line: Sequence[Word], size: int) -> int:
-    """Where letters that hang lowest end, or would."""
+    """Return the bottom of the line's descenders, or where they would end if it has none."""
     standing = sorted(word.bbox[3] for word in line if _STANDING.fullmatch(word.text))
     if not standing:
         return max(word.bbox[3] for word in line)
@@ -191,7 +194,7 @@ def _below_baseline(line: Sequence[Word], size: int) -> int:
 
 
 def _lines(words: Sequence[Word]) -> list[list[Word]]:
-    """Words in reading order, parted where one does not stand beside the one before it."""
+    """Split words in reading order into lines. A word that is not beside the previous one starts a new line."""
     lines = [[words[0]]]
     for before, word in pairwise(words):
         (_, top, _, bottom), (_, other_top, _, other_bottom) = before.bbox, word.bbox
@@ -204,7 +207,7 @@ def _lines(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def _line_runs(line: Sequence[Word], size: int, lowest: int) -> Iterator[_Run]:
-    """One size for the line and one baseline, so that readers of PDF see that it is one."""
+    """Give all words one size and, unless the line is skewed, one baseline, so that PDF readers see one line."""
     height = _height(line)
     skewed = lowest - min(word.bbox[1] for word in line) > SKEWED * max(height, size)
     for word, following in zip(line, [*line[1:], None], strict=True):
@@ -215,27 +218,28 @@ def _line_runs(line: Sequence[Word], size: int, lowest: int) -> Iterator[_Run]:
 
 
 def _block_runs(block: Block, box: Box) -> Iterator[_Run]:
-    """Text of which only the region is known: spread over it, a row a line and tabs as columns."""
+    """Spread text over its block's box, as the positions of its words are unknown: lines as rows, tabs as columns."""
     left, top, right, bottom = box
     width, height = max(1, right - left), max(1, bottom - top)
     rows = _rows([cells for line in block.text.splitlines() if any(cells := [*map(_clean, line.split("\t"))])], box)
     row_height = height / max(1, len(rows))
     widest = max((_ems(row[0]) for row in rows if len(row) == 1), default=0)
     for index, row in enumerate(rows):
-        column = width / len(row)
-        for place, cell in enumerate(row):
+        column_width = width / len(row)
+        for column, cell in enumerate(row):
             if cell:
-                room = column * (1 - WORD_GAP / 2) if len(row) > 1 else width * _ems(cell) / widest
-                yield _Run(_visual(cell), left + place * column, top + (index + 1) * row_height, room, row_height)
+                cell_width = column_width * (1 - WORD_GAP / 2) if len(row) > 1 else width * _ems(cell) / widest
+                row_bottom = top + (index + 1) * row_height
+                yield _Run(_visual(cell), left + column * column_width, row_bottom, cell_width, row_height)
 
 
 def _rows(lines: list[list[str]], box: Box) -> list[list[str]]:
-    """Lines, of cells each, as they probably stand in the box: long ones of a single cell are broken."""
+    """Break long lines of a single cell, so that the rows fill the box as the text probably did. A line is a list of cells."""
     if not lines:
         return []
     left, top, right, bottom = box
     total = sum(_ems(cell) for line in lines for cell in line)
-    # n rows of an n-th of the height hold n * width / (height / n) ems.
+    # n rows, each height / n high, have room for n * width / (height / n) ems.
     rows = round(math.sqrt(total * max(1, bottom - top) / max(1, right - left)))
     if rows <= len(lines):
         return lines
@@ -244,7 +248,7 @@ def _rows(lines: list[list[str]], box: Box) -> list[list[str]]:
 
 
 def _broken(line: str, capacity: float) -> list[list[str]]:
-    """A line in even parts of about `capacity` ems, broken at spaces where there are some."""
+    """Break a line into even parts of about `capacity` ems, at spaces if possible."""
     count = max(1, round(_ems(line) / capacity))
     parts, start = [], 0
     for number in range(1, count):
@@ -257,12 +261,12 @@ def _broken(line: str, capacity: float) -> list[list[str]]:
 
 
 def _ems(text: str) -> float:
-    """How wide a text probably is, in its height: Chinese and the like are set a square each, others half."""
+    """Estimate the width of a text in ems: 1 for a wide East Asian character, 0.5 for any other."""
     return sum(1 if unicodedata.east_asian_width(character) in "WF" else 0.5 for character in text)
 
 
 def _clean(text: str) -> str:
-    """Without controls and lone surrogates, which no PDF can map back; white space as single spaces."""
+    """Remove control characters and lone surrogates, which no PDF can map back; reduce white space to single spaces."""
     printable = "".join(" " if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
     return " ".join(printable.split())
 
@@ -280,7 +284,7 @@ def _visual(text: str) -> str:
     base = next(filter(None, sides))
     before = list(accumulate(sides, lambda last, side: side or last, initial=base))[1:]
     after = list(accumulate(reversed(sides), lambda last, side: side or last, initial=base))[:0:-1]
-    # Spaces and signs belong to what is on both their sides, or else to the line.
+    # Spaces and signs take the direction of both their neighbours if those agree, else the line's.
     resolved = [left if left == right else base for left, right in zip(before, after, strict=True)]
     pieces = []
     for side, run in groupby(zip(resolved, text, strict=True), key=lambda pair: pair[0]):
@@ -290,5 +294,5 @@ def _visual(text: str) -> str:
 
 
 def pdf_number(value: float) -> str:
-    """As PDF writes it: no exponent, which it does not have."""
+    """Format a number for PDF, which has no exponents."""
     return f"{value:.5f}".rstrip("0").rstrip(".")

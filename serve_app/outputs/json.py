@@ -1,4 +1,4 @@
-"""The JSON of a document, page by page, so that it never lies in memory as a whole."""
+"""Writes the JSON of a document page by page, so that the whole is never in memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from serve_app.outputs.text import document_text
 
 
 def document_json(summary: DocumentSummary, spool: PageSpool, *, include_images: bool) -> Iterator[bytes]:
-    """A `Document` as JSON, in UTF-8, its fields in the order of the class."""
-    told = summary.model_dump(mode="json")
+    """Yield a `Document` as JSON in UTF-8, with the fields in the order of the class."""
+    fields = summary.model_dump(mode="json")
     separator = b"{"
     for name in Document.model_fields:
         yield separator + _encoded(name) + b":"
@@ -38,7 +38,7 @@ def document_json(summary: DocumentSummary, spool: PageSpool, *, include_images:
                 yield b"," * (index > 0) + _encoded(path) + b':"' + image + b'"'
             yield b"}"
         else:
-            yield _encoded(told[name])
+            yield _encoded(fields[name])
     yield b"}"
 
 

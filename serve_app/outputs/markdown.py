@@ -1,4 +1,4 @@
-"""Markdown of a document."""
+"""Writes the Markdown of a document."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from serve_app.document.markdown import escape_line
 
 
 def document_markdown(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
-    """The Markdown of all pages that have some, a blank line apart, in parts.
+    """Yield the Markdown of the pages in parts, separated by blank lines. Pages without Markdown are left out.
 
-    `notes`: a page that failed is a quotation that says so.
+    With `notes`, a quotation stands for each failed page and says that it failed.
     """
     separator = ""
     for page in pages:

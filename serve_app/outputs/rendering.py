@@ -29,7 +29,7 @@ class WriterPool:
     """Slots for processes that write a file: each may take a gigabyte."""
 
     def __init__(self, most: int, limits: Limits) -> None:
-        """`most` processes run at the same time."""
+        """At most `most` processes run at the same time."""
         self._slots = asyncio.Semaphore(most)
         self._limits = limits
 
@@ -63,20 +63,20 @@ class Renderer:
         self._password = password
         self._writers = writers
 
-    async def rendered(self, kind: OutputFormat, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
-        """Write the document to a file, positioned at its start, which the caller closes. A small one is in memory.
+    async def render(self, kind: OutputFormat, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
+        """Write the document to a file, positioned at its start, which the caller closes. A small file is in memory.
 
         Raises ServiceError if a child process cannot write it, or not in time.
         """
         if kind in (OutputFormat.PDF, OutputFormat.DOCX):
-            return await self._apart(kind, summary)
+            return await self._render_in_process(kind, summary)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
         try:
             if kind is OutputFormat.ZIP:
                 await self._archive(summary, file)
             else:
                 write = partial(write_output, kind, summary, self._spool, file, include_images=include_images)
-                # Few pages are written faster than a thread starts.
+                # A few pages are written in less time than a thread takes to start.
                 quick = self._spool.small and kind in (OutputFormat.JSON, OutputFormat.MARKDOWN, OutputFormat.TEXT)
                 write() if quick else await asyncio.to_thread(write)
             file.seek(0)
@@ -85,7 +85,7 @@ class Renderer:
             raise
         return file
 
-    async def _apart(self, kind: OutputFormat, summary: DocumentSummary) -> BinaryIO:
+    async def _render_in_process(self, kind: OutputFormat, summary: DocumentSummary) -> BinaryIO:
         async with self._writers.slot(len(self._spool)) as timeout_s:
             if kind is OutputFormat.DOCX:
                 return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
@@ -97,7 +97,7 @@ class Renderer:
             files: dict[str, BinaryIO] = {}
             for kind, name in IN_ARCHIVE.items():
                 try:
-                    files[name] = opened.enter_context(await self.rendered(kind, summary))
+                    files[name] = opened.enter_context(await self.render(kind, summary))
                 except ServiceError as error:
                     if error.status >= 500:
                         raise  # not the document's fault: a later try may succeed

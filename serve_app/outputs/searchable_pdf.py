@@ -1,8 +1,8 @@
-"""Searchable PDF: the document's own pages with an invisible layer of the recognized text.
+"""Writes a searchable PDF: the original pages with an invisible layer of the recognized text.
 
-Pages of a PDF keep their content as it is, vectors and text included; a JPEG is embedded byte for byte, other images
-without loss. What the pages carried that can act (scripts, actions, media) or hide (attached files) stays behind.
-The bytes come from anybody: run this where a crash or a hang costs nothing else, as the rasterizer does.
+Pages of a PDF keep their content, vectors and text included; a JPEG is embedded byte for byte, other images without
+loss. Active content (scripts, actions, media) and attached files are left out.
+The source is untrusted: run this in a process whose crash or hang harms nothing else.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from serve_app.raster.pdf import PdfSource
 from serve_app.runtime.mapped_file import FileContent, mapped
 
 MAX_PAGE_POINTS = 14_400
-"""Longest side of an image's page, which viewers of PDF set; a larger one is scaled to it."""
+"""Longest side of a page that PDF viewers accept. Larger images are scaled to it."""
 
 UNREAD_MAX_PIXELS = 10**8
-"""What an image of a page that failed may have to be decoded for its picture: its true size is not known."""
+"""Pixel limit for the image of a failed page, whose true size is unknown."""
 
 _Layer = tuple[str, bytes]
-"""The font's name in the page's resources, and the compressed content stream; empty for no text."""
+"""The font's name in the page's resources, and the compressed content stream (b"" without text)."""
 
 _GLANCE: dict[str, Any] = {"dpi": 72, "default_dpi": 72, "max_pixels": 10**7}
 
 _FONT_NAME = "/OcrText"
 _A4 = (595, 842)
-_DEFAULT_DPI = 200  # of an image that failed before its resolution was known, and does not tell
+_DEFAULT_DPI = 200  # for an image without a resolution, if its page failed
 
 _PAGE_KEYS = (
     *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
@@ -54,13 +54,13 @@ _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent"
 
 
 def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
-    """Write the recognized pages of the document `source` to `to`, as a PDF in which their text is found.
+    """Write `pages` of the document `source` to `to`, as a PDF whose text can be searched.
 
-    `source`: a file with a PDF or an image, as `open_source` takes them; of a PDF, what is needed is read from it.
-    `pages`: a selection of its pages, in the order they shall have; iterated once. A page with an `error` has its
-    picture and no text. A page of a PDF whose own text can be
-    searched (see `text_layer`) is left as it is; what others have, such as another OCR's, stays beside the new. Title
-    and author stay. The answer is not encrypted, and its bytes are the same each time.
+    `source` is a file with a PDF or an image, as `open_source` takes them; a PDF is read only as far as needed.
+    `pages` is a selection of its pages in the order of the result, and is iterated once. A page with an `error` gets
+    its picture and no text. A PDF page whose own text can be searched (see `text_layer`) gets no new text. Other text
+    on a page, such as another OCR's, stays beside the new text. Title, author, subject and keywords stay. The result is
+    not encrypted, and the same input gives the same bytes.
 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
@@ -90,7 +90,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
                 to,
                 deterministic_id=True,
                 object_stream_mode=pikepdf.ObjectStreamMode.generate,
-                stream_decode_level=pikepdf.StreamDecodeLevel.none,  # what is compressed goes through as it is
+                stream_decode_level=pikepdf.StreamDecodeLevel.none,  # copies compressed streams as they are
             )
 
 
@@ -101,21 +101,21 @@ def _pdf_errors() -> Iterator[None]:
     except pikepdf.PasswordError as error:
         raise PasswordRequired() from error
     except (pikepdf.PdfError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # The latter are what objects of another type than they should have lead to.
+        # All but PdfError come from objects of an unexpected type.
         raise CorruptDocument("The PDF is damaged and could not be written again.") from error
 
 
 def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face: pikepdf.Object) -> None:
-    """The text goes before the page's own content, so that nothing which that leaves behind can move it."""
+    """Put the text before the page's own content, which may leave a changed graphics state behind."""
     if not content:
         return
     contents = leaf.get("/Contents")
-    own = list(contents) if isinstance(contents, Array) else [contents]
+    existing = list(contents) if isinstance(contents, Array) else [contents]
     layer = result.make_stream(content, Filter=Name.FlateDecode)
-    leaf.Contents = Array([layer, *(part for part in own if isinstance(part, pikepdf.Stream))])
+    leaf.Contents = Array([layer, *(part for part in existing if isinstance(part, pikepdf.Stream))])
     if not isinstance(leaf.get("/Resources"), Dictionary):
         leaf.Resources = Dictionary()
-    # Perhaps shared with other pages, and with forms on them: one more name does them no harm.
+    # The resources may be shared with other pages and with forms; one more name in them is harmless.
     if not isinstance(leaf.Resources.get("/Font"), Dictionary):
         leaf.Resources.Font = Dictionary()
     leaf.Resources.Font[name] = face
@@ -125,11 +125,11 @@ def _add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, fac
 
 
 class _ExistingText:
-    """Tells whether the text that a page shows can be searched as it is."""
+    """Finds the pages whose visible text can already be searched."""
 
     def __init__(self, data: FileContent, password: str | None) -> None:
         self._document: PdfSource | None = None
-        with suppress(ServiceError):  # more than PDFium can read
+        with suppress(ServiceError):  # PDFium cannot read the file, so no page counts as searchable
             self._document = PdfSource(data, password)
 
     def is_on(self, number: int) -> bool:
@@ -157,7 +157,7 @@ def _add_pdf_pages(
         content = b"" if existing_text.is_on(page.number) else text_content(page, frame, font, name)
         layers.append((name, _compressed(content)))
     with _pdf_errors():
-        result.add_pages_from(original, indices)  # which leaves behind what belongs to no page, such as attached files
+        result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
         seen: set[tuple[int, int]] = set()
         for leaf in result.pages:
             _defuse_page(leaf.obj, seen)
@@ -168,13 +168,13 @@ def _add_pdf_pages(
 def _copy_title(result: Pdf, original: Pdf) -> None:
     with _pdf_errors():
         for key in _TITLE_KEYS:
-            told = original.docinfo.get(key)
-            if isinstance(told, pikepdf.String):
-                result.docinfo[key] = bytes(told)
+            value = original.docinfo.get(key)
+            if isinstance(value, pikepdf.String):
+                result.docinfo[key] = bytes(value)
 
 
 def _frame(leaf: pikepdf.Page) -> PageFrame:
-    """The part of the page that is seen, as PDFium takes it: a box that is missing or empty is as if it were not."""
+    """Return the visible part of the page. A missing or empty box is ignored, as PDFium does."""
     media = _rectangle(leaf.mediabox) or pikepdf.Rectangle(0, 0, 612, 792)
     crop = _rectangle(leaf.cropbox) or media
     left, bottom = max(media.llx, crop.llx), max(media.lly, crop.lly)
@@ -202,7 +202,10 @@ def _unused_font_name(leaf: pikepdf.Page) -> str:
 
 
 def _defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
-    """`seen`: lists of annotations that are done, as pages may share one of a hundred thousand."""
+    """Remove active content from a page.
+
+    `seen` has the annotation lists already processed: pages may share one, with a hundred thousand entries.
+    """
     for key in set(leaf.keys()) - set(_PAGE_KEYS):
         del leaf[key]
     annotations = leaf.get("/Annots")
@@ -215,7 +218,7 @@ def _defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
 
 
 def _defuse_fields(result: Pdf) -> None:
-    """Of the form, what no page shows."""
+    """Remove active content from form fields, including those on no page."""
     form = result.Root.get("/AcroForm")
     fields = form.get("/Fields") if isinstance(form, Dictionary) else None
     seen, waiting = set(), list(fields) if isinstance(fields, Array) else []
@@ -229,7 +232,7 @@ def _defuse_fields(result: Pdf) -> None:
 
 
 def _defuse(annotation: object) -> None:
-    """An annotation, or a field of a form, looks as before, and does no more than lead to a page or to the web."""
+    """Remove all actions of an annotation or form field but links to pages and to the web. Its appearance stays."""
     if not isinstance(annotation, Dictionary):
         return
     for key in _FILES_AND_MEDIA:
@@ -274,7 +277,7 @@ def _add_image_pages(result: Pdf, kind: str, data: bytes, pages: Iterable[Page],
 
 @dataclass(frozen=True)
 class _Picture:
-    """An image in the PDF. `matrix` takes the unit square on which PDF draws images to itself, upright."""
+    """An image in the PDF. PDF draws images on the unit square; `matrix` turns that square so that the image is upright."""
 
     stream: pikepdf.Object
     width: int  # upright, as height
@@ -284,7 +287,7 @@ class _Picture:
 
 
 def _draw(result: Pdf, picture: _Picture | None, page: Page, font: InvisibleFont) -> bytes:
-    """Add the page with its picture; returns the content of its text."""
+    """Add the page with its picture; returns the content stream of its text."""
     if picture is None:
         result.add_blank_page(page_size=_A4)
         return b""
@@ -298,10 +301,10 @@ def _draw(result: Pdf, picture: _Picture | None, page: Page, font: InvisibleFont
 
 
 def _jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
-    """The file as it is."""
+    """Embed the file unchanged."""
     with image_errors("JPEG"):
         image = open_image("JPEG", data, max_pixels)
-        # Where the corners of an image go when it is turned as this one: top left, top right, bottom left, bottom right.
+        # The numbered corners of a 2 x 2 image (top left, top right, bottom left, bottom right), turned as this image is.
         corners = turn_upright(image, Image.frombytes("L", (2, 2), bytes(range(4)))).tobytes()
         (x, y), (x1, y1), (x2, y2) = ((at % 2, 1 - at // 2) for at in map(corners.index, (2, 3, 0)))
         turned = x1 == x
@@ -312,14 +315,14 @@ def _jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
         data,
         **_image_entries(*image.size, channels, 8),
         Filter=Name.DCTDecode,
-        # Adobe writes CMYK inverted, and all others do as Adobe; the rasterizer reads it so too.
+        # Adobe writes CMYK inverted, and so does everybody else; the rasterizer reads it the same way.
         **({"Decode": Array([1, 0] * 4)} if channels == 4 else {}),
     )
     return _Picture(stream, width, height, dpi, (x1 - x, y1 - y, x2 - x, y2 - y, x, y))
 
 
 def _decoded(result: Pdf, source: PageSource, number: int, max_pixels: int) -> _Picture:
-    """The pixels as they are recognized, in as few channels and bits as hold them."""
+    """Embed the pixels that were recognized, in the fewest channels and bits that lose nothing."""
     if number > source.page_count:
         raise CorruptDocument("The image is damaged: it has fewer pages than have been read.")
     image = source.render(number, dpi=None, default_dpi=_DEFAULT_DPI, max_pixels=max_pixels)

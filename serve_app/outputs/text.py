@@ -1,7 +1,7 @@
-"""Plain text of a document, and what the outputs in other formats share: kinds of blocks, characters.
+"""Writes the plain text of a document, and defines the kinds of blocks for the other formats.
 
-Engines read page by page, so a paragraph that a page break cuts comes in two pieces. They are put together
-where spelling shows that they are one, and nowhere else: a wrong join hides where a sentence begins.
+Engines read page by page, so a paragraph cut by a page break comes in two pieces. They are joined only if their
+spelling shows that they belong together: a wrong join hides where a sentence begins.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from serve_app.document import Block, Page
 from serve_app.document.markdown import HEADINGS
 
 HEADING_LEVELS = {label: len(marks) for label, marks in HEADINGS.items()} | {"doc_title": 1}
-"""Levels of the labels that are headings, from 1."""
+"""Heading levels by label, from 1."""
 
 CAPTIONS = frozenset({"figure_title", "vision_footnote"})
 
 MARGINALS = frozenset({"header", "header_image", "footer", "footer_image", "number", "footnote", "aside_text"})
-"""Labels of what stands around a page's running text, and may part a paragraph from its continuation."""
+"""Labels of blocks around a page's running text. They may stand between a paragraph and its continuation."""
 
 RUNNING_TEXT = frozenset({"text"})
-"""Labels of what may run on: paragraphs, and no titles, tables, formulas or references."""
+"""Labels of blocks that may continue on the next page: no titles, tables, formulas or references."""
 
 _SHORTEST_LINE = 3
-"""Words of a paragraph that runs on without a hyphen; less is as likely a label or a signature."""
+"""Least words of a paragraph that may continue without a hyphen. A shorter one may be a label or a signature."""
 
 _END = 100
-"""Characters at the end of a paragraph, and at the start of the next one, that tell whether it runs on. A text is
-never searched as a whole: it may be one word of a million letters."""
+"""Characters examined at the end of a paragraph and at the start of the next one. A text is never searched as a
+whole: it may be one word of a million letters."""
 
 _MOST_PIECES = 100
-"""Pages that one paragraph runs on over; more are rather a page of nothing but names."""
+"""Most pages that one paragraph spans. Longer runs are more likely lists of names."""
 
 _UNFINISHED = re.compile(
     r"""
       [^\W_] [»“”"’')\]]*             # a word or a number, perhaps at the end of a quotation
-      (?: , | \s?[-‐–—] | \u00ad )?$  # and what leads on
+      (?: , | \s?[-‐–—] | \u00ad )?$  # and a comma or a hyphen, which call for more
     """,
     re.VERBOSE,
 )
@@ -48,10 +48,10 @@ _LIST_MARK = re.compile(r"(?:\w{1,3}|[ivxlcdm]+)[.)]")
 
 _ADDRESS = re.compile(r"\S*(?:@|://|^www\.)\S")
 
-# Hyphens that belong to the word. There is no list of all of them; these are the ones that grammar puts.
-_OWN_HYPHEN_AFTER = re.compile(r"(?:кое|[A-ZА-ЯЁ]{2,})$")
-_OWN_HYPHEN_BEFORE = re.compile(r"(?:нибудь|либо|таки)\b|на-")
-_OWN_HYPHEN = re.compile(
+# Hyphens that belong to the word. No complete list exists; these are the ones that grammar requires.
+_HYPHENATED_PREFIX = re.compile(r"(?:кое|[A-ZА-ЯЁ]{2,})$")
+_HYPHENATED_REST = re.compile(r"(?:нибудь|либо|таки)\b|на-")
+_HYPHENATED_WORD = re.compile(
     r"(?:из-(?:за|под)|(?:кто|кого|кому|кем|ком|чего|чему|чем|что|где|куда|откуда|когда|как|почему|зачем|чей"
     r"|как(?:ой|ого|ому|им|ом|ая|ую|ие|их|ими))-то)$"
 )
@@ -59,7 +59,7 @@ _OWN_HYPHEN = re.compile(
 
 @dataclass(frozen=True)
 class _Paragraph:
-    """`pieces`, put one behind the other, are its text: of one that runs on, what each page has of it."""
+    """A paragraph. Its text is the concatenation of `pieces`, one from each page that it spans."""
 
     pieces: tuple[str, ...]
     label: str = ""
@@ -74,7 +74,7 @@ class _Paragraph:
         return self.pieces[-1][-_END:]
 
     @property
-    def may_run_on(self) -> bool:
+    def may_continue(self) -> bool:
         return self.label in RUNNING_TEXT and _UNFINISHED.search(self.end.rstrip()) is not None
 
     @property
@@ -83,11 +83,11 @@ class _Paragraph:
 
 
 def document_text(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
-    """The text of all pages that have some, a blank line apart, in pieces to be put one behind the other.
+    """Yield the text of the pages in parts, to be concatenated. Paragraphs are separated by blank lines.
 
-    A paragraph that runs on from a page to the next one, and what an engine has put in one group, are one paragraph;
-    headers, footers and footnotes that stood between come behind it. A page where nothing runs on reads as its `text`.
-    `notes`: a page that failed is a paragraph in brackets that says so.
+    The pieces of a paragraph that continues on the next page are joined, and so are blocks that the engine has put in
+    one group. Headers, footers and footnotes between the pieces follow the paragraph. A page without such paragraphs
+    reads as its `text`. With `notes`, a paragraph in brackets says of each failed page that it failed.
     """
     between = ""
     for paragraph in _paragraphs(pages, notes):
@@ -96,7 +96,7 @@ def document_text(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str
 
 
 def heading_level(block: Block) -> int | None:
-    """From 1; None for what is no heading."""
+    """Return the level of a heading, from 1; None for other blocks."""
     return block.level or HEADING_LEVELS.get(block.label)
 
 
@@ -105,32 +105,32 @@ def is_formula(block: Block) -> bool:
 
 
 def _paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:
-    held: list[_Paragraph] = []  # one that may run on, and the marginals behind it
-    held_of = 0
+    pending: list[_Paragraph] = []  # a paragraph that may continue, and the marginals after it
+    pending_number = 0
     for page in pages:
-        paragraphs = [_Paragraph((f"[{page.note}]",))] if notes and page.note is not None else _of_page(page)
+        paragraphs = [_Paragraph((f"[{page.note}]",))] if notes and page.note is not None else _page_paragraphs(page)
         body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
-        if held and body and page.number == held_of + 1 and _continues(held[0], paragraphs[body[0]]):
+        if pending and body and page.number == pending_number + 1 and _continues(pending[0], paragraphs[body[0]]):
             first = body[0]
-            whole = _Paragraph(_joined(held[0], paragraphs[first]), paragraphs[first].label)
-            paragraphs = [whole, *held[1:], *paragraphs[:first], *paragraphs[first + 1 :]]
+            whole = _Paragraph(_joined(pending[0], paragraphs[first]), paragraphs[first].label)
+            paragraphs = [whole, *pending[1:], *paragraphs[:first], *paragraphs[first + 1 :]]
             body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
         else:
-            yield from held
-        last = body[-1] if body and paragraphs[body[-1]].may_run_on else len(paragraphs)
+            yield from pending
+        last = body[-1] if body and paragraphs[body[-1]].may_continue else len(paragraphs)
         yield from paragraphs[:last]
-        held, held_of = paragraphs[last:], page.number
-    yield from held
+        pending, pending_number = paragraphs[last:], page.number
+    yield from pending
 
 
-def _of_page(page: Page) -> list[_Paragraph]:
+def _page_paragraphs(page: Page) -> list[_Paragraph]:
     blocks = [block for block in page.blocks if block.text]
-    if "\n\n".join(block.text for block in blocks) != page.text:  # an engine whose text is more than its blocks
+    if "\n\n".join(block.text for block in blocks) != page.text:  # the engine gives more text than its blocks have
         return [_Paragraph((page.text,))] if page.text else []
     paragraphs: list[_Paragraph] = []
     for block in blocks:
         before = paragraphs[-1] if paragraphs else None
-        # Tables and pictures get numbers of their own as groups, which may happen to be those of a text.
+        # Groups of tables and pictures are numbered separately, and may have the number of a group of texts.
         if (
             before
             and block.group is not None
@@ -157,21 +157,21 @@ def _continues(above: _Paragraph, following: _Paragraph) -> bool:
 
 
 def _joined(above: _Paragraph, following: _Paragraph) -> tuple[str, ...]:
-    """The pieces of both as one paragraph. A hyphen that only broke a word is gone; one that may belong to it stays."""
+    """Return the pieces of both as one paragraph. Drops a hyphen that only breaks a word, unless the word may need it."""
     *before, last = above.pieces
     last, first, *rest = last.rstrip(), following.pieces[0].lstrip(), *following.pieces[1:]
     broken = _BROKEN_WORD.search(last[-_END:])
     if broken:
-        own = not first[:1].islower() or _has_own_hyphen(broken["word"], first[:_END])
-        last = last if own and not last.endswith("\u00ad") else last[:-1]
+        hyphenated = not first[:1].islower() or _is_hyphenated(broken["word"], first[:_END])
+        last = last if hyphenated and not last.endswith("\u00ad") else last[:-1]
     elif not re.search(r"\d[-‐]$", last[-_END:]):
         last += " "
     return (*before, last, first, *rest)
 
 
-def _has_own_hyphen(word: str, following: str) -> bool:
+def _is_hyphenated(word: str, following: str) -> bool:
     rest = re.match(r"\w*", following)
     whole = f"{word.lower()}-{rest[0] if rest else ''}"
     return bool(
-        _OWN_HYPHEN_AFTER.fullmatch(word) or _OWN_HYPHEN_BEFORE.match(following) or _OWN_HYPHEN.fullmatch(whole)
+        _HYPHENATED_PREFIX.fullmatch(word) or _HYPHENATED_REST.match(following) or _HYPHENATED_WORD.fullmatch(whole)
     )

@@ -1,4 +1,4 @@
-"""Writes PDF and DOCX in a process of their own, which ends with the request.
+"""Writes PDF and DOCX in a child process, one for each file.
 
 The file behind a PDF is untrusted, and a DOCX takes a megabyte of memory for a page of tables.
 

@@ -83,8 +83,8 @@ def from_paddlex(pruned_result: dict[str, Any], number: int, figures: Container[
     for order, listed in enumerate(pruned_result["parsing_res_list"]):
         label, content, box = listed["block_label"], listed["block_content"], tuple(map(int, listed["block_bbox"]))
         path = f"imgs/img_in_{label}_box_{'_'.join(map(str, box))}.jpg"
-        shown = label in _PICTURES if figures is None else path in figures
-        figure = path if shown else None
+        is_picture = label in _PICTURES if figures is None else path in figures
+        figure = path if is_picture else None
         text = "" if figure or label == "table" else content
         content = content if label == "table" else None
         blocks.append(Block(label=label, text=text, content=content, bbox=box, order=order, figure=figure))

@@ -41,7 +41,7 @@ def enter_child() -> list[str]:
 
 
 def exit_reason(status: int) -> str:
-    """What ended a process, by its return code as in `subprocess.Popen`: "SIGKILL" or "exit status 1"."""
+    """Describe the end of a process by its return code as in `subprocess.Popen`: "SIGKILL" or "exit status 1"."""
     return signal.Signals(-status).name if status < 0 else f"exit status {status}"
 
 

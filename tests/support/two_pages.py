@@ -91,5 +91,5 @@ async def read(run: DocumentRun) -> list[int]:
 
 
 async def text_of(run: DocumentRun, kind: OutputFormat, summary: Any) -> str:
-    with await run.renderer.rendered(kind, summary) as file:
+    with await run.renderer.render(kind, summary) as file:
         return file.read().decode()

@@ -184,14 +184,14 @@ async def test_the_result_of_a_dialect_is_made_by_its_writer(tmp_path: Path) -> 
 
 
 async def test_an_outage_while_an_output_is_made_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered, outages = Renderer.rendered, [QueueFull(), ServiceUnavailable()]
+    render, outages = Renderer.render, [QueueFull(), ServiceUnavailable()]
 
     async def busy_at_first(self: Renderer, output: OutputFormat, *arguments: Any, **options: Any) -> BinaryIO:
         if output is OutputFormat.TEXT and outages:
             raise outages.pop()
-        return await rendered(self, output, *arguments, **options)
+        return await render(self, output, *arguments, **options)
 
-    monkeypatch.setattr(Renderer, "rendered", busy_at_first)
+    monkeypatch.setattr(Renderer, "render", busy_at_first)
     request = REQUEST.model_copy(update={"outputs": (OutputFormat.TEXT,)})
     job = await asyncio.wait_for(Bench(tmp_path, Pages()).run(request=request), 5)
     assert job.state is JobState.DONE and job.outputs[OutputFormat.TEXT].error is None and outages == []

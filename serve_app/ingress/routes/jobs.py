@@ -189,7 +189,7 @@ async def _rendered(
     with closing(PageSpool()) as spool:
         summary = await context.job_store.load_document(record.id, spool)
         renderer = Renderer(source, spool, password=record.request.password, writers=context.documents.writers)
-        return summary, await renderer.rendered(output, summary, include_images=include_images)
+        return summary, await renderer.render(output, summary, include_images=include_images)
 
 
 @router.get(

@@ -115,7 +115,7 @@ async def _respond(request: Request, context: Context, body: Body, timings: Timi
     if output in STREAMED:
         return EventStream(run, MEDIA_TYPES[output], resources.pop_all(), include_images=include_images)
     summary = await run.read_all()
-    rendered = await run.renderer.rendered(output, summary, include_images=include_images)
+    rendered = await run.renderer.render(output, summary, include_images=include_images)
     return document_response(rendered, output, summary, resources, failed=run.collector.failed)
 
 
