@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 # A second batch waits behind the running one, so an engine is never idle while there is work.
 BATCHES_AT_A_REPLICA = 2
-# While all replicas are full, Serve keeps probing them, which costs as much CPU as everything else that is done for
-# a page. So even an engine with small batches accepts this many pages.
+# While all replicas are full, Serve keeps probing them, which costs as much CPU as all other work on a page. So even an
+# engine with small batches accepts this many pages.
 LEAST_PAGES_AT_A_REPLICA = 16
 
 # vLLM options from PaddleOCR-VL's guide: prefixes and images never repeat, so their caches are off. The layout model
@@ -49,11 +49,13 @@ class Limits(_Strict):
         description="Maximum page size in megapixels. Larger images are refused; larger PDF pages are rendered at a lower resolution",
     )
     max_pages: int = Field(
-        1000, ge=1, description="Maximum pages to read of one document; a request may set a lower limit"
+        1000, ge=1, description="Maximum pages read from one document; a request may set a lower limit"
     )
     decode_s: float = Field(30, gt=0, description="Time limit for decoding one page, in seconds")
     fetch_s: float = Field(
-        20, gt=0, description="Time limit for fetching an `image_url`, including redirects, in seconds"
+        20,
+        gt=0,
+        description="Time limit for fetching an `image_url`, including redirects, in seconds. For jobs, `request_s` applies",
     )
     stall_s: float = Field(20, gt=0, description="Maximum pause while a request body is uploaded, in seconds")
     engine_wait_s: float = Field(
@@ -61,23 +63,27 @@ class Limits(_Strict):
     )
     page_s: float = Field(120, gt=0, description="Time limit for recognizing one page, in seconds")
     request_s: float = Field(
-        300, gt=0, description="Time limit for a request with one page, and for an upload, in seconds"
+        300,
+        gt=0,
+        description="Time limit for a document of one page, and for the upload of any request except a job, in seconds",
     )
     document_s: float = Field(
         3600,
         gt=0,
-        description="Time limit for a document with several pages, in seconds. The response has the pages finished by then",
+        description="Time limit for a document of several pages, and for uploading a job, in seconds. The response has the pages that are done by then",
     )
     health_check_s: float = Field(
         5, gt=0, description="Interval between health checks of a recognizer replica, in seconds"
     )
     queue: int = Field(
-        64, ge=1, description="Maximum pages waiting or in progress per ingress replica; beyond it requests get 503"
+        64,
+        ge=1,
+        description="Maximum pages in progress per ingress replica, including those that wait for an engine; beyond it requests get 503",
     )
     pages_in_flight: int = Field(
         16,
         ge=1,
-        description="Maximum pages of one document in progress at once. A document gets more than one only while at least half of `queue` stays free",
+        description="Maximum pages of one document in progress at once. While half of `queue` or more is in use, a new document gets only one",
     )
     requests: int = Field(
         128, ge=1, description="Maximum concurrent OCR requests per ingress replica; beyond it requests get 503"
@@ -89,7 +95,7 @@ class JobSettings(_Strict):
         500,
         gt=0,
         le=5000,
-        description="Maximum size of a job submitted as a form, in MB (10^6 bytes). For JSON, `limits.body_mb` applies",
+        description="Maximum size of a job's document, uploaded in a form or fetched from a URL, in MB (10^6 bytes). For JSON bodies, `limits.body_mb` applies",
     )
     s3_sources: tuple[Annotated[str, Field(pattern="^s3://[^/]+/(.+/)?$")], ...] = Field(
         (),
@@ -98,14 +104,18 @@ class JobSettings(_Strict):
     in_flight: int = Field(
         4,
         ge=1,
-        description="Jobs processed concurrently. Up to twice as many run when an interactive job's key has none running",
+        description="Maximum jobs running at once. Beyond it, up to twice as many in all, an interactive job starts only if its key has no interactive job running",
     )
     waiting: int = Field(
         10_000, ge=1, description="Maximum jobs waiting or running, over all keys; beyond it submissions get 503"
     )
-    job_s: float = Field(86_400, gt=0, description="Time limit for a job, in seconds. It starts again after a restart")
+    job_s: float = Field(
+        86_400,
+        gt=0,
+        description="Time limit for a job, in seconds. After a restart of the service, the time counts from zero",
+    )
     keep_s: float = Field(
-        604_800, gt=0, description="How long a job and its results are kept after it ends, in seconds"
+        604_800, gt=0, description="How long a job and its results stay in the store after the job ends, in seconds"
     )
 
 
@@ -115,7 +125,7 @@ class RasterSettings(_Strict):
         200,
         ge=50,
         le=1200,
-        description="Resolution in dots per inch at which PDF pages are rendered, and which is assumed for images without one",
+        description="Resolution at which PDF pages are rendered, in dots per inch. Images that state no resolution are taken to have this one",
     )
 
 
@@ -136,7 +146,8 @@ class _Engine(_Strict):
         description="Private memory of a replica, in MB, above which it is replaced. Shared memory, such as Ray's object store, does not count. Unset: no limit",
     )
     fallback: str | None = Field(
-        None, description="Name of another configured engine that reads pages while this one is unavailable"
+        None,
+        description="Name of another configured engine, which reads a page if this one is unavailable or fails on it",
     )
 
     @property
@@ -188,7 +199,9 @@ class DummySettings(_Engine):
 
 
 class NativeVlmSettings(_Strict):
-    backend: Literal["native"] = Field("native", description="Where the VLM runs: `native` means in the replica")
+    backend: Literal["native"] = Field(
+        "native", description="Where the vision-language model (VLM) runs: `native` means in the replica"
+    )
     model_dir: str | None = Field(None, description="Folder of the VLM. Unset: Paddle's cache")
 
 
@@ -205,7 +218,7 @@ class VlmServerLaunchSettings(_Strict):
 
 class VlmServerSettings(_Strict):
     backend: Literal["vllm-server", "sglang-server", "fastdeploy-server", "llama-cpp-server"] = Field(
-        description="Where the VLM runs: an OpenAI-compatible inference server of this kind"
+        description="Kind of the OpenAI-compatible inference server on which the VLM runs: `vllm-server`, `sglang-server`, `fastdeploy-server` or `llama-cpp-server`"
     )
     url: str | None = Field(
         None, pattern="^https?://", description="The server's address, including `/v1`. Leave unset with `launch`"
@@ -213,8 +226,10 @@ class VlmServerSettings(_Strict):
     model: str | None = Field(
         None, description="The model's name on the server. Unset: the first one that the server lists"
     )
-    concurrency: int = Field(200, ge=1, description="Blocks in flight at the server, shared by all replicas")
-    pages_at_once: int = Field(16, ge=1, description="Pages per replica whose blocks are in flight")
+    concurrency: int = Field(
+        200, ge=1, description="Maximum blocks (regions of pages) in flight at the server, from all replicas together"
+    )
+    pages_at_once: int = Field(16, ge=1, description="Maximum pages that a replica reads at once")
     connect_s: float = Field(
         3, gt=0, description="Time limit for connecting, and for the response to a probe, in seconds"
     )
@@ -223,7 +238,7 @@ class VlmServerSettings(_Strict):
     )
 
     @model_validator(mode="after")
-    def _reachable(self) -> VlmServerSettings:
+    def _check_address(self) -> VlmServerSettings:
         if (self.url is None) == (self.launch is None):
             raise ValueError("set one of 'url' and 'launch'")
         return self
@@ -233,8 +248,12 @@ class PaddleOcrVlSettings(_Engine):
     """PaddleOCR-VL, the production engine."""
 
     name: Literal["paddleocr-vl"] = Field("paddleocr-vl", description="The engine's name in requests and responses")
-    pipeline_version: Literal["v1", "v1.5", "v1.6"] = Field("v1.6", description="Version of the pipeline")
-    device: Literal["cpu", "gpu"] = Field("gpu", description="Device of the models that run in the replica")
+    pipeline_version: Literal["v1", "v1.5", "v1.6"] = Field(
+        "v1.6", description="Version of the pipeline: `v1`, `v1.5` or `v1.6`"
+    )
+    device: Literal["cpu", "gpu"] = Field(
+        "gpu", description="Device of the models that run in the replica: `cpu` or `gpu`"
+    )
     num_gpus: float | None = Field(
         None,
         ge=0,
@@ -256,7 +275,7 @@ class PaddleOcrVlSettings(_Engine):
         description="A PaddleX pipeline file (YAML) for anything that has no setting here. Settings here take precedence",
     )
     download: bool = Field(
-        True, description="Download models that are missing from Paddle's cache when the engine loads"
+        True, description="When the engine loads, download the models that are missing from Paddle's cache"
     )
     layout_batch: int = Field(8, ge=1, le=64, description="Maximum pages per run of the layout model")
     max_new_tokens: int = Field(4096, ge=1, description="Maximum tokens per block")
@@ -297,14 +316,14 @@ class FolderStoreSettings(_Strict):
     path: str = Field(
         "output", description="Folder for results, relative to the directory in which the service was started"
     )
-    prefix: str = Field("", description="Prefix of every key")
+    prefix: str = Field("", description="Prefix of every key in the store, such as `ocr`")
     keep_source: bool = Field(False, description="Also store the source file with the result")
 
 
 class S3StoreSettings(_Strict):
     kind: Literal["s3"] = Field("s3", description="Where results are stored: `folder` or `s3`")
     bucket: str = Field(description="Name of an existing bucket")
-    prefix: str = Field("", description="Prefix of every key")
+    prefix: str = Field("", description="Prefix of every key in the store, such as `ocr`")
     keep_source: bool = Field(False, description="Also store the source file with the result")
     endpoint_url: str | None = Field(
         None, description="Endpoint of an S3-compatible service. Unset: boto3's default (AWS, or AWS_ENDPOINT_URL_S3)"
@@ -315,13 +334,15 @@ class S3StoreSettings(_Strict):
     )
     region: str | None = Field(None, description="Region. Unset: boto3's default")
     addressing_style: Literal["path", "virtual", "auto"] = Field(
-        "auto", description="Where a URL has the bucket's name: in its path or as part of the host name"
+        "auto",
+        description="Where URLs have the bucket's name: in the path (`path`) or in the host name (`virtual`); `auto` lets boto3 choose",
     )
     checksums: Literal["when_required", "when_supported"] = Field(
-        "when_required", description="boto3's checksum mode. Older gateways refuse `when_supported`"
+        "when_required",
+        description="boto3's checksum mode: `when_required`, or `when_supported`, which older gateways refuse",
     )
     server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
-        None, description="Server-side encryption, if the bucket's service supports it"
+        None, description="Server-side encryption, if the bucket's service supports it: `AES256` or `aws:kms`"
     )
     threads: int = Field(8, ge=1, le=64, description="Connections and threads per ingress replica")
 
@@ -362,7 +383,7 @@ class Settings(_Strict):
     public_url: str | None = Field(
         None,
         pattern="^https?://[^?#]+$",
-        description="The service's address as clients see it. Unset: the one in their request. OCR_PUBLIC_URL in the environment takes precedence",
+        description="The service's address as clients see it. Unset: the address to which they sent the request. OCR_PUBLIC_URL in the environment takes precedence",
     )
     allowed_private_networks: tuple[str, ...] = Field(
         (), description="Private networks (CIDR) that `image_url` and webhooks may connect to"
@@ -371,30 +392,30 @@ class Settings(_Strict):
         0,
         ge=0,
         le=31,
-        description="Days (UTC), including the first, for which recognized pages are cached. The cache serves the same file sent again with the same API key and options. 0: no cache",
+        description="Days (UTC) that recognized pages are cached; the first day counts as one. If the same API key sends the same file again with the same options, its pages come from the cache. 0: no cache",
     )
     api_key_file: str = Field(
         "~/.config/paddleocr-vl-serve/api-key",
-        description="File of the API key that is generated at the first start if OCR_API_KEYS is not set",
+        description="File for the API key, which is generated at the first start if OCR_API_KEYS is not set",
     )
-    log_format: Literal["text", "json"] = Field("text", description="Format of log lines")
+    log_format: Literal["text", "json"] = Field("text", description="Format of log lines: `text` or `json`")
 
     @model_validator(mode="after")
-    def _s3_sources(self) -> Settings:
+    def _check_s3_sources(self) -> Settings:
         if self.jobs.s3_sources and self.store.kind != "s3":
-            raise ValueError("jobs.s3_sources needs a store of kind s3, whose keys it uses")
+            raise ValueError("jobs.s3_sources needs a store of kind s3, whose credentials it uses")
         return self
 
     @field_validator("allowed_private_networks")
     @classmethod
-    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
         for network in networks:
             ipaddress.ip_network(network)  # ValueError: not a network, or host bits set
         return networks
 
     @field_validator("engines")
     @classmethod
-    def _distinct(cls, engines: tuple[EngineSettings, ...]) -> tuple[EngineSettings, ...]:
+    def _check_engines(cls, engines: tuple[EngineSettings, ...]) -> tuple[EngineSettings, ...]:
         names = [engine.name for engine in engines]
         if len(set(names)) != len(names):
             raise ValueError("each engine may be configured once")
@@ -436,7 +457,7 @@ class Secrets(_Strict):
     vlm_api_key: SecretStr | None = Field(None, description="API key for the inference server")
 
     @model_validator(mode="after")
-    def _pairs(self) -> Secrets:
+    def _check_s3_keys(self) -> Secrets:
         if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
             raise ValueError("set both of OCR_S3_ACCESS_KEY_ID and OCR_S3_SECRET_ACCESS_KEY, or neither")
         return self

@@ -16,9 +16,10 @@ log = logging.getLogger("ray.serve.jobs")
 
 
 class Scheduler:
-    """Runs up to `in_flight` jobs at once, and up to as many again so that no owner waits behind others.
+    """Runs up to `in_flight` jobs at once, of any kind. All active jobs are on `board`.
 
-    The second half is for interactive jobs of owners who have none running. All active jobs are on `board`.
+    Up to as many again run so that no owner waits behind others: interactive jobs of owners who have no interactive job
+    running.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Scheduler:
         self._start_next()
 
     async def stop(self, job_id: str) -> None:
-        """Remove a job. On return its task has ended, and writes nothing any more."""
+        """Remove a job. On return its task has ended, so it writes nothing any more."""
         task = self._tasks.pop(job_id, None)
         self._queue.remove(job_id)
         self._records.pop(job_id, None)
@@ -75,7 +76,7 @@ class Scheduler:
                 self._board.restart_pace()
             task = asyncio.create_task(self._run(self._records[job_id]))
             self._tasks[job_id] = task
-            task.add_done_callback(partial(self._ended, job_id))
+            task.add_done_callback(partial(self._on_task_end, job_id))
 
     def _next(self) -> str | None:
         if len(self._tasks) < self._in_flight:
@@ -87,7 +88,7 @@ class Scheduler:
             exclude_owners={record.owner for record in running if record.priority is Priority.INTERACTIVE}
         )
 
-    def _ended(self, job_id: str, task: asyncio.Task[None]) -> None:
+    def _on_task_end(self, job_id: str, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # by `stop`, which does the rest
             return
         if (error := task.exception()) is not None:
