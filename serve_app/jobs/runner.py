@@ -116,7 +116,7 @@ class Runner:
             await self._restore(record, run, failures)
             await self._read(record, run, failures)
             await self._save_lost_pages(record, run)
-            summary = await run.finish(of_job=True)
+            summary = await run.finish_job()
             await self._job_store.save_summary(record.id, summary, run.spool)
             await self._save_outputs(record, run, summary)
             await self._save_dialect_result(record, run)

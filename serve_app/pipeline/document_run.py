@@ -132,13 +132,23 @@ class DocumentRun:
                 pass
         return await self.finish()
 
-    async def finish(self, *, of_job: bool = False) -> DocumentSummary:
-        """Restructure the document and store its result.
+    async def finish(self) -> DocumentSummary:
+        """Restructure the document and store its result. If storing fails, the summary says so."""
+        summary = await self._summarize()
+        await self._results.save(summary, self.spool, self.renderer, self._source)
+        self._log_end(summary)
+        return summary
 
-        If storing fails, the summary says so. For a job it raises instead (see `Results.save`).
-        """
+    async def finish_job(self) -> DocumentSummary:
+        """Restructure the document of a job and store its result. Raises the errors of `Results.save_job`."""
+        summary = await self._summarize()
+        await self._results.save_job(summary, self.spool, self.renderer, self._source)
+        self._log_end(summary)
+        return summary
+
+    async def _summarize(self) -> DocumentSummary:
         warnings = await self._restructure()
-        summary = DocumentSummary(
+        return DocumentSummary(
             id=self.id,
             status=DocumentStatus.PARTIAL if self.collector.failed else DocumentStatus.DONE,
             page_count=self.page_count,
@@ -148,13 +158,14 @@ class DocumentRun:
             timings_ms=self._timings.rounded(),
             storage=StorageInfo(status="failed"),
         )
-        await self._results.save(summary, self.spool, self.renderer, self._source, of_job=of_job)
+
+    def _log_end(self, summary: DocumentSummary) -> None:
+        """Log the document's line, with the total time, which is added to the summary."""
         summary.timings_ms["total"] = self._timings.elapsed_ms
         log.info(
             "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
             self.id, self._owner, summary.engine.name, len(self.numbers), summary.status, summary.timings_ms["total"],
         )  # fmt: skip
-        return summary
 
     def _take_slot(self) -> AbstractContextManager[Any]:
         """The slot of the document's opening, once; after that, a new one. Raises QueueFull."""

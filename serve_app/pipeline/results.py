@@ -38,33 +38,58 @@ class Results:
         spool: PageSpool,
         renderer: Renderer,
         source: Callable[[], Awaitable[bytes | memoryview]],
-        *,
-        of_job: bool = False,
     ) -> None:
         """Store a document, and set `summary.storage` and `summary.timings_ms["store"]`.
 
-        A failure is logged, not raised: the client can still get its response. With `of_job`, the figures are stored
-        already, and a failure is raised: StoreUnavailable, or ServiceUnavailable if the disk is full.
+        A failure is logged, not raised: the client can still get its response.
         """
+
+        async def write(keys: dict[str, str]) -> None:
+            await self._put_result(keys, summary, renderer, source)
+            await self._put_figures(keys, spool)
+
+        await self._attempt(summary, spool, write)
+
+    async def save_job(
+        self,
+        summary: DocumentSummary,
+        spool: PageSpool,
+        renderer: Renderer,
+        source: Callable[[], Awaitable[bytes | memoryview]],
+    ) -> None:
+        """Store the document of a job, like `save`. Its figures have been stored with its pages.
+
+        Raises StoreUnavailable, and ServiceUnavailable if the disk is full.
+        """
+
+        async def write(keys: dict[str, str]) -> None:
+            await self._put_result(keys, summary, renderer, source)
+
+        failure = await self._attempt(summary, spool, write)
+        if failure is not None:
+            raise no_room() if is_no_room(failure) else failure
+
+    async def _attempt(
+        self, summary: DocumentSummary, spool: PageSpool, write: Callable[[dict[str, str]], Awaitable[None]]
+    ) -> Exception | None:
+        """Call `write` with the keys of the document, and update `summary`. Log a failure and return it."""
         started = time.perf_counter()
-        failure: BaseException | None = None
+        failure: Exception | None = None
         try:
             keys = self._keys(summary.id, spool)
             # Set before the result is written, which contains it.
             summary.storage = self._location(summary.id, keys)
-            await self._put_pages(keys, summary, renderer, await source() if self._keep_source else None)
-            if not of_job:
-                await self._put_figures(keys, spool)
+            await write(keys)
         except Exception as error:
             failure = error
             summary.storage = StorageInfo(status="failed")
             unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-        if not is_no_room(failure):  # a full disk of the store is StoreUnavailable; this one has the temporary files
+        # OSError for a full disk means that of the temporary files: the store raises StoreUnavailable for its own.
+        if not is_no_room(failure):
             self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
-        if of_job and failure is not None:
-            raise no_room() if is_no_room(failure) else failure
+        return failure
 
     def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:
         folder = document_folder(document_id)
@@ -82,9 +107,14 @@ class Results:
             keys={name: self._store.full_key(key) for name, key in keys.items()},
         )
 
-    async def _put_pages(
-        self, keys: dict[str, str], summary: DocumentSummary, renderer: Renderer, source: bytes | memoryview | None
+    async def _put_result(
+        self,
+        keys: dict[str, str],
+        summary: DocumentSummary,
+        renderer: Renderer,
+        fetch_source: Callable[[], Awaitable[bytes | memoryview]],
     ) -> None:
+        source = await fetch_source() if self._keep_source else None
         with ExitStack() as files:
             writes = []
             for name, output in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):

@@ -36,7 +36,8 @@ async def test_a_stream_has_each_page_with_its_figures_and_ends_with_the_documen
     with await opened(tmp_path, TwoPages(Structure())) as run:
         stream = EventStream(run, "application/x-ndjson", nullcontext(), include_images=True)
         lines = [json.loads(cast(str, line)) async for line in stream.body_iterator]
-    assert [line["event"] for line in lines] == ["start", "page", "page", "document"] and stream.is_whole
+    assert [line["event"] for line in lines] == ["start", "page", "page", "document"]
+    assert stream.summary is not None and stream.summary.id == run.id
     second, first = lines[1:3]
     assert [page["progress"]["done"] for page in (second, first)] == [1, 2]
     for page in (first, second):
@@ -57,7 +58,7 @@ async def test_a_stream_of_a_document_that_cannot_be_read_ends_with_an_error(
         stream = EventStream(run, "text/event-stream", nullcontext())
         events = [cast(str, event) async for event in stream.body_iterator]
     assert events[1].startswith('event: error\ndata: {"code": "engine_loading"') and len(events) == 2
-    assert not stream.is_whole and "the client left" not in caplog.text
+    assert stream.summary is None and "the client left" not in caplog.text
 
 
 @pytest.mark.parametrize("client_leaves", [False, True])

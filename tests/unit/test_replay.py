@@ -9,8 +9,18 @@ from typing import Any, BinaryIO
 from fastapi import Response
 from starlette.types import Message
 
-from serve_app.ingress.idempotency.replay import _RecordedResponse
+from serve_app.document import DocumentStatus, DocumentSummary, EngineInfo, StorageInfo
+from serve_app.ingress.idempotency.replay import _RecordingResponse
 from serve_app.ingress.responses.document_events import EventStream
+
+SUMMARY = DocumentSummary(
+    id="1",
+    status=DocumentStatus.DONE,
+    page_count=1,
+    engine=EngineInfo(name="x", version="1"),
+    timings_ms={},
+    storage=StorageInfo(status="stored"),
+)
 
 
 class Lease:
@@ -25,10 +35,10 @@ class Lease:
 
 
 class Stream(EventStream):
-    """Sends two events; `is_whole` is the state of the stream after that."""
+    """Sends two events; `summary` is the state of the stream after that."""
 
-    def __init__(self, *, is_whole: bool) -> None:
-        self.is_whole = is_whole
+    def __init__(self, summary: DocumentSummary | None) -> None:
+        self.summary = summary
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
@@ -49,7 +59,7 @@ async def happened(response: Response) -> list[Any]:
         raise AssertionError("unreachable")
 
     lease: Any = Lease(events)
-    await _RecordedResponse(response, lease, AsyncExitStack())({"type": "http"}, receive, send)
+    await _RecordingResponse(response, lease, AsyncExitStack())({"type": "http"}, receive, send)
     return events
 
 
@@ -60,7 +70,7 @@ async def test_a_response_is_stored_before_any_of_it_is_sent() -> None:
 
 
 async def test_a_stream_is_sent_as_it_goes_and_stored_before_its_end() -> None:
-    assert await happened(Stream(is_whole=True)) == [
+    assert await happened(Stream(SUMMARY)) == [
         (b"one ", True),
         (b"two", True),
         ("commit", b"one two", "text/event-stream"),
@@ -69,4 +79,4 @@ async def test_a_stream_is_sent_as_it_goes_and_stored_before_its_end() -> None:
 
 
 async def test_a_stream_that_failed_is_not_stored() -> None:
-    assert await happened(Stream(is_whole=False)) == [(b"one ", True), (b"two", True), (b"", False)]
+    assert await happened(Stream(None)) == [(b"one ", True), (b"two", True), (b"", False)]

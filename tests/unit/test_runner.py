@@ -157,20 +157,20 @@ async def test_a_bug_fails_the_job_at_once(tmp_path: Path, monkeypatch: pytest.M
     async def broken(*_: Any, **__: Any) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr(Results, "_put_pages", broken)
+    monkeypatch.setattr(Results, "_put_result", broken)
     job = await asyncio.wait_for(Bench(tmp_path, Pages()).run(), 5)
     assert job.error is not None and (job.state, job.error.code) == (JobState.FAILED, "internal_error")
 
 
 async def test_a_full_disk_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, failures = Results._put_pages, [OSError(errno.ENOSPC, "no room")] * 2
+    put, failures = Results._put_result, [OSError(errno.ENOSPC, "no room")] * 2
 
     async def full_at_first(self: Results, *arguments: Any) -> None:
         if failures:
             raise failures.pop()
         await put(self, *arguments)
 
-    monkeypatch.setattr(Results, "_put_pages", full_at_first)
+    monkeypatch.setattr(Results, "_put_result", full_at_first)
     assert (await asyncio.wait_for(Bench(tmp_path, Pages()).run(), 5)).state is JobState.DONE
 
 

@@ -23,7 +23,7 @@ from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.storage import StoreUnavailable
 
 
-async def answered_once(
+async def respond_once(
     request: Request,
     context: Context,
     body: Body,
@@ -44,13 +44,13 @@ async def answered_once(
         await work.enter_async_context(lease)
         first = await lease.acquire()
         if first is not None:
-            return await _replayed(context, lease, first, resources)
+            return await _replay(context, lease, first, resources)
         response = await respond(work.enter_context(ExitStack()))
         work.push(resources.pop_all())
-        return _RecordedResponse(response, lease, work.pop_all())
+        return _RecordingResponse(response, lease, work.pop_all())
 
 
-async def _replayed(context: Context, lease: IdempotencyLease, first: Claim, resources: ExitStack) -> Response:
+async def _replay(context: Context, lease: IdempotencyLease, first: Claim, resources: ExitStack) -> Response:
     if first.headers is None:
         raise RequestRunning(retry_after_s=RETRY_AFTER_S)
     try:
@@ -59,16 +59,16 @@ async def _replayed(context: Context, lease: IdempotencyLease, first: Claim, res
         raise JobGone("The response to the first request with this Idempotency-Key has been deleted.") from None
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
-    return _recorded_file(file, {**first.headers, "idempotent-replayed": "true"}, resources)
+    return _recorded_response(file, {**first.headers, "idempotent-replayed": "true"}, resources)
 
 
-def _recorded_file(file: BinaryIO, headers: dict[str, str], resources: ExitStack) -> Response:
+def _recorded_response(file: BinaryIO, headers: dict[str, str], resources: ExitStack) -> Response:
     others = {name: value for name, value in headers.items() if name not in ("content-type", "content-length")}
     return file_response(file, headers["content-type"], others, resources)
 
 
-class _RecordedResponse(Response):
-    """Sends a response and commits it to the lease.
+class _RecordingResponse(Response):
+    """Sends a response, records it and commits it to the lease.
 
     It is stored before it is sent, so that a failing connection does not lose it. A stream is recorded as it is sent, and
     stored before its end is sent: a client that has all of it can repeat the request at once.
@@ -87,18 +87,18 @@ class _RecordedResponse(Response):
                 with recording.file:
                     await self._response(scope, receive, recording)
                     if recording.end is not None:
-                        if self._response.is_whole:
+                        if self._response.summary is not None:
                             await self._lease.commit_with_response(recording.file, recording.headers)
                         await send(recording.end)
                 return
             recording = _Recording()
             await self._response(scope, _never, recording)
             await self._lease.commit_with_response(recording.file, recording.headers)
-            await _recorded_file(recording.file, recording.headers, ExitStack())(scope, receive, send)
+            await _recorded_response(recording.file, recording.headers, ExitStack())(scope, receive, send)
 
 
 class _Recording:
-    """An ASGI `send` that records a response, and passes all but its end on to `send` if there is one."""
+    """An ASGI `send` that records a response. It passes all messages but the last one on to `send`, if there is one."""
 
     def __init__(self, send: Send | None = None) -> None:
         self.file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115

@@ -19,7 +19,7 @@ from typing import Any
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serve_app.document import PageContent
+from serve_app.document import DocumentSummary, PageContent
 from serve_app.errors import ServiceError
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.pipeline.document_run import DocumentRun
@@ -54,7 +54,10 @@ class EventResponse(StreamingResponse):
 
 
 class EventStream(EventResponse):
-    """Reads a document and sends its events. A client who disconnects ends the work."""
+    """Reads a document and sends its events. A client who disconnects ends the work.
+
+    `summary` is set once the event `document` has been sent, which is the last one of a document that could be read.
+    """
 
     def __init__(
         self,
@@ -64,51 +67,52 @@ class EventStream(EventResponse):
         *,
         include_images: bool = False,
     ) -> None:
-        framed = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
-        self.is_whole = False  # until the event `document` was sent
+        frame = as_sse if media_type == MEDIA_TYPES[OutputFormat.EVENTS] else _as_line
+        self.summary: DocumentSummary | None = None
         super().__init__(
-            self._framed(_events(run, include_images=include_images), framed),
+            self._frames(run, frame, include_images=include_images),
             media_type,
             resources,
             {"X-Document-ID": run.id},
         )
 
-    async def _framed(
-        self, events: AsyncGenerator[tuple[str, dict[str, Any]], None], framed: Callable[[str, dict[str, Any]], str]
+    async def _frames(
+        self, run: DocumentRun, frame: Callable[[str, dict[str, Any]], str], *, include_images: bool
     ) -> AsyncGenerator[str, None]:
-        async with aclosing(events):
+        async with aclosing(self._document_events(run, include_images=include_images)) as events:
             async for kind, data in events:
-                yield framed(kind, data)
-                self.is_whole = kind == "document"
+                yield frame(kind, data)
 
-
-async def _events(run: DocumentRun, *, include_images: bool) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-    total = len(run.numbers)
-    yield "start", {"id": run.id, "page_count": run.page_count, "pages": total}
-    done = failed = 0
-    try:
-        async with aclosing(run.pages()) as pages:
-            async for content in pages:
-                page = content.page
-                done, failed = done + (page.error is None), failed + (page.error is not None)
-                progress = {"done": done, "failed": failed, "total": total}
-                event = {"progress": progress, "page": page.model_dump(mode="json")}
-                if include_images:
-                    event["images"] = _images(content)
-                yield "page", event
-        summary = await run.finish()
-    except ServiceError as error:
-        log.info("document %s: %s", run.id, error.code)
-        yield "error", {"code": error.code, "message": error.message}
-        return
-    except Exception as error:
-        failure = logged_failure(log, error, f"document {run.id} failed")
-        yield "error", {"code": failure.code, "message": failure.message}
-        return
-    except (GeneratorExit, asyncio.CancelledError):
-        log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
-        raise
-    yield "document", summary.model_dump(mode="json")
+    async def _document_events(
+        self, run: DocumentRun, *, include_images: bool
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        total = len(run.numbers)
+        yield "start", {"id": run.id, "page_count": run.page_count, "pages": total}
+        done = failed = 0
+        try:
+            async with aclosing(run.pages()) as pages:
+                async for content in pages:
+                    page = content.page
+                    done, failed = done + (page.error is None), failed + (page.error is not None)
+                    progress = {"done": done, "failed": failed, "total": total}
+                    event = {"progress": progress, "page": page.model_dump(mode="json")}
+                    if include_images:
+                        event["images"] = _images(content)
+                    yield "page", event
+            summary = await run.finish()
+        except ServiceError as error:
+            log.info("document %s: %s", run.id, error.code)
+            yield "error", {"code": error.code, "message": error.message}
+            return
+        except Exception as error:
+            failure = logged_failure(log, error, f"document {run.id} failed")
+            yield "error", {"code": failure.code, "message": failure.message}
+            return
+        except (GeneratorExit, asyncio.CancelledError):
+            log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
+            raise
+        yield "document", summary.model_dump(mode="json")
+        self.summary = summary
 
 
 def _images(content: PageContent) -> dict[str, str]:

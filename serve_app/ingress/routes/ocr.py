@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from serve_app.document import Document
 from serve_app.errors import Unauthorized
 from serve_app.ingress.context import Context, context_of, request_deadline
-from serve_app.ingress.idempotency.replay import answered_once
+from serve_app.ingress.idempotency.replay import respond_once
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.ingress.requests.document_fields import OcrForm, OcrRequest
 from serve_app.ingress.requests.document_request import document_request
@@ -102,7 +102,7 @@ async def ocr(request: Request, context: Annotated[Context, Depends(context_of)]
             raise Unauthorized  # only PaddleX's API may be open to requests without a key
         else:
             respond = partial(_respond, request, context, body, timings)
-        return await answered_once(request, context, body, resources, respond)
+        return await respond_once(request, context, body, resources, respond)
 
 
 async def _respond(request: Request, context: Context, body: Body, timings: Timings, resources: ExitStack) -> Response:
