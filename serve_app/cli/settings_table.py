@@ -59,7 +59,7 @@ def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
             label = f"[{_constant(kind)}]" if len(nested) > 1 else ""
             yield from _settings(kind, f"{path}{name}{label}.")
         if not nested:
-            default = "required" if field.is_required() else _shown(field.default)
+            default = "required" if field.is_required() else _format_default(field.default)
             yield f"{path}{name}", default, field.description or ""
 
 
@@ -75,7 +75,7 @@ def _constant(model: type[BaseModel]) -> str:
     return str(get_args(model.model_fields[discriminator].annotation)[0])
 
 
-def _shown(default: Any) -> str:
+def _format_default(default: Any) -> str:
     match default:
         case None:
             return "unset"

@@ -41,7 +41,7 @@ class VlmExtraArgs(BaseModel):
     seal_max_pixels: Pixels | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> VlmExtraArgs:
+    def _check_pixel_order(self) -> VlmExtraArgs:
         for kind in ("ocr", "table", "chart", "formula", "seal"):
             check_pixels(getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels"))
         return self
@@ -99,7 +99,7 @@ class ParsingOptions(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> ParsingOptions:
+    def _check_pixel_order(self) -> ParsingOptions:
         check_pixels(self.min_pixels, self.max_pixels)
         return self
 

@@ -81,16 +81,16 @@ class Structure:
         """The changes it was made from."""
         return [change for page in self._pages.values() for change in page.values()]
 
-    def changes(self, number: int) -> bool:
+    def changes_page(self, number: int) -> bool:
         """Whether anything changes on this page."""
         return number in self._pages
 
-    def annotated(self, page: Page) -> Page:
+    def annotate(self, page: Page) -> Page:
         """The page as it was recognized, with `level` and `continues_from` of its blocks."""
         changes = self._pages.get(page.number)
         if changes is None:
             return page
-        return page.model_copy(update={"blocks": [_annotated(block, changes) for block in page.blocks]})
+        return page.model_copy(update={"blocks": [_annotate(block, changes) for block in page.blocks]})
 
     def as_one_piece(self, page: Page) -> Page:
         """The page as a part of the document: a table is complete where it begins, and absent where it continues."""
@@ -102,7 +102,7 @@ class Structure:
             change = changes.get(block.order)
             if change is not None and change.continues_from is not None:
                 continue
-            block = _annotated(block, changes)
+            block = _annotate(block, changes)
             if change is not None and change.content is not None:
                 block = block.model_copy(update={"content": change.content, "text": change.text})
             blocks.append(block)
@@ -112,7 +112,7 @@ class Structure:
         return page.model_copy(update={"blocks": blocks, "text": text, "markdown": _markdown(page, changes)})
 
 
-def _annotated(block: Block, changes: dict[int, BlockChange]) -> Block:
+def _annotate(block: Block, changes: dict[int, BlockChange]) -> Block:
     change = changes.get(block.order)
     if change is None:
         return block
@@ -127,10 +127,10 @@ def _markdown(page: Page, changes: dict[int, BlockChange]) -> str:
         and change.markdown is not None
         and block.markdown_span is not None
     ]
-    return _edited(page.markdown, edits)
+    return _edit(page.markdown, edits)
 
 
-def _edited(markdown: str, edits: Sequence[tuple[int, int, str]]) -> str:
+def _edit(markdown: str, edits: Sequence[tuple[int, int, str]]) -> str:
     """Replace each [start, end) by its text. An empty text also removes the blank line before it."""
     edited, position = "", 0
     for start, end, new in sorted(edits):

@@ -25,7 +25,7 @@ def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
     return ranges
 
 
-def selected_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:
+def select_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:
     """The page numbers in these ranges, each once, ascending.
 
     Raises ValueError with a message for the client if one is past the end.

@@ -45,7 +45,7 @@ class PageSpool:
         return len(self._pages)
 
     @property
-    def small(self) -> bool:
+    def is_in_memory(self) -> bool:
         """Whether all pages are in memory."""
         return self._in_memory == len(self._pages)
 
@@ -96,11 +96,11 @@ class PageSpool:
         """Each page as a JSON object, in page order, with words and the annotations of `structure`."""
         for number in sorted(self._pages):
             stored = self._pages[number]
-            if isinstance(stored, _OnDisk) and not self.structure.changes(number):
+            if isinstance(stored, _OnDisk) and not self.structure.changes_page(number):
                 yield self._read(*stored.whole)
                 continue
             page = stored if isinstance(stored, Page) else decode_page(self._read(*stored.whole))
-            yield encode_page(self.structure.annotated(page))
+            yield encode_page(self.structure.annotate(page))
 
     @property
     def figure_paths(self) -> list[str]:

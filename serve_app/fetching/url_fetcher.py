@@ -27,7 +27,7 @@ from yarl import URL
 
 from serve_app.errors import InvalidUrl, SchemeNotAllowed, TooLarge, UrlFetchFailed, UrlForbidden
 from serve_app.fetching.address_guard import AddressGuard
-from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
+from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
 
 MAX_URL_BYTES = 8192
 MAX_REDIRECTS = 5
@@ -160,7 +160,7 @@ class Fetcher:
         except (OSError, TimeoutError) as error:
             if gate.refused is not None:
                 raise UrlForbidden from None
-            raise _failed(target, _reason(error)) from None
+            raise _failure(target, _reason(error)) from None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
         """Post a body and return the status of the response. Follows no redirects. Raises the errors of `fetch`."""
@@ -179,7 +179,7 @@ class Fetcher:
             raise UrlFetchFailed from None
         except _NETWORK_ERRORS as error:
             if gate.refused is None:
-                raise _failed(target, _reason(error)) from None
+                raise _failure(target, _reason(error)) from None
         log.info("post to %s: %s is a forbidden address", target.raw_host, gate.refused)
         raise UrlForbidden
 
@@ -221,18 +221,18 @@ class Fetcher:
                     return await self._body(url, response)
         except _NETWORK_ERRORS as error:
             if gate.refused is None:
-                raise _failed(url, _reason(error)) from None
+                raise _failure(url, _reason(error)) from None
         log.info("fetch from %s: %s is a forbidden address", url.raw_host, gate.refused)
         raise UrlForbidden
 
     async def _body(self, url: URL, response: aiohttp.ClientResponse) -> FileContent:
         if response.status != 200:
-            raise _failed(url, f"status {response.status}")
+            raise _failure(url, f"status {response.status}")
         # Decompressing could turn megabytes into gigabytes. The request allows only identity, so the server is at fault.
         if any(
             coding.strip().lower() not in ("", "identity") for coding in response.headers.getall("Content-Encoding", ())
         ):
-            raise _failed(url, "content encoding")
+            raise _failure(url, "content encoding")
         too_large = TooLarge(f"The document behind the URL is over the limit of {self._max_bytes / 1e6:g} MB.")
         if (response.content_length or 0) > self._max_bytes:
             raise too_large
@@ -242,7 +242,7 @@ class Fetcher:
                     raise too_large
                 body.write(chunk)
             if body.tell() > MAPPED_BYTES:
-                return mapped(body)
+                return map_file(body)
             body.seek(0)
             return body.read()
 
@@ -309,18 +309,18 @@ class _GatedResolver(AbstractResolver):
 def _redirect_target(url: URL, response: aiohttp.ClientResponse) -> URL:
     location = response.headers.get("Location")
     if location is None:
-        raise _failed(url, "redirect without a location")
+        raise _failure(url, "redirect without a location")
     # Checked before joining, as urljoin silently drops some of these characters.
     if _AMBIGUOUS.search(location):
-        raise _failed(url, "redirect to an invalid URL")
+        raise _failure(url, "redirect to an invalid URL")
     try:
         return parse_url(urljoin(str(url), location))
     except (InvalidUrl, SchemeNotAllowed, ValueError):
         # The client's URL was valid, so the server is at fault.
-        raise _failed(url, "redirect to an invalid URL or scheme") from None
+        raise _failure(url, "redirect to an invalid URL or scheme") from None
 
 
-def _failed(url: URL, reason: str) -> UrlFetchFailed:
+def _failure(url: URL, reason: str) -> UrlFetchFailed:
     """Log the reason with the URL's host alone. The client gets the same message for every reason."""
     log.info("fetch from %s: %s", url.raw_host, reason)
     return UrlFetchFailed()

@@ -39,7 +39,7 @@ class JobsMonitor:
         self._away_s = away_s
         self._responded_at = time.monotonic()
         self.report: JobsReport | None = None
-        self._is_logged = False
+        self._is_outage_logged = False
 
     @property
     def is_away(self) -> bool:
@@ -55,9 +55,9 @@ class JobsMonitor:
                 async with asyncio.timeout(self._timeout_s):
                     self.report = await self._jobs.report.remote()
                 self._responded_at = time.monotonic()
-                self._is_logged = False
+                self._is_outage_logged = False
             except (TimeoutError, RayError, RayServeException) as error:
-                if self.is_away and not self._is_logged:
+                if self.is_away and not self._is_outage_logged:
                     log.warning("the Jobs deployment does not respond: %s", type(error).__name__)
-                    self._is_logged = True
+                    self._is_outage_logged = True
             await asyncio.sleep(self._poll_s)

@@ -109,12 +109,12 @@ class Jobs:
             return earlier or claim
 
     async def report(self) -> JobsReport:
-        store_reason = self._services.store_monitor.reason or self._janitor.trouble
+        store_reason = self._services.store_monitor.reason or self._janitor.failure
         return JobsReport(self._scheduler.running, self._scheduler.waiting, store_reason, self._janitor.unreadable)
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """Return a job once its version is above `seen`, or after `wait_s`; None if it is not active here."""
-        progress = await self._board.newer(job_id, seen, wait_s)
+        progress = await self._board.wait_for_change(job_id, seen, wait_s)
         if progress is None:
             return None
         position = self._scheduler.position(job_id)

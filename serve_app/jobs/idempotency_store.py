@@ -1,4 +1,4 @@
-"""Idempotency claims: which request came first with an Idempotency-Key, and what it produced."""
+"""Idempotency claims: which request came first with an Idempotency-Key, and its response or job."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from serve_app.storage import Store
 from serve_app.storage.day_index import DayIndex
 
 CLAIM_S = 86_400
-"""How long a claim holds: later requests with its key get what the first one produced."""
+"""How long a claim is valid: later requests with its key get the response or the job of the first one."""
 
 LEASE_S = 15.0
 """How long a request counts as alive after it last renewed its claim."""
 
 
 class ClaimState(StrEnum):
-    ANSWERING = "answering"
-    """The first request is still being answered, or its job is being stored. Its lease ends unless renewed."""
-    ANSWERED = "answered"
-    """The answer is stored, with its headers in the claim."""
+    IN_PROGRESS = "in_progress"
+    """The first request is being processed, or its job is being stored. Its lease ends unless renewed."""
+    RESPONSE = "response"
+    """The response is stored, with its headers in the claim."""
     JOB = "job"
     """The claim's `id` is the id of a stored job."""
 
@@ -34,7 +34,7 @@ class Claim:
     """The claim of the first request with a key. Times are Unix times.
 
     `id` is the job's id, or one of the request's own; `digest` tells apart different requests with the same key.
-    `until` is the end of the lease while the request is being answered; `headers` are those of the stored answer.
+    `until` is the end of the lease while the request is in progress; `headers` are those of the stored response.
     """
 
     id: str
@@ -46,16 +46,16 @@ class Claim:
     @property
     def state(self) -> ClaimState:
         if self.until is not None:
-            return ClaimState.ANSWERING
-        return ClaimState.JOB if self.headers is None else ClaimState.ANSWERED
+            return ClaimState.IN_PROGRESS
+        return ClaimState.JOB if self.headers is None else ClaimState.RESPONSE
 
-    def holds(self, now: float) -> bool:
+    def is_valid(self, now: float) -> bool:
         """Whether the claim is younger than a day and its lease, if it has one, has not ended."""
         return now < self.at + CLAIM_S and (self.until is None or now < self.until)
 
 
 class IdempotencyStore:
-    """Stores claims, and answers, by owner and by name (the value of the Idempotency-Key header).
+    """Stores claims, and responses, by owner and by name (the value of the Idempotency-Key header).
 
     Methods raise StoreUnavailable.
     """
@@ -65,9 +65,9 @@ class IdempotencyStore:
         self._ends = DayIndex(store, "jobs/claim-ends")
 
     async def get(self, owner: str, name: str) -> Claim | None:
-        """Return the claim, or None if there is none that still holds."""
+        """Return the claim, or None if there is no valid one."""
         claim = await self._read(_folder(owner, name))
-        return claim if claim is not None and claim.holds(time.time()) else None
+        return claim if claim is not None and claim.is_valid(time.time()) else None
 
     async def put(self, owner: str, name: str, claim: Claim) -> None:
         """Store a claim; replaces an earlier one."""
@@ -79,21 +79,21 @@ class IdempotencyStore:
         """Delete the claim: the next request with this key is the first again."""
         await self._store.delete(_claim_key(_folder(owner, name)))
 
-    async def put_answer(self, owner: str, name: str, answer: BinaryIO) -> None:
-        await self._store.put(_answer_key(_folder(owner, name)), answer, "application/octet-stream")
+    async def put_response(self, owner: str, name: str, response: BinaryIO) -> None:
+        await self._store.put(_response_key(_folder(owner, name)), response, "application/octet-stream")
 
-    async def answer(self, owner: str, name: str) -> BinaryIO:
-        """Open the stored answer; the caller closes it. Raises KeyError."""
-        return await self._store.open(_answer_key(_folder(owner, name)))
+    async def open_response(self, owner: str, name: str) -> BinaryIO:
+        """Open the stored response; the caller closes it. Raises KeyError."""
+        return await self._store.open(_response_key(_folder(owner, name)))
 
     async def sweep(self, now: datetime) -> None:
-        """Delete claims, and their answers, that ended on an earlier day."""
+        """Delete claims that ended on an earlier day, and their responses."""
         async for day, folder in self._ends.due(now):
             if day == f"{now:%Y%m%d}":
                 continue
             claim = await self._read(folder)
             if claim is None or claim.at + CLAIM_S <= now.timestamp():  # else the key has been used again since
-                await self._store.delete(_answer_key(folder))
+                await self._store.delete(_response_key(folder))
                 await self._store.delete(_claim_key(folder))
             await self._ends.remove(day, folder)
 
@@ -113,5 +113,5 @@ def _claim_key(folder: str) -> str:
     return f"jobs/claims/{folder}/claim.json"
 
 
-def _answer_key(folder: str) -> str:
+def _response_key(folder: str) -> str:
     return f"jobs/claims/{folder}/answer"

@@ -19,11 +19,11 @@ from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.jobs")
 
-LOOK_S = 10.0
+INTERVAL_S = 10.0
 
 
 class Janitor:
-    """Resumes what a killed process has left, and deletes what has expired: at the start, then every `look_s` seconds."""
+    """Resumes what a killed process has left, and deletes what has expired: at the start, then every `interval_s` seconds."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Janitor:
         locks: Locks,
         *,
         keep_s: float,
-        look_s: float = LOOK_S,
+        interval_s: float = INTERVAL_S,
     ) -> None:
         """`locks` excludes other changes of a job, by its id. `keep_s`: how long the record of an expired job is kept."""
         self._job_store = job_store
@@ -45,15 +45,15 @@ class Janitor:
         self._webhooks = webhooks
         self._locks = locks
         self._keep_s = keep_s
-        self._look_s = look_s
-        self._trouble: dict[str, str] = {}
+        self._interval_s = interval_s
+        self._failures: dict[str, str] = {}
         self._unreadable: set[str] = set()
         self._not_before: dict[str, datetime] = {}
 
     @property
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Why the last look failed; None if it did not."""
-        return next(iter(self._trouble.values()), None)
+        return next(iter(self._failures.values()), None)
 
     @property
     def unreadable(self) -> int:
@@ -107,18 +107,18 @@ class Janitor:
         await self._idempotency_store.sweep(now)
         await self._cache.sweep(now)
 
-    async def _repeat(self, name: str, look: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await look()
-                self._trouble.pop(name, None)
+                await work()
+                self._failures.pop(name, None)
             except StoreUnavailable as error:
-                self._trouble[name] = str(error)
+                self._failures[name] = str(error)
                 log.warning("cannot %s jobs, as the store is unavailable: %s", name, error)
             except Exception as error:  # a bug must end neither this loop nor its being reported by /health
-                self._trouble[name] = f"cannot {name} jobs: {type(error).__name__}"
+                self._failures[name] = f"cannot {name} jobs: {type(error).__name__}"
                 log.exception("cannot %s jobs", name)
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(self._interval_s)
 
     async def _resume(self, record: JobRecord) -> None:
         if record.state.is_active:

@@ -55,14 +55,14 @@ class ProgressBoard:
         self._jobs[record.id] = JobProgress(record)
 
     def remove(self, job_id: str) -> None:
-        """Remove a job; those who wait for news of it hear that it is not here any more."""
+        """Remove a job, and wake those who wait for a change of it."""
         if (progress := self._jobs.pop(job_id, None)) is not None:
             progress.announce()
 
     def get(self, job_id: str) -> JobProgress | None:
         return self._jobs.get(job_id)
 
-    async def newer(self, job_id: str, seen: int, wait_s: float) -> JobProgress | None:
+    async def wait_for_change(self, job_id: str, seen: int, wait_s: float) -> JobProgress | None:
         """Return a job's progress once its version is above `seen`, or after `wait_s`. None if it is not active."""
         progress = self._jobs.get(job_id)
         if progress is None:
@@ -77,18 +77,21 @@ class ProgressBoard:
         return progress if self._jobs.get(job_id) is progress else None
 
     def update(self, record: JobRecord, pages: Mapping[int, ErrorInfo | None]) -> None:
-        """Take in a change of an active job: its record, and the pages that have finished with it."""
+        """Record a change of an active job: its record, and the pages that have just finished."""
         progress = self._jobs[record.id]
         progress.record = record
         if pages:
             # Several pages at once were read earlier and are restored now.
             is_new_page = len(pages) == 1 and not pages.keys() & progress.pages.keys()
-            self._pace.page_done(counts=is_new_page and record.state is JobState.RUNNING)
+            if is_new_page and record.state is JobState.RUNNING:
+                self._pace.add_page()
+            else:
+                self._pace.restart()
             progress.pages.update(pages)
         progress.announce()
 
     def restart_pace(self) -> None:
-        """Call this when a job starts after a time without any: the idle time is nobody's pace."""
+        """Call this when a job starts while none is running, so that idle time does not count as time per page."""
         self._pace.restart()
 
     def left_s(self, record: JobRecord, running: int) -> float | None:
@@ -110,9 +113,9 @@ class Pace:
     def restart(self) -> None:
         self._last_page = self._clock()
 
-    def page_done(self, *, counts: bool) -> None:
+    def add_page(self) -> None:
+        """Count the time since the last page, or since `restart`, as that of one page."""
         now = self._clock()
-        if counts:
-            took = now - self._last_page
-            self.page_s = took if self.page_s is None else (1 - PACE_WEIGHT) * self.page_s + PACE_WEIGHT * took
+        took = now - self._last_page
+        self.page_s = took if self.page_s is None else (1 - PACE_WEIGHT) * self.page_s + PACE_WEIGHT * took
         self._last_page = now

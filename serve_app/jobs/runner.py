@@ -22,7 +22,7 @@ from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.timings import Timings
-from serve_app.runtime.mapped_file import FileContent, mapped
+from serve_app.runtime.mapped_file import FileContent, map_file
 from serve_app.runtime.temp_dir import no_room
 from serve_app.scheduling.backoff import backoff
 from serve_app.settings import JobSettings
@@ -136,7 +136,7 @@ class Runner:
     async def _source(self, record: JobRecord) -> FileContent:
         try:
             with await self._job_store.open_source(record.id) as file:
-                return mapped(file)
+                return map_file(file)
         except KeyError:
             if record.url is None:  # an upload is stored before the job's id goes out
                 raise StoreUnavailable(f"the document of job {record.id} is missing") from None

@@ -244,10 +244,10 @@ def _rows(lines: list[list[str]], box: Box) -> list[list[str]]:
     if rows <= len(lines):
         return lines
     capacity = total / rows
-    return [row for line in lines for row in ([line] if len(line) > 1 else _broken(line[0], capacity))]
+    return [row for line in lines for row in ([line] if len(line) > 1 else _break_line(line[0], capacity))]
 
 
-def _broken(line: str, capacity: float) -> list[list[str]]:
+def _break_line(line: str, capacity: float) -> list[list[str]]:
     """Break a line into even parts of about `capacity` ems, at spaces if possible."""
     count = max(1, round(_ems(line) / capacity))
     parts, start = [], 0

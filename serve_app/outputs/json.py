@@ -17,7 +17,7 @@ def document_json(summary: DocumentSummary, spool: PageSpool, *, include_images:
     fields = summary.model_dump(mode="json")
     separator = b"{"
     for name in Document.model_fields:
-        yield separator + _encoded(name) + b":"
+        yield separator + _encode(name) + b":"
         separator = b","
         if name == "pages":
             before = b"["
@@ -29,18 +29,18 @@ def document_json(summary: DocumentSummary, spool: PageSpool, *, include_images:
             parts = document_text(spool.pages()) if name == "text" else document_markdown(spool.pages())
             yield b'"'
             for part in parts:
-                yield _encoded(part)[1:-1]
+                yield _encode(part)[1:-1]
             yield b'"'
         elif name == "images":
             yield b"{"
             for index, path in enumerate(spool.figure_paths if include_images else []):
                 image = base64.b64encode(spool.figure(path) or b"")
-                yield b"," * (index > 0) + _encoded(path) + b':"' + image + b'"'
+                yield b"," * (index > 0) + _encode(path) + b':"' + image + b'"'
             yield b"}"
         else:
-            yield _encoded(fields[name])
+            yield _encode(fields[name])
     yield b"}"
 
 
-def _encoded(value: object) -> bytes:
+def _encode(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

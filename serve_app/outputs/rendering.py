@@ -77,7 +77,11 @@ class Renderer:
             else:
                 write = partial(write_output, kind, summary, self._spool, file, include_images=include_images)
                 # A few pages are written in less time than a thread takes to start.
-                quick = self._spool.small and kind in (OutputFormat.JSON, OutputFormat.MARKDOWN, OutputFormat.TEXT)
+                quick = self._spool.is_in_memory and kind in (
+                    OutputFormat.JSON,
+                    OutputFormat.MARKDOWN,
+                    OutputFormat.TEXT,
+                )
                 write() if quick else await asyncio.to_thread(write)
             file.seek(0)
         except BaseException:

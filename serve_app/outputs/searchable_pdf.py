@@ -26,7 +26,7 @@ from serve_app.raster.images import HEADER_SEARCH_BYTES, image_errors, open_imag
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.pdf import PdfSource
-from serve_app.runtime.mapped_file import FileContent, mapped
+from serve_app.runtime.mapped_file import FileContent, map_file
 
 MAX_PAGE_POINTS = 14_400
 """Longest side of a page that PDF viewers accept. Larger images are scaled to it."""
@@ -73,7 +73,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
-            existing_text = opened.enter_context(closing(_ExistingText(mapped(source), password)))
+            existing_text = opened.enter_context(closing(_ExistingText(map_file(source), password)))
             with _pdf_errors():
                 original = opened.enter_context(Pdf.open(source, password=password or ""))
             layers = _add_pdf_pages(result, original, pages, font, existing_text)
@@ -155,7 +155,7 @@ def _add_pdf_pages(
             name, frame = _unused_font_name(leaf), _frame(leaf)
         indices.append(page.number - 1)
         content = b"" if existing_text.is_on(page.number) else text_content(page, frame, font, name)
-        layers.append((name, _compressed(content)))
+        layers.append((name, _compress(content)))
     with _pdf_errors():
         result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
         seen: set[tuple[int, int]] = set()
@@ -239,14 +239,14 @@ def _defuse(annotation: object) -> None:
         if key in annotation:
             del annotation[key]
     action = annotation.get("/A")
-    if isinstance(action, Dictionary) and _harmless(action):
+    if isinstance(action, Dictionary) and _is_harmless(action):
         if "/Next" in action:
             del action["/Next"]
     elif action is not None:
         del annotation["/A"]
 
 
-def _harmless(action: pikepdf.Object) -> bool:
+def _is_harmless(action: pikepdf.Object) -> bool:
     uri = action.get("/URI")
     address = bytes(uri).strip().lower() if isinstance(uri, pikepdf.String) else b""
     kind = action.get("/S")
@@ -263,15 +263,15 @@ def _add_image_pages(result: Pdf, kind: str, data: bytes, pages: Iterable[Page],
         limit = page.width * page.height or UNREAD_MAX_PIXELS
         try:
             if kind == "JPEG":
-                picture = _jpeg(result, data, limit)
+                picture = _embed_jpeg(result, data, limit)
             else:
                 source = source or open_source(data, password=None, max_pixels=limit)
-                picture = _decoded(result, source, page.number, limit)
+                picture = _embed_pixels(result, source, page.number, limit)
         except ServiceError:
             if page.error is None:
                 raise
             picture = None
-        layers.append((_FONT_NAME, _compressed(_draw(result, picture, page, font))))
+        layers.append((_FONT_NAME, _compress(_draw(result, picture, page, font))))
     return layers
 
 
@@ -300,7 +300,7 @@ def _draw(result: Pdf, picture: _Picture | None, page: Page, font: InvisibleFont
     return text_content(page, PageFrame(0, 0, width, height, 0), font, _FONT_NAME)
 
 
-def _jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
+def _embed_jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
     """Embed the file unchanged."""
     with image_errors("JPEG"):
         image = open_image("JPEG", data, max_pixels)
@@ -321,7 +321,7 @@ def _jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
     return _Picture(stream, width, height, dpi, (x1 - x, y1 - y, x2 - x, y2 - y, x, y))
 
 
-def _decoded(result: Pdf, source: PageSource, number: int, max_pixels: int) -> _Picture:
+def _embed_pixels(result: Pdf, source: PageSource, number: int, max_pixels: int) -> _Picture:
     """Embed the pixels that were recognized, in the fewest channels and bits that lose nothing."""
     if number > source.page_count:
         raise CorruptDocument("The image is damaged: it has fewer pages than have been read.")
@@ -349,5 +349,5 @@ def _image_entries(width: int, height: int, channels: int, bits: int) -> dict[st
     }
 
 
-def _compressed(content: bytes) -> bytes:
+def _compress(content: bytes) -> bytes:
     return zlib.compress(content) if content else b""

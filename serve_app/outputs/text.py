@@ -112,7 +112,7 @@ def _paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:
         body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
         if pending and body and page.number == pending_number + 1 and _continues(pending[0], paragraphs[body[0]]):
             first = body[0]
-            whole = _Paragraph(_joined(pending[0], paragraphs[first]), paragraphs[first].label)
+            whole = _Paragraph(_join(pending[0], paragraphs[first]), paragraphs[first].label)
             paragraphs = [whole, *pending[1:], *paragraphs[:first], *paragraphs[first + 1 :]]
             body = [index for index, paragraph in enumerate(paragraphs) if not paragraph.marginal]
         else:
@@ -138,7 +138,7 @@ def _page_paragraphs(page: Page) -> list[_Paragraph]:
             and {block.label, before.label} == {"text"}
         ):
             following = _Paragraph((block.text,), block.label, block.group)
-            paragraphs[-1] = replace(following, pieces=_joined(before, following))
+            paragraphs[-1] = replace(following, pieces=_join(before, following))
         else:
             paragraphs.append(_Paragraph((block.text,), block.label, block.group))
     return paragraphs
@@ -156,7 +156,7 @@ def _continues(above: _Paragraph, following: _Paragraph) -> bool:
     return start.lstrip("«„“\"'(")[:1].islower() and long_enough
 
 
-def _joined(above: _Paragraph, following: _Paragraph) -> tuple[str, ...]:
+def _join(above: _Paragraph, following: _Paragraph) -> tuple[str, ...]:
     """Return the pieces of both as one paragraph. Drops a hyphen that only breaks a word, unless the word may need it."""
     *before, last = above.pieces
     last, first, *rest = last.rstrip(), following.pieces[0].lstrip(), *following.pieces[1:]

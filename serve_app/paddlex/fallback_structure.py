@@ -13,7 +13,7 @@ from serve_app.paddlex.pages import MARGINALS, from_paddlex, with_html_pictures
 
 def restructure_without_engine(pages: Sequence[NativePage], restructuring: Restructuring) -> list[NativePage]:
     """The pages with blocks numbered across the document, or one page with all blocks if `concatenate` is set."""
-    numbered = _numbered([page.result for page in pages])
+    numbered = _number_blocks([page.result for page in pages])
     markdowns = [_markdown(page, restructuring) for page in numbered]
     if restructuring.concatenate:
         whole = {**numbered[0], "page_count": len(numbered)}
@@ -23,7 +23,7 @@ def restructure_without_engine(pages: Sequence[NativePage], restructuring: Restr
     return [NativePage(page, markdown) for page, markdown in zip(numbered, markdowns, strict=True)]
 
 
-def _numbered(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _number_blocks(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     numbered, count = [], 0
     for page in pages:
         blocks = []

@@ -45,7 +45,7 @@ class PaddlexJob(BaseModel):
     address: str = Field(description="Base URL of this service, for the URLs in the result")
 
     @property
-    def of_lines(self) -> bool:
+    def reads_lines(self) -> bool:
         return self.model in LINES_MODELS
 
     @property
@@ -77,19 +77,19 @@ class PaddlexResultWriter:
         def picture(path: str) -> str:
             return self._links.url(f"{folder}/{path}", job.address, seconds=link_s)
 
-        if job.of_lines:
+        if job.reads_lines:
             preprocessed = is_preprocessed(run.request.options)
             lines = ocr_results(job.lines, run.spool, picture, preprocessed=preprocessed)
             await asyncio.to_thread(write_lines, "ocrResults", lines, run.spool, kind=run.kind, to=file)
             return
         layout = job.layout
-        restructured = await self._restructured(layout, run) if layout.restructure_pages else None
+        restructured = await self._restructure(layout, run) if layout.restructure_pages else None
         exports = await export_spool(self._documents.writers, run.spool, restructured, layout.output_formats)
         with exports:
             pages = layout_parsing_results(layout, run.spool, restructured, picture, exports)
             await asyncio.to_thread(write_lines, "layoutParsingResults", pages, run.spool, kind=run.kind, to=file)
 
-    async def _restructured(self, layout: LayoutParsingFields, run: DocumentRun) -> list[NativePage] | None:
+    async def _restructure(self, layout: LayoutParsingFields, run: DocumentRun) -> list[NativePage] | None:
         """The pages joined into one document; None if that fails, as the pages themselves are worth more."""
         pages = await asyncio.to_thread(native_pages, run.spool, layout)
         restructuring = restructuring_of(layout)

@@ -18,7 +18,7 @@ from serve_app.document.options import (
     VlmExtraArgs,
     check_pixels,
 )
-from serve_app.paddlex.uploaded_pages import checked_page
+from serve_app.paddlex.uploaded_pages import check_page
 
 PDF_DPI = 144
 """PDF pages are drawn at twice their size in points; clients divide boxes by two."""
@@ -40,13 +40,13 @@ class _FileRequest(_Request):
     )
 
 
-class _Visualized(_Request):
+class _VisualizeOption(_Request):
     visualize: bool | None = Field(
         None, description="Add pictures of the page and of its detected layout; default: none"
     )
 
 
-class _Written(BaseModel):
+class _OutputOptions(BaseModel):
     """Options of the output."""
 
     prettify_markdown: bool = Field(True, description="Centre titles, pictures and tables in Markdown, with HTML")
@@ -102,7 +102,7 @@ class _ExtraArgs(BaseModel):
     seal_max_pixels: _Count | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> _ExtraArgs:
+    def _check_pixel_order(self) -> _ExtraArgs:
         for kind in ("ocr", "table", "chart", "formula", "seal"):
             check_pixels(getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels"))
         return self
@@ -112,7 +112,7 @@ class _ExtraArgs(BaseModel):
         return VlmExtraArgs(**{name: _pixels(each) for name, each in self if each is not None})
 
 
-class LayoutParsingFields(_Written, ParsingOptions, _Visualized):
+class LayoutParsingFields(_OutputOptions, ParsingOptions, _VisualizeOption):
     """The fields of /layout-parsing without the document."""
 
     model_config = _Request.model_config
@@ -147,7 +147,7 @@ class LayoutParsingRequest(LayoutParsingFields, _FileRequest):
     """Body of POST /layout-parsing."""
 
 
-class LinesFields(_Visualized):
+class LinesFields(_VisualizeOption):
     """The fields of PaddleX's /ocr without the document."""
 
     use_doc_orientation_classify: bool | None = Field(None, description="Turn the page upright first")
@@ -179,13 +179,13 @@ class LinesRequest(LinesFields, _FileRequest):
 class RestructuredPage(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
-    pruned_result: Annotated[dict[str, Any], AfterValidator(checked_page)] = Field(
+    pruned_result: Annotated[dict[str, Any], AfterValidator(check_page)] = Field(
         description="As /layout-parsing returned it"
     )
     markdown_images: dict[str, str] | None = Field(None, description="Pictures by the paths that the Markdown links")
 
 
-class RestructureRequest(_Written, _Request):
+class RestructureRequest(_OutputOptions, _Request):
     """Body of POST /restructure-pages."""
 
     pages: tuple[RestructuredPage, ...] = Field(min_length=1, max_length=MAX_PAGES)

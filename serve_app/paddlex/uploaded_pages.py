@@ -38,7 +38,7 @@ class _Page(BaseModel):
     model_settings: _Settings | None = None
 
 
-def checked_page(pruned_result: dict[str, Any]) -> dict[str, Any]:
+def check_page(pruned_result: dict[str, Any]) -> dict[str, Any]:
     """Return a `prunedResult` after checking the types of all fields that are used.
 
     Raises ValueError with a message for the client.

@@ -96,7 +96,7 @@ class DocumentRun:
     ) -> None:
         if self._slot is not None:
             self._slot.close()
-        if not self.spool.small:
+        if not self.spool.is_in_memory:
             trim_heap()
         self.spool.close()
 
@@ -155,7 +155,7 @@ class DocumentRun:
             engine=self.collector.engine,
             degraded=self.collector.degraded,
             warnings=warnings,
-            timings_ms=self._timings.rounded(),
+            timings_ms=self._timings.stages_ms(),
             storage=StorageInfo(status="failed"),
         )
 

@@ -66,7 +66,7 @@ class PageCollector:
     def restore(self, content: PageContent, engine: EngineInfo) -> None:
         """Take a page that `add` returned in an earlier run, and the engine of that time."""
         self._note_engine(content.page, engine)
-        self._keep(content)
+        self._add_content(content)
 
     def add_failed(self, page: Page) -> PageContent:
         """Take a page that has an error."""
@@ -88,7 +88,7 @@ class PageCollector:
         content.page.number = number
         self._timings.add(result.timings_ms)
         self._note_engine(content.page, result.engine)
-        self._keep(content)
+        self._add_content(content)
         return content
 
     def _note_engine(self, page: Page, engine: EngineInfo) -> None:
@@ -96,7 +96,7 @@ class PageCollector:
         if self._engine is None or page.text_source == "recognition":
             self._engine = engine
 
-    def _keep(self, content: PageContent) -> None:
+    def _add_content(self, content: PageContent) -> None:
         self.degraded |= content.page.degraded
         self.spool.add(content)
         if self._request.restructure and (outline := outline_of(content.page)) is not None:

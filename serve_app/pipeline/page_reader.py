@@ -28,7 +28,7 @@ from serve_app.errors import (
     ServiceError,
 )
 from serve_app.pipeline.page_cache import CachedPages
-from serve_app.pipeline.replica_calls import NoReplica, RetryPolicy, lost_pixels, wait_for_replica
+from serve_app.pipeline.replica_calls import NoReplica, RetryPolicy, are_pixels_lost, wait_for_replica
 from serve_app.runtime.death_count import DeathCount
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 
@@ -135,7 +135,7 @@ class PageReader:
             except RayActorError:
                 what = "its recognizer died"  # the pixels are still there
             except (RayTaskError, RayServeException, ObjectLostError) as error:
-                if not lost_pixels(error):
+                if not are_pixels_lost(error):
                     raise
                 what = "its pixels were lost when a rasterizer or a node died"
                 pixels = None
@@ -152,7 +152,7 @@ class PageReader:
                 self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
                 has_replicas=lambda: self._has_replicas(engine),
                 wait_s=0 if engine in self._fallbacks else self._engine_wait_s,
-                look_s=self._retry.look_s,
+                poll_s=self._retry.poll_s,
             )
         except NoReplica:
             return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)

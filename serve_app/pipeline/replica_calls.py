@@ -28,12 +28,12 @@ class RetryPolicy:
     """Retries of calls whose replica dies: `attempts` in all, then the call fails.
 
     The pause before a retry is `pause_s` (seconds) times the number of attempts so far. A call that waits for a
-    replica checks every `look_s` whether there is one.
+    replica checks every `poll_s` whether there is one.
     """
 
     attempts: int = 4
     pause_s: float = 0.2
-    look_s: float = 1.0
+    poll_s: float = 1.0
 
     async def pause(self, attempt: int) -> None:
         await asyncio.sleep(self.pause_s * attempt)
@@ -63,7 +63,7 @@ async def call_with_retries(send: Callable[[], Awaitable[Any]], retry: RetryPoli
 
 
 async def wait_for_replica(
-    response: Any, *, has_replicas: Callable[[], bool], wait_s: float, look_s: float
+    response: Any, *, has_replicas: Callable[[], bool], wait_s: float, poll_s: float
 ) -> PageResult | ServiceError:
     """Await a recognizer's response, but no longer than `wait_s` without any replica: Serve would wait forever.
 
@@ -72,7 +72,7 @@ async def wait_for_replica(
     waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
     missing_since = None
     try:
-        while not (await asyncio.wait({waiting}, timeout=look_s))[0]:
+        while not (await asyncio.wait({waiting}, timeout=poll_s))[0]:
             now = time.monotonic()
             missing_since = None if has_replicas() else missing_since or now
             if missing_since is not None and now - missing_since >= wait_s:
@@ -85,7 +85,7 @@ async def wait_for_replica(
             response.cancel()  # Serve would go on with it
 
 
-def lost_pixels(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
+def are_pixels_lost(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
     """Whether a call failed because its argument, the rasterizer's response, died with its process.
 
     Ray names it as the task's cause if the recognizer noticed; Serve names it as the cause of its exception if the router did.

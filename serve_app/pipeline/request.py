@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.document.options import RecognitionOptions
-from serve_app.document.page_ranges import parse_page_ranges, selected_pages
+from serve_app.document.page_ranges import parse_page_ranges, select_pages
 from serve_app.outputs.formats import OutputFormat
 
 
@@ -46,4 +46,4 @@ class DocumentRequest(BaseModel):
         """Numbers of the pages to read, ascending. Raises ValueError with a message for the client."""
         if self.pages is None:
             return list(range(1, page_count + 1))
-        return selected_pages(parse_page_ranges(self.pages), page_count)
+        return select_pages(parse_page_ranges(self.pages), page_count)

@@ -28,7 +28,7 @@ class Timings:
             self._stages[stage] = self._stages.get(stage, 0.0) + ms
 
     def add_elapsed(self, stage: str) -> None:
-        """Everything since the start was this stage."""
+        """Count all time since the start as this stage."""
         self.add({stage: self.elapsed_s * 1000})
 
     @contextmanager
@@ -38,5 +38,5 @@ class Timings:
         yield
         self.add({stage: (time.perf_counter() - started) * 1000})
 
-    def rounded(self) -> dict[str, float]:
+    def stages_ms(self) -> dict[str, float]:
         return {stage: round(ms, 1) for stage, ms in self._stages.items()}

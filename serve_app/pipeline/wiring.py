@@ -64,7 +64,7 @@ def open_services(
     engines: dict[str, EngineMonitor] = {
         engine.name: EngineMonitor(
             recognizers[engine.name],
-            before_contact=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
+            initial_phase=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
         )
         for engine in settings.engines
     }
@@ -91,15 +91,15 @@ def open_services(
     return PipelineServices(documents, engines, store, store_monitor, temp_dir)
 
 
-def _shared(source: FileContent) -> Any:
+def _share_through_ray(source: FileContent) -> Any:
     """Put a file into Ray's object store: rasterizers read it without copies, as long as the reference exists."""
     return ray.put(np.frombuffer(source, np.uint8))
 
 
-async def _fetched(shared: Any) -> memoryview:
+async def _fetch_through_ray(shared: Any) -> memoryview:
     """The file, without a copy."""
     array = await shared
     return memoryview(array)
 
 
-THROUGH_RAY = FileSharing(_shared, _fetched)
+THROUGH_RAY = FileSharing(_share_through_ray, _fetch_through_ray)

@@ -158,7 +158,7 @@ class IsolatedDecoder:
             self._drop()
 
     def _running_child(self) -> _Child:
-        if self._child is not None and not self._child.alive():
+        if self._child is not None and not self._child.is_alive():
             logger.warning("The decoding process died while idle: %s; starting another.", self._drop())
         if self._child is None:
             self._child = _Child(self._memory_bytes)
@@ -260,7 +260,7 @@ class _Child:
         for descriptor in (self._requests, self._responses):
             os.set_blocking(descriptor, False)
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def kill(self) -> None:

@@ -34,7 +34,7 @@ from serve_app.errors import ServiceError
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.child_process import enter_child
-from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
+from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
 from serve_app.runtime.temp_dir import has_room, no_room
 
 HEADER_LENGTH = struct.Struct(">I")
@@ -130,13 +130,13 @@ def _respond(fields: dict[str, Any], data: FileContent, documents: OpenDocuments
 def _read_file(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileContent:
     """Read the document's file. If the disk has no room for it, raises ServiceUnavailable after reading it."""
     if size < MAPPED_BYTES:
-        return _exactly(requests, size)
+        return _read_exactly(requests, size)
     if not has_room(Path(tempfile.gettempdir()), size):
         documents.close()  # their temporary files may take the space
     failure: OSError | None = None
     with tempfile.TemporaryFile() as file:
         for start in range(0, size, CHUNK_BYTES):
-            chunk = _exactly(requests, min(CHUNK_BYTES, size - start))
+            chunk = _read_exactly(requests, min(CHUNK_BYTES, size - start))
             if failure is None:
                 try:
                     file.write(chunk)
@@ -145,10 +145,10 @@ def _read_file(requests: BinaryIO, size: int, documents: OpenDocuments) -> FileC
                     failure = error
         if failure is not None:
             raise no_room() from failure
-        return mapped(file)
+        return map_file(file)
 
 
-def _exactly(requests: BinaryIO, size: int) -> bytes:
+def _read_exactly(requests: BinaryIO, size: int) -> bytes:
     data = requests.read(size)
     if len(data) < size:
         sys.exit("a request ended early")

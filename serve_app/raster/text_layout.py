@@ -75,7 +75,7 @@ def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iter
     """
     word: list[Glyph] = []
     for glyph in (*glyphs, None):
-        if word and (glyph is None or _apart(word[-1], glyph)):
+        if word and (glyph is None or _are_apart(word[-1], glyph)):
             text = "".join(part.text for part in word)
             # Joins surrogate pairs, which PDFium splits, and combining accents, which Apple's PDFs split.
             text = unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
@@ -103,12 +103,12 @@ def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]
         _Line(tuple(word for part in parts for word in part.words), _union([p.body for p in parts]), parts[0].turned)
         for parts in _gather(single, _continues_line)
     ]
-    if _one_column([[line] for line in lines]):
+    if _is_one_column([[line] for line in lines]):
         lines.sort(key=lambda line: line.body[1])
     elif sum(below.body[1] < above.body[1] for above, below in itertools.pairwise(lines)) > len(lines) / 2:
         lines.reverse()  # PDFium reverses the lines of a page turned by 90 degrees
     paragraphs = _gather(lines, _continues_paragraph)
-    if _one_column(paragraphs):
+    if _is_one_column(paragraphs):
         paragraphs.sort(key=lambda paragraph: paragraph[0].body[1])
     return [
         Block(
@@ -133,17 +133,17 @@ def _gather(parts: Sequence[_Line], continues: Callable[[Sequence[_Line], _Line]
     return runs
 
 
-def _apart(before: Glyph, glyph: Glyph) -> bool:
+def _are_apart(before: Glyph, glyph: Glyph) -> bool:
     if before.turned != glyph.turned:
         return True
-    return not _beside(_upright(before.body, before.turned), _upright(glyph.body, glyph.turned), NEW_WORD_GAP)
+    return not _is_beside(_upright(before.body, before.turned), _upright(glyph.body, glyph.turned), NEW_WORD_GAP)
 
 
 def _continues_line(line: Sequence[_Line], word: _Line) -> bool:
-    return line[-1].turned == word.turned and _beside(line[-1].body, word.body, NEW_LINE_GAP)
+    return line[-1].turned == word.turned and _is_beside(line[-1].body, word.body, NEW_LINE_GAP)
 
 
-def _beside(before: FloatBox, after: FloatBox, widest_gap: float) -> bool:
+def _is_beside(before: FloatBox, after: FloatBox, widest_gap: float) -> bool:
     """Whether `after` continues the line of `before` to the right."""
     heights = before[3] - before[1], after[3] - after[1]
     overlap = min(before[3], after[3]) - max(before[1], after[1])
@@ -171,7 +171,7 @@ def _continues_paragraph(above: Sequence[_Line], line: _Line) -> bool:
     return not (indented and line.body[2] >= last.body[2] - low)
 
 
-def _one_column(paragraphs: Sequence[Sequence[_Line]]) -> bool:
+def _is_one_column(paragraphs: Sequence[Sequence[_Line]]) -> bool:
     if len({paragraph[0].turned for paragraph in paragraphs}) > 1:
         return False
     lowest = -math.inf

@@ -20,7 +20,8 @@ MAX_OBJECTS = 50_000
 """Most objects of a page. A page with more is a map, and slow to process."""
 
 COVERING_SHARE = 0.5
-"""A picture that covers this share of the page hides the text drawn before it: scanners put pictures over a layer."""
+"""A picture that covers this share of the page hides the text drawn before it: scanners put the picture over the text
+layer."""
 
 MAX_ANNOTATIONS = 1000
 MAX_FORM_DEPTH = 8
@@ -32,8 +33,8 @@ less."""
 PREVIEW_PIXELS = 1_000_000
 """Size of the drawing on which words are checked for contrast. A4 at 72 dpi is half of it."""
 
-_DRAWN_TEXT = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
-_UNSEEN_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
+_TEXT_ANNOTATIONS = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
+_INVISIBLE_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
 
 
 @dataclass
@@ -50,33 +51,33 @@ def scan_contents(page: Any) -> Contents | None:
     page_left, page_bottom, page_right, page_top = page.get_bbox()
     area = (page_right - page_left) * (page_top - page_bottom)
     walk = _objects(page, None, pdfium.PdfMatrix())
-    for drawn, matrix in itertools.islice(walk, MAX_OBJECTS):
-        if drawn.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
-            if pdfium_c.FPDFTextObj_GetTextRenderMode(drawn) not in _UNSEEN_MODES:
-                found.visible_text.add(address(drawn.raw))
-        elif drawn.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
-            left, bottom, right, top = drawn.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1)
+    for item, matrix in itertools.islice(walk, MAX_OBJECTS):
+        if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
+            if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in _INVISIBLE_MODES:
+                found.visible_text.add(address(item.raw))
+        elif item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
+            left, bottom, right, top = item.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1)
             across = max(min(right, page_right) - max(left, page_left), 0)
             up = max(min(top, page_top) - max(bottom, page_bottom), 0)
             share = across * up / area
             found.picture_share = min(found.picture_share + share, 1)
-            if share >= COVERING_SHARE and not pdfium_c.FPDFPageObj_HasTransparency(drawn):
+            if share >= COVERING_SHARE and not pdfium_c.FPDFPageObj_HasTransparency(item):
                 found.visible_text.clear()
     return found if next(walk, None) is None else None
 
 
 def _objects(page: Any, form: Any, matrix: Any, level: int = 0) -> Iterator[tuple[Any, Any]]:
     """Yield the objects of a page and its forms in drawing order, each with the matrix from its form to the page."""
-    for drawn in page.get_objects(max_depth=1 + level, form=form, level=level):
-        yield drawn, matrix
-        if drawn.type == pdfium_c.FPDF_PAGEOBJ_FORM and level < MAX_FORM_DEPTH:
-            yield from _objects(page, drawn, drawn.get_matrix().multiply(matrix), level + 1)
+    for item in page.get_objects(max_depth=1 + level, form=form, level=level):
+        yield item, matrix
+        if item.type == pdfium_c.FPDF_PAGEOBJ_FORM and level < MAX_FORM_DEPTH:
+            yield from _objects(page, item, item.get_matrix().multiply(matrix), level + 1)
 
 
 def has_text_in_annotations(page: Any) -> bool:
     """Whether the page has form fields, notes or stamps, whose visible text is not in the text layer."""
     count = pdfium_c.FPDFPage_GetAnnotCount(page)
-    return count > MAX_ANNOTATIONS or any(_subtype(page, index) in _DRAWN_TEXT for index in range(count))
+    return count > MAX_ANNOTATIONS or any(_subtype(page, index) in _TEXT_ANNOTATIONS for index in range(count))
 
 
 def _subtype(page: Any, index: int) -> int:
@@ -91,7 +92,7 @@ def _subtype(page: Any, index: int) -> int:
 
 
 def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
-    """Return for each box whether the page shows anything there. Text may be white on white, or covered.
+    """Return for each box whether anything is visible there. Text may be white on white, or covered.
 
     Boxes are in pixels of the page drawn at `width` x `height`.
     """

@@ -263,7 +263,7 @@ class Recognizer:
                     "engine %s %s loaded in %.1f s",
                     self._engine.name, self._engine.version, time.perf_counter() - started,
                 )  # fmt: skip
-                self._memory.loaded()
+                self._memory.drop_exceeded()
                 return
             await asyncio.sleep(self._load_retry_s)
 

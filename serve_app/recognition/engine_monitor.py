@@ -35,11 +35,11 @@ class EngineMonitor:
     A replica's state expires after STATE_EXPIRES_S.
     """
 
-    def __init__(self, recognizer: DeploymentHandle[Any], *, before_contact: EnginePhase) -> None:
+    def __init__(self, recognizer: DeploymentHandle[Any], *, initial_phase: EnginePhase) -> None:
         self._recognizer = recognizer
-        self._state = EngineState(replica="", phase=before_contact)
+        self._state = EngineState(replica="", phase=initial_phase)
         self._seen: dict[str, tuple[float, EngineState]] = {}
-        self._before_contact = before_contact
+        self._initial_phase = initial_phase
         self._has_replicas = True  # assumed until Serve reports none
 
     @property
@@ -60,7 +60,7 @@ class EngineMonitor:
         states = [state for _, state in self._seen.values()]
         known = min(states, key=_rank, default=self._state)
         if not self._has_replicas and known.phase is not EnginePhase.FAILED:
-            return replace(known, phase=self._before_contact, reason=NO_REPLICA)
+            return replace(known, phase=self._initial_phase, reason=NO_REPLICA)
         return known
 
     @property

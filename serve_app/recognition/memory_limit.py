@@ -46,7 +46,7 @@ class MemoryLimit:
         }
         self._warned = False
 
-    def loaded(self) -> None:
+    def drop_exceeded(self) -> None:
         """Call this once the engine is loaded. Drops the limits that it already exceeds."""
         for name, used_mb in self._used().items():
             limit_mb = self._limits[name]

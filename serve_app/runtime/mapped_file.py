@@ -13,7 +13,7 @@ MAPPED_BYTES = 2**20
 """Contents of at least this size go to a file instead of memory."""
 
 
-def mapped(file: IO[bytes]) -> mmap.mmap:
+def map_file(file: IO[bytes]) -> mmap.mmap:
     """Map a whole file, which must not be empty. The mapping outlives the open file and never changes it."""
     file.flush()
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # COPY, as ctypes takes no read-only memory

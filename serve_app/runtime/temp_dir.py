@@ -47,7 +47,7 @@ def no_room() -> ServiceUnavailable:
     )
 
 
-def logged_failure(log: logging.Logger, error: Exception, summary: str) -> ServiceError:
+def log_failure(log: logging.Logger, error: Exception, summary: str) -> ServiceError:
     """Log an unexpected error under `summary`, and return the error for the client.
 
     A full disk is one line in the log; any other error is logged with its traceback.

@@ -15,7 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.errors import TooLarge
-from serve_app.runtime.mapped_file import FileContent, mapped
+from serve_app.runtime.mapped_file import FileContent, map_file
 from serve_app.settings import S3StoreSettings, Secrets
 from serve_app.storage.store import StoreUnavailable, ThreadedStore
 
@@ -88,7 +88,7 @@ class S3Store(ThreadedStore):
                 raise TooLarge(f"The document is over the limit of {max_bytes / 1e6:g} MB.")
             with tempfile.TemporaryFile() as file:
                 self._client.download_fileobj(bucket, key, file, Config=ONE_THREAD)
-                return mapped(file) if size else b""
+                return map_file(file) if size else b""
         except ClientError as error:
             if error.response["Error"]["Code"] in (*_MISSING, "NoSuchBucket", "403", "AccessDenied"):
                 raise KeyError(url) from None

@@ -228,7 +228,7 @@ def test_without_download_nothing_is_fetched(home: Path) -> None:
     with pytest.raises(ModelsMissing) as caught:
         ensure(settings(vlm=SERVER, download=False))
     assert str(caught.value) == (
-        "the model PP-DocLayoutV3 is not here, and `download` is off: "
+        "the model PP-DocLayoutV3 is missing, and `download` is off: "
         "run `python -m serve_app models pull CONFIG` where there is internet, or set layout_model_dir"
     )
     assert not home.exists()
@@ -367,7 +367,7 @@ def test_without_a_network_one_sentence_comes_in_seconds_and_nothing_else(home: 
     done = child(code)
     assert done.stderr == ""
     assert done.stdout == (
-        "the models PP-DocLayoutV3 and PaddleOCR-VL-1.6-0.9B are not here, and could not be fetched: run "
+        "the models PP-DocLayoutV3 and PaddleOCR-VL-1.6-0.9B are missing, and could not be fetched: run "
         "`python -m serve_app models pull CONFIG` where there is internet, or set layout_model_dir and vlm.model_dir\n"
     )
     assert time.monotonic() - started < PATIENCE_S + 15, "the patience, and two starts of Python on a busy machine"

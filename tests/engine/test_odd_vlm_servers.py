@@ -146,7 +146,7 @@ def test_after_an_odd_list_of_models_the_server_is_asked_again(
         lambda request: raw(b"[" * 100_000),
         lambda request: raw(b'{"choices": []}'),
         lambda request: raw(b"{}"),
-        lambda request: raw(b"x" * (vlm_client.MAX_ANSWER_BYTES + 1)),
+        lambda request: raw(b"x" * (vlm_client.MAX_RESPONSE_BYTES + 1)),
         lambda request: web.Response(status=400, text=f"key={request.headers['Authorization']}\n\x1b[31m fake line"),
     ],
     ids=["null", "number", "list", "html", "deep", "no choice", "empty", "large", "refused"],
@@ -226,9 +226,9 @@ def test_text_can_be_sent_on_whatever_a_server_wrote(text: str, clean: str) -> N
 
 def test_a_table_is_bounded_before_the_library_makes_a_rectangle_of_it() -> None:
     usual = "<nl>".join("<fcel>a<fcel>b<lcel>" for _ in range(500))
-    assert adapter._bounded_table(usual) == usual
+    assert adapter._cut_table(usual) == usual
     bomb = "<fcel>" * 900 + "<nl>" + "<fcel>x<nl>" * 900
-    kept = adapter._bounded_table(bomb)
+    kept = adapter._cut_table(bomb)
     rows = kept.split("<nl>")
     assert len(rows) >= 1 and len(rows) * 900 <= adapter.MAX_CELLS
-    assert adapter._bounded_table("<fcel>" * 100_000) == ""
+    assert adapter._cut_table("<fcel>" * 100_000) == ""

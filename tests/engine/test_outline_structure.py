@@ -182,7 +182,7 @@ def test_pages_stay_as_they_were_read_and_say_what_belongs_together() -> None:
     assert whole.text == "Товар\tЦена\nЧай\t3\nСок\t5" and whole.text in first.text
     assert [block.label for block in second.blocks] == ["text"] and second.text == TEXT[1]
     assert second.markdown == TEXT[1]
-    annotated = structure.annotated(pages[1])
+    annotated = structure.annotate(pages[1])
     assert annotated.blocks[0].continues_from == 1 and annotated.blocks[0].text == "Товар\tЦена\nСок\t5"
     assert annotated.markdown == pages[1].markdown
 

@@ -143,7 +143,7 @@ def about(url: str, told: list[str]) -> list[str]:
 
 def probe_now(client: VlmClient, times: int = 1) -> None:
     for _ in range(times):
-        client._submit(client._probe.now()).result(DEADLINE_S)
+        client._submit(client._probe.probe_now()).result(DEADLINE_S)
 
 
 def budget(*, page_s: float = 30, tokens: int = 10_000, block_tokens: int = 4096) -> PageBudget:

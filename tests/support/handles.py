@@ -52,7 +52,7 @@ class Silent(Handle):
         return asyncio.ensure_future(asyncio.Event().wait())
 
 
-RETRY = RetryPolicy(pause_s=0, look_s=0.02)
+RETRY = RetryPolicy(pause_s=0, poll_s=0.02)
 
 
 def pipeline_of(

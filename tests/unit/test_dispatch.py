@@ -139,7 +139,7 @@ async def test_the_structure_of_a_document_is_requested_again_if_its_replica_die
     pipeline = pipeline_of(Handle(None), recognizer)
     outlines = [PageOutline(1, ())]
     structure = await pipeline.structure("x", outlines, RecognitionOptions())
-    assert structure.changes(1) and not structure.changes(2)
+    assert structure.changes_page(1) and not structure.changes_page(2)
     assert recognizer.calls == [(outlines, RecognitionOptions())] * 2
     recognizer.answers = [EngineLoading()]
     with pytest.raises(EngineLoading):

@@ -18,7 +18,7 @@ from serve_app.storage.store import StoreUnavailable
 
 def monitor() -> EngineMonitor:
     no_handle: Any = None  # these tests say what replicas say; nothing is asked
-    return EngineMonitor(no_handle, before_contact=EnginePhase.INITIALIZING)
+    return EngineMonitor(no_handle, initial_phase=EnginePhase.INITIALIZING)
 
 
 def said(replica: str, phase: EnginePhase, reason: str | None = None) -> EngineState:

@@ -62,7 +62,7 @@ async def state(store: IdempotencyStore) -> ClaimState | None:
 
 @pytest.mark.parametrize(
     ("end", "after"),
-    [("response", ClaimState.ANSWERED), ("job", ClaimState.JOB), ("failure", None), ("death", None)],
+    [("response", ClaimState.RESPONSE), ("job", ClaimState.JOB), ("failure", None), ("death", None)],
 )
 async def test_the_state_of_a_claim_follows_the_first_request(
     store: IdempotencyStore, jobs: Jobs, end: str, after: ClaimState | None
@@ -70,17 +70,17 @@ async def test_the_state_of_a_claim_follows_the_first_request(
     assert await state(store) is None
     first = lease(jobs, "first")
     assert await first.acquire() is None
-    assert await state(store) is ClaimState.ANSWERING
+    assert await state(store) is ClaimState.IN_PROGRESS
     async with lease(jobs, "second") as second:
         claim = await second.acquire()
-        assert claim is not None and (claim.id, claim.state) == ("first", ClaimState.ANSWERING)
-    assert await state(store) is ClaimState.ANSWERING, "a request without the lease does not release it"
+        assert claim is not None and (claim.id, claim.state) == ("first", ClaimState.IN_PROGRESS)
+    assert await state(store) is ClaimState.IN_PROGRESS, "a request without the lease does not release it"
 
     match end:
         case "response":
             async with first:
                 await first.commit_with_response(io.BytesIO(b"text"), {"content-type": "text/plain"})
-            with await store.answer(OWNER, KEY) as answer:
+            with await store.open_response(OWNER, KEY) as answer:
                 assert answer.read() == b"text"
         case "job":
             async with first:
@@ -117,7 +117,7 @@ async def test_a_lease_is_renewed_while_the_request_is_answered(store: Idempoten
     async with lease(jobs, "first") as first:
         assert await first.acquire() is None
         await asyncio.sleep(3 * LEASE_S)
-        assert await state(store) is ClaimState.ANSWERING
+        assert await state(store) is ClaimState.IN_PROGRESS
     assert await state(store) is None
 
 

@@ -25,8 +25,8 @@ def store(tmp_path: Path) -> FolderStore:
 
 def test_the_state_of_a_claim_follows_from_its_lease_and_its_headers() -> None:
     claim = Claim("id", "digest", 0)
-    assert replace(claim, until=1).state is ClaimState.ANSWERING
-    assert replace(claim, headers={}).state is ClaimState.ANSWERED
+    assert replace(claim, until=1).state is ClaimState.IN_PROGRESS
+    assert replace(claim, headers={}).state is ClaimState.RESPONSE
     assert claim.state is ClaimState.JOB
 
 
@@ -59,12 +59,12 @@ async def test_a_sweep_deletes_answers_with_their_claims_unless_the_key_was_used
     claims, now = IdempotencyStore(store), datetime.now(UTC)
     for name in ("old", "again"):
         await claims.put("a", name, Claim("1", "d", now.timestamp() - 2 * CLAIM_S))
-        await claims.put_answer("a", name, io.BytesIO(b"answer"))
+        await claims.put_response("a", name, io.BytesIO(b"answer"))
     await claims.put("a", "again", Claim("2", "d", now.timestamp()))
     await claims.sweep(now + timedelta(seconds=1))
     with pytest.raises(KeyError):
-        await claims.answer("a", "old")
-    with await claims.answer("a", "again") as answer:
+        await claims.open_response("a", "old")
+    with await claims.open_response("a", "again") as answer:
         assert answer.read() == b"answer"
     assert await claims.get("a", "again") is not None
     await claims.sweep(now + timedelta(days=2))

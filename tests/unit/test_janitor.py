@@ -56,7 +56,7 @@ class House:
             Webhooks(self.job_store, self._post, "secret"),
             Locks(),
             keep_s=KEEP_S,
-            look_s=0.01,
+            interval_s=0.01,
         )
 
     async def _run(self, record: JobRecord) -> None:
@@ -159,9 +159,9 @@ async def test_a_look_that_fails_is_told_and_tried_again(house: House) -> None:
     house.store.is_away = True
     loops = [asyncio.create_task(loop) for loop in house.janitor.loops()]
     try:
-        await until(lambda: house.janitor.trouble == "no such mount")
+        await until(lambda: house.janitor.failure == "no such mount")
         house.store.is_away = False
-        await until(lambda: house.janitor.trouble is None)
+        await until(lambda: house.janitor.failure is None)
         job = await house.job()
         await until(lambda: house.ran == [job.id])
     finally:

@@ -51,7 +51,7 @@ def heard() -> Iterator[None]:
 
 def loaded(settings: EngineSettings, engine: Engine | None = None) -> MemoryLimit:
     limit = MemoryLimit(settings, engine or SizedEngine())
-    limit.loaded()
+    limit.drop_exceeded()
     return limit
 
 

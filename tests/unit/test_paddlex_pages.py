@@ -85,10 +85,10 @@ def test_lines_below_the_threshold_are_left_out_and_one_at_the_threshold_stays()
         Word(text=text, bbox=(x, 0, x + 9, 9), confidence=score) for text, x, score in (("a", 0, 0.5), ("b", 10, 0.5))
     ]
     block = Block(label="text", text="a b", bbox=(0, 0, 20, 10), order=0, words=words)
-    of_lines = Page(number=1, width=20, height=10, dpi=144, blocks=[block])
+    reads_lines = Page(number=1, width=20, height=10, dpi=144, blocks=[block])
 
     def texts(least: float) -> Any:
-        return ocr_result(of_lines, return_word_box=True, least_score=least, preprocessed=True)
+        return ocr_result(reads_lines, return_word_box=True, least_score=least, preprocessed=True)
 
     assert texts(0.5)["rec_texts"] == ["a b"] and texts(0.5)["text_word"] == [["a", "b"]]
     assert texts(0.51)["rec_texts"] == [] and len(texts(0.51)["dt_polys"]) == 1

@@ -38,7 +38,7 @@ def test_pages_are_collected_with_what_they_add_up_to() -> None:
     assert (pages.missing, pages.has_read, pages.degraded) == ([2], True, True)
     assert pages.engine == ENGINE and pages.failed == 0
     assert [outline.number for outline in pages.outlines] == [1, 3]
-    assert timings.rounded() == {"recognize": 10.0}
+    assert timings.stages_ms() == {"recognize": 10.0}
     assert collector(1, restructure=False).outlines == []
 
 

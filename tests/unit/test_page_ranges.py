@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.document.page_ranges import parse_page_ranges, selected_pages
+from serve_app.document.page_ranges import parse_page_ranges, select_pages
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from serve_app.document.page_ranges import parse_page_ranges, selected_pages
     ],
 )
 def test_ranges_select_pages_once_and_in_order(text: str, numbers: list[int]) -> None:
-    assert selected_pages(parse_page_ranges(text), 10) == numbers
+    assert select_pages(parse_page_ranges(text), 10) == numbers
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ def test_a_malformed_range_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["11", "1-11", "11-", "999999999", "1-999999999"])
 def test_a_page_past_the_end_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"there is no page \d+: the document has 10 pages"):
-        selected_pages(parse_page_ranges(text), 10)
+        select_pages(parse_page_ranges(text), 10)

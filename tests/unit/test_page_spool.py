@@ -65,7 +65,7 @@ def test_the_json_of_a_document_is_the_same_from_memory_and_from_disk(count: int
     ]
     on_disk = [each.number for each in parts if each.blocks and not each.blocks[0].words]
     assert len(on_disk) >= count - 1 - PAGES_IN_MEMORY, "a long document is not in memory"
-    assert spool.small is (count <= PAGES_IN_MEMORY)
+    assert spool.is_in_memory is (count <= PAGES_IN_MEMORY)
     assert all(spool.figure(f"imgs/{number}.jpg") == bytes([number]) * number for number in range(2, count + 1))
     assert spool.figure("imgs/1.jpg") is None
     spool.close()
@@ -80,6 +80,6 @@ def test_the_content_of_a_page_is_as_it_was_added_in_memory_and_on_disk() -> Non
     with closing(PageSpool()) as spool:
         for content in added:
             spool.add(content)
-        assert not spool.small and [spool.content(number) for number in spool.numbers] == added
+        assert not spool.is_in_memory and [spool.content(number) for number in spool.numbers] == added
         with pytest.raises(KeyError):
             spool.content(99)

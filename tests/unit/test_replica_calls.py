@@ -53,26 +53,26 @@ async def test_an_error_as_a_response_is_raised_without_a_retry() -> None:
 async def test_a_response_is_awaited_as_long_as_there_is_a_replica() -> None:
     response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0.1, response.set_result, RESULT)
-    assert await wait_for_replica(response, has_replicas=lambda: True, wait_s=0, look_s=0.01) is RESULT
+    assert await wait_for_replica(response, has_replicas=lambda: True, wait_s=0, poll_s=0.01) is RESULT
 
 
 async def test_a_replica_that_returns_in_time_resets_the_wait() -> None:
     response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     looks = iter([False, True] * 100)
     asyncio.get_running_loop().call_later(0.2, response.set_result, RESULT)
-    assert await wait_for_replica(response, has_replicas=lambda: next(looks), wait_s=0.02, look_s=0.015) is RESULT
+    assert await wait_for_replica(response, has_replicas=lambda: next(looks), wait_s=0.02, poll_s=0.015) is RESULT
 
 
 async def test_a_call_without_a_replica_is_cancelled_after_a_time() -> None:
     response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     with pytest.raises(NoReplica):
-        await wait_for_replica(response, has_replicas=lambda: False, wait_s=0.03, look_s=0.01)
+        await wait_for_replica(response, has_replicas=lambda: False, wait_s=0.03, poll_s=0.01)
     assert response.cancelled()
 
 
 async def test_a_call_is_cancelled_with_its_caller() -> None:
     response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    waiting = asyncio.create_task(wait_for_replica(response, has_replicas=lambda: True, wait_s=9, look_s=0.01))
+    waiting = asyncio.create_task(wait_for_replica(response, has_replicas=lambda: True, wait_s=9, poll_s=0.01))
     await asyncio.sleep(0.02)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -93,5 +93,5 @@ async def test_a_response_of_serve_is_cancelled_itself() -> None:
 
     response = Response()
     with pytest.raises(NoReplica):
-        await wait_for_replica(response, has_replicas=lambda: False, wait_s=0, look_s=0.01)
+        await wait_for_replica(response, has_replicas=lambda: False, wait_s=0, poll_s=0.01)
     assert response.is_cancelled

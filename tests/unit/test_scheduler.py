@@ -111,25 +111,25 @@ async def test_a_job_that_has_ended_is_not_run() -> None:
 async def test_watchers_get_what_is_newer_than_what_they_have_seen() -> None:
     board = ProgressBoard()
     board.add(record := job())
-    waiting = asyncio.create_task(board.newer(record.id, 0, 60))
+    waiting = asyncio.create_task(board.wait_for_change(record.id, 0, 60))
     await settle()
     assert not waiting.done()
     error = ErrorInfo(code="page_timeout", message="")
     board.update(record, {1: None, 2: error})
     progress = await asyncio.wait_for(waiting, 5)
     assert progress is not None and (progress.version, progress.pages) == (1, {1: None, 2: error})
-    assert await board.newer(record.id, 0, 60) is progress, "at once"
-    assert await board.newer(record.id, 1, 0.01) is progress, "after the wait"
+    assert await board.wait_for_change(record.id, 0, 60) is progress, "at once"
+    assert await board.wait_for_change(record.id, 1, 0.01) is progress, "after the wait"
 
 
 async def test_watchers_of_a_job_that_is_removed_do_not_wait_for_nothing() -> None:
     board = ProgressBoard()
     board.add(record := job())
-    waiting = asyncio.create_task(board.newer(record.id, 0, 60))
+    waiting = asyncio.create_task(board.wait_for_change(record.id, 0, 60))
     await settle()
     board.remove(record.id)
     assert await asyncio.wait_for(waiting, 5) is None
-    assert await board.newer(record.id, -1, 0) is None
+    assert await board.wait_for_change(record.id, -1, 0) is None
 
 
 def test_the_estimate_is_the_pace_of_new_pages_times_what_is_left() -> None:

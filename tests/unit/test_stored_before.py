@@ -71,7 +71,7 @@ def test_a_record_of_an_official_job_is_read() -> None:
     assert record.dialect is not None and (record.dialect.name, record.batch_id) == (DIALECT, "пачка")
     job = PaddlexJob.model_validate(record.dialect.payload)
     assert (job.model, job.address) == ("PaddleOCR-VL-1.6", "https://ocr.example.com/")
-    assert job.layout.restructure_pages and not job.of_lines
+    assert job.layout.restructure_pages and not job.reads_lines
     assert decode_record(encode_record(record)) == record
 
 

@@ -3,12 +3,12 @@
 How the claim that is stored for a key changes, and what a repeated request gets:
 
     stored claim       the first request then                          a request with the same digest gets
-    none               acquires the key: ANSWERING                     (it becomes the first)
-    ANSWERING          fails or its client leaves: none                409 request_running; POST /jobs waits for the job
-    ANSWERING          dies, so its lease ends: none                   409 until then
-    ANSWERING          commits with a response: ANSWERED               409 until then
-    ANSWERING          commits with a job: JOB                         409 until then
-    ANSWERED, JOB      (it has ended)                                  the stored response, or the job, for a day
+    none               acquires the key: IN_PROGRESS                   (it becomes the first)
+    IN_PROGRESS        fails or its client leaves: none                409 request_running; POST /jobs waits for the job
+    IN_PROGRESS        dies, so its lease ends: none                   409 until then
+    IN_PROGRESS        commits with a response: RESPONSE               409 until then
+    IN_PROGRESS        commits with a job: JOB                         409 until then
+    RESPONSE, JOB      (it has ended)                                  the stored response, or the job, for a day
 
 A request with another digest gets 422 idempotency_mismatch in every state but the first.
 """
@@ -64,8 +64,8 @@ def _digest(path: str, accept: str, body: Body) -> str:
 
 class _LeaseState(Enum):
     UNKNOWN = auto()
-    """Not acquired yet, or the request was cancelled before it learned whether it was."""
-    HELD = auto()
+    """Not acquired yet, or the request was cancelled before the outcome was known."""
+    ACQUIRED = auto()
     TAKEN = auto()
     """Another request has the key."""
     COMMITTED = auto()
@@ -110,7 +110,7 @@ class IdempotencyLease:
         except StoreUnavailable as error:
             raise store_unavailable(self._context, error) from None
         if claim.id == self._claim.id:
-            self._state = _LeaseState.HELD
+            self._state = _LeaseState.ACQUIRED
             self._renewing = asyncio.create_task(self._renew())
             return None
         self._state = _LeaseState.TAKEN
@@ -133,7 +133,7 @@ class IdempotencyLease:
         """Store the response for requests that repeat this one. If that fails, the key is released instead."""
         body.seek(0)
         try:
-            await self._store.put_answer(self.owner, self.name, body)
+            await self._store.put_response(self.owner, self.name, body)
         except StoreUnavailable as error:
             log.error("the response to a request with an Idempotency-Key cannot be stored: %s", error)
             return

@@ -54,7 +54,7 @@ async def _replay(context: Context, lease: IdempotencyLease, first: Claim, resou
     if first.headers is None:
         raise RequestRunning(retry_after_s=RETRY_AFTER_S)
     try:
-        file = await context.idempotency_store.answer(lease.owner, lease.name)
+        file = await context.idempotency_store.open_response(lease.owner, lease.name)
     except KeyError:
         raise JobGone("The response to the first request with this Idempotency-Key has been deleted.") from None
     except StoreUnavailable as error:

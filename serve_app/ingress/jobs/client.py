@@ -66,7 +66,7 @@ async def submit_job(
     deadline = asyncio.get_running_loop().time() + SUBMIT_S
     async with lease:
         while (first := await lease.acquire()) is not None:
-            if first.state is not ClaimState.ANSWERING:
+            if first.state is not ClaimState.IN_PROGRESS:
                 return await _earlier_job(context, first.id)
             if asyncio.get_running_loop().time() > deadline:
                 raise RequestRunning(retry_after_s=RETRY_AFTER_S)

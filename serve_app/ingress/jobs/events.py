@@ -33,11 +33,11 @@ def job_events(
     view: JobView, request: Request, context: Context, resources: AbstractContextManager[Any], *, pages: bool
 ) -> EventResponse:
     """Stream a job's present state, and then each change. `resources` are released with the stream."""
-    events = _encoded(_events(view, request, context, pages=pages), context)
+    events = _encode(_events(view, request, context, pages=pages), context)
     return EventResponse(events, MEDIA_TYPES[OutputFormat.EVENTS], resources)
 
 
-async def _encoded(events: AsyncGenerator[Event, None], context: Context) -> AsyncGenerator[str, None]:
+async def _encode(events: AsyncGenerator[Event, None], context: Context) -> AsyncGenerator[str, None]:
     try:
         async with aclosing(events):
             async for kind, data in events:

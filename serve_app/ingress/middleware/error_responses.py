@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.middleware.error_shape import error_response
 from serve_app.ingress.requests.validation_errors import parameters_error
-from serve_app.runtime.temp_dir import logged_failure
+from serve_app.runtime.temp_dir import log_failure
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -55,7 +55,7 @@ class ErrorResponses:
             # The pipeline handles the death of other actors, so this is the proxy in front of the ingress.
             log.warning("the proxy died, and with it the client's connection")
         except Exception as error:
-            failure = logged_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
+            failure = log_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
             if not started:
                 await error_response(failure, scope)(scope, receive, send)
 

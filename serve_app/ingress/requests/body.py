@@ -20,7 +20,7 @@ from starlette.types import Message, Receive
 from serve_app.errors import InvalidRequest, TooLarge, UnsupportedMediaType, UploadStalled
 from serve_app.ingress.requests.off_loop import run_off_loop
 from serve_app.ingress.requests.validation_errors import field_error
-from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, mapped
+from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
 
 MAX_JSON_PARTS = 1000
 """A body is a flat object of a few fields, and base64 has none of the characters that are counted."""
@@ -62,7 +62,7 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_jso
         raise InvalidRequest("Content-Length is not a number.")
     if int(length) > max_bytes:
         raise too_large
-    request = Request(request.scope, _limited(request.receive, max_bytes, too_large, stall_s))
+    request = Request(request.scope, _limit(request.receive, max_bytes, too_large, stall_s))
 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
@@ -74,7 +74,7 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_jso
     raise UnsupportedMediaType("Send application/json, multipart/form-data or application/x-www-form-urlencoded.")
 
 
-def _limited(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
+def _limit(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
     received = 0
     started = time.monotonic()
 
@@ -148,7 +148,7 @@ def _file_name(file: UploadFile | None) -> str | None:
 
 async def _content(file: UploadFile) -> FileContent:
     """Return the uploaded content. A large file is already on disk and stays there."""
-    return mapped(file.file) if (file.size or 0) > MAPPED_BYTES else await file.read()
+    return map_file(file.file) if (file.size or 0) > MAPPED_BYTES else await file.read()
 
 
 def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:

@@ -55,7 +55,7 @@ class DocumentFields(BaseModel):
 
     @field_validator("pages")
     @classmethod
-    def _ranges(cls, pages: str | None) -> str | None:
+    def _check_pages(cls, pages: str | None) -> str | None:
         if pages is not None:
             parse_page_ranges(pages)
         return pages

@@ -38,7 +38,7 @@ def _weights(header: str) -> list[tuple[str, float]]:
     return weights
 
 
-def negotiated_format(accept: str) -> OutputFormat:
+def negotiate_format(accept: str) -> OutputFormat:
     """Return the output format that an `Accept` header selects."""
     kinds = {media_type: kind for kind, media_type in MEDIA_TYPES.items()}
     return kinds[best_match(accept, tuple(kinds))]

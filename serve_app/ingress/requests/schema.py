@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+def inline_references(schema: dict[str, Any]) -> dict[str, Any]:
     """Replace a schema's references by what they refer to: within an OpenAPI document they would lead nowhere."""
     definitions = schema.pop("$defs", {})
 
@@ -36,8 +36,8 @@ IDEMPOTENCY_KEY = {
 
 def body_of(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
     """Make the `openapi_extra` of a route that reads its body by hand: JSON, or a form whose `file` is the document."""
-    form_schema = inlined(form.model_json_schema())
+    form_schema = inline_references(form.model_json_schema())
     form_schema["properties"]["file"] = {"type": "string", "format": "binary", "description": "The document as a file"}
     content = {"multipart/form-data": {"schema": form_schema}}
-    content["application/json"] = {"schema": inlined(json.model_json_schema())}
+    content["application/json"] = {"schema": inline_references(json.model_json_schema())}
     return {"parameters": [IDEMPOTENCY_KEY], "requestBody": {"required": True, "content": content}}

@@ -32,7 +32,7 @@ def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField
         name = _field_name(path.name or ("" if problem["type"] == "value_error" else "?"))
         # For a field of a union type pydantic reports each alternative; one message with the description replaces them.
         if path.is_within_value or name in problems:
-            message = f"is not valid; it is the {_described(path.field, path.last)}"
+            message = f"is not valid; it is the {_describe(path.field, path.last)}"
         problems[name] = message
     fields = tuple(FieldError(name, message) for name, message in problems.items())
     texts = [f"{name}: {message}" if name else message for name, message in problems.items()]
@@ -100,7 +100,7 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _described(field: FieldInfo | None, name: str) -> str:
+def _describe(field: FieldInfo | None, name: str) -> str:
     """Return a field's description with a lower-case first letter, for use within a sentence."""
     description = (field.description if field is not None else None) or name
     return description[0].lower() + description[1:]

@@ -23,7 +23,7 @@ from serve_app.document import DocumentSummary, PageContent
 from serve_app.errors import ServiceError
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.pipeline.document_run import DocumentRun
-from serve_app.runtime.temp_dir import logged_failure
+from serve_app.runtime.temp_dir import log_failure
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -105,7 +105,7 @@ class EventStream(EventResponse):
             yield "error", {"code": error.code, "message": error.message}
             return
         except Exception as error:
-            failure = logged_failure(log, error, f"document {run.id} failed")
+            failure = log_failure(log, error, f"document {run.id} failed")
             yield "error", {"code": failure.code, "message": failure.message}
             return
         except (GeneratorExit, asyncio.CancelledError):

@@ -26,7 +26,7 @@ from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, 
 from serve_app.ingress.jobs.events import job_events
 from serve_app.ingress.requests.document_fields import DocumentFields, FileField
 from serve_app.ingress.requests.document_request import document_request
-from serve_app.ingress.requests.negotiation import negotiated_format
+from serve_app.ingress.requests.negotiation import negotiate_format
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.submission import submission_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
@@ -36,7 +36,7 @@ from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
 from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
 from serve_app.outputs.rendering import Renderer
-from serve_app.runtime.mapped_file import mapped
+from serve_app.runtime.mapped_file import map_file
 
 router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])
 
@@ -59,7 +59,7 @@ class JobFields(DocumentFields):
 
     @field_validator("outputs", mode="before")
     @classmethod
-    def _listed(cls, outputs: Any) -> Any:
+    def _split_names(cls, outputs: Any) -> Any:
         return [each.strip() for each in outputs.split(",")] if isinstance(outputs, str) else outputs
 
 
@@ -154,7 +154,7 @@ async def result(
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
-        output = output or negotiated_format(request.headers.get("accept", ""))
+        output = output or negotiate_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
         if record.state.is_active:
@@ -172,19 +172,19 @@ async def result(
                     file, output, summary, resources, failed=record.failed, file_name=record.file_name
                 )
         try:
-            summary, file = await _rendered(context, record, output, include_images=include_images)
+            summary, file = await _render(context, record, output, include_images=include_images)
         except KeyError:
             await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
         return document_response(file, output, summary, resources, failed=record.failed, file_name=record.file_name)
 
 
-async def _rendered(
+async def _render(
     context: Context, record: JobRecord, output: OutputFormat, *, include_images: bool
 ) -> tuple[DocumentSummary, BinaryIO]:
     async def source() -> memoryview:
         with await context.job_store.open_source(record.id) as file:
-            return memoryview(mapped(file))
+            return memoryview(map_file(file))
 
     with closing(PageSpool()) as spool:
         summary = await context.job_store.load_document(record.id, spool)

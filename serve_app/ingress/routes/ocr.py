@@ -15,8 +15,8 @@ from serve_app.ingress.idempotency.replay import respond_once
 from serve_app.ingress.requests.body import Body, read_body
 from serve_app.ingress.requests.document_fields import OcrForm, OcrRequest
 from serve_app.ingress.requests.document_request import document_request
-from serve_app.ingress.requests.negotiation import negotiated_format
-from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inlined
+from serve_app.ingress.requests.negotiation import negotiate_format
+from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inline_references
 from serve_app.ingress.requests.submission import Submission, submission_of
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.ingress.responses.files import document_response
@@ -31,8 +31,8 @@ router = APIRouter(tags=["ocr"])
 
 def _body_schema() -> dict[str, Any]:
     # `read_body` reads the body, within limits; this describes it for the documentation.
-    json_schema = {"anyOf": [inlined(kind.model_json_schema()) for kind in (OcrRequest, LinesRequest)]}
-    form_schema = inlined(OcrForm.model_json_schema())
+    json_schema = {"anyOf": [inline_references(kind.model_json_schema()) for kind in (OcrRequest, LinesRequest)]}
+    form_schema = inline_references(OcrForm.model_json_schema())
     form_schema["properties"]["options"] = {
         "type": "string",
         "description": f'{form_schema["properties"]["options"]["description"]}: `{{"useChartRecognition": true}}`',
@@ -109,7 +109,7 @@ async def _respond(request: Request, context: Context, body: Body, timings: Timi
     async with request_deadline(context, spent_s=timings.elapsed_s):
         submission = await submission_of(body, OcrRequest)
         run = resources.enter_context(await _open(submission, request.state.key_name, context, timings))
-    output = submission.request.output or negotiated_format(request.headers.get("accept", ""))
+    output = submission.request.output or negotiate_format(request.headers.get("accept", ""))
     include_images = submission.request.include_images
     del submission  # its file may be large
     if output in STREAMED:

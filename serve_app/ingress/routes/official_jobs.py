@@ -31,8 +31,8 @@ log = logging.getLogger("ray.serve.ingress")
 router = APIRouter(tags=["official jobs"], prefix=OFFICIAL_JOBS)
 
 MAX_PAYLOAD = 100_000
-HOLD_S = 2.0
-"""How long to hold a status request for a job that is about to end. Clients poll only every three seconds or more."""
+END_WAIT_S = 2.0
+"""How long a status request waits for a job that is about to end. Clients poll only every three seconds or more."""
 
 _STATES = {JobState.QUEUED: "pending", JobState.RUNNING: "running", JobState.DONE: "done", JobState.PARTIAL: "done"}
 
@@ -54,7 +54,7 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
-        job = _checked(body)
+        job = _validate(body)
         fields = _fields(job)
         # Unknown fields are dropped: the record would keep them for as long as it lives.
         known = {name for each, field in type(fields).model_fields.items() for name in (each, field.alias)}
@@ -98,8 +98,8 @@ async def status(job_id: str, request: Request, context: Annotated[Context, Depe
 
 
 async def _wait_for_end(view: JobView, request: Request, context: Context) -> JobView:
-    """Wait until the job has ended, or will not end soon, for HOLD_S at most; return its latest view."""
-    deadline = asyncio.get_running_loop().time() + HOLD_S
+    """Wait until the job has ended, or will not end soon, for END_WAIT_S at most; return its latest view."""
+    deadline = asyncio.get_running_loop().time() + END_WAIT_S
     while view.record.state.is_active and _ends_soon(view):
         left_s = deadline - asyncio.get_running_loop().time()
         if left_s <= 0:
@@ -116,11 +116,11 @@ async def _wait_for_end(view: JobView, request: Request, context: Context) -> Jo
 
 
 def _ends_soon(view: JobView) -> bool:
-    """Whether the job may end within HOLD_S. A new job may, since nothing is known of its pace."""
-    return view.left_s is None or view.left_s <= HOLD_S
+    """Whether the job may end within END_WAIT_S. A new job may, since nothing is known of its pace."""
+    return view.left_s is None or view.left_s <= END_WAIT_S
 
 
-def _checked(body: Body) -> OfficialJob:
+def _validate(body: Body) -> OfficialJob:
     fields = dict(body.fields)
     payload = fields.get("optionalPayload")
     if isinstance(payload, str):

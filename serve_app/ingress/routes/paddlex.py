@@ -21,7 +21,7 @@ from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.middleware.request_scope import mark_paddlex, request_id_of
 from serve_app.ingress.requests.base64_text import decode_off_loop
 from serve_app.ingress.requests.body import Body, read_body
-from serve_app.ingress.requests.schema import inlined
+from serve_app.ingress.requests.schema import inline_references
 from serve_app.ingress.requests.submission import SOURCES
 from serve_app.ingress.requests.validation_errors import fields_error
 from serve_app.ingress.responses.files import file_response
@@ -62,7 +62,7 @@ Fields = TypeVar("Fields", bound=BaseModel)
 
 
 def _body(model: type[BaseModel]) -> dict[str, Any]:
-    schema = inlined(model.model_json_schema())
+    schema = inline_references(model.model_json_schema())
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
@@ -73,7 +73,7 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await _json_body(request, context)
-        fields = _checked(LayoutParsingRequest, body)
+        fields = _validate(LayoutParsingRequest, body)
         requested = layout_request(context.settings, fields)
         run = resources.enter_context(await _open(request, context, body, requested, timings))
         fields = fields.model_copy(update={"file": ""})  # frees the memory while the document is read
@@ -114,7 +114,7 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
-        fields = await asyncio.to_thread(_checked, RestructureRequest, body)
+        fields = await asyncio.to_thread(_validate, RestructureRequest, body)
         check_size([page.pruned_result for page in fields.pages])
         pages = [NativePage(page.pruned_result, "") for page in fields.pages]
         restructured = await restructure_pages(
@@ -145,7 +145,7 @@ async def ocr(request: Request, context: Context, body: Body, timings: Timings, 
     """Respond to PaddleX's /ocr: lines of text with their boxes. `resources` are closed after the response."""
     if not body.fields.keys().isdisjoint(SOURCES[:2]):
         raise InvalidField(f"Send one document at a time: 'file', or {' or '.join(SOURCES[:2])}.")
-    fields = _checked(LinesRequest, body)
+    fields = _validate(LinesRequest, body)
     requested = lines_request(context.settings, fields)
     run = resources.enter_context(await _open(request, context, body, requested, timings))
     fields = fields.model_copy(update={"file": ""})
@@ -187,7 +187,7 @@ def _log_id(request: Request) -> str:
     return log_id
 
 
-def _checked(model: type[Fields], body: Body) -> Fields:
+def _validate(model: type[Fields], body: Body) -> Fields:
     try:
         return model.model_validate(body.fields)
     except ValidationError as error:

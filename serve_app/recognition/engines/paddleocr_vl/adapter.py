@@ -209,7 +209,7 @@ class _CheckedVlm:
         _check_counts(blocks, answers)
         for block, answer in zip(blocks, answers, strict=True):
             text = answer["result"] = _clean(answer["result"] or "")
-            if block["query"] == "Table Recognition:" and (bounded := _bounded_table(text)) != text:
+            if block["query"] == "Table Recognition:" and (bounded := _cut_table(text)) != text:
                 text = answer["result"] = bounded
                 page_budget.get().note(Shortfall.CUT)
             least = REPETITION_LEAST.get(block["query"], REPETITION_LEAST_ELSEWHERE)
@@ -300,7 +300,7 @@ def _clean(text: str) -> str:
     return _CONTROL.sub("", text.encode("utf-8", "replace").decode())
 
 
-def _bounded_table(otsl: str) -> str:
+def _cut_table(otsl: str) -> str:
     """Cut a table to the rows that fit in MAX_CELLS once padded to a rectangle, as the library pads it without a limit."""
     rows, widest = otsl.split("<nl>"), 1
     for number, row in enumerate(rows, start=1):

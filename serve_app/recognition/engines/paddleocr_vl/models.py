@@ -99,7 +99,7 @@ def needed_models(settings: PaddleOcrVlSettings) -> tuple[Model, ...]:
 
 def inspect_model(model: Model) -> ModelFolder:
     """Find and check the folder of `model`. Reads only file names, sizes and the header of the weights."""
-    folder = model.folder or _cached(model)
+    folder = model.folder or _folder_in_cache(model)
     return ModelFolder(folder, _problem(folder, _files(model)))
 
 
@@ -193,7 +193,7 @@ def _download_folder(model: Model) -> Path:
     return cache_folder() / (model.package.replace("-0.9B", "") if _is_vlm(model.package) else model.package)
 
 
-def _cached(model: Model) -> Path:
+def _folder_in_cache(model: Model) -> Path:
     folder = _download_folder(model)
     inner = folder / "PaddleOCR-VL-0.9B"  # one source bundles the first release with its layout model
     return inner if folder.name == "PaddleOCR-VL" and inner.is_dir() else folder
@@ -235,7 +235,7 @@ def _missing(models: Sequence[Model]) -> str:
         model.name if problem == "does not exist" else f"{model.name} (whose folder in Paddle's cache {problem})"
         for model, problem in ((model, inspect_model(model).problem) for model in models)
     ]
-    return f"the models {_list(names)} are not here" if len(names) > 1 else f"the model {names[0]} is not here"
+    return f"the models {_list(names)} are missing" if len(names) > 1 else f"the model {names[0]} is missing"
 
 
 def _advice(models: Sequence[Model]) -> str:

@@ -66,7 +66,7 @@ def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any]
 
     pieces: list[str] = []
 
-    def recorded(write: Any) -> Any:
+    def record(write: Any) -> Any:
         def write_and_record(block: Any) -> str:
             pieces.append(write(block))
             return pieces[-1]
@@ -76,7 +76,7 @@ def _markdown(result: Any, options: ParsingOptions) -> tuple[str, dict[str, Any]
     writers = result._build_handle_funcs_dict(pretty=options.prettify_markdown)
     converted = MarkdownConverter.convert(
         result["parsing_res_list"],
-        handle_funcs_dict={label: recorded(write) for label, write in writers.items()},
+        handle_funcs_dict={label: record(write) for label, write in writers.items()},
         show_formula_number=options.show_formula_number,
         imgs_in_doc=result["imgs_in_doc"],
     )

@@ -21,8 +21,8 @@ import aiohttp
 from serve_app.errors import VlmServerAway
 from serve_app.recognition.engines.engine import VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, Shortfall, page_budget
-from serve_app.recognition.engines.paddleocr_vl.vlm_answer import AnswerTooLarge, read_bounded
 from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, ServerProbe, VlmTiming, refusal
+from serve_app.recognition.engines.paddleocr_vl.vlm_response import ResponseTooLarge, read_bounded
 from serve_app.settings import VlmServerSettings
 
 log = logging.getLogger("ray.serve.vlm_server")
@@ -38,7 +38,7 @@ REFUSED = frozenset({301, 302, 303, 307, 308, 401, 403, 404})
 # An estimate for servers that do not report tokens.
 CHARACTERS_PER_TOKEN = 4
 # A larger response cannot be the text of a block.
-MAX_ANSWER_BYTES = 4_000_000
+MAX_RESPONSE_BYTES = 4_000_000
 # After so many errors without a success between them, the fault is the server's and not a page's.
 ERRORS_IN_A_ROW = 20
 
@@ -86,7 +86,7 @@ class VlmClient:
 
     def wait_until_probed(self, timeout_s: float) -> VlmServerState:
         """Wait for the first probe, up to `timeout_s`, and return the state."""
-        self._probe.first.wait(timeout_s)
+        self._probe.probed.wait(timeout_s)
         return self._probe.state
 
     def create_chat_completion(
@@ -95,7 +95,7 @@ class VlmClient:
         """Read one block of the page in `page_budget`. The future's result has the shape of OpenAI's completion.
 
         Its text is empty if the page has run out of time or tokens, or the server failed on this block; the budget
-        notes which. The future raises VlmServerAway.
+        records which. The future raises VlmServerAway.
         """
         budget = page_budget.get()
         extra = request.pop("extra_body", {})
@@ -154,7 +154,7 @@ class VlmClient:
                 allowed = budget.next_block(body.get(token_limit))
                 if not allowed:
                     return _openai_completion("")
-                completion = await self._cancellable({**body, token_limit: allowed}, budget)
+                completion = await self._read_block({**body, token_limit: allowed}, budget)
         if completion is None:
             budget.note(Shortfall.OUT_OF_TIME)
             return _openai_completion("")
@@ -165,7 +165,7 @@ class VlmClient:
         budget.done(completion.tokens, cut=completion.cut)
         return _openai_completion(completion.text)
 
-    async def _cancellable(self, body: dict[str, Any], budget: PageBudget) -> _Completion:
+    async def _read_block(self, body: dict[str, Any], budget: PageBudget) -> _Completion:
         """Read one block; cancelled when the server turns out to be away.
 
         Raises VlmServerAway, and TimeoutError if its page was abandoned.
@@ -195,34 +195,34 @@ class VlmClient:
                 async with self._session.post(
                     f"{self._url}/chat/completions", json=body, allow_redirects=False
                 ) as response:
-                    answer = await read_bounded(response, MAX_ANSWER_BYTES)
-            except AnswerTooLarge:
-                return _failed(f"a response of more than {MAX_ANSWER_BYTES} bytes")
+                    answer = await read_bounded(response, MAX_RESPONSE_BYTES)
+            except ResponseTooLarge:
+                return _failure(f"a response of more than {MAX_RESPONSE_BYTES} bytes")
             except (aiohttp.ClientError, OSError) as error:
                 # A probe finds out whether only the connection or the whole server failed, before the next try.
                 problem = type(error).__name__
-                await self._probe.now()
+                await self._probe.probe_now()
             else:
                 if response.status == 200:
                     self._errors_in_a_row = 0
                     return _completion(answer)
                 problem = f"status {response.status}: {self._loggable(answer)}"
                 if response.status in REFUSED:
-                    self._probe.refused(refusal(response.status))
+                    self._probe.report_refusal(refusal(response.status))
                     raise _away()
                 if response.status not in RETRIED:
-                    return _failed(problem)
+                    return _failure(problem)
                 self._errors_in_a_row += 1
                 if self._errors_in_a_row >= ERRORS_IN_A_ROW:
                     self._errors_in_a_row = 0
-                    self._probe.refused(f"it fails every block ({problem})")
+                    self._probe.report_refusal(f"it fails every block ({problem})")
                     raise _away()
                 if response.status == 503:
-                    await self._probe.now()
+                    await self._probe.probe_now()
             if attempt < TRIES:
                 pause_s = self._timing.first_retry_s * 2 ** (attempt - 1)
                 await asyncio.sleep(min(pause_s, self._timing.longest_retry_s))
-        return _failed(f"{problem} ({TRIES} tries)")
+        return _failure(f"{problem} ({TRIES} tries)")
 
     def _loggable(self, answer: bytes) -> str:
         """The beginning of a response for the log: one line, without our key."""
@@ -254,14 +254,14 @@ def _completion(answer: bytes) -> _Completion:
         counted = (fields.get("usage") or {}).get("completion_tokens")
         cut = choice.get("finish_reason") == "length"
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        return _failed("a response that is no chat completion")
+        return _failure("a response that is no chat completion")
     if not isinstance(text, str):
-        return _failed("a response without text")
+        return _failure("a response without text")
     tokens = counted if isinstance(counted, int) and counted > 0 else len(text) // CHARACTERS_PER_TOKEN
     return _Completion(text, tokens, cut)
 
 
-def _failed(problem: str) -> _Completion:
+def _failure(problem: str) -> _Completion:
     return _Completion(None, problem=problem)
 
 

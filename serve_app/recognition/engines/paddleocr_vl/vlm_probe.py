@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from serve_app.recognition.engines.engine import VlmServerState
-from serve_app.recognition.engines.paddleocr_vl.vlm_answer import AnswerTooLarge, read_bounded
+from serve_app.recognition.engines.paddleocr_vl.vlm_response import ResponseTooLarge, read_bounded
 
 log = logging.getLogger("ray.serve.vlm_server")
 
@@ -34,7 +34,7 @@ class VlmTiming:
     """Between probes of a server that is away: short, so work resumes soon after it is back."""
 
     refused_s: float = 30.0
-    """A server that lists its models but refuses blocks counts as away for so long."""
+    """How long a server counts as away that lists its models but refuses blocks."""
 
     first_retry_s: float = 0.4
     """Before a block is sent again for the first time; each further pause is twice as long."""
@@ -69,14 +69,14 @@ class ServerProbe:
         self._session: aiohttp.ClientSession | None = None
         self.model = model or ""
         self.state = VlmServerState(available=False, reason="it has not been probed yet")
-        self.first = threading.Event()
+        self.probed = threading.Event()
         self._lost = asyncio.Event()
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         while True:
             try:
-                await self.now()
+                await self.probe_now()
             except Exception:  # no response may end the probing
                 log.exception("inference server %s could not be probed", self._url)
                 self._away("it could not be probed; the log has the details")
@@ -85,13 +85,13 @@ class ServerProbe:
                 steady = self.state.available and not self._silent
                 await asyncio.wait_for(self._lost.wait(), self._timing.probe_s if steady else self._timing.probe_away_s)
 
-    async def now(self) -> None:
+    async def probe_now(self) -> None:
         """Probe now. Concurrent callers share one probe."""
         if self._probing is None or self._probing.done():
             self._probing = asyncio.create_task(self._probe())
         await asyncio.shield(self._probing)
 
-    def refused(self, reason: str) -> None:
+    def report_refusal(self, reason: str) -> None:
         """Report that the server responds, but refuses blocks."""
         self._refused_until = time.monotonic() + self._timing.refused_s
         self._away(reason)
@@ -112,15 +112,15 @@ class ServerProbe:
             if self._silent >= SILENT_PROBES or not self.state.available:
                 self._away(f"it does not respond within {self._timeout_s:g} s")
             return
-        except (AnswerTooLarge, ValueError, KeyError, TypeError, RecursionError):
+        except (ResponseTooLarge, ValueError, KeyError, TypeError, RecursionError):
             self._away("it is not an OpenAI-compatible server")
             return
         except (aiohttp.ClientError, OSError):
             self._away("it cannot be connected to")
             return
-        self._listed(models)
+        self._set_models(models)
 
-    def _listed(self, models: list[str]) -> None:
+    def _set_models(self, models: list[str]) -> None:
         self._silent = 0
         if time.monotonic() < self._refused_until:
             return  # it lists its models and still refuses blocks
@@ -142,14 +142,14 @@ class ServerProbe:
     def _set(self, state: VlmServerState) -> None:
         lost = self.state.available and not state.available
         self.state = state
-        self.first.set()
+        self.probed.set()
         if lost:
             self._lost.set()
             self._on_away()
 
 
 def refusal(status: int) -> str:
-    """The reason of a server that responds with this status."""
+    """Return why a server that responds with this status is away."""
     match status:
         case 401 | 403:
             return f"it refuses the key (status {status})"
