@@ -25,7 +25,7 @@ HEALTH_CHECK_TIMEOUT_S = 10
 RASTERIZER_CALLS = 256
 # Calls that read an engine's state, in addition to those with its pages.
 STATE_CALLS = 2
-# Each watcher of a job, at any ingress replica, has a call waiting there.
+# Each watcher of a job, at any ingress replica, has one call that waits in Jobs.
 JOBS_CALLS = 10_000
 # Short, since jobs resume in the next replica.
 JOBS_GRACE_S = 2

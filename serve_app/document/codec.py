@@ -26,7 +26,7 @@ class DecodedPage:
 
 
 def encode_page(page: Page, *, words: bool = True) -> bytes:
-    """A page as a JSON object; without `words`, which are most of it, its blocks have none."""
+    """Encode a page as a JSON object. Without `words`, which are most of a page, its blocks have none."""
     return page.model_dump_json(exclude=None if words else _WORDS).encode()
 
 
@@ -44,7 +44,7 @@ def decode_native(data: bytes) -> NativePage:
 
 
 def encode_content(content: PageContent, *, inline_figures: bool, engine: EngineInfo | None = None) -> bytes:
-    """A page with its native form and its figures: as base64 if `inline_figures`, else by their paths alone.
+    """Encode a page with its native form and its figures: as base64 if `inline_figures`, else only their paths.
 
     `engine`, if given, is recorded as the one that read the page.
     """

@@ -42,13 +42,13 @@ def qualify_figures(content: PageContent, number: int) -> PageContent:
 
 
 def local_figure_path(path: str, number: int) -> str:
-    """The path of a figure without the prefix that `qualify_figures` added."""
+    """Return the path of a figure without the prefix that `qualify_figures` added."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{name.removeprefix(_prefix(number))}".lstrip("/")
 
 
 def with_local_figures(page: Page, paths: Iterable[str]) -> Page:
-    """A copy of a page on which `qualify_figures` is undone for the figures at `paths`."""
+    """Return a copy of a page on which `qualify_figures` is undone for the figures at `paths`."""
     page = page.model_copy(update={"blocks": [block.model_copy() for block in page.blocks]})
     for path in paths:
         local = local_figure_path(path, page.number)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def new_document_id() -> str:
-    """An id that cannot be guessed. It begins with the day (UTC), as its folder does; later ids are greater."""
+    """Make an id that cannot be guessed. It begins with the day (UTC), like its folder; later ids are greater."""
     now = datetime.now(UTC)
     since_midnight = now - now.replace(hour=0, minute=0, second=0, microsecond=0)
     milliseconds = int(since_midnight.total_seconds() * 1000)
@@ -15,6 +15,6 @@ def new_document_id() -> str:
 
 
 def document_folder(document_id: str) -> str:
-    """`yyyy/mm/dd/id`: the folder of a document's results in the store."""
+    """Return `yyyy/mm/dd/id`, the folder of a document's results in the store."""
     day = document_id[:8]
     return f"{day[:4]}/{day[4:6]}/{day[6:8]}/{document_id}"

@@ -48,7 +48,7 @@ class SourceFile:
     digest: str | None = None
 
     def as_arguments(self) -> tuple[str, Any, str | None]:
-        """`id`, `data` and `password` for a remote call: Ray resolves references only if they are arguments themselves."""
+        """Return `id`, `data` and `password` as arguments of a remote call: Ray resolves no references within an argument."""
         return self.id, self.data, self.password
 
 
@@ -132,7 +132,7 @@ class Figure:
 class NativePage:
     """A page in its engine's native form, which only that engine and its dialect interpret.
 
-    `result` is plain JSON, `markdown` is exact to the last blank. `raw_blocks` holds each block's content before
+    `result` is plain JSON; `markdown` is exact, white space included. `raw_blocks` holds each block's content before
     it was formatted and the path of its picture; it is empty where these are unknown.
     """
 

@@ -73,7 +73,7 @@ class ParsingOptions(BaseModel):
     )
     layout_merge_bboxes_mode: Merge | ByClass[Merge] | None = Field(
         None,
-        description="Rule for nested layout boxes: large, small or union remains, or an object with one of these per class",
+        description="Rule for nested layout boxes: keep the `large` one, the `small` one or their `union`; or an object with a rule per class",
     )
     layout_shape_mode: Literal["rect", "quad", "poly", "auto"] = Field("auto", description="Shape of layout boxes")
     prompt_label: Literal["ocr", "formula", "table", "chart", "seal", "spotting"] | None = Field(
@@ -105,7 +105,7 @@ class ParsingOptions(BaseModel):
 
 
 def check_pixels(least: int | None, most: int | None) -> None:
-    """Raises ValueError if the minimum is above the maximum."""
+    """Raise ValueError if the minimum is above the maximum."""
     if least is not None and most is not None and least > most:
         raise ValueError("minPixels is more than maxPixels")
 

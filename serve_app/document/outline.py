@@ -1,7 +1,7 @@
 """Document structure: tables that continue across pages, and levels of headings.
 
-Pages stay as they were recognized. An engine that can compares their outlines and returns changes, which are applied
-to the outputs of the whole document.
+Pages stay as they were recognized. An engine may compare their outlines and return changes, which are applied to the
+outputs of the whole document.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class BlockChange:
 
 
 def outline_of(page: Page) -> PageOutline | None:
-    """The page's outline; None if the page has neither tables nor headings."""
+    """Return the page's outline; None if the page has neither tables nor headings."""
     if not any(block.label == "table" or block.label in HEADING_LABELS for block in page.blocks):
         return None
     return PageOutline(
@@ -78,7 +78,7 @@ class Structure:
 
     @property
     def all_changes(self) -> list[BlockChange]:
-        """The changes it was made from."""
+        """All changes, as they were passed in."""
         return [change for page in self._pages.values() for change in page.values()]
 
     def changes_page(self, number: int) -> bool:
@@ -86,14 +86,14 @@ class Structure:
         return number in self._pages
 
     def annotate(self, page: Page) -> Page:
-        """The page as it was recognized, with `level` and `continues_from` of its blocks."""
+        """Return the page as it was recognized, with `level` and `continues_from` of its blocks."""
         changes = self._pages.get(page.number)
         if changes is None:
             return page
         return page.model_copy(update={"blocks": [_annotate(block, changes) for block in page.blocks]})
 
     def as_one_piece(self, page: Page) -> Page:
-        """The page as a part of the document: a table is complete where it begins, and absent where it continues."""
+        """Return the page as a part of the document: a table is complete where it begins, and absent where it continues."""
         changes = self._pages.get(page.number)
         if changes is None:
             return page

@@ -26,7 +26,7 @@ def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
 
 
 def select_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:
-    """The page numbers in these ranges, each once, ascending.
+    """Return the page numbers in these ranges, each once, ascending.
 
     Raises ValueError with a message for the client if one is past the end.
     """

@@ -70,7 +70,7 @@ class PageSpool:
         return sorted(self._pages)
 
     def page(self, number: int) -> Page:
-        """A page as it was added, without its figures. Raises KeyError."""
+        """Return a page as it was added, without its figures. Raises KeyError."""
         stored = self._pages[number]
         return stored if isinstance(stored, Page) else decode_page(self._read(*stored.whole))
 
@@ -83,7 +83,7 @@ class PageSpool:
         return number in self._pages
 
     def pages(self) -> Iterator[Page]:
-        """The pages as parts of the document (see `Structure.as_one_piece`), in page order.
+        """Yield the pages as parts of the document (see `Structure.as_one_piece`), in page order.
 
         Their blocks may lack words, which are most of a page and slow to read back.
         """
@@ -93,7 +93,7 @@ class PageSpool:
             yield self.structure.as_one_piece(page)
 
     def pages_as_json(self) -> Iterator[bytes]:
-        """Each page as a JSON object, in page order, with words and the annotations of `structure`."""
+        """Yield each page as a JSON object, in page order, with words and the annotations of `structure`."""
         for number in sorted(self._pages):
             stored = self._pages[number]
             if isinstance(stored, _OnDisk) and not self.structure.changes_page(number):
@@ -107,21 +107,21 @@ class PageSpool:
         return list(self._figures)
 
     def content(self, number: int) -> PageContent:
-        """A page as it was added. Raises KeyError."""
+        """Return a page as it was added, with its figures and its native form. Raises KeyError."""
         figures = tuple(Figure(path, self.figure(path) or b"") for path in self.figures_of(number))
         return PageContent(self.page(number), figures, self.native(number))
 
     def native(self, number: int) -> NativePage | None:
-        """The page's native form, if it was added with one."""
+        """Return the page's native form; None if it was added without one."""
         location = self._native.get(number)
         return None if location is None else decode_native(self._read(*location))
 
     def figures_of(self, number: int) -> list[str]:
-        """Paths of the figures of one page."""
+        """Return the paths of the figures of one page."""
         return self._figures_of.get(number, [])
 
     def figure(self, path: str) -> bytes | None:
-        """The JPEG file that pages link as `path`, if there is one."""
+        """Return the JPEG file that pages link as `path`; None if there is none."""
         location = self._figures.get(path)
         return None if location is None else self._read(*location)
 

@@ -1,4 +1,4 @@
-"""Which IP addresses the service may connect to on behalf of a client. Pure: no names, no network.
+"""Decides which IP addresses the service may connect to on behalf of a client. Resolves no names.
 
 The table is our own because `ipaddress.is_global` changes between Python versions, and allows ranges that embed an IPv4
 address (NAT64, 6to4, IPv4-compatible). Its sources are the IANA special-purpose registries for IPv4 and IPv6, and the

@@ -32,7 +32,7 @@ class Sources:
         check_source(url, self._settings)
         if not url.startswith(S3):
             return await self._fetcher.fetch(url)
-        from serve_app.storage.s3 import S3Store  # imports boto3, whose time and memory others need not pay
+        from serve_app.storage.s3 import S3Store  # imports boto3, which takes time and memory
 
         assert isinstance(self._store, S3Store), "the settings are checked for this"
         try:

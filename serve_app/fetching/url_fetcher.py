@@ -144,7 +144,7 @@ class Fetcher:
             async with asyncio.timeout(self._deadline_s):
                 return await self._follow(target)
         except TimeoutError:
-            log.info("fetch from %s: over %g s", target.raw_host, self._deadline_s)
+            log.info("fetch from %s: took longer than %g s", target.raw_host, self._deadline_s)
             raise UrlFetchFailed(
                 f"The document could not be fetched from the URL within {self._deadline_s:g} seconds."
             ) from None
@@ -175,7 +175,7 @@ class Fetcher:
                 if gate.refused is None:
                     return response.status
         except TimeoutError:
-            log.info("post to %s: over %g s", target.raw_host, self._deadline_s)
+            log.info("post to %s: took longer than %g s", target.raw_host, self._deadline_s)
             raise UrlFetchFailed from None
         except _NETWORK_ERRORS as error:
             if gate.refused is None:
@@ -265,7 +265,7 @@ class _Gate:
             raise PermissionError("forbidden address")
 
     def open_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
-        """aiohttp's `socket_factory`, which gets exactly the address to connect to."""
+        """Open a socket for an address that is allowed. aiohttp calls this as its `socket_factory`, with the address to connect to."""
         family, kind, protocol, _, address = addr_info
         self.check(str(address[0]))
         return socket.socket(family, kind, protocol)
@@ -303,7 +303,7 @@ class _GatedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """There is nothing to close: the Fetcher owns the threads."""
+        """Do nothing: the Fetcher owns the threads."""
 
 
 def _redirect_target(url: URL, response: aiohttp.ClientResponse) -> URL:

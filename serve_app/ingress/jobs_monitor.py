@@ -23,7 +23,7 @@ replaced."""
 
 
 class JobsMonitor:
-    """Holds the last report of the Jobs deployment; None before the first one."""
+    """Has the last `report` of the Jobs deployment; None before the first one."""
 
     def __init__(
         self,

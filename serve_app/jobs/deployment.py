@@ -1,4 +1,4 @@
-"""The Jobs deployment: one replica that finishes every job it has accepted, whatever dies meanwhile."""
+"""The Jobs deployment: one replica, which finishes every accepted job, also after crashes."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class Jobs:
         self._tasks = [asyncio.create_task(each) for each in (*services.watches(), *self._janitor.loops())]
 
     async def wake(self, record: JobRecord) -> None:
-        """Start a job, or queue it, that has just been stored."""
+        """Queue a job that has just been stored. It starts at once if there is a slot."""
         self._scheduler.add(record)
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
-        """Return the claim that holds for an Idempotency-Key: an earlier one, or this one, which is stored by then.
+        """Claim an Idempotency-Key. Return the valid claim: an earlier one, or this one after it has been stored.
 
         Raises StoreUnavailable.
         """

@@ -33,7 +33,7 @@ class ClaimState(StrEnum):
 class Claim:
     """The claim of the first request with a key. Times are Unix times.
 
-    `id` is the job's id, or one of the request's own; `digest` tells apart different requests with the same key.
+    `id` is the job's id, or one of the request's own; `digest` distinguishes different requests with the same key.
     `until` is the end of the lease while the request is in progress; `headers` are those of the stored response.
     """
 

@@ -1,4 +1,4 @@
-"""Looks through the store for work that nobody has announced: jobs to resume, deletions to finish, results to expire."""
+"""Searches the store for work that is left over: jobs to resume, deletions to finish, results that have expired."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Janitor:
 
     @property
     def failure(self) -> str | None:
-        """Why the last look failed; None if it did not."""
+        """Why the last search failed; None if it succeeded."""
         return next(iter(self._failures.values()), None)
 
     @property
@@ -61,11 +61,11 @@ class Janitor:
         return len(self._unreadable)
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """Return what has to run in the background. A long sweep does not delay resuming."""
+        """Return coroutines to run in the background: two, so that a long sweep does not delay resuming."""
         return [self._repeat("resume", self.resume), self._repeat("sweep", self.sweep)]
 
     async def resume(self) -> None:
-        """Go on with all jobs, and all webhooks, that are not at their end. Raises StoreUnavailable."""
+        """Resume all jobs and webhooks that have not ended. Raises StoreUnavailable."""
         for job_id in await self._job_store.active_ids():
             if job_id in self._scheduler:
                 continue
@@ -81,7 +81,7 @@ class Janitor:
                 self._webhooks.deliver(record)
 
     async def sweep(self) -> None:
-        """Delete the results of jobs whose time is over, and later their records too. Raises StoreUnavailable."""
+        """Delete the results of jobs that have expired, and later their records too. Raises StoreUnavailable."""
         now = datetime.now(UTC)
         async for day, job_id in self._job_store.expiring(now):
             if self._not_before.get(job_id, now) > now:
@@ -115,7 +115,7 @@ class Janitor:
             except StoreUnavailable as error:
                 self._failures[name] = str(error)
                 log.warning("cannot %s jobs, as the store is unavailable: %s", name, error)
-            except Exception as error:  # a bug must end neither this loop nor its being reported by /health
+            except Exception as error:  # a bug must not end this loop, and /health must report it
                 self._failures[name] = f"cannot {name} jobs: {type(error).__name__}"
                 log.exception("cannot %s jobs", name)
             await asyncio.sleep(self._interval_s)

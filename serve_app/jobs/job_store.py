@@ -1,4 +1,4 @@
-"""The store of jobs: their records, documents and pages, and small indexes to find them by.
+"""The store of jobs: their records, documents and pages, and small indexes of them.
 
 Everything of a job is in its document's folder. The indexes are empty objects:
 
@@ -44,7 +44,7 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 
 ABANDONED_AFTER = timedelta(days=2)
-"""When to delete what is left of a job whose submission was interrupted."""
+"""Time after which the files of a job are deleted whose submission was interrupted."""
 
 
 class JobStore:
@@ -75,7 +75,7 @@ class JobStore:
         await self._store.put(_record_key(record.id), encode_record(record), JSON)
 
     def location(self, job_id: str) -> str:
-        """URI of a job's folder, for the log."""
+        """Return the URI of a job's folder, for the log."""
         return self._store.uri(document_folder(job_id))
 
     async def record(self, job_id: str) -> JobRecord:
@@ -83,16 +83,16 @@ class JobStore:
         return decode_record(await self._store.get(_record_key(job_id)))
 
     async def active_ids(self) -> list[str]:
-        """Ids of the jobs with work to do, oldest first."""
+        """Return the ids of the jobs with work to do, oldest first."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/active")]
 
     async def ids_of_owner(self, owner: str) -> list[str]:
-        """Ids of an owner's jobs, newest first."""
+        """Return the ids of an owner's jobs, newest first."""
         keys = await self._store.keys_below(f"jobs/of/{_folder_of(owner)}")
         return [key.rpartition("/")[2] for key in reversed(keys)]
 
     async def ids_of_batch(self, owner: str, batch_id: str) -> list[str]:
-        """Ids of an owner's jobs in a batch, oldest first."""
+        """Return the ids of an owner's jobs in a batch, oldest first."""
         keys = await self._store.keys_below(f"jobs/batches/{_folder_of(owner)}/{_folder_of(batch_id)}")
         return [key.rpartition("/")[2] for key in keys]
 
@@ -131,7 +131,7 @@ class JobStore:
         await self._store.delete(_active_key(job_id))
 
     async def undelivered_ids(self) -> list[str]:
-        """Ids of the jobs whose webhooks are pending."""
+        """Return the ids of the jobs whose webhooks are pending."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/webhooks")]
 
     async def save_webhook(self, record: JobRecord) -> None:
@@ -148,7 +148,7 @@ class JobStore:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
     async def save_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
-        """Store a finished page; its figures at the paths where the job's result has them too."""
+        """Store a finished page, with its figures at the paths that the job's result uses too."""
         folder = document_folder(job_id)
         for figure in content.figures:
             await self._store.put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
@@ -156,7 +156,7 @@ class JobStore:
         await self._store.put(_page_key(job_id, content.page.number), encoded, JSON)
 
     async def page_numbers(self, job_id: str) -> list[int]:
-        """Numbers of the stored pages, ascending."""
+        """Return the numbers of the stored pages, ascending."""
         keys = await self._store.keys_below(f"{document_folder(job_id)}/page-results")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
@@ -191,7 +191,7 @@ class JobStore:
         return DocumentSummary.model_validate(stored["summary"])
 
     async def failed_pages(self, job_id: str) -> list[Page]:
-        """Pages that could not be read, each with its error. Empty until the job is done."""
+        """Return the pages that could not be read, each with its error; none until the job is done."""
         try:
             stored = json.loads(await self._store.get(_summary_key(job_id)))
         except KeyError:
@@ -216,12 +216,14 @@ class JobStore:
         return summary
 
     async def begin_purge(self, record: JobRecord) -> None:
-        """Store the record of a deleted or expired job. From now on it reads as gone, and if this replica dies, another one purges it."""
+        """Store the record of a deleted or expired job. From then on the job is gone, and another replica purges it if this one
+        dies.
+        """
         await self._store.put(_active_key(record.id), b"", OCTETS)
         await self.save(record)
 
     async def purge(self, record: JobRecord) -> None:
-        """Delete everything of a deleted or expired job except its record, which says so until that expires too."""
+        """Delete everything of a deleted or expired job except its record, which stays until it expires too."""
         await self.begin_purge(record)
         await self._store.delete(_owner_key(record))
         if record.batch_id is not None:

@@ -1,4 +1,4 @@
-"""One lock for each name, which exists as long as somebody holds it or waits for it."""
+"""Locks by name. A lock exists as long as it is locked or awaited."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class JobProgress:
 class JobView:
     """A job at one moment.
 
-    `version` tells it from later views of the same Jobs replica. `position` in the queue counts from 1; `left_s`
+    `version` is greater in later views of the same Jobs replica. `position` in the queue counts from 1; `left_s`
     is an estimate in seconds. `pages` holds the finished pages, with the error of those that failed; it is None in a view
     made from the store, which has the pages themselves.
     """

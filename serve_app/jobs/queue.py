@@ -48,7 +48,7 @@ class JobQueue:
         return None if owner is None else _pop_from(owners, owner)
 
     def in_order(self) -> list[str]:
-        """All jobs, roughly in the order in which they will be popped: owners in turn, interactive jobs first."""
+        """Return all jobs, roughly in the order in which they will be popped: owners in turn, interactive jobs first."""
         order: list[str] = []
         for owners in (self._waiting[priority] for priority in Priority):
             turns = [list(jobs) for jobs in owners.values()]

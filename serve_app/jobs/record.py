@@ -84,7 +84,7 @@ class JobRecord(BaseModel):
     expires: datetime | None = None
     webhook: Webhook | None = None
     batch_id: str | None = Field(None, description="Name that the owner gave to several jobs")
-    dialect: Dialect | None = Field(None, description="Set if the result is wanted in the form of another API too")
+    dialect: Dialect | None = Field(None, description="Set if the result is also written in the form of another API")
     page_count: int | None = Field(None, description="Pages of the document, once it has been opened")
     total: int | None = Field(None, description="Pages to read, once the document has been opened")
     done: int = 0

@@ -63,7 +63,7 @@ _SAME_AS_RECORDED = {
 
 
 def job_payload(record: JobRecord) -> dict[str, Any]:
-    """The fields of JobResponse that follow from the record alone."""
+    """Return the fields of JobResponse that follow from the record alone."""
     requested = {output: OutputFile() for output in record.request.outputs}
     outputs = {str(output): file.model_dump(mode="json") for output, file in (requested | record.outputs).items()}
     progress = {"done": record.done, "failed": record.failed, "total": record.total}
@@ -72,5 +72,5 @@ def job_payload(record: JobRecord) -> dict[str, Any]:
 
 
 def job_response(view: JobView) -> dict[str, Any]:
-    """The fields of JobResponse."""
+    """Return the fields of JobResponse."""
     return {**job_payload(view.record), "position": view.position, "left_s": view.left_s}

@@ -1,4 +1,4 @@
-"""Results in the form of a foreign API. All that jobs know of such a dialect is that it brings a writer."""
+"""Results in the form of another API (a dialect). Jobs know only the dialect's name and its writer."""
 
 from __future__ import annotations
 

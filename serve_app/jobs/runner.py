@@ -1,4 +1,4 @@
-"""Runs one job, from wherever it was left to its end."""
+"""Runs one job to its end, from the point that earlier attempts have reached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LONGEST_PAUSE_S = 30.0
 
 @dataclass
 class _Failures:
-    """Failed tries of a job's pages, and the pages that are given up. They outlast a try of the whole job."""
+    """Failed tries of a job's pages, and the pages that are given up. Shared by all attempts at the job."""
 
     tries: Counter[int] = field(default_factory=Counter)
     pages: dict[int, Page] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class Runner:
     ) -> None:
         """`result_writers` by the names of their dialects. `fetch` downloads a document.
 
-        `on_change` is called after each change of a record, once that is as durable as it has to be, with the pages
-        that are now finished and the errors of those that failed. The pauses are those between tries.
+        `on_change` is called after each change of a record, once the change is stored if it must be, with the pages that
+        have just finished and the errors of those that failed. The pauses are those between tries.
         """
         self._documents = documents
         self._job_store = job_store
@@ -72,7 +72,7 @@ class Runner:
         self._longest_pause_s = longest_pause_s
 
     async def run(self, record: JobRecord) -> None:
-        """Run a job to its end, and store that. Raises only CancelledError; any other failure is the job's."""
+        """Run a job and store its end. Raises only CancelledError; any other failure becomes the error of the job."""
         try:
             async with asyncio.timeout(self._limits.job_s):
                 await self._run_through_outages(record)
@@ -105,7 +105,7 @@ class Runner:
             await asyncio.sleep(pause_s)
 
     async def _attempt(self, record: JobRecord, failures: _Failures) -> None:
-        """Run the job as far as it goes. Raises the errors that `verdict` judges."""
+        """Run the job to its end, or until an error, which it raises. `verdict` decides what follows."""
         if (ended := await self._ended_elsewhere(record.id)) is not None:
             self._on_change(ended, {})
             return
@@ -145,7 +145,7 @@ class Runner:
         return source
 
     async def _restore(self, record: JobRecord, run: DocumentRun, failures: _Failures) -> None:
-        """Take over the pages of earlier attempts, and store the record of the job as it now is."""
+        """Take over the pages of earlier attempts, and store the updated record."""
         requested = set(run.numbers)
         for number in await self._job_store.page_numbers(record.id):
             if number in requested:
@@ -249,7 +249,7 @@ class Runner:
     async def _finish(self, ended: JobRecord) -> JobRecord:
         """Store the end of a job, unless it has ended already; return the record that is stored then.
 
-        That happens only if two Jobs replicas overlap and just one of them got the request to cancel or delete the job.
+        It has ended already only if two Jobs replicas overlap, and the other one got the request to cancel or delete it.
         """
         if (stored := await self._ended_elsewhere(ended.id)) is not None:
             return stored
@@ -257,7 +257,7 @@ class Runner:
         return ended
 
     async def _ended_elsewhere(self, job_id: str) -> JobRecord | None:
-        """Return the record of a job that has ended already, after completing what has to follow; else None."""
+        """Return the record of a job that has ended already, and complete its deletion or its indexes; else return None."""
         try:
             stored = await self._job_store.record(job_id)
         except KeyError:

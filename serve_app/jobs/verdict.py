@@ -32,7 +32,7 @@ class Verdict(Enum):
 
 
 def verdict(error: Exception | ErrorInfo | None, tries: int = PAGE_TRIES) -> Verdict:
-    """Judge the `tries`-th try by its error. Without `tries`, there are none left."""
+    """Judge a try by its error. `tries` counts the tries so far, this one included; by default no more are allowed."""
     if error is None:
         return Verdict.DONE
     if isinstance(error, StoreUnavailable) or (isinstance(error, Exception) and is_no_room(error)):

@@ -49,7 +49,7 @@ class Webhooks:
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
 
     def deliver(self, record: JobRecord) -> None:
-        """Start delivering in the background. Does nothing if that is under way, or if no webhook is pending."""
+        """Start delivering in the background. Does nothing if it has started already, or if no webhook is pending."""
         if record.webhook is None or record.webhook.state != "pending" or record.id in self._deliveries:
             return
         task = asyncio.create_task(self._deliver(record))
@@ -60,7 +60,7 @@ class Webhooks:
         return job_id in self._deliveries
 
     async def stop(self, job_id: str) -> None:
-        """Stop delivering. On return nothing of the job is sent or written any more."""
+        """Stop delivering. On return nothing more is sent or written for this job."""
         task = self._deliveries.get(job_id)
         if task is not None:
             task.cancel()
@@ -92,7 +92,7 @@ class Webhooks:
             await asyncio.sleep(self._pauses_s[min(webhook.attempts, len(self._pauses_s)) - 1])
 
     async def _is_gone(self, job_id: str) -> bool:
-        """Whether the job has been deleted meanwhile. If that cannot be found out, it has not."""
+        """Whether the job has been deleted meanwhile. False if its record cannot be read."""
         try:
             return (await self._job_store.record(job_id)).state.is_gone
         except (StoreUnavailable, ValueError):

@@ -48,7 +48,7 @@ IN_ARCHIVE = {
     OutputFormat.DOCX: "result.docx",
     OutputFormat.PDF: "result.pdf",
 }
-
+"""Name in the ZIP archive of each format that is part of it."""
 
 FILE_NAMES = {**IN_ARCHIVE, OutputFormat.ZIP: "result.zip"}
 """Name of the stored file in each format."""
@@ -66,7 +66,7 @@ def write_output(
             _write(document_json(summary, spool, include_images=include_images), to)
         case OutputFormat.MARKDOWN:
             parts = document_markdown(spool.pages(), notes=True)
-            _write_text(_with_images(parts, spool) if include_images else parts, to)
+            _write_text(_embed_images(parts, spool) if include_images else parts, to)
         case OutputFormat.TEXT:
             _write_text(document_text(spool.pages(), notes=True), to)
         case OutputFormat.HTML:
@@ -75,8 +75,8 @@ def write_output(
             raise ValueError(f"{kind} is not written page by page")
 
 
-def _with_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
-    """Replace the links to pictures by the pictures, as data URLs."""
+def _embed_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
+    """Replace each link to a picture by the picture itself, as a data URL."""
     paths = spool.figure_paths
     for part in parts:
         for path in paths:

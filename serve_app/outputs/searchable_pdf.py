@@ -232,7 +232,7 @@ def _defuse_fields(result: Pdf) -> None:
 
 
 def _defuse(annotation: object) -> None:
-    """Remove all actions of an annotation or form field but links to pages and to the web. Its appearance stays."""
+    """Remove all actions of an annotation or form field, except links to pages and to the web. Its appearance stays."""
     if not isinstance(annotation, Dictionary):
         return
     for key in _FILES_AND_MEDIA:
@@ -315,7 +315,7 @@ def _embed_jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
         data,
         **_image_entries(*image.size, channels, 8),
         Filter=Name.DCTDecode,
-        # Adobe writes CMYK inverted, and so does everybody else; the rasterizer reads it the same way.
+        # JPEG files have inverted CMYK, as Adobe introduced it. The rasterizer reads them as inverted too.
         **({"Decode": Array([1, 0] * 4)} if channels == 4 else {}),
     )
     return _Picture(stream, width, height, dpi, (x1 - x, y1 - y, x2 - x, y2 - y, x, y))

@@ -9,13 +9,13 @@ from serve_app.settings import EngineSettings, PaddleOcrVlSettings, Settings
 
 
 def layout_engine(settings: Settings) -> EngineSettings:
-    """The first engine with layout detection; without any, the first engine."""
+    """Return the first engine with layout detection; the first engine if none has it."""
     engines = settings.engines
     return next((engine for engine in engines if isinstance(engine, PaddleOcrVlSettings)), engines[0])
 
 
 def recognition_options(engine: EngineSettings, parsing: ParsingOptions, *, visualize: bool) -> RecognitionOptions:
-    """The requested options that the engine supports; PaddleX's responses show the options in effect."""
+    """Return the requested options that the engine supports; PaddleX's responses show the options in effect."""
     if not isinstance(engine, PaddleOcrVlSettings):
         parsing = ParsingOptions()
     elif not engine.doc_preprocessor:
@@ -24,7 +24,7 @@ def recognition_options(engine: EngineSettings, parsing: ParsingOptions, *, visu
 
 
 def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: str | None = None) -> DocumentRequest:
-    """The DocumentRequest of /layout-parsing."""
+    """Make the DocumentRequest of /layout-parsing."""
     engine = layout_engine(settings)
     return DocumentRequest(
         engine=engine.name,
@@ -37,7 +37,7 @@ def layout_request(settings: Settings, fields: LayoutParsingFields, *, pages: st
 
 
 def lines_request(settings: Settings, fields: LinesFields, *, pages: str | None = None) -> DocumentRequest:
-    """The DocumentRequest of PaddleX's /ocr."""
+    """Make the DocumentRequest of PaddleX's /ocr."""
     engine = settings.engines[0]
     return DocumentRequest(
         engine=engine.name,

@@ -23,7 +23,7 @@ class Exports:
         self._archive = None if archive is None else zipfile.ZipFile(archive)
 
     def for_page(self, number: int) -> dict[str, Any]:
-        """The field `exports` of a page's result, in a dict; empty if none were requested. Blocks."""
+        """Return the field `exports` of a page's result, in a dict; empty if none were requested. Blocks."""
         if self._archive is None:
             return {}
         name = f"page-{number}.docx"

@@ -12,7 +12,7 @@ from serve_app.paddlex.pages import MARGINALS, from_paddlex, with_html_pictures
 
 
 def restructure_without_engine(pages: Sequence[NativePage], restructuring: Restructuring) -> list[NativePage]:
-    """The pages with blocks numbered across the document, or one page with all blocks if `concatenate` is set."""
+    """Return the pages with blocks numbered across the document, or one page with all blocks if `concatenate` is set."""
     numbered = _number_blocks([page.result for page in pages])
     markdowns = [_markdown(page, restructuring) for page in numbered]
     if restructuring.concatenate:
@@ -35,7 +35,7 @@ def _number_blocks(pages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _markdown(pruned_result: dict[str, Any], restructuring: Restructuring) -> str:
-    """The Markdown that /layout-parsing wrote for this page."""
+    """Return the Markdown that /layout-parsing wrote for this page."""
     ignored = (pruned_result.get("model_settings") or {}).get("markdown_ignore_labels")
     ignored = frozenset(MARGINALS if ignored is None else ignored)
     page = from_paddlex(pruned_result, 1)

@@ -1,4 +1,4 @@
-"""Jobs of the official API: what a job's record holds for it, and the result that its clients download."""
+"""Jobs of the official API: their data in the job's record, and the result that clients download."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PaddlexResultWriter:
         self._links = links
 
     async def write(self, payload: Mapping[str, Any], run: DocumentRun, file: BinaryIO) -> None:
-        """`payload` is a PaddlexJob. Raises ServiceError and StoreUnavailable."""
+        """Write the lines. `payload` is a PaddlexJob as JSON. Raises ServiceError and StoreUnavailable."""
         job = PaddlexJob.model_validate(payload)
         folder = document_folder(run.id)
         link_s = min(int(self._settings.jobs.keep_s) + 1, LONGEST_LINK_S)  # as long as the result itself is kept
@@ -90,7 +90,7 @@ class PaddlexResultWriter:
             await asyncio.to_thread(write_lines, "layoutParsingResults", pages, run.spool, kind=run.kind, to=file)
 
     async def _restructure(self, layout: LayoutParsingFields, run: DocumentRun) -> list[NativePage] | None:
-        """The pages joined into one document; None if that fails, as the pages themselves are worth more."""
+        """Join the pages into one document. Returns None if that fails: then the result has the pages as they are."""
         pages = await asyncio.to_thread(native_pages, run.spool, layout)
         restructuring = restructuring_of(layout)
         try:

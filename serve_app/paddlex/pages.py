@@ -31,7 +31,7 @@ MODEL_SETTINGS: dict[str, Any] = {
 
 
 def to_paddlex(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: bool) -> NativePage:
-    """A page as /layout-parsing returns it; its Markdown leaves out `ignore_labels`, by default MARGINALS.
+    """Convert a page to what /layout-parsing returns; its Markdown leaves out `ignore_labels`, by default MARGINALS.
 
     `pretty` writes pictures as HTML, as wide as on the page. Some clients understand no other links.
     """
@@ -75,7 +75,7 @@ def to_paddlex(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: boo
 
 
 def from_paddlex(pruned_result: dict[str, Any], number: int, figures: Container[str] | None = None) -> Page:
-    """The page of a `prunedResult` that this service made or has checked.
+    """Return the page of a `prunedResult` that this service made or has checked.
 
     A block shows a figure if its path is in `figures`; with None, if its label is that of a picture.
     """
@@ -119,7 +119,7 @@ class Line:
 
 
 def lines_of(page: Page) -> Iterator[Line]:
-    """The page's lines in reading order. A block without words is one line."""
+    """Yield the page's lines in reading order. A block without words is one line."""
     for block in sorted(page.blocks, key=lambda block: block.order):
         texts = [stripped for line in block.text.splitlines() if (stripped := line.strip())]
         counts = [len(text.split()) for text in texts]
@@ -142,13 +142,13 @@ def lines_of(page: Page) -> Iterator[Line]:
 
 
 def failed_result() -> dict[str, Any]:
-    """`prunedResult` of a page that could not be read, with the fields that clients access."""
+    """Return the `prunedResult` of a page that could not be read, with the fields that clients access."""
     found: dict[str, Any] = {"parsing_res_list": [], "layout_det_res": {"boxes": []}}
     return {"page_count": None, "width": 0, "height": 0, "model_settings": MODEL_SETTINGS, **found}
 
 
 def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preprocessed: bool) -> dict[str, Any]:
-    """`prunedResult` of PaddleX's /ocr. `preprocessed`: the page was turned upright or flattened first if necessary."""
+    """Return the `prunedResult` of PaddleX's /ocr. `preprocessed`: the page was turned upright or flattened first."""
     lines = list(lines_of(page))
     confident = [line for line in lines if line.score is None or line.score >= least_score]
     result: dict[str, Any] = {

@@ -117,7 +117,7 @@ class LayoutParsingFields(_OutputOptions, ParsingOptions, _VisualizeOption):
 
     model_config = _Request.model_config
 
-    # Wider than the types of ParsingOptions: as PaddleX's clients may send more, values are reduced to our limits.
+    # These types are wider than those of ParsingOptions: PaddleX's clients may send larger values, which are reduced.
     layout_unclip_ratio: _Ratios | None = ParsingOptions.model_fields["layout_unclip_ratio"]  # type: ignore[assignment]
     repetition_penalty: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Repetition penalty of the VLM's sampling"

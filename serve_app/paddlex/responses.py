@@ -123,7 +123,7 @@ def write_restructured(
 
 
 def response_images(fields: RestructureRequest) -> list[dict[str, str]]:
-    """The pictures of each page in the response. For concatenated pages, the last one of each name."""
+    """Return the pictures of each page in the response: for concatenated pages, the last one of each name."""
     uploaded = [page.markdown_images or {} for page in fields.pages]
     if not fields.concatenate_pages:
         return uploaded
@@ -131,7 +131,7 @@ def response_images(fields: RestructureRequest) -> list[dict[str, str]]:
 
 
 def native_page(page: Page, spool: PageSpool, fields: LayoutParsingFields) -> NativePage:
-    """A page in PaddleX's form, native or converted. Its Markdown links figures by their local paths."""
+    """Return a page in PaddleX's form, native or converted. Its Markdown links figures by their local paths."""
     native = spool.native(page.number)
     if native is None:
         local = with_local_figures(page, spool.figures_of(page.number))
@@ -140,7 +140,7 @@ def native_page(page: Page, spool: PageSpool, fields: LayoutParsingFields) -> Na
 
 
 def native_pages(spool: PageSpool, fields: LayoutParsingFields) -> list[NativePage]:
-    """All pages that did not fail, as `native_page` returns them."""
+    """Return all pages that did not fail, as `native_page` returns them."""
     return [native_page(page, spool, fields) for page in _pages(spool) if page.error is None]
 
 
@@ -158,7 +158,7 @@ def _failed(page: Page, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_info(spool: PageSpool, kind: str) -> dict[str, Any]:
-    """`dataInfo`: the size of the image, or of each page."""
+    """Return `dataInfo`: the size of the image, or of each page."""
     sizes = [{"width": page.width, "height": page.height} for page in spool.pages()]
     if kind == "PDF" or (kind == "TIFF" and len(sizes) > 1):
         return {"numPages": len(sizes), "pages": sizes, "type": kind.lower()}

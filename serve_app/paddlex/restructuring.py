@@ -28,7 +28,7 @@ def restructuring_of(fields: LayoutParsingFields | RestructureRequest, *, concat
 async def restructure_pages(
     pipeline: Pipeline, settings: Settings, pages: Sequence[NativePage], restructuring: Restructuring
 ) -> list[NativePage]:
-    """One page for each, or one for all if they are concatenated. Raises ServiceError."""
+    """Restructure pages. Returns one page for each, or a single page if they are concatenated. Raises ServiceError."""
     engine, limit_s = layout_engine(settings), settings.limits.page_s
     try:
         async with asyncio.timeout(limit_s):

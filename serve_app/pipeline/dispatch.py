@@ -52,7 +52,7 @@ class Pipeline:
         engine_wait_s: float,
         retry: RetryPolicy | None = None,
     ) -> None:
-        """`is_ready` tells whether some replica of an engine is known to work, `has_replicas` whether it has any.
+        """`is_ready`: whether some replica of an engine is known to work. `has_replicas`: whether the engine has any.
 
         `fallbacks` maps an engine to the one that stands in for it. `engine_wait_s` is how long a page waits for a
         replica. `retry` is for calls whose replica dies.
@@ -74,7 +74,7 @@ class Pipeline:
         )
 
     def slot(self) -> AbstractContextManager[None]:
-        """A slot for a document, to hold from its opening until its pages are done. Raises QueueFull."""
+        """Return a slot for a document, for use from its opening until its pages are done. Raises QueueFull."""
         return self._admission.slot()
 
     async def count_pages(self, source: SourceFile) -> int:
@@ -127,7 +127,7 @@ class Pipeline:
             self._reader.forget(document)
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
-        """The structure across these pages, by the engine that read them. Raises ServiceError."""
+        """Let the engine that read these pages find the structure across them. Raises ServiceError."""
 
         def send() -> Any:
             return self._recognizers[engine].restructure.remote(outlines, options)

@@ -43,7 +43,7 @@ class OpenDocument:
 
 @dataclass(frozen=True)
 class RunLimits:
-    """In seconds: `read_s` for all pages, counted from the request's start; `restructure_s` for the structure."""
+    """Time limits in seconds: `read_s` for all pages, from the request's start; `restructure_s` for restructuring."""
 
     read_s: float
     restructure_s: float
@@ -68,7 +68,7 @@ class DocumentRun:
     ) -> None:
         """`source` fetches the file, which does not stay in memory while pages are read.
 
-        `slot` is the document's in the pipeline. It is released when the pages are done.
+        `slot` holds the document's slot in the pipeline, which is released when the pages are done.
         """
         self.id = document.file.id
         self.digest = document.file.digest
@@ -168,7 +168,7 @@ class DocumentRun:
         )  # fmt: skip
 
     def _take_slot(self) -> AbstractContextManager[Any]:
-        """The slot of the document's opening, once; after that, a new one. Raises QueueFull."""
+        """Return the slot from the document's opening; later calls return a new one. Raises QueueFull."""
         slot, self._slot = self._slot, None
         return self._pipeline.slot() if slot is None else slot
 
@@ -183,7 +183,7 @@ class DocumentRun:
         )
 
     def _raise_if_hopeless(self, error: ServiceError) -> None:
-        """If the engine is unavailable before any page was read, don't try a thousand more to say so."""
+        """Raise the error if the engine is unavailable and no page has been read: all other pages would fail as well."""
         if not self.collector.has_read and isinstance(error, ENGINE_UNAVAILABLE):
             raise error
 

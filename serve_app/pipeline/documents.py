@@ -26,7 +26,7 @@ from serve_app.settings import Limits
 log = logging.getLogger("ray.serve.ingress")
 
 PAGED = ("PDF", "TIFF")
-"""Kinds of file that hold any number of pages, none included. Files of other kinds need not be opened to count them."""
+"""Kinds of file that may have several pages, or none. A file of another kind has one."""
 
 CHOOSE_PAGES = " Choose some with 'pages'."
 
@@ -86,8 +86,8 @@ class Documents:
             )
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._page_numbers(request, page_count)
-            # Together with the line at a document's end, this shows which ones were lost with their process.
-            log.info("document %s: %d page(s) begin", file.id, len(numbers))
+            # A document without a line at its end was lost with its process.
+            log.info("document %s: reading %d page(s)", file.id, len(numbers))
             default_s = self._limits.request_s if page_count == 1 else self._limits.document_s
             return DocumentRun(
                 OpenDocument(file, kind, page_count, numbers),

@@ -1,4 +1,4 @@
-"""PageCache: a document that the same key requests again, with the same options, is not recognized again."""
+"""PageCache: stores recognized pages, for a document that the same key sends again with the same options."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ class PageCache:
         self._swept: str | None = None
 
     def digest(self, source: FileContent) -> str | None:
-        """A digest of the whole document; None if the cache is off. Blocks."""
+        """Return a digest of the whole document; None if the cache is off. Blocks."""
         return hashlib.sha256(source).hexdigest() if self._days else None
 
     def pages_of(
         self, source: SourceFile, engine: str, options: RecognitionOptions, dpi: int | None
     ) -> CachedPages | None:
-        """The cache for one document with these options; None if the cache is off or the engine's version unknown."""
+        """Return the cache for one document with these options; None if the cache is off or the engine's version unknown."""
         version = self._version_of(engine)
         if source.digest is None or version is None:
             return None
-        reading = [FORMAT, self._engines[engine], version, _OPTIONS.dump_python(options, mode="json"), dpi]
-        name = hashlib.sha256(json.dumps(reading, sort_keys=True).encode()).hexdigest()[:32]
+        inputs = [FORMAT, self._engines[engine], version, _OPTIONS.dump_python(options, mode="json"), dpi]
+        name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
         return CachedPages(
             self, f"{_folder(source.owner, source.digest)}/{name}", EngineInfo(name=engine, version=version)
         )
 
     async def read(self, key: str) -> bytes | None:
-        """The entry under this key of any valid day, if there is one."""
+        """Return the entry under this key from any day that is still valid; None if there is none."""
         if self._monitor.degraded:
             return None
         for day in self._valid_days():
@@ -82,7 +82,7 @@ class PageCache:
         return None
 
     async def write(self, key: str, data: bytes) -> None:
-        """Store an entry under this key of today."""
+        """Store an entry under this key, dated today."""
         if self._monitor.degraded:
             return
         try:
@@ -139,5 +139,5 @@ class CachedPages:
 
 
 def _folder(owner: str, digest: str) -> str:
-    """Owners are hashed, as their names may contain characters that keys may not."""
+    """Return the folder of a document. The owner is hashed, as names may contain characters that keys may not."""
     return f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}/{digest}"

@@ -16,7 +16,7 @@ from serve_app.pipeline.timings import Timings
 
 
 class PageCollector:
-    """Takes each page once: as it is read, or restored from an earlier run, or failed for good."""
+    """Takes each page once: when it is read, when it is restored from an earlier run, or when it has failed."""
 
     def __init__(self, request: DocumentRequest, numbers: Sequence[int], timings: Timings, *, qualify: bool) -> None:
         """`numbers` are those of the pages to read. `qualify`: figures need paths that are unique in the document."""
@@ -64,7 +64,7 @@ class PageCollector:
         return self._add_result(outcome.number, outcome.result)
 
     def restore(self, content: PageContent, engine: EngineInfo) -> None:
-        """Take a page that `add` returned in an earlier run, and the engine of that time."""
+        """Take a page that `add` returned in an earlier run, and the engine that read it."""
         self._note_engine(content.page, engine)
         self._add_content(content)
 
@@ -76,7 +76,7 @@ class PageCollector:
         return content
 
     def retract(self, numbers: Iterable[int]) -> None:
-        """Give up the errors of these failed pages, so that they are missing again."""
+        """Drop the errors of these failed pages, so that the pages are missing again."""
         for number in numbers:
             self._failed.remove(number)
             self.spool.remove(number)
@@ -92,7 +92,7 @@ class PageCollector:
         return content
 
     def _note_engine(self, page: Page, engine: EngineInfo) -> None:
-        """Remember the last engine that recognized a page; without any, the text layer's reader."""
+        """Remember the last engine that recognized a page, or the text layer's reader if no page was recognized."""
         if self._engine is None or page.text_source == "recognition":
             self._engine = engine
 

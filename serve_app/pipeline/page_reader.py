@@ -35,7 +35,7 @@ from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 log = logging.getLogger("ray.serve.pipeline")
 
 DEADLY_PAGES = 2
-"""Pages of one document that may each take down a replica with every attempt, before no more of them are tried."""
+"""Number of pages of one document that may kill a replica with every attempt. Then its other pages are not tried."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class PageReader:
         self._deadly_pages = DeathCount(DEADLY_PAGES)
 
     async def read(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
-        """Read page `number` (from 1). Errors come back as values: one page's do not touch the others."""
+        """Read page `number` (from 1). Errors are returned: an error of one page does not affect the others."""
         try:
             return await self._with_text_layer(document, number)
         except Exception:
@@ -83,7 +83,7 @@ class PageReader:
             return RecognitionFailed()
 
     def forget(self, document: DocumentContext) -> None:
-        """No page of this document is being read any more; the next time it gets all attempts again."""
+        """Forget the failed attempts of this document. Call it when none of its pages is being read."""
         self._deadly_pages.forget(document.source.id)
 
     async def _with_text_layer(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
@@ -126,26 +126,26 @@ class PageReader:
                 result = await self._recognize(document, engine, pixels)
                 if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):
                     return result
-                what = "a replica cannot load its engine"  # another one could
+                reason = "a replica cannot load its engine"  # another one could
             except BackPressureError:  # if a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
             except DeploymentUnavailableError:
                 log.error("the deployment of engine %s has failed; `serve status` tells why", engine)
                 return EngineFailed(retry_after_s=BUSY_RETRY_AFTER_S)
             except RayActorError:
-                what = "its recognizer died"  # the pixels are still there
+                reason = "its recognizer died"  # the pixels are still there
             except (RayTaskError, RayServeException, ObjectLostError) as error:
                 if not are_pixels_lost(error):
                     raise
-                what = "its pixels were lost when a rasterizer or a node died"
+                reason = "its pixels were lost when a rasterizer or a node died"
                 pixels = None
-            log.warning("page %d: %s (attempt %d of %d)", number, what, attempt, retry.attempts)
+            log.warning("page %d: %s (attempt %d of %d)", number, reason, attempt, retry.attempts)
             await retry.pause(attempt)
         self._deadly_pages.add(source.id)
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
 
     async def _recognize(self, document: DocumentContext, engine: str, pixels: Any) -> PageResult | ServiceError:
-        """One attempt. An engine with a fallback does not wait for a replica."""
+        """Make one attempt. An engine with a fallback does not wait for a replica."""
         source = document.source
         try:
             return await wait_for_replica(
@@ -158,7 +158,7 @@ class PageReader:
             return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
 
     async def _read_text(self, document: DocumentContext, number: int) -> PageResult | None:
-        """The page's text layer, if it has one. None if reading it fails: the page can still be recognized."""
+        """Return the page's text layer; None if it has none, or if reading it fails: the page can still be recognized."""
         source = document.source
         try:
             page = await self._rasterizer.read_text.remote(
@@ -171,7 +171,7 @@ class PageReader:
 
 
 def _from_fallback(result: PageResult | ServiceError, error: ServiceError) -> PageResult | ServiceError:
-    """The fallback's result, marked with the `error` of the requested engine."""
+    """Return the fallback's result, marked with the `error` of the requested engine."""
     if isinstance(result, ServiceError):
         # If neither engine is available, the client waits for the one that it requested.
         return error if isinstance(result, ENGINE_UNAVAILABLE) else result

@@ -40,9 +40,9 @@ class RetryPolicy:
 
 
 async def call_with_retries(send: Callable[[], Awaitable[Any]], retry: RetryPolicy, *, lost: str) -> Any:
-    """The response of a replica; if it dies, that of another. `lost` tells the log what happened then.
+    """Call a replica and return its response. If the replica dies, call another one; `lost` is the log message for that.
 
-    Raises ServiceError, which may be the response itself.
+    Raises ServiceError, also if that is the response.
     """
     for attempt in range(1, retry.attempts + 1):
         try:
@@ -67,7 +67,7 @@ async def wait_for_replica(
 ) -> PageResult | ServiceError:
     """Await a recognizer's response, but no longer than `wait_s` without any replica: Serve would wait forever.
 
-    Raises NoReplica in that case, and whatever the call raises. The call is cancelled if this is.
+    Raises NoReplica in that case, and whatever the call raises. If the caller is cancelled, so is the call.
     """
     waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
     missing_since = None
@@ -82,7 +82,7 @@ async def wait_for_replica(
         if not waiting.done():
             waiting.add_done_callback(_retrieve_exception)
             waiting.cancel()
-            response.cancel()  # Serve would go on with it
+            response.cancel()  # otherwise Serve continues the call
 
 
 def are_pixels_lost(error: RayTaskError | RayServeException | ObjectLostError) -> bool:
@@ -95,6 +95,6 @@ def are_pixels_lost(error: RayTaskError | RayServeException | ObjectLostError) -
 
 
 def _retrieve_exception(done: asyncio.Future[Any]) -> None:
-    """Nobody awaits it any more; asyncio would log an exception that was never retrieved."""
+    """Retrieve the exception of an abandoned call, or asyncio would log that it was never retrieved."""
     if not done.cancelled():
         done.exception()

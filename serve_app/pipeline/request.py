@@ -39,11 +39,11 @@ class DocumentRequest(BaseModel):
         return fields
 
     def dpi_for(self, file_kind: str) -> int | None:
-        """The resolution for a file of this kind (see `sniff`)."""
+        """Return the resolution for a file of this kind (see `sniff`)."""
         return (self.pdf_dpi if file_kind == "PDF" else None) or self.dpi
 
     def page_numbers(self, page_count: int) -> list[int]:
-        """Numbers of the pages to read, ascending. Raises ValueError with a message for the client."""
+        """Return the numbers of the pages to read, ascending. Raises ValueError with a message for the client."""
         if self.pages is None:
             return list(range(1, page_count + 1))
         return select_pages(parse_page_ranges(self.pages), page_count)

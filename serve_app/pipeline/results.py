@@ -85,7 +85,7 @@ class Results:
             summary.storage = StorageInfo(status="failed")
             unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-        # OSError for a full disk means that of the temporary files: the store raises StoreUnavailable for its own.
+        # An OSError concerns the disk of the temporary files: the store raises StoreUnavailable.
         if not is_no_room(failure):
             self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)

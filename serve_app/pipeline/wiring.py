@@ -35,7 +35,7 @@ class PipelineServices:
     temp_dir: Path
 
     def watches(self) -> list[Coroutine[Any, Any, None]]:
-        """Coroutines to run in the background while the replica lives."""
+        """Return coroutines to run in the background while the replica lives."""
         return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
 
 
@@ -54,7 +54,7 @@ def open_services(
     recognizers: Mapping[str, DeploymentHandle[Any]],
     sharing: FileSharing | None = None,
 ) -> PipelineServices:
-    """Files go through Ray's object store, unless `sharing` says otherwise."""
+    """Open the services of a replica. By default, `sharing` is through Ray's object store."""
     sharing = sharing or THROUGH_RAY
     limits = settings.limits
     store = open_store(settings.store, secrets)
@@ -97,7 +97,7 @@ def _share_through_ray(source: FileContent) -> Any:
 
 
 async def _fetch_through_ray(shared: Any) -> memoryview:
-    """The file, without a copy."""
+    """Return the file without copying it."""
     array = await shared
     return memoryview(array)
 

@@ -86,7 +86,10 @@ class OpenDocuments:
         return self._sources[document][0]
 
     def open(self, document: str, data: FileContent, password: str | None, max_pixels: int) -> PageSource:
-        """Raises what `open_source` raises."""
+        """Open a document, and close the one that was used least recently if too many are open.
+
+        Raises what `open_source` raises.
+        """
         source = open_source(data, password=password, max_pixels=max_pixels)
         # A document of one page gets no second request.
         if source.page_count > 1:

@@ -29,10 +29,10 @@ MAX_HIDDEN_SHARE = 0.1
 """Largest share of invisible characters. With more, the text is the layer of a scan, perhaps of part of the page."""
 
 MAX_BROKEN_SHARE = 0.03
-"""Largest share of undefined characters. Stray bullets or arrows are fewer; a font without a map to Unicode has more."""
+"""Largest share of undefined characters. Stray bullets and arrows are fewer; a font without a map to Unicode has more."""
 
 MAX_TILTED_SHARE = 0.1
-"""Largest share of tilted characters. Fewer are a watermark, which is dropped."""
+"""Largest share of tilted characters. Fewer tilted characters are a watermark, which is dropped."""
 
 PICTURE_SHARE, CHARACTERS_BESIDE_PICTURE = 0.5, 300
 """If pictures cover at least this share of a page, it needs at least this many characters: otherwise the text may be in

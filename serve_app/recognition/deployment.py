@@ -184,7 +184,7 @@ class Recognizer:
         )
 
     def check_health(self) -> None:
-        """Called by Serve every `health_check_s`. Raises MemoryLimitPassed.
+        """Check the replica, every `health_check_s` seconds, for Serve. Raises MemoryLimitPassed.
 
         If this raises, Serve sends the replica no more requests, lets it finish and replaces it. That suits a
         replica that has grown too large. If the engine is dead or stuck, the process exits instead: Serve would

@@ -23,10 +23,10 @@ POLL_S = 1.0
 READY_POLL_S = 5.0
 POLL_TIMEOUT_S = 5.0
 STATE_EXPIRES_S = 12.0
-"""Seconds for which a replica's state is used. Serve picks the replica of each poll, so one that is gone is only noticed
-by its silence."""
+"""Seconds after which a replica's state expires. Serve picks the replica of each poll, so the only sign that a replica is
+gone is that its state is not renewed."""
 
-NO_REPLICA = "no replica is running yet: it is being loaded, or the cluster has no room for it"
+NO_REPLICA = "no replica is running yet: either it is still loading, or the cluster has no room for it"
 
 
 class EngineMonitor:
@@ -54,7 +54,7 @@ class EngineMonitor:
 
     @property
     def state(self) -> EngineState:
-        """The best state that has not expired, since one ready replica serves everybody; else the last known state."""
+        """The best state that has not expired, since one ready replica is enough; the last known state if all have expired."""
         since = time.monotonic() - STATE_EXPIRES_S
         self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if at > since}
         states = [state for _, state in self._seen.values()]
@@ -92,7 +92,7 @@ class EngineMonitor:
 
 
 def _running_replicas(recognizer: DeploymentHandle[Any]) -> int:
-    """Ask Serve's controller how many replicas are running. Called only if none responds."""
+    """Count the running replicas, as Serve's controller knows them. Called only if none responds."""
     deployment_id = recognizer.deployment_id
     application = serve.status().applications.get(deployment_id.app_name)
     deployment = application.deployments.get(deployment_id.name) if application is not None else None

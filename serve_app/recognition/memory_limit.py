@@ -47,7 +47,7 @@ class MemoryLimit:
         self._warned = False
 
     def drop_exceeded(self) -> None:
-        """Call this once the engine is loaded. Drops the limits that it already exceeds."""
+        """Drop the limits that this process already exceeds. Call it once the engine is loaded."""
         for name, used_mb in self._used().items():
             limit_mb = self._limits[name]
             if limit_mb is not None and used_mb > limit_mb:
@@ -60,7 +60,7 @@ class MemoryLimit:
                 self._limits[name] = None
 
     def check(self) -> None:
-        """Raises MemoryLimitPassed."""
+        """Raise MemoryLimitPassed if a limit is exceeded."""
         for name, used_mb in self._used().items():
             limit_mb = self._limits[name]
             if limit_mb is not None and used_mb > limit_mb:

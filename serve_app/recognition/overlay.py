@@ -13,7 +13,7 @@ from serve_app.document.figures import OVERLAYS, PICTURES
 
 JPEG_QUALITY = 85
 MAX_SIDE = 4000
-"""Longest side of a picture in pixels: enough to look at, where a large page would take a hundred megabytes."""
+"""Longest side of a picture in pixels. That is enough to look at; a large page would take a hundred megabytes."""
 
 _PALETTE = (
     *((0xD6, 0x27, 0x28), (0x1F, 0x77, 0xB4), (0x2C, 0xA0, 0x2C), (0x94, 0x67, 0xBD), (0xC4, 0x5A, 0x00)),

@@ -16,24 +16,24 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def child_environment() -> dict[str, str]:
-    """The environment variables of a child."""
+    """Return the environment variables of a child."""
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     return environment | {"TMPDIR": tempfile.gettempdir(), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def python_module(name: str) -> list[str]:
-    """The command line that runs the module `name` in this interpreter."""
+    """Return the command line that runs the module `name` in this interpreter."""
     return [sys.executable, "-P", "-W", "ignore", "-X", "faulthandler", "-m", name]
 
 
 def child_command(module: str, memory_bytes: int, *arguments: object) -> list[str]:
-    """The command line of a child that calls `enter_child`; `memory_bytes` limits its address space."""
+    """Return the command line of a child that calls `enter_child`; `memory_bytes` limits its address space."""
     return [*python_module(module), str(os.getpid()), str(memory_bytes), *map(str, arguments)]
 
 
 def enter_child() -> list[str]:
-    """In a child of `child_command`: take on its limits. Returns its own arguments."""
+    """Apply the limits of `child_command` to this process, which it started. Returns the other arguments."""
     parent, memory_bytes, *arguments = sys.argv[1:]
     _end_with(int(parent))
     _limit_memory(int(memory_bytes))

@@ -1,4 +1,4 @@
-"""DeathCount: how many processes each document has taken down."""
+"""Counts the processes that each document has killed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ REMEMBERED_DOCUMENTS = 1000
 
 
 class DeathCount:
-    """Tells which documents have taken down so many processes that no other is risked for them.
+    """Counts deaths of processes by document. A document with too many deaths is given up.
 
-    Only the documents of the latest deaths are remembered, so the count takes bounded memory.
+    Only the documents of the latest deaths are remembered, so memory is bounded.
     """
 
     def __init__(self, most: int, *, remembered: int = REMEMBERED_DOCUMENTS) -> None:

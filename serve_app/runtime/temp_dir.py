@@ -1,4 +1,4 @@
-"""The folder for temporary files: uploads, finished pages, outputs in the making."""
+"""The folder for temporary files: uploads, finished pages, unfinished outputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def is_no_room(error: BaseException | None) -> bool:
 
 
 def no_room() -> ServiceUnavailable:
-    """The error for a client whose request met a full disk."""
+    """Make the error for a request that failed because the disk is full."""
     return ServiceUnavailable(
         "The service has no disk space left for this; try again later.", retry_after_s=NO_ROOM_RETRY_AFTER_S
     )

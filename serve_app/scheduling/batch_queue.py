@@ -61,7 +61,7 @@ class BatchQueue(Generic[Item, Result]):
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        """The number of waiting items, without those of the running batch."""
+        """Return the number of waiting items, without those of the running batch."""
         return len(self._queue)
 
     async def submit(self, item: Item, *, caller: str = "", owner: str = "") -> Batched[Result]:

@@ -19,6 +19,8 @@ def open_store(settings: StoreSettings, secrets: Secrets) -> Store:
     """
     if isinstance(settings, FolderStoreSettings):
         return FolderStore(settings)
-    from serve_app.storage.s3 import S3Store  # imports boto3, whose time and memory a folder need not cost
+    from serve_app.storage.s3 import (
+        S3Store,
+    )  # imports boto3, which takes time and memory that a folder store does not need
 
     return S3Store(settings, secrets)

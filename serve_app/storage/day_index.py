@@ -20,7 +20,7 @@ class DayIndex:
         await self._store.put(f"{self._folder}/{day:%Y%m%d}/{name}", b"", "application/octet-stream")
 
     async def due(self, now: datetime) -> AsyncIterator[tuple[str, str]]:
-        """Yield day and name of each entry that is due. An entry comes again until it is removed.
+        """Yield day and name of each entry that is due. Each call yields an entry again until it is removed.
 
         The first call of a day lists all days, later ones only today: future days may hold a great many names.
         """

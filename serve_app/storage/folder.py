@@ -31,7 +31,7 @@ class FolderStore(ThreadedStore):
     """Keys are files below the configured folder, which is created if it is missing.
 
     Content types are not stored, as file extensions imply them. A process that is killed while it writes may leave a
-    hidden `.*.tmp` file, which nobody reads.
+    hidden `.*.tmp` file, which is never read.
     """
 
     def __init__(self, settings: FolderStoreSettings) -> None:

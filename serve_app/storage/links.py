@@ -17,7 +17,7 @@ class Links:
         self._public_url = settings.public_url
 
     def base_url(self, requested_at: str) -> str:
-        """The base URL of this service as clients see it: `public_url`, else the one that the request came to."""
+        """Return the base URL of this service as clients see it: `public_url`, else that of the request."""
         return self._public_url or requested_at
 
     def url(self, key: str, base_url: str, *, seconds: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Whether the store takes writes, from what writes report and from a check every half minute."""
+"""Monitors whether the store takes writes. Writes report their outcome, and a check runs every half minute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBE = b"\n" * 65_536  # a full disk still takes empty files
 
 
 class StoreMonitor:
-    """Whether the store is `degraded` by the last known state, and the `reason`. Logs changes of that state only."""
+    """Has the last known state of the store: whether it is `degraded`, and the `reason`. Logs only changes of the state."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -24,7 +24,7 @@ class StoreMonitor:
         self.reason: str | None = None
 
     def report(self, failure: BaseException | None) -> None:
-        """Take in the outcome of a write: None for success."""
+        """Record the outcome of a write; None means success."""
         if failure is not None and not self.degraded:
             log.error("the store takes no writes: %s", failure)
         if failure is None and self.degraded:

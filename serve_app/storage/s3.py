@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call may take. With these defaults, a store that hangs blocks a call for 30 to 35 s.
+    """Time limits of a call. With these defaults, a store that hangs blocks a call for 30 to 35 s.
 
     A put takes longest, since boto3 waits a second for "100 Continue" in each attempt. boto3's own defaults would
     block a call for five minutes.
@@ -67,7 +67,7 @@ class S3Store(ThreadedStore):
         return f"s3://{self._bucket}/{self.full_key(key)}"
 
     def link(self, key: str, seconds: int) -> str:
-        """Sign with the store's credentials. If these are temporary, the link ends with them at the latest."""
+        """Sign a link with the store's credentials. If these are temporary, the link expires with them at the latest."""
         with self._unavailable(f"cannot sign a link to {key}"):
             return self._linking.generate_presigned_url(
                 "get_object", Params={"Bucket": self._bucket, "Key": self.full_key(key)}, ExpiresIn=seconds

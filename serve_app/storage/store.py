@@ -1,7 +1,7 @@
 """The interface of the store, and what its two kinds share.
 
 The service makes the keys: relative, '/'-separated, UTF-8. The store itself puts the configured `prefix` before every
-key. Callers never add it; they use `full_key` or `uri` to show somebody else where an object is.
+key. Callers never add it; they use `full_key` or `uri` to report where an object is.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Store(Protocol):
         """Return s3://bucket/full/key, unencoded, or file:///folder/full/key, percent-encoded."""
 
     def link(self, key: str, seconds: int) -> str:
-        """Return a link that lets anybody read the value for so long: a URL, or a path below the service's base URL.
+        """Return a link to the value that works for `seconds`: a URL, or a path below the service's base URL.
 
         Blocks; the first time perhaps on a disk or a network. Raises StoreUnavailable.
         """

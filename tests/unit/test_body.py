@@ -322,7 +322,7 @@ async def test_options_in_a_form_are_bounded_before_they_are_parsed(
         ("layoutThreshold", 7, "a number from 0 to 1, or an object with one per class"),
         ("layoutThreshold", {f"class_{n}": 0.5 for n in range(51)}, "a number from 0 to 1"),
         ("layoutUnclipRatio", [1], "a pair (width, height)"),
-        ("layoutMergeBboxesMode", "big", "large, small or union"),
+        ("layoutMergeBboxesMode", "big", "or their `union`"),
         ("markdownIgnoreLabels", "table", "must be a list"),
         ("maxNewTokens", "many", "must be a whole number"),
         ("useSealRecognition", "perhaps", "must be true or false"),

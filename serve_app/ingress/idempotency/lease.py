@@ -102,7 +102,7 @@ class IdempotencyLease:
         Raises IdempotencyMismatch if the first one was a different request, and ServiceUnavailable.
         """
         # Serve cancels calls together with the request in whose context they were made. This call must end by itself:
-        # a cancelled one may have stored the claim or not, and nothing would tell for a while.
+        # after a cancelled one, it is unknown for a while whether the claim is stored.
         self._state = _LeaseState.UNKNOWN
         self._acquiring = asyncio.create_task(self._claim_key(), context=contextvars.Context())
         try:

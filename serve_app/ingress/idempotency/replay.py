@@ -32,7 +32,7 @@ async def respond_once(
 ) -> Response:
     """Return the response of `respond`, or the recorded one if the request repeats one with the same Idempotency-Key.
 
-    `resources` are released once the response is sent; `respond` gets a stack for its own. Raises InvalidField,
+    `resources` are released once the response is sent; `respond` gets a stack for further ones. Raises InvalidField,
     IdempotencyMismatch, RequestRunning, and ServiceUnavailable if the key cannot be acquired.
     """
     name = idempotency_key(request)
@@ -70,8 +70,8 @@ def _recorded_response(file: BinaryIO, headers: dict[str, str], resources: ExitS
 class _RecordingResponse(Response):
     """Sends a response, records it and commits it to the lease.
 
-    It is stored before it is sent, so that a failing connection does not lose it. A stream is recorded as it is sent, and
-    stored before its end is sent: a client that has all of it can repeat the request at once.
+    The response is stored before it is sent, so that a failing connection does not lose it. A stream is recorded as it is
+    sent, and stored before its end is sent: a client that has received all of it can repeat the request at once.
     """
 
     def __init__(self, response: Response, lease: IdempotencyLease, work: AsyncExitStack) -> None:
@@ -119,6 +119,6 @@ class _Recording:
 
 
 async def _never() -> Message:
-    """An ASGI `receive` for a response that is only recorded: it never reports that the client disconnected."""
+    """Never return. An ASGI `receive` for a response that is only recorded, so that no client can disconnect."""
     await asyncio.Event().wait()
     raise AssertionError("unreachable")

@@ -1,1 +1,1 @@
-"""The job operations of routes: submit, look up, cancel, delete, follow. Calls the Jobs deployment and reads its store."""
+"""Job operations for routes: submit, look up, cancel, delete, follow. Calls the Jobs deployment and reads its store."""

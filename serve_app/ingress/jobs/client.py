@@ -1,4 +1,4 @@
-"""Submit, look up, cancel and delete jobs. Copes with a Jobs replica that is being replaced, and with a store that is away."""
+"""Submits, looks up, cancels and deletes jobs, also while the Jobs replica is being replaced."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
         await context.job_store.add(record, source)
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
-    with suppress(ServiceUnavailable):  # it is stored, so a Jobs replica will find it
+    with suppress(ServiceUnavailable):  # the job is stored, so a Jobs replica will find it
         await call_jobs(context.jobs.wake.remote(record))
     return record
 
 
 async def _check_source(context: Context, url: str | None, source: FileContent | None) -> None:
-    """Refuse at once an empty file, a file type or a URL that could not be read later."""
+    """Refuse an empty file, and a file type or a URL that the job could not read later."""
     if url is not None:
         check_source(url, context.settings)
         if not url.startswith(S3):
@@ -119,7 +119,7 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
 
 
 async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
-    """Cancel or delete a job; return its record after that. Raises JobGone and ServiceUnavailable."""
+    """Cancel or delete a job, and return its new record. Raises JobGone and ServiceUnavailable."""
     try:
         record: JobRecord | None = await call_jobs(context.jobs.end.remote(job_id, state), limit_s=END_S)
     except StoreUnavailable as error:

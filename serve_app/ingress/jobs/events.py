@@ -21,10 +21,10 @@ from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.storage import StoreUnavailable
 
 SILENCE_S = 15.0
-"""Repeat the job's state after this long without an event, so that no proxy takes the connection for dead."""
+"""Seconds without an event after which the job's state is sent again, so that no proxy takes the connection for dead."""
 
 WAIT_S = 1.0
-"""How long to wait for news at a time. Short, since a replica that is stopping waits for its streams."""
+"""Longest wait for one change, in seconds. Short, since a replica that is stopping waits for its streams."""
 
 Event = tuple[str, dict[str, Any]]
 
@@ -32,7 +32,7 @@ Event = tuple[str, dict[str, Any]]
 def job_events(
     view: JobView, request: Request, context: Context, resources: AbstractContextManager[Any], *, pages: bool
 ) -> EventResponse:
-    """Stream a job's present state, and then each change. `resources` are released with the stream."""
+    """Stream a job's current state, and then each change. `resources` are released at the end of the stream."""
     events = _encode(_events(view, request, context, pages=pages), context)
     return EventResponse(events, MEDIA_TYPES[OutputFormat.EVENTS], resources)
 

@@ -30,7 +30,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """The body of every error response, whatever its status."""
+    """The body of every error response."""
 
     error: ErrorBody
 

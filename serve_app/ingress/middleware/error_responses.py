@@ -24,7 +24,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowe
 
 
 class ErrorResponses:
-    """ASGI middleware that turns every exception into an error response. Unexpected ones are logged, not shown."""
+    """ASGI middleware that turns every exception into an error response. Details of unexpected ones go to the log only."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

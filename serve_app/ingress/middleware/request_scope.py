@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 PADDLEX_PATHS = ("/layout-parsing", "/restructure-pages")
 SHARED_PATH = "/ocr"
-"""A path of this service's API and of PaddleX's. Only the body tells which one a request uses."""
+"""A path of this service's API and of PaddleX's. Only the body shows which one a request uses."""
 
 OFFICIAL_JOBS = "/api/v2/ocr/jobs"
 SIGNED_FILES = "/files/"

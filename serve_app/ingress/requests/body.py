@@ -23,7 +23,7 @@ from serve_app.ingress.requests.validation_errors import field_error
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
 
 MAX_JSON_PARTS = 1000
-"""A body is a flat object of a few fields, and base64 has none of the characters that are counted."""
+"""Most commas, brackets and braces of a JSON body. A body is a flat object of a few fields, and base64 has none of these."""
 
 MAX_FORM_FIELDS = 20
 MAX_FORM_FILES = 2
@@ -33,7 +33,7 @@ MAX_FILE_NAME = 255
 MAX_OPTIONS_TEXT = 10_000
 
 MIN_BYTES_PER_S = 16_000
-"""Pace that an upload must keep, on average, in addition to its allowed pause."""
+"""Least average pace of an upload, besides its allowed pause."""
 
 CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "latin-1")
 

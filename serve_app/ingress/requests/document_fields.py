@@ -62,7 +62,9 @@ class DocumentFields(BaseModel):
 
 
 class OcrRequest(DocumentFields):
-    output: OutputFormat | None = Field(None, description="Format of the response; default: as `Accept` asks, or JSON")
+    output: OutputFormat | None = Field(
+        None, description="Format of the response; default: the one that `Accept` selects, or JSON"
+    )
     include_images: bool = Field(
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )

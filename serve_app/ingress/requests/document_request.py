@@ -14,7 +14,7 @@ from serve_app.settings import EngineSettings
 def document_request(
     fields: DocumentFields, engines: Sequence[EngineSettings], *, outputs: Sequence[OutputFormat] = ()
 ) -> DocumentRequest:
-    """Raises InvalidField for an engine that is not configured and for options that the engine does not have."""
+    """Make the DocumentRequest. Raises InvalidField for an engine that is not configured, and for options that it lacks."""
     engine = select_engine(fields, engines)
     return DocumentRequest(
         engine=engine.name,

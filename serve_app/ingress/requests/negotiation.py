@@ -1,4 +1,4 @@
-"""Content negotiation: selects among what is offered by the weights in `Accept` or `Accept-Language` (RFC 9110, 12.4)."""
+"""Content negotiation: selects an offered value by the weights in `Accept` or `Accept-Language` (RFC 9110, 12.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenAPI descriptions of what routes read by hand: bodies and the Idempotency-Key header."""
+"""OpenAPI descriptions of bodies and headers that routes read themselves, so that FastAPI does not know them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 def inline_references(schema: dict[str, Any]) -> dict[str, Any]:
-    """Replace a schema's references by what they refer to: within an OpenAPI document they would lead nowhere."""
+    """Replace references in a schema by their definitions, which an OpenAPI document would not have."""
     definitions = schema.pop("$defs", {})
 
     def inline(part: Any) -> Any:
@@ -31,11 +31,11 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "maxLength": 255},
     "description": "Makes a retry safe: for a day, a repeated request with the same key gets the first one's response",
 }
-"""A parameter for `openapi_extra`, since routes read this header by hand."""
+"""A parameter for `openapi_extra`, since routes read this header themselves."""
 
 
 def body_of(json: type[BaseModel], form: type[BaseModel]) -> dict[str, Any]:
-    """Make the `openapi_extra` of a route that reads its body by hand: JSON, or a form whose `file` is the document."""
+    """Make the `openapi_extra` of a route that reads its body itself: JSON, or a form whose `file` is the document."""
     form_schema = inline_references(form.model_json_schema())
     form_schema["properties"]["file"] = {"type": "string", "format": "binary", "description": "The document as a file"}
     content = {"multipart/form-data": {"schema": form_schema}}

@@ -11,7 +11,7 @@ from serve_app.ingress.requests.validation_errors import field_error
 
 
 def known_query_only(request: Request) -> None:
-    """Raises InvalidField for an unknown query parameter. A dependency for routers."""
+    """Raise InvalidField for an unknown query parameter. A dependency for routers."""
     route = request.scope["route"]
     if not isinstance(route, APIRoute):
         return

@@ -28,7 +28,7 @@ def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
         if problem["type"] == "extra_forbidden" and (similar := get_close_matches(path.last, path.siblings, n=1)):
             message += f"; did you mean '{similar[0]}'?"
-        # A problem of several fields together has no name; neither has, for pydantic, a name that is not valid Unicode.
+        # Two problems have no name: one of several fields together, and a field whose name is not valid Unicode.
         name = _field_name(path.name or ("" if problem["type"] == "value_error" else "?"))
         # For a field of a union type pydantic reports each alternative; one message with the description replaces them.
         if path.is_within_value or name in problems:

@@ -41,7 +41,7 @@ class EventResponse(StreamingResponse):
         all_headers = {
             **(headers or {}),
             "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",  # proxies must not collect events before they pass them on
+            "X-Accel-Buffering": "no",  # proxies must not buffer events
         }
         super().__init__(events, headers=all_headers, media_type=media_type)
         self._events = events

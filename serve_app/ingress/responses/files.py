@@ -24,7 +24,7 @@ BYTES_PER_SECOND = 32 * 2**20
 memory twice before its first byte leaves. A thousand pages of dense text are 75 MB."""
 
 _FILES = (OutputFormat.DOCX, OutputFormat.PDF, OutputFormat.ZIP)
-"""Formats that browsers are to save, under a file name with the right extension."""
+"""Formats that browsers should save, under a file name with the right extension."""
 
 
 def document_response(
@@ -54,7 +54,7 @@ def document_response(
             headers["Content-Disposition"] += f"; filename*=UTF-8''{named}"
     elif kind is OutputFormat.HTML:
         headers["Content-Security-Policy"] = (
-            "sandbox"  # besides the policy within the page, in case a browser shows it from this origin
+            "sandbox"  # in addition to the policy within the page, since a browser may open the page from this origin
         )
     return file_response(file, MEDIA_TYPES[kind], headers, resources)
 

@@ -85,7 +85,7 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
                 restructured = await restructure_pages(
                     context.documents.pipeline, context.settings, pages, restructuring_of(fields)
                 )
-            except ServiceError as error:  # the pages are worth sending as they are
+            except ServiceError as error:  # the pages are sent as they are
                 log.warning("document %s: pages are not restructured: %s", run.id, error.message)
                 warnings.append(NOT_RESTRUCTURED)
         picture = await _picture(context, request, run, summary)
@@ -210,7 +210,7 @@ async def _open(
 
 
 async def _picture(context: Context, request: Request, run: DocumentRun, summary: DocumentSummary) -> Picture:
-    """Show pictures as URLs, if the settings say so and the result is stored; otherwise inline."""
+    """Return how pictures are represented: as URLs if so configured and the result is stored, otherwise inline."""
     folder, address = document_folder(run.id), context.links.base_url(str(request.base_url))
 
     def url(path: str) -> str:

@@ -71,7 +71,7 @@ class Engine(ABC):
         raise NotImplementedError
 
     def abandon(self, analyzed: Any) -> None:
-        """The caller was cancelled, so `read` of this page may end early. Called in any thread; must not block."""
+        """End `read` of this page early if possible: its caller was cancelled. Called in any thread; must not block."""
         return None
 
     @abstractmethod

@@ -52,7 +52,8 @@ PAPER_LINES = 8
 """Lines of cells beside a picture from which the colour of the paper is taken."""
 
 PICTURE_SHARE, PAPER_SHARE = 0.5, 0.03
-"""Share of a line's cells that differ from the paper: above the first the line is picture, below the second paper."""
+"""Shares of a line's cells that differ from the paper's colour. A line above the first belongs to the picture, a line
+below the second to the paper."""
 
 
 def jpeg(picture: Image.Image) -> bytes:
@@ -88,7 +89,7 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
 
 
 class _Page:
-    """A page in grey cells, to tell pictures from paper."""
+    """A page in grey cells, in which pictures and paper are compared."""
 
     def __init__(self, pixels: RgbPixels) -> None:
         self.height, self.width = pixels.shape[:2]
@@ -113,19 +114,19 @@ class _Page:
             or (at_ends and height <= STRIP * self.height)
         ):
             return False
-        read = sum(
+        covered = sum(
             _area(_intersection(word.bbox, box)) for word in words if (word.confidence or 0) >= MIN_WORD_CONFIDENCE
         )
-        return read <= MAX_TEXT_SHARE * width * height
+        return covered <= MAX_TEXT_SHARE * width * height
 
     def has_content(self, box: Box) -> bool:
-        """Whether the box shows more than one tone."""
+        """Whether the box has more content than its background colour."""
         inside = self._grey[self._cells(box)]
         ground = np.bincount(inside.ravel() // TONES).argmax() * TONES + TONES // 2
         return bool((np.abs(inside - ground) > TONES).mean() >= MIN_CONTENT_SHARE)
 
     def fit(self, box: Box) -> Box:
-        """Move the box's edges to where the picture meets the paper, if the two can be told apart."""
+        """Move the box's edges to where the picture meets the paper, if their colours differ."""
         rows, columns = self._cells(box)
         top = _edge(self._grey[: rows.stop, columns][::-1], rows.stop - rows.start)
         bottom = _edge(self._grey[rows.start :, columns], rows.stop - rows.start)
@@ -144,10 +145,11 @@ class _Page:
 
 
 def _edge(lines: npt.NDArray[np.int16], size: int) -> int:
-    """Return after how many of the `lines` a picture ends that is detected as `size` lines. Each line is a row of cells.
+    """Find the edge of a picture. Returns the number of `lines` that belong to it; `size` of them were detected as such.
 
-    The edge moves out over lines that are mostly picture, or in over lines that are not. The paper's colour is taken
-    from this side of the picture, since pages are unevenly lit.
+    Each line is a row of cells; they are in order from inside the picture outwards. The edge moves out over lines that
+    are mostly picture, or in over lines that are mostly paper. The paper's colour is that of the lines beyond this edge,
+    since pages are unevenly lit.
     """
     furthest = size + max(1, round(MAX_GROWTH * size))
     beyond = lines[furthest : furthest + PAPER_LINES]

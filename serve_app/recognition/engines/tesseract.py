@@ -82,7 +82,7 @@ class TesseractEngine(Engine):
         # some lines. A local threshold reads those.
         blocks, rotation = self._recognize(api, image, OTSU, deadline)
         if _mean_confidence(_words(blocks)) < RETRY_BELOW_CONFIDENCE:
-            with suppress(PageTimeout):  # the first result stands
+            with suppress(PageTimeout):  # then the first result is used
                 again = self._recognize(api, image, SAUVOLA, deadline)
                 if _certainty(again[0]) > _certainty(blocks):
                     blocks, rotation = again

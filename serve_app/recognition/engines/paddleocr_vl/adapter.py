@@ -197,7 +197,7 @@ class StagedPipeline:
 
 
 class _CheckedVlm:
-    """Wraps the VLM's predictor and records cut tables and repetitive answers, which the library would cut silently."""
+    """Wraps the VLM's predictor, and notes cut tables and repetitive texts, which the library would cut silently."""
 
     def __init__(self, predictor: Any) -> None:
         self.predictor = predictor

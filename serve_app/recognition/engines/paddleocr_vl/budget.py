@@ -51,7 +51,7 @@ class PageBudget:
         self._deadline = time.monotonic() + self._seconds
 
     def abandon(self) -> None:
-        """Leave the page no time, since nobody waits for it any more."""
+        """End the page's time now, since its caller was cancelled."""
         self._abandoned = True
 
     @property
@@ -59,7 +59,7 @@ class PageBudget:
         return 0.0 if self._abandoned else self._deadline - time.monotonic()
 
     def next_block(self, requested: int | None) -> int:
-        """The tokens that the next block may have. If the page has run out of time or tokens, notes it and returns 0."""
+        """Return the most tokens for the next block: 0, which is noted, if the page has run out of time or tokens."""
         if self.left_s <= 0:
             self.note(Shortfall.OUT_OF_TIME)
             return 0
@@ -69,7 +69,7 @@ class PageBudget:
         return min(requested or self._block_tokens, self._block_tokens, self._tokens)
 
     def done(self, tokens: int, *, cut: bool = False) -> None:
-        """Count a block that was read with so many tokens. `cut`: its text is incomplete."""
+        """Count a block that was read, and its tokens. `cut`: its text is incomplete."""
         self._tokens -= tokens
         self.read += 1
         if cut:

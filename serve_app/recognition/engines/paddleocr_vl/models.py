@@ -155,7 +155,7 @@ def ensure(settings: PaddleOcrVlSettings) -> None:
 
 
 def _model(name: str, purpose: str, option: str, folder: str | None, chain: Sequence[Mapping[str, Any]]) -> Model:
-    """`chain`: the parts of the PaddleX file that apply, from the whole pipeline down to the module."""
+    """Make a Model. `chain`: the parts of the PaddleX file that apply, from the whole pipeline down to the module."""
     module = chain[-1]
     name = module.get("model_name") or name
     if folder is None and module.get("model_dir"):

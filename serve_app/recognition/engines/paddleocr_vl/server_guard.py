@@ -1,4 +1,4 @@
-"""Stands between a replica and its inference server: however the replica ends, the server ends too.
+"""Runs between a replica and its inference server, so that the server ends with the replica, however that ends.
 
     python -I -S server_guard.py GRACE_S COMMAND...
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _prctl() -> Prctl:
-    """prctl(2), or a function that does nothing where the system has none."""
+    """Return prctl(2), or a function that does nothing on systems without it."""
     if sys.platform != "linux":
         return lambda option, value: None
     libc = ctypes.CDLL(None)
@@ -56,7 +56,7 @@ def _prctl() -> Prctl:
 
 
 def _watch(inner: int) -> int:
-    """The outer process: wait for the inner one, and end its orphans if it was killed."""
+    """Run the outer process: wait for the inner one, and end its orphans if it was killed."""
     for number in END_SIGNALS:
         signal.signal(number, lambda *_: os.kill(inner, signal.SIGTERM))
     os.close(0)
@@ -178,7 +178,7 @@ def _reap() -> tuple[dict[int, int], bool]:
 
 
 def _children() -> list[int]:
-    """Process ids of all children, adopted ones included. None is reaped yet, so no id can have been reused."""
+    """Return the process ids of all children, adopted ones included. None is reaped yet, so no id was reused."""
     found = []
     for entry in os.listdir("/proc") if sys.platform == "linux" else ():
         # A process may end during the search.

@@ -24,7 +24,7 @@ GRACE_S = 10.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
 """Pauses before the server is started again, in seconds: the first one, which doubles up to the longest one."""
 STEADY_S = 60.0
-"""After a run of so many seconds, the next pause is the first one again."""
+"""After a run of at least this many seconds, the next pause is the first one again."""
 MARGIN_S = 5.0
 
 # Below the range from which Linux takes ports of outgoing connections: a server opens its port late, or again after a
@@ -131,7 +131,7 @@ class ServerProcess:
         return ended
 
     def _start_guard(self) -> subprocess.Popen[bytes] | None:
-        """Start the guard; None if `stop` was called. Raises OSError, also from the log file."""
+        """Start the guard. Returns None if `stop` was called. Raises OSError, also from the log file."""
         command = [part.replace("{port}", str(self._port)) for part in self._settings.command]
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ class ServerProcess:
 
 
 def _free_port() -> int:
-    """A free port of the loopback address. Raises OSError if there is none."""
+    """Find a free port of the loopback address. Raises OSError if there is none."""
     # Not the shared generator: libraries of several replicas may seed it alike.
     for port in random.SystemRandom().sample(PORTS, 50):
         if _is_free(port):

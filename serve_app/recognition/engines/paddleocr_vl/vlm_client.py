@@ -39,7 +39,7 @@ REFUSED = frozenset({301, 302, 303, 307, 308, 401, 403, 404})
 CHARACTERS_PER_TOKEN = 4
 # A larger response cannot be the text of a block.
 MAX_RESPONSE_BYTES = 4_000_000
-# After so many errors without a success between them, the fault is the server's and not a page's.
+# After this many errors in a row, the fault is the server's and not a page's.
 ERRORS_IN_A_ROW = 20
 
 
@@ -103,7 +103,7 @@ class VlmClient:
         return self._submit(self._complete(body, budget))
 
     def abandon(self, budget: PageBudget) -> None:
-        """Cancel the blocks of a page that nobody waits for. The server sees the connection close."""
+        """Cancel the blocks of a page whose caller was cancelled. The server sees the connection close."""
         if self._loop.is_running():
             self._loop.call_soon_threadsafe(self._cancel_in_flight, budget)
 
@@ -225,7 +225,7 @@ class VlmClient:
         return _failure(f"{problem} ({TRIES} tries)")
 
     def _loggable(self, answer: bytes) -> str:
-        """The beginning of a response for the log: one line, without our key."""
+        """Return the beginning of a response for the log: one line, without our key."""
         text = answer[:200].decode("utf-8", "replace")
         return repr(text.replace(self._api_key, "***") if self._api_key else text)
 
