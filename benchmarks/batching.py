@@ -1,8 +1,8 @@
-"""How much of an engine's throughput its queue delivers, and how long callers wait for it.
+"""Measures how much of an engine's throughput its queue delivers, and how long callers wait.
 
 The engine is simulated: a batch of n costs 50 + 10 n ms in a thread that sleeps, as real inference
-releases the GIL; the largest batch is 16. So the most it can do is 16 / 0.21 s = 76.2 items a second,
-and whatever is missing is due to the queue.
+releases the GIL; the largest batch is 16. So its throughput is at most 16 / 0.21 s = 76.2 items a second;
+a lower figure is due to the queue.
 
 The queue of the Recognizer and `@serve.batch` run side by side in one Ray Serve; callers are tasks of
 one event loop in this process, which at 76 items a second has next to nothing to do.

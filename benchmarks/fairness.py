@@ -1,4 +1,4 @@
-"""How long single pages wait beside a long document: a part of the benchmark `documents`.
+"""Measures how long single pages wait beside a long document: a part of the benchmark `documents`.
 
 All pages are alike, so a single page that takes turns with the document's pages waits for at most one of them. With
 the engine `dummy`, a page takes `page_s`; with 0, the rasterizer is the bottleneck.

@@ -12,7 +12,7 @@ version = release = version_of("paddleocr-vl-serve")
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
-# The files are read on their own too: links are relative paths, and headings have the anchors that code hosts give them.
+# People also read the files on code hosts: links are relative paths, and headings have the anchors of code hosts.
 myst_heading_anchors = 3
 nitpicky = True
 lexers["jsonl"] = JsonLexer()

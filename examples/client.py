@@ -26,22 +26,22 @@ RETRY_STATUSES = (429, 503)
 
 
 class Client:
-    """`url` is the service's address, `key` an API key."""
+    """A client of the service at `url`, with an API `key`."""
 
     def __init__(self, url: str, key: str) -> None:
         self._http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=httpx.Timeout(30, read=600))
 
     def read(self, file: Path, output: str = "markdown") -> bytes:
-        """The document in one request, in the form `output`."""
+        """Read a document in one request; return it in the format `output`."""
         return self._post("/ocr", file, {"output": output}).content
 
     def submit(self, file: Path) -> str:
-        """Submit a job; returns its id. The job goes on even if this program ends."""
+        """Submit a job; return its id. The job continues even if this program ends."""
         job_id: str = self._post("/jobs", file, {}).json()["id"]
         return job_id
 
     def events(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each page and each change of the job until its end, as (event, data)."""
+        """Yield each page and each change of the job until its end, as (event, data)."""
         with self._http.stream("GET", f"/jobs/{job_id}/events") as response:
             check(response)
             event = ""
@@ -53,11 +53,11 @@ class Client:
                     yield event, json.loads(value)
 
     def result(self, job_id: str, output: str = "pdf") -> bytes:
-        """The document of a job that has ended."""
+        """Return the document of a job that has ended, in the format `output`."""
         return check(self._http.get(f"/jobs/{job_id}/result", params={"output": output})).content
 
     def _post(self, path: str, file: Path, fields: dict[str, str]) -> httpx.Response:
-        """Send the file; try again while the service is busy. The key makes that safe: one upload, one result."""
+        """Send the file; try again while the service is busy. The Idempotency-Key makes that safe: the file is read once."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         for _ in range(RETRIES):
             with file.open("rb") as content:
@@ -69,7 +69,7 @@ class Client:
 
 
 def check(response: httpx.Response) -> httpx.Response:
-    """The response, if it is a success; else the program ends with the service's message and request id."""
+    """Return the response if it is a success; else exit with the service's message and request id."""
     if response.is_success:
         return response
     response.read()

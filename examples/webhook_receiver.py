@@ -1,11 +1,10 @@
-"""Receive the webhooks of PaddleOCR-VL Serve: prints the jobs that ended, refuses what is not genuine.
+"""Receives webhooks of PaddleOCR-VL Serve: prints the jobs that have ended, and refuses webhooks that are not genuine.
 
     export OCR_WEBHOOK_SECRET=whsec_...             # the same as the service's
     python examples/webhook_receiver.py 9000        # then submit jobs with webhook=http://127.0.0.1:9000/
 
-It listens on 127.0.0.1: `allowed_private_networks` of the service must contain 127.0.0.0/8.
-
-Needs nothing but Python. The check is that of Standard Webhooks; its libraries for other languages do the same.
+The receiver listens on 127.0.0.1, so the service needs `allowed_private_networks: [127.0.0.0/8]`. It uses only Python's
+standard library. The check is that of Standard Webhooks, which has libraries for other languages.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 TOLERANCE_S = 300
-"""A genuine webhook that is older, or from the future, may be a recording that someone sends again."""
+"""A signed webhook that is older, or from the future, is refused: somebody may have recorded it and sent it again."""
 
 MAX_BYTES = 1_000_000
 
 
 def signing_key(secret: str) -> bytes:
-    """The key in a secret: base64 after `whsec_`; any other text as it is."""
+    """Return the key in a secret: base64 after `whsec_`; any other text as it is."""
     return base64.b64decode(secret.removeprefix("whsec_")) if secret.startswith("whsec_") else secret.encode()
 
 
@@ -43,7 +42,7 @@ def is_genuine(headers: Mapping[str, str], body: bytes, key: bytes, now: float |
         return False
     mac = hmac.digest(key, f"{webhook_id}.{timestamp}.".encode() + body, "sha256")
     expected = b"v1," + base64.b64encode(mac)
-    # There may be several signatures, while a secret is being replaced.
+    # While a secret is being replaced, there may be several signatures.
     given = headers.get("webhook-signature", "").encode().split()
     return any(hmac.compare_digest(each, expected) for each in given)
 
@@ -51,7 +50,7 @@ def is_genuine(headers: Mapping[str, str], body: bytes, key: bytes, now: float |
 class Receiver(BaseHTTPRequestHandler):
     key: bytes
     seen: set[str]
-    """Ids of webhooks that were taken: one whose response got lost is sent again."""
+    """Ids of accepted webhooks: the service sends one again if the response to it is lost."""
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -67,7 +66,7 @@ class Receiver(BaseHTTPRequestHandler):
             self.seen.add(headers["webhook-id"])
             job = json.loads(body)["job"]
             print(f"job {job['id']}: {job['state']}", flush=True)
-        self.send_response(204)  # any 2xx; the service sends the others again
+        self.send_response(204)  # any 2xx; after any other status, the service tries again
         self.end_headers()
 
 

@@ -1,4 +1,4 @@
-"""Draws what Tesseract finds on the sample pages, into docs/images: the pictures of README.md and README.ru.md.
+"""Draws the blocks that Tesseract finds on the sample pages, into docs/images, for README.md and README.ru.md.
 
 python samples/draw_blocks.py [FOLDER]
 """
@@ -22,7 +22,7 @@ from serve_app.settings import TesseractSettings
 ROOT = Path(__file__).parents[1]
 WIDTH = 900
 PART = 0.62
-"""A README has no room for more of a page's height."""
+"""Share of the page's height that is drawn: a README has no room for more."""
 MARGIN = 40
 EDGE = "#bbbbbb"
 

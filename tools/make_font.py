@@ -2,7 +2,7 @@
 
     python -m tools.make_font [FILE]
 
-Text in this font is found but not seen. Glyph 0 is the obligatory .notdef, without a contour. Glyph 1 stands for every
+Text in this font can be searched but is invisible. Glyph 0 is the obligatory .notdef, without a contour. Glyph 1 stands for every
 character: one contour of two points, at opposite corners of the character. It has no ink, and yet extends over the
 whole character. PDFium takes the size of a glyph for that of its text and would skip an empty one.
 

@@ -1,4 +1,4 @@
-"""The font of a searchable PDF's text: it is found but not seen.
+"""The font of a searchable PDF's text, which can be searched but is invisible.
 
 Its file is `fonts/glyphless.ttf`, made by `make font`. One glyph stands for every character.
 """
