@@ -200,7 +200,7 @@ class Document(DocumentSummary):
     """The response to a request. The store has it as result.json."""
 
     pages: list[Page] = Field(description="The requested pages")
-    text: str = Field(description="The text of all pages, a blank line between blocks")
+    text: str = Field(description="The text of all pages, with a blank line between blocks")
     markdown: str
     images: dict[str, str] = Field(
         default_factory=dict, description="With `include_images`: JPEG files as base64, by the paths of their links"

@@ -25,7 +25,7 @@ ByClass = Annotated[dict[LayoutClass, Value], Field(max_length=MAX_CLASSES)]
 
 
 class VlmExtraArgs(BaseModel):
-    """Pixel limits by kind of block. The names are the library's in every API."""
+    """Pixel limits by kind of block. In every API, the names are those of PaddleX."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class VlmExtraArgs(BaseModel):
 class ParsingOptions(BaseModel):
     """Options of PaddleOCR-VL: the fields of PaddleX's /layout-parsing, in camelCase or snake_case.
 
-    None means the default of PaddleX's pipeline.
+    An option that is not set has the default of PaddleX's pipeline.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)

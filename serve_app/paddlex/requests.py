@@ -86,7 +86,7 @@ def _pixels(value: int) -> int:
 
 
 class _ExtraArgs(BaseModel):
-    """VlmExtraArgs, but other fields are ignored and values have no upper limit."""
+    """Pixel limits by kind of block. Other fields are ignored, and values are reduced to the service's limits."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

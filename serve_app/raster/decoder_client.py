@@ -24,7 +24,7 @@ from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.child_process import child_command, child_environment, exit_reason
 from serve_app.runtime.death_count import DeathCount
 
-logger = logging.getLogger("ray.serve.raster")
+log = logging.getLogger("ray.serve.raster")
 
 Result = TypeVar("Result")
 
@@ -110,7 +110,7 @@ class IsolatedDecoder:
             try:
                 return self._attempt(source, task, read)
             except _Killed:
-                logger.warning("The decoding process was killed; trying the page again.")
+                log.warning("document %s: the decoding process was killed; trying again", source.id)
             try:
                 return self._attempt(source, task, read)
             except _Killed:
@@ -131,7 +131,10 @@ class IsolatedDecoder:
         except _TimedOut:
             self._drop()
             self._deaths.add(source.id)
-            logger.warning("A page of %d bytes took over %g s; killed its process.", source.data.size, self._deadline_s)
+            log.warning(
+                "document %s (%d bytes): decoding took longer than %g s; its process was killed",
+                source.id, source.data.size, self._deadline_s,
+            )  # fmt: skip
             raise CorruptDocument("Decoding the document took too long; it may be damaged.") from None
         except _Died:
             end = self._drop()
@@ -139,7 +142,7 @@ class IsolatedDecoder:
             if end == signal.SIGKILL.name and not self._closed:
                 raise _Killed from None
             self._deaths.add(source.id)
-            logger.warning("The decoding process died on a document of %d bytes: %s.", source.data.size, end)
+            log.warning("document %s (%d bytes): the decoding process died: %s", source.id, source.data.size, end)
             raise CorruptDocument("The document is damaged and could not be decoded.") from None
         except (LookupError, TypeError) as error:
             self._drop()
@@ -159,16 +162,14 @@ class IsolatedDecoder:
 
     def _running_child(self) -> _Child:
         if self._child is not None and not self._child.is_alive():
-            logger.warning("The decoding process died while idle: %s; starting another.", self._drop())
+            log.warning("the decoding process died while idle: %s; starting another", self._drop())
         if self._child is None:
             self._child = _Child(self._memory_bytes)
             try:
                 self._child.receive_header(time.monotonic() + self._start_s)
             except _TimedOut:
                 self._drop()
-                logger.error(
-                    "The decoding process did not start in %g s; the machine may be overloaded.", self._start_s
-                )
+                log.error("the decoding process did not start in %g s; the machine may be overloaded", self._start_s)
                 raise ServiceUnavailable(
                     "The decoding process did not start in time.", retry_after_s=KILLED_RETRY_AFTER_S
                 ) from None
@@ -199,9 +200,13 @@ class IsolatedDecoder:
         if "error" in header:
             error = document_error(header["error"], header["message"])
             if isinstance(error, ServiceUnavailable):
-                logger.error("No disk space for a document of %d bytes in %s.", len(data), tempfile.gettempdir())
+                log.error(
+                    "document %s (%d bytes): no disk space left in %s", source.id, len(data), tempfile.gettempdir()
+                )
             else:
-                logger.info("A document of %d bytes was refused: %s %s", len(data), error.message, header["detail"])
+                log.info(
+                    "document %s (%d bytes): refused: %s %s", source.id, len(data), error.message, header["detail"]
+                )
             raise error
         return header
 

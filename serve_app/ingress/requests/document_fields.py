@@ -28,7 +28,7 @@ class DocumentFields(BaseModel):
         None,
         ge=50,
         le=1200,
-        description="Resolution in dots per inch: at which to render PDF pages, or which to assume for an image",
+        description="Resolution in dots per inch at which PDF pages are rendered; for an image, it replaces the resolution in the file",
     )
     pages: str | None = Field(
         None, max_length=1000, description="Pages to read, such as `1-3,7` or `5-`; default: all", examples=["1-3,7"]
@@ -37,7 +37,7 @@ class DocumentFields(BaseModel):
         None, max_length=1000, pattern=r"^[^\x00]*$", description="Password of an encrypted PDF"
     )
     max_pages: int | None = Field(
-        None, ge=1, description="Refuse documents with more pages; the service has a limit too"
+        None, ge=1, description="Refuse the document if more pages would be read; the service has a limit too"
     )
     text_layer: Literal["auto", "ignore"] = Field(
         "ignore", description="`auto`: take the text of PDF pages that contain it, instead of recognizing them"
@@ -47,7 +47,7 @@ class DocumentFields(BaseModel):
         description="Join tables that continue across pages and set heading levels, if the engine supports it",
     )
     overlay: bool = Field(
-        False, description="Add to the figures a picture of each recognized page with its blocks outlined"
+        False, description="Add a picture of each recognized page with its blocks outlined, as a figure"
     )
     options: ParsingOptions | None = Field(
         None, description="How the engine `paddleocr-vl` reads pages; in a form, a JSON object as text"
@@ -77,4 +77,4 @@ class FileField(BaseModel):
 
 
 class OcrForm(OcrRequest, FileField):
-    """OcrRequest as a form."""
+    """The fields of POST /ocr in a form."""

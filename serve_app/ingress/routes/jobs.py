@@ -64,7 +64,7 @@ class JobFields(DocumentFields):
 
 
 class JobForm(JobFields, FileField):
-    """JobFields as a form."""
+    """The fields of POST /jobs in a form."""
 
 
 @router.post(
