@@ -102,7 +102,6 @@ def _problems(error: ValidationError) -> str:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is not between 1 and 65535")
-    return port
+    if not (text.isdecimal() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 1 and 65535")
+    return int(text)

@@ -9,10 +9,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from serve_app.settings import Secrets, Settings, resolve
+from serve_app.recognition.engines.engine import EngineLoadError
+from serve_app.recognition.engines.tessdata import find_tessdata
+from serve_app.settings import Secrets, Settings, TesseractSettings, resolve
 
 if TYPE_CHECKING:
     from ray.serve.schema import ServeDeploySchema
@@ -30,9 +32,13 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",  # no warning because a laptop is busy
     "RAY_worker_niceness": "0",  # only engines run at low priority, not the whole service
+    # Every process that a replica starts runs another program at once. Without this, gRPC logs a line for each.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 # Seconds after which the command no longer waits for an engine that is still loading.
 PATIENCE_S = 30.0
+# Seconds to wait for a replica's response.
+CALL_S = 5.0
 
 
 def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
@@ -43,6 +49,7 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
     """
     host, port = raw["http_options"]["host"], raw["http_options"]["port"]
     _require_free(host, port)
+    _require_language_data(settings)
 
     print("Starting (about 10 seconds)...", flush=True)
     for name, value in RAY_ENVIRONMENT.items():
@@ -53,7 +60,9 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     schema: ServeDeploySchema = ServeDeploySchema.model_validate(raw)
+    application = schema.applications[0].name
     stop = threading.Event()
+    started = False
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting, the same as Ctrl-C
     try:
         context = ray.init(
@@ -67,8 +76,12 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
         )
         _require_room(settings, ray.cluster_resources())
         client.deploy_apps(schema, _blocking=False)  # if blocking, Ray would give up after a minute
-        loading = _wait_until_running(schema.applications[0].name)
-        print(_banner(f"http://{host}:{port}", keys, settings, context.dashboard_url or ""), flush=True)
+        loading = _wait_until_running(application)
+        started = True
+        failed = _failed_engines(
+            application, [engine.name for engine in settings.engines if engine.name not in loading]
+        )
+        print(_banner(f"http://{host}:{port}", keys, settings, context.dashboard_url or "", failed), flush=True)
         if loading:
             print(
                 f"Still loading: {', '.join(loading)}. Missing models are downloaded first; /health shows the state.",
@@ -78,9 +91,19 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
             signal.signal(signum, lambda *_: stop.set())
         stop.wait()
     except KeyboardInterrupt:
-        pass  # stopped while starting: stop what has started
+        print("Stopping...", flush=True)  # what has started already
     finally:
-        _stop(schema, settings)
+        _stop(application if started else None, settings)
+
+
+def _require_language_data(settings: Settings) -> None:
+    """Exit if a language of the config has no data: Tesseract could not be loaded."""
+    for engine in settings.engines:
+        if isinstance(engine, TesseractSettings):
+            try:
+                find_tessdata(engine.tessdata, engine.languages)
+            except EngineLoadError as error:
+                sys.exit(f"The engine {engine.name} cannot be loaded: {error}.")
 
 
 def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
@@ -119,21 +142,40 @@ def _wait_until_running(application: str) -> list[str]:
         time.sleep(0.2)
 
 
-def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
+def _failed_engines(application: str, engines: Sequence[str]) -> dict[str, str]:
+    """Return why each of these engines could not be loaded; leave out the others."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    failed: dict[str, str] = {}
+    for engine in engines:
+        handle: Any = serve.get_deployment_handle(f"Recognizer-{engine}", application)
+        try:
+            state = handle.state.remote().result(timeout_s=CALL_S)
+        except (RayError, RayServeException, TimeoutError):
+            continue  # its replica is busy or being replaced; /health will show its state
+        if state.reason is not None:
+            failed[engine] = state.reason
+    return failed
+
+
+def _stop(application: str | None, settings: Settings) -> None:
+    """Stop Ray. If the application has been started, first finish its requests."""
     import ray
     from ray import serve
 
-    print(
-        "Stopping: finishing the requests in flight; jobs resume at the next start. Press Ctrl-C again to stop at once.",
-        flush=True,
-    )
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)
     try:
-        if ray.is_initialized():
-            for application in schema.applications:
-                _drain(application.name, settings.limits.document_s)
-                serve.delete(application.name)
+        if application is not None:
+            print(
+                "Stopping: finishing the requests in flight; jobs resume at the next start. "
+                "Press Ctrl-C again to stop at once.",
+                flush=True,
+            )
+            _drain(application, settings)
+            serve.delete(application)
     except (KeyboardInterrupt, TimeoutError):
         pass  # the rest ends with Ray
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -141,7 +183,7 @@ def _stop(schema: ServeDeploySchema, settings: Settings) -> None:
     ray.shutdown()
 
 
-def _drain(application: str, patience_s: float) -> None:
+def _drain(application: str, settings: Settings) -> None:
     """Make the service refuse new requests, and wait until those in flight are finished.
 
     Deleting the application would stop all deployments at once, and the later pages of a document would fail.
@@ -150,17 +192,20 @@ def _drain(application: str, patience_s: float) -> None:
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + settings.limits.document_s
     reported = 0
     try:
-        ingress: Any = serve.get_app_handle(application)
+        ingress: Any = serve.get_deployment_handle("Ingress", application)
         while time.monotonic() < deadline:
+            # After an update that was refused, Serve lists no deployments, though the former ones still run.
             deployments = serve.status().applications[application].deployments
-            states = deployments["Ingress"].replica_states
-            replicas = sum(count for state, count in states.items() if state == "RUNNING")
+            replicas = settings.ingress_replicas
+            if "Ingress" in deployments:
+                states = deployments["Ingress"].replica_states
+                replicas = sum(count for state, count in states.items() if state == "RUNNING")
             # Serve chooses the replica for each call, so call often enough to reach all.
             in_flight = dict(
-                ingress.drain.remote().result(timeout_s=5) for _ in range(4 * replicas - 3 * (replicas == 1))
+                ingress.drain.remote().result(timeout_s=CALL_S) for _ in range(4 * replicas - 3 * (replicas == 1))
             )
             working = sum(in_flight.values())
             if not working and len(in_flight) >= replicas:
@@ -170,7 +215,7 @@ def _drain(application: str, patience_s: float) -> None:
                 reported = working
             time.sleep(0.2)
     except (RayError, RayServeException, TimeoutError, KeyError):
-        pass  # the application has not started or is gone: there is nothing to wait for
+        pass  # the application is gone: there is nothing to wait for
 
 
 def _require_free(host: str, port: int) -> None:
@@ -182,7 +227,8 @@ def _require_free(host: str, port: int) -> None:
             sys.exit(f"Cannot listen on {host}:{port}: {error.strerror}. To use another port: make serve PORT=9000")
 
 
-def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: str) -> str:
+def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: str, failed: Mapping[str, str]) -> str:
+    """`failed` has the engines that could not be loaded, each with the reason."""
     key = next(iter(keys.values()))
     displayed_key = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
     origin = (
@@ -190,9 +236,14 @@ def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: s
         if displayed_key == key
         else f"(one of OCR_API_KEYS: {', '.join(keys)})"
     )
+    state = "is ready" if len(failed) < len(settings.engines) else "is running, but no engine could be loaded"
+    failures = "".join(
+        f"\nThe engine {name} could not be loaded: {reason}. The service keeps trying.\n"
+        for name, reason in failed.items()
+    )
     return f"""
-PaddleOCR-VL Serve is ready.
-
+PaddleOCR-VL Serve {state}.
+{failures}
   Address    {address}   (documentation: {address}/docs)
   API key    {displayed_key}   {origin}
   Dashboard  http://{dashboard}

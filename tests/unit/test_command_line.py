@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray import serve
+
+from serve_app.cli import main as command_line
+from serve_app.cli import serve as serve_command
+from serve_app.settings import Settings
+
+RAW = {"http_options": {"host": "127.0.0.1", "port": 0}}
+STORE = {"kind": "folder", "path": "output"}
+KEYS = {"local": "k"}
+
+
+def settings(*engines: dict[str, Any]) -> Settings:
+    return Settings.model_validate({"engines": list(engines or [{"name": "dummy"}]), "store": STORE})
 
 
 def test_ray_is_not_imported_before_a_command_runs() -> None:
@@ -13,3 +34,111 @@ def test_ray_is_not_imported_before_a_command_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "8081.0"])
+def test_a_port_that_is_none_is_refused_in_a_clear_line(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve_app", "serve", "configs/local.yaml", f"--port={port}"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert f"argument --port: {port!r} is not a number between 1 and 65535" in capsys.readouterr().err
+
+
+def test_a_language_without_data_is_one_line_with_its_package_before_anything_starts(tmp_path: Path) -> None:
+    for name in ("rus", "eng"):
+        (tmp_path / f"{name}.traineddata").touch()
+    tesseract = {"name": "tesseract", "languages": ["rus", "chi_sim", "eng"], "tessdata": str(tmp_path)}
+    with pytest.raises(SystemExit) as stopped:
+        serve_command.run(RAW, settings(tesseract), KEYS)
+    message = str(stopped.value)
+    assert "'chi_sim'" in message and "tesseract-ocr-chi-sim" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("failed", "ready"),
+    [
+        ({}, True),
+        ({"tesseract": "no data"}, True),
+        ({"tesseract": "no data", "dummy": "no reason"}, False),
+    ],
+)
+def test_it_is_ready_only_if_an_engine_is(failed: dict[str, str], ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCR_API_KEYS", "k")
+    both = settings({"name": "tesseract"}, {"name": "dummy"})
+    banner = serve_command._banner("http://127.0.0.1:1", KEYS, both, "127.0.0.1:2", failed)
+    assert ("is ready" in banner) is ready
+    for engine, reason in failed.items():
+        assert f"The engine {engine} could not be loaded: {reason}." in banner
+
+
+class Handles:
+    """Stands for `serve.get_deployment_handle`: a method called on a handle gives what is next of its deployment."""
+
+    def __init__(self, **responses: list[Any]) -> None:
+        self.responses = responses
+
+    def __call__(self, deployment: str, application: str) -> Any:
+        responses = self.responses[deployment.replace("-", "_")]
+
+        def remote() -> Any:
+            response = responses.pop(0)
+
+            def result(timeout_s: float) -> Any:
+                if isinstance(response, Exception):
+                    raise response
+                return response
+
+            return SimpleNamespace(result=result)
+
+        method = SimpleNamespace(remote=remote)
+        return SimpleNamespace(state=method, drain=method)
+
+
+def test_the_engines_that_could_not_be_loaded_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    handles = Handles(
+        Recognizer_a=[SimpleNamespace(reason=None)],
+        Recognizer_b=[SimpleNamespace(reason="no models")],
+        Recognizer_c=[TimeoutError()],
+    )
+    monkeypatch.setattr(serve, "get_deployment_handle", handles)
+    assert serve_command._failed_engines("ocr", ["a", "b", "c"]) == {"b": "no models"}
+
+
+@pytest.mark.parametrize("update", ["none", "refused"])
+def test_the_requests_in_flight_are_finished_also_after_an_update_that_was_refused(
+    update: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingress = SimpleNamespace(replica_states={"RUNNING": 1, "STARTING": 1})
+    deployments = {"Ingress": ingress} if update == "none" else {}  # Serve forgets them then
+    status = SimpleNamespace(applications={"ocr": SimpleNamespace(deployments=deployments)})
+    handles = Handles(Ingress=[("replica", 2), ("replica", 1), ("replica", 0)])
+    monkeypatch.setattr(serve, "get_deployment_handle", handles)
+    monkeypatch.setattr(serve, "status", lambda: status)
+    serve_command._drain("ocr", settings())
+    assert handles.responses["Ingress"] == []
+    assert capsys.readouterr().out == "2 request(s) in flight...\n1 request(s) in flight...\n"
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_only_a_service_that_has_started_has_requests_to_finish(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(ray, "shutdown", lambda: done.append("shutdown"))
+    monkeypatch.setattr(serve, "delete", lambda name: done.append(f"delete {name}"))
+    monkeypatch.setattr(serve_command, "_drain", lambda name, settings: done.append(f"drain {name}"))
+    serve_command._stop(None, settings())
+    assert (done, capsys.readouterr().out) == (["shutdown"], "")
+    serve_command._stop("ocr", settings())
+    assert done[1:] == ["drain ocr", "delete ocr", "shutdown"]
+    assert "finishing the requests in flight" in capsys.readouterr().out
