@@ -18,7 +18,7 @@ def load_or_create_secret(file: Path) -> str:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_urlsafe(32) + "\n")
+            stream.write(secrets.token_hex(32) + "\n")  # a leading hyphen would look like an option on a command line
             stream.flush()
             os.fsync(stream.fileno())  # a power failure must not leave an empty file behind
         # A link fails if the file exists: of two first starts at the same time, one secret wins.

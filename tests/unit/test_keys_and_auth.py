@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import re
 import stat
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_the_key_ring_knows_its_keys_and_holds_none_of_them() -> None:
 def test_a_local_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     file = tmp_path / "config" / "api-key"
     key = local_key(file)
-    assert len(key) >= 32
+    assert re.fullmatch("[0-9a-f]{64}", key), "no hyphen, which would begin an option on a command line"
     assert local_key(file) == key
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [entry.name for entry in file.parent.iterdir()] == ["api-key"], "nothing is left beside it"
