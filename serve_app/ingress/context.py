@@ -70,17 +70,18 @@ async def request_deadline(context: Context, *, spent_s: float = 0) -> AsyncIter
 async def call_jobs(response: Any, *, limit_s: float = JOBS_CALL_S) -> Any:
     """Await the response of a call to Jobs.
 
-    Raises StoreUnavailable if Jobs does, and ServiceUnavailable if there is no response within `limit_s`.
+    Raises StoreUnavailable if that is the response, and ServiceUnavailable if there is no response within `limit_s`.
     """
     try:
         async with asyncio.timeout(limit_s):
-            return await response
-    except StoreUnavailable:  # raised in another process, it is a RayTaskError as well
-        raise
+            returned = await response
     except (TimeoutError, RayError, RayServeException) as error:
         if isinstance(error, RayTaskError) and not isinstance(error, RayActorError):
             log.exception("a call to Jobs failed")
         raise ServiceUnavailable(retry_after_s=5) from None
+    if isinstance(returned, StoreUnavailable):
+        raise returned
+    return returned
 
 
 def store_unavailable(context: Context, error: StoreUnavailable) -> ServiceUnavailable:

@@ -26,6 +26,7 @@ from serve_app.jobs.webhooks import Webhooks
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.settings import Secrets, Settings
+from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
 
 
@@ -97,16 +98,19 @@ class Jobs:
         """Queue a job that has just been stored. It starts at once if there is a slot."""
         self._scheduler.add(record)
 
-    async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
+    async def claim(self, owner: str, name: str, claim: Claim) -> Claim | StoreUnavailable:
         """Claim an Idempotency-Key. Return the valid claim: an earlier one, or this one after it has been stored.
 
-        Raises StoreUnavailable.
+        Returns StoreUnavailable as a value (see errors.py).
         """
-        async with self._locks[f"claim {owner} {name}"]:
-            earlier = await self._idempotency_store.get(owner, name)
-            if earlier is None:
-                await self._idempotency_store.put(owner, name, claim)
-            return earlier or claim
+        try:
+            async with self._locks[f"claim {owner} {name}"]:
+                earlier = await self._idempotency_store.get(owner, name)
+                if earlier is None:
+                    await self._idempotency_store.put(owner, name, claim)
+                return earlier or claim
+        except StoreUnavailable as error:
+            return error
 
     async def report(self) -> JobsReport:
         store_reason = self._services.store_monitor.reason or self._janitor.failure
@@ -121,11 +125,17 @@ class Jobs:
         left_s = self._board.left_s(progress.record, self._scheduler.running)
         return JobView(progress.record.model_copy(), progress.version, position, left_s, dict(progress.pages))
 
-    async def end(self, job_id: str, state: JobState) -> JobRecord | None:
-        """Cancel or delete a job; return its record, or None if it was deleted already. Raises StoreUnavailable.
+    async def end(self, job_id: str, state: JobState) -> JobRecord | StoreUnavailable | None:
+        """Cancel or delete a job; return its record, or None if it was deleted already.
 
-        Cancelling a job that has ended changes nothing.
+        Cancelling a job that has ended changes nothing. Returns StoreUnavailable as a value (see errors.py).
         """
+        try:
+            return await self._end(job_id, state)
+        except StoreUnavailable as error:
+            return error
+
+    async def _end(self, job_id: str, state: JobState) -> JobRecord | None:
         async with self._locks[job_id]:
             try:
                 record = await self._job_store.record(job_id)
