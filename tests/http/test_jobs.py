@@ -178,6 +178,7 @@ def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Ser
                 time.sleep(0.2)
             private = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://127.0.0.1:9/x"})
             assert (private.status_code, private.json()["error"]["code"]) == (403, "url_forbidden")
+            assert [problem["field"] for problem in private.json()["error"]["fields"]] == ["webhook"]
     finally:
         receiver.shutdown()
         receiver.server_close()
@@ -238,6 +239,30 @@ def test_a_webhook_without_a_secret_is_refused(service: Service) -> None:
     with service.client() as client:
         answer = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://example.com/"})
     assert answer.status_code == 422 and "OCR_WEBHOOK_SECRET" in answer.json()["error"]["message"]
+    assert [problem["field"] for problem in answer.json()["error"]["fields"]] == ["webhook"]
+
+
+def test_while_the_store_is_away_no_job_is_cancelled_and_no_key_claimed(
+    deployed: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = deployed({"engines": [{"name": "dummy", "page_s": 0.2, "max_batch": 1}]})
+    service.wait_until_engines_are_ready()
+    output, away = tmp_path / "output", tmp_path / "away"
+    with service.client() as client:
+        job_id = submit(client, book(100))
+        wait_until_done(client, job_id, 1)
+        output.rename(away)
+        output.write_text("in the way")
+        for refused in (
+            client.post(f"/jobs/{job_id}/cancel"),
+            client.post("/ocr", files={"file": book(1)}, headers={"Idempotency-Key": "key"}),
+        ):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+            assert refused.json()["error"]["message"] == "The store is not available; try again shortly."
+            assert int(refused.headers["Retry-After"]) > 0
+        output.unlink()
+        away.rename(output)
+        assert client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
 
 
 def test_jobs_wait_in_line_and_a_full_line_is_503(slow: Service) -> None:

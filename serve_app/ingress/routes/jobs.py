@@ -13,6 +13,7 @@ from serve_app.document import DocumentSummary, Page
 from serve_app.document.ids import new_document_id
 from serve_app.document.spool import PageSpool
 from serve_app.errors import (
+    FieldError,
     InvalidField,
     JobHasNoResult,
     JobNotDone,
@@ -30,6 +31,7 @@ from serve_app.ingress.requests.negotiation import negotiate_format
 from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.submission import submission_of
 from serve_app.ingress.requests.unknown_parameters import known_query_only
+from serve_app.ingress.requests.validation_errors import field_error
 from serve_app.ingress.responses.files import document_response
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
@@ -235,15 +237,15 @@ async def _webhook(url: str | None, context: Context) -> Webhook | None:
     if url is None:
         return None
     if not context.has_webhook_secret:
-        raise InvalidField("webhook: this service has no secret to sign webhooks with (OCR_WEBHOOK_SECRET).")
+        raise field_error("webhook", "this service has no secret to sign webhooks with (OCR_WEBHOOK_SECRET).")
     try:
         await context.fetcher.check(url)
     except UrlFetchFailed:
         pass  # the name may resolve later: deliveries are retried for a day
     except UrlForbidden:
-        raise UrlForbidden(
-            "webhook: The URL leads to an address that this service may not connect to (allowed_private_networks)."
-        ) from None
+        message = "The URL leads to an address that this service may not connect to (allowed_private_networks)."
+        raise UrlForbidden(f"webhook: {message}", fields=(FieldError("webhook", message),)) from None
     except ServiceError as error:
-        raise type(error)(f"webhook: {error.message}") from None
+        fields = (FieldError("webhook", error.message),)
+        raise type(error)(f"webhook: {error.message}", fields=fields) from None
     return Webhook(url=url)
