@@ -46,6 +46,25 @@ def test_one_shape(service: Service, method: str, path: str, options: dict[str, 
         assert detail not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        ("POST", "/ocr?dpi=100", "dpi: is not a known query parameter; send options as fields of the body"),
+        ("POST", "/jobs?priority=bulk", "priority: is not a known query parameter; send options as fields of the body"),
+        ("GET", "/jobs?limits=5", "limits: is not a known query parameter; did you mean 'limit'?"),
+        ("GET", "/jobs?page=5", "page: is not a known query parameter"),
+    ],
+)
+def test_a_query_parameter_that_would_have_no_effect_is_refused(
+    service: Service, russian_page: bytes, method: str, path: str, message: str
+) -> None:
+    files = {"file": russian_page} if method == "POST" else None
+    answer = httpx.request(method, service.url + path, headers=AUTHORIZED, files=files)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_field")
+    assert answer.json()["error"]["message"] == message
+    assert [problem["field"] for problem in answer.json()["error"]["fields"]] == [message.partition(":")[0]]
+
+
 def test_every_error_class_has_a_code_of_its_own_and_a_message_for_people() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
     codes = [kind.code for kind in kinds]

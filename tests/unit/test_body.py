@@ -23,6 +23,7 @@ from serve_app.ingress.requests.base64_text import decode_base64
 from serve_app.ingress.requests.body import read_body
 from serve_app.ingress.requests.document_fields import OcrRequest
 from serve_app.ingress.requests.submission import submission_of
+from tests.support.samples import SAMPLES
 
 MAX_BYTES = 1_000_000
 
@@ -108,6 +109,8 @@ async def test_row_2_two_sources_at_once_are_422(client: httpx.AsyncClient) -> N
         ('{"image_base64": "AAAA", "dpi": 1e99}', "dpi"),
         ('{"image_base64": "AAAA", "dpi": 10}', "dpi"),
         ('{"image_base64": "AAAA", "dpi": "many"}', "dpi"),
+        ('{"image_base64": "AAAA", "dpi": true}', "dpi"),
+        ('{"image_base64": "AAAA", "max_pages": true}', "max_pages"),
         ('{"image_base64": "AAAA", "language": ["rus"]}', "language"),
         ('{"image_base64": "AAAA", "langauge": "rus"}', "langauge"),
         ('{"file": "AAAA"}', "file"),
@@ -120,6 +123,12 @@ async def test_row_3_a_wrong_field_is_422_and_named(client: httpx.AsyncClient, b
     assert field in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("value", [True, "many", 100.5, [100]])
+async def test_a_resolution_that_is_no_number_is_told_so(client: httpx.AsyncClient, value: object) -> None:
+    response = await client.post("/ocr", json=_json(dpi=value))
+    assert response.json()["error"]["message"] == "dpi: must be a whole number"
+
+
 async def test_a_field_name_of_a_megabyte_does_not_come_back(client: httpx.AsyncClient) -> None:
     response = await client.post("/ocr", json=_json(**{"x" * 100_000: 1}))
     assert _code(response) == (422, "invalid_field")
@@ -130,6 +139,15 @@ async def test_a_field_name_of_a_megabyte_does_not_come_back(client: httpx.Async
 async def test_row_4_another_content_type_is_415(client: httpx.AsyncClient, kind: str) -> None:
     response = await client.post("/ocr", content=b"{}", headers={"Content-Type": kind} if kind else {})
     assert _code(response) == (415, "unsupported_media_type")
+    assert "curl: -F file=@name" in response.json()["error"]["message"]
+
+
+async def test_a_file_that_curl_sends_as_a_form_is_refused_with_how_to_send_it(client: httpx.AsyncClient) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # that of `curl --data-binary @page.png`
+    for sample in ("page-en.png", "scan.pdf"):
+        response = await client.post("/ocr", content=(SAMPLES / sample).read_bytes(), headers=headers)
+        assert _code(response) == (400, "invalid_request")
+        assert "curl: -F file=@name" in response.json()["error"]["message"]
 
 
 async def test_row_4_another_method_is_405(client: httpx.AsyncClient) -> None:

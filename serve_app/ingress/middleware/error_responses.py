@@ -14,11 +14,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.middleware.error_shape import error_response
+from serve_app.ingress.middleware.request_scope import path_of
 from serve_app.ingress.requests.validation_errors import parameters_error
 from serve_app.runtime.temp_dir import log_failure
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
+
+MAX_LOGGED_PATH = 200
 
 _BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
@@ -65,6 +68,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code in _BY_STATUS:  # Serve's access log has "/" in place of a path that leads to no route
+            log.info("%s %r: %d", request.method, path_of(request.scope)[:MAX_LOGGED_PATH], error.status_code)
         kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else ServiceError)
         response = error_response(kind(), request.scope)
         response.headers.update(error.headers or {})

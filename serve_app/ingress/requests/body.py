@@ -35,6 +35,8 @@ MAX_OPTIONS_TEXT = 10_000
 MIN_BYTES_PER_S = 16_000
 """Least average pace of an upload, besides its allowed pause."""
 
+AS_A_FILE = "the document as the field 'file' of multipart/form-data (curl: -F file=@name)"
+
 CHARSETS = ("utf-8", "utf8", "us-ascii", "iso-8859-1", "latin-1")
 
 
@@ -71,7 +73,7 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_jso
         return await _read_form(request, max_bytes)
     if not kind and length == "0":
         raise InvalidRequest("The request has no body.")
-    raise UnsupportedMediaType("Send application/json, multipart/form-data or application/x-www-form-urlencoded.")
+    raise UnsupportedMediaType(f"Send application/json, or {AS_A_FILE}.")
 
 
 def _limit(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
@@ -130,7 +132,7 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
     try:
         form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
     except (HTTPException, MultiPartException, UnicodeError):
-        raise InvalidRequest("The form could not be read.") from None
+        raise InvalidRequest(f"The form could not be read. Send {AS_A_FILE}, or application/json.") from None
     try:
         fields, file = _form_fields(form)
         content = await _content(file) if file is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -52,6 +52,13 @@ class DocumentFields(BaseModel):
     options: ParsingOptions | None = Field(
         None, description="How the engine `paddleocr-vl` reads pages; in a form, a JSON object as text"
     )
+
+    @field_validator("dpi", "max_pages", mode="before")
+    @classmethod
+    def _whole_number(cls, number: Any) -> Any:
+        if isinstance(number, bool):  # for pydantic, true is 1
+            raise ValueError("must be a whole number")
+        return number
 
     @field_validator("pages")
     @classmethod

@@ -19,4 +19,9 @@ def known_query_only(request: Request) -> None:
     for name in request.query_params:
         if name not in known:
             similar = get_close_matches(name, known, n=1)
-            raise field_error(name, "is not a known parameter" + (f"; did you mean '{similar[0]}'?" if similar else ""))
+            hint = ""
+            if similar:
+                hint = f"; did you mean '{similar[0]}'?"
+            elif "requestBody" in (route.openapi_extra or {}):
+                hint = "; send options as fields of the body"
+            raise field_error(name, f"is not a known query parameter{hint}")
