@@ -68,7 +68,7 @@ def write_output(
             parts = document_markdown(spool.pages(), notes=True)
             _write_text(_embed_images(parts, spool) if include_images else parts, to)
         case OutputFormat.TEXT:
-            _write_text(document_text(spool.pages(), notes=True), to)
+            _write_text(_with_last_newline(document_text(spool.pages(), notes=True)), to)
         case OutputFormat.HTML:
             _write_text(html_document(spool.pages(), title=summary.id, figure=spool.figure), to)
         case _:
@@ -89,6 +89,16 @@ def _embed_images(parts: Iterable[str], spool: PageSpool) -> Iterator[str]:
 def _write_text(parts: Iterable[str], to: BinaryIO) -> None:
     # A lone surrogate from a faulty engine must not make the document fail.
     _write((part.encode("utf-8", "replace") for part in parts), to)
+
+
+def _with_last_newline(parts: Iterable[str]) -> Iterator[str]:
+    """Yield the parts, then a newline unless the last one ends with it. An empty text stays empty."""
+    end = ""
+    for part in parts:
+        yield part
+        if part:
+            end = "" if part.endswith("\n") else "\n"
+    yield end
 
 
 def _write(parts: Iterable[bytes], to: BinaryIO) -> None:

@@ -216,7 +216,7 @@ def test_every_output_of_a_mixed_document_is_right_by_programs_that_are_not_ours
     paragraphs = [paragraph.text for paragraph in docx.Document(str(tmp_path / "result.docx")).paragraphs]
     assert " ".join(wanted[:8]) in " ".join(" ".join(paragraphs).split())
     note = f"[Page 3: {document['pages'][2]['error']['message']} (corrupt_document)]"
-    assert (tmp_path / "result.txt").read_text() == f"{document['text']}\n\n{note}"
+    assert (tmp_path / "result.txt").read_text() == f"{document['text']}\n\n{note}\n"
     assert Image.open(tmp_path / "overlays/page-1.jpg").size == (1654, 2339)
 
 
@@ -246,7 +246,7 @@ def test_accept_chooses_the_form(service: Service, russian_page: bytes, accept: 
 
 
 def test_output_wins_over_accept_and_has_to_be_known(service: Service, russian_page: bytes) -> None:
-    assert read(service, russian_page, engine="dummy", accept="text/html", output="text").text == "Привет"
+    assert read(service, russian_page, engine="dummy", accept="text/html", output="text").text == "Привет\n"
     answer = read(service, russian_page, engine="dummy", output="rtf")
     assert answer.status_code == 422 and answer.json()["error"]["fields"][0]["field"] == "output"
 
