@@ -82,9 +82,20 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a PDF or an image")
     parser.add_argument("--job", action="store_true", help="as a job: writes FILE-searchable.pdf")
     arguments = parser.parse_args()
-    client = Client(os.environ["OCR"], os.environ["KEY"])
-    file: Path = arguments.file
-    if not arguments.job:
+    missing = [name for name in ("OCR", "KEY") if not os.environ.get(name)]
+    if missing:
+        sys.exit(f"Set {' and '.join(missing)} first: OCR is the service's address, KEY an API key.")
+    if not arguments.file.is_file():
+        sys.exit(f"There is no file {arguments.file}.")
+    try:
+        read(Client(os.environ["OCR"], os.environ["KEY"]), arguments.file, as_job=arguments.job)
+    except (httpx.InvalidURL, httpx.HTTPError) as error:
+        sys.exit(f"{os.environ['OCR']} does not respond: {error or type(error).__name__}")
+
+
+def read(client: Client, file: Path, *, as_job: bool) -> None:
+    """Print the document as Markdown; as a job, print its progress and write FILE-searchable.pdf."""
+    if not as_job:
         sys.stdout.write(client.read(file).decode())
         return
     job_id = client.submit(file)
