@@ -55,9 +55,16 @@ class JobsMonitor:
                 async with asyncio.timeout(self._timeout_s):
                     self.report = await self._jobs.report.remote()
                 self._responded_at = time.monotonic()
+                if self._is_outage_logged:
+                    log.warning("the Jobs deployment responds again")
                 self._is_outage_logged = False
             except (TimeoutError, RayError, RayServeException) as error:
                 if self.is_away and not self._is_outage_logged:
-                    log.warning("the Jobs deployment does not respond: %s", type(error).__name__)
+                    log.warning(
+                        "the Jobs deployment has not responded for %.0f s (%s), as happens while it is replaced; "
+                        "accepted jobs go on once it does",
+                        self._away_s,
+                        type(error).__name__,
+                    )
                     self._is_outage_logged = True
             await asyncio.sleep(self._poll_s)
