@@ -20,15 +20,14 @@ from serve_app.recognition.overlay import overlay
 from serve_app.settings import TesseractSettings
 
 ROOT = Path(__file__).parents[1]
-WIDTH = 900
-PART = 0.62
-"""Share of the page's height that is drawn: a README has no room for more."""
+WIDTH = 640
+"""A README has no room for a larger picture of a whole page."""
 MARGIN = 40
 EDGE = "#bbbbbb"
 
 
 def draw_blocks(engine: Engine, sample: Path) -> Image.Image:
-    """The upper blocks of the page, outlined with their words, WIDTH pixels wide. Raises the engine's error."""
+    """The blocks of the page, outlined with their words, WIDTH pixels wide. Raises the engine's error."""
     with Image.open(sample) as image:
         pixels = np.ascontiguousarray(image.convert("RGB"))
     (analyzed,) = engine.analyze([PageTask(PageImage(pixels, 1, 200, 0.0), RecognitionOptions())])
@@ -36,15 +35,14 @@ def draw_blocks(engine: Engine, sample: Path) -> Image.Image:
     if isinstance(content, ServiceError):
         raise content
     boxes = [block.bbox for block in content.page.blocks]
-    cuts = [box[3] for box in boxes if box[3] <= content.page.height * PART]
-    bottom = max(cut for cut in cuts if not any(box[1] < cut < box[3] for box in boxes))
-    left, top, right = (
+    left, top, right, bottom = (
         min(box[0] for box in boxes),
         min(box[1] for box in boxes) - MARGIN // 2,  # room for the tag above the first block
         max(box[2] for box in boxes),
+        max(box[3] for box in boxes),
     )
     with Image.open(io.BytesIO(overlay(pixels, content.page))) as drawn:
-        part = drawn.crop((left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN // 2))
+        part = drawn.crop((left - MARGIN, top - MARGIN, right + MARGIN, bottom + MARGIN))
     height = round(part.height * WIDTH / part.width)
     return ImageOps.expand(part.resize((WIDTH, height), Image.Resampling.LANCZOS), border=1, fill=EDGE)
 
