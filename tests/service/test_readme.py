@@ -100,8 +100,9 @@ def test_the_job_ends_as_a_searchable_pdf(service: Service, russian_text: str, t
 
 
 def test_the_command_line_of_paddleocr_reads_the_sample(service: Service) -> None:
-    path = f"{ROOT}/.clients/bin:{os.environ['PATH']}"
-    environment = {**os.environ, "OCR": service.url, "KEY": KEY, "PATH": path}
+    clients = ROOT / ".clients/bin"
+    assert (clients / "paddleocr").exists(), "make test installs it; by itself: make .clients/installed"
+    environment = {**os.environ, "OCR": service.url, "KEY": KEY, "PATH": f"{clients}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-c", API_CLIENT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=True
     )
