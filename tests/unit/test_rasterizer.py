@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from serve_app.document import PageImage
 from serve_app.errors import CorruptDocument
@@ -14,10 +16,14 @@ from serve_app.settings import Limits, RasterSettings
 from tests.support.pdfs import pages_pdf
 
 
-async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_first(
-    tmp_path: Path,
-) -> None:
+@pytest.fixture
+def rasterizer(tmp_path: Path) -> Iterator[Rasterizer]:
     rasterizer = Rasterizer(RasterSettings(), Limits(), str(tmp_path))
+    yield rasterizer
+    rasterizer.__del__()  # as Serve does: other tests in this process count the decoding processes
+
+
+async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_first(rasterizer: Rasterizer) -> None:
     long = np.frombuffer(pages_pdf([b""] * 12), np.uint8)
     short = np.frombuffer(pages_pdf([b""]), np.uint8)
     drawn: list[str] = []
@@ -33,8 +39,7 @@ async def test_a_single_page_is_drawn_before_the_many_of_a_document_that_came_fi
     await asyncio.gather(*many)
 
 
-async def test_errors_are_answers(tmp_path: Path) -> None:
-    rasterizer = Rasterizer(RasterSettings(), Limits(), str(tmp_path))
+async def test_errors_are_answers(rasterizer: Rasterizer) -> None:
     damaged = np.frombuffer(b"%PDF-1.7 nothing", np.uint8)
     assert isinstance(await rasterizer.count_pages("a", damaged, None), CorruptDocument)
     assert isinstance(await rasterizer.rasterize("a", damaged, None, 1, None), CorruptDocument)
