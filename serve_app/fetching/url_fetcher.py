@@ -2,7 +2,7 @@
 
 Addresses are checked twice: all addresses of a name when it is resolved, and each one again when its socket is created.
 Names are not resolved again in between, so a name cannot change its address after the check. Each fetch has its own
-session: no cookie, connection or DNS answer outlives it.
+session: no cookie, connection or DNS response outlives it.
 """
 
 from __future__ import annotations
@@ -204,10 +204,10 @@ class Fetcher:
         gate = _Gate(self._guard)
         async with self._session(gate) as session:
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._hop(session, gate, url)
-                if not isinstance(answer, URL):
-                    return answer
-                url = answer
+                outcome = await self._hop(session, gate, url)
+                if not isinstance(outcome, URL):
+                    return outcome
+                url = outcome
         log.info("fetch from %s: more than %d redirects", url.raw_host, MAX_REDIRECTS)
         raise UrlFetchFailed(f"The URL redirects more than {MAX_REDIRECTS} times.")
 

@@ -116,10 +116,10 @@ class S3Store(ThreadedStore):
     def _get(self, key: str) -> bytes:
         with self._unavailable(f"cannot read {key}"):
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=key)
+                response = self._client.get_object(Bucket=self._bucket, Key=key)
             except self._client.exceptions.NoSuchKey:
                 raise KeyError(key) from None
-            with answer["Body"] as body:
+            with response["Body"] as body:
                 return body.read()
 
     def _open(self, key: str) -> BinaryIO:

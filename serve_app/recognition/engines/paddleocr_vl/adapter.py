@@ -205,17 +205,17 @@ class _CheckedVlm:
     def predict(self, blocks: Sequence[dict[str, Any]], **options: Any) -> Iterator[Any]:
         from paddlex.inference.pipelines.paddleocr_vl.uilts import truncate_repetitive_content
 
-        answers = list(self.predictor.predict(list(blocks), **options))
-        _check_counts(blocks, answers)
-        for block, answer in zip(blocks, answers, strict=True):
-            text = answer["result"] = _clean(answer["result"] or "")
+        results = list(self.predictor.predict(list(blocks), **options))
+        _check_counts(blocks, results)
+        for block, result in zip(blocks, results, strict=True):
+            text = result["result"] = _clean(result["result"] or "")
             if block["query"] == "Table Recognition:" and (bounded := _cut_table(text)) != text:
-                text = answer["result"] = bounded
+                text = result["result"] = bounded
                 page_budget.get().note(Shortfall.CUT)
             least = REPETITION_LEAST.get(block["query"], REPETITION_LEAST_ELSEWHERE)
             if truncate_repetitive_content(text, min_count=least) != text:
                 page_budget.get().note(Shortfall.REPEATS)
-            yield answer
+            yield result
 
     def close(self) -> None:
         self.predictor.close()

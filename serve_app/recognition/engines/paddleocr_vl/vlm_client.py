@@ -195,7 +195,7 @@ class VlmClient:
                 async with self._session.post(
                     f"{self._url}/chat/completions", json=body, allow_redirects=False
                 ) as response:
-                    answer = await read_bounded(response, MAX_RESPONSE_BYTES)
+                    content = await read_bounded(response, MAX_RESPONSE_BYTES)
             except ResponseTooLarge:
                 return _failure(f"a response of more than {MAX_RESPONSE_BYTES} bytes")
             except (aiohttp.ClientError, OSError) as error:
@@ -205,8 +205,8 @@ class VlmClient:
             else:
                 if response.status == 200:
                     self._errors_in_a_row = 0
-                    return _completion(answer)
-                problem = f"status {response.status}: {self._loggable(answer)}"
+                    return _completion(content)
+                problem = f"status {response.status}: {self._loggable(content)}"
                 if response.status in REFUSED:
                     self._probe.report_refusal(refusal(response.status))
                     raise _away()
@@ -224,9 +224,9 @@ class VlmClient:
                 await asyncio.sleep(min(pause_s, self._timing.longest_retry_s))
         return _failure(f"{problem} ({TRIES} tries)")
 
-    def _loggable(self, answer: bytes) -> str:
+    def _loggable(self, content: bytes) -> str:
         """Return the beginning of a response for the log: one line, without our key."""
-        text = answer[:200].decode("utf-8", "replace")
+        text = content[:200].decode("utf-8", "replace")
         return repr(text.replace(self._api_key, "***") if self._api_key else text)
 
     def _cancel_in_flight(self, budget: PageBudget | None = None) -> None:
@@ -245,10 +245,10 @@ class _Completion:
     problem: str | None = None
 
 
-def _completion(answer: bytes) -> _Completion:
+def _completion(content: bytes) -> _Completion:
     """Parse an OpenAI chat completion."""
     try:
-        fields = json.loads(answer)
+        fields = json.loads(content)
         choice = fields["choices"][0]
         text = choice["message"]["content"]
         counted = (fields.get("usage") or {}).get("completion_tokens")
