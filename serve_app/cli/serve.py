@@ -39,6 +39,8 @@ RAY_ENVIRONMENT = {
 PATIENCE_S = 30.0
 # Seconds to wait for a replica's response.
 CALL_S = 5.0
+# Seconds between looks at the requests in flight. Each is a line in the log.
+DRAIN_POLL_S = 1.0
 
 
 def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
@@ -213,7 +215,7 @@ def _drain(application: str, settings: Settings) -> None:
             if working != reported:
                 print(f"{working} request(s) in flight...", flush=True)
                 reported = working
-            time.sleep(0.2)
+            time.sleep(DRAIN_POLL_S)
     except (RayError, RayServeException, TimeoutError, KeyError):
         pass  # the application is gone: there is nothing to wait for
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +58,7 @@ class Jobs:
     ) -> None:
         """`result_writers` make the results of dialects, by their names in job records."""
         limit_arenas()
+        logging.getLogger("ray.serve").addFilter(_is_for_operators)
         self._services = services = open_services(settings, secrets, rasterizer, recognizers, sharing)
         self._keep_s = settings.jobs.keep_s
         self._job_store = JobStore(services.store, services.documents.cache)
@@ -165,3 +167,8 @@ class Jobs:
         self._board.update(record, pages)
         if not record.state.is_active:
             self._webhooks.deliver(record)
+
+
+def _is_for_operators(record: logging.LogRecord) -> bool:
+    """Whether a log line is of use. Serve logs the address of an internal object when a replica makes its first call."""
+    return "SharedRouterLongPollClient" not in record.getMessage()

@@ -116,6 +116,7 @@ def test_the_requests_in_flight_are_finished_also_after_an_update_that_was_refus
     handles = Handles(Ingress=[("replica", 2), ("replica", 1), ("replica", 0)])
     monkeypatch.setattr(serve, "get_deployment_handle", handles)
     monkeypatch.setattr(serve, "status", lambda: status)
+    monkeypatch.setattr(serve_command, "DRAIN_POLL_S", 0)
     serve_command._drain("ocr", settings())
     assert handles.responses["Ingress"] == []
     assert capsys.readouterr().out == "2 request(s) in flight...\n1 request(s) in flight...\n"
