@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.pictures import noise_page
+from tests.support.processes import kill_tree
 from tests.support.service import Service
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
@@ -137,12 +137,7 @@ class Nodes:
         return Counter(parent.pid for parent in parents if parent is not None)
 
     def stop(self) -> None:
-        root = psutil.Process(self._process.pid)
-        tree = [*root.children(recursive=True), root]
-        for process in tree:
-            process.kill()
-        psutil.wait_procs(tree, timeout=10)
-        self._process.wait()
+        kill_tree(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

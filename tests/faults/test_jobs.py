@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
@@ -30,6 +29,7 @@ from serve_app.settings import FolderStoreSettings, Secrets, Settings
 from serve_app.storage import open_store
 from serve_app.storage.monitor import StoreMonitor
 from tests.support.job_client import END_S, assert_whole, book, job_of, submit, wait_for_end, wait_until_done
+from tests.support.processes import kill_tree
 from tests.support.service import Service
 from tests.support.swift import free_port
 from tests.support.swift_fixture import SwiftServer
@@ -89,20 +89,7 @@ def serving(config: Path, keys: dict[str, str]) -> Iterator[tuple[httpx.Client, 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-API-Key": "key"}, timeout=30) as client:
             yield client, process
     finally:
-        kill_all(process)
-
-
-def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """With -9, and all that it has started."""
-    if process.poll() is not None:
-        return
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.wait()
-    for child in family:
-        if child.is_running():
-            child.kill()
-    psutil.wait_procs(family, timeout=10)
+        kill_tree(process)
 
 
 def kill_one(service: Service, deployment: str) -> None:
@@ -136,7 +123,7 @@ def test_a_job_goes_on_where_it_was_after_everything_was_killed(
         job_id = submit(client, book(PAGES))
         waiting = submit(client, book(3))
         before = wait_until_done(client, job_id, 10)
-        kill_all(process)
+        kill_tree(process)
     assert 10 <= before["progress"]["done"] < PAGES
     stored = stored_pages()
     assert len(stored) >= 10, "what counts as done is stored"

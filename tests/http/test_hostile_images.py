@@ -82,7 +82,8 @@ def test_row_33_damaged_images_are_422(service: Service, russian_page: bytes) ->
 
 def test_row_34_every_kind_of_pixels_gives_the_right_text(service: Service, russian_text: str) -> None:
     with Image.open(SAMPLES / "page-ru.png") as opened:
-        page = opened.convert("RGB")
+        page = opened.convert("RGB").crop((0, 0, opened.width, 550))  # its first three paragraphs
+    text = " ".join(russian_text.split("\n\n")[:3]).split()
     transparent = page.convert("L").point(lambda value: 255 - value)
     see_through = Image.merge("LA", (Image.new("L", page.size, 0), transparent))
     turned = page.transpose(Image.Transpose.ROTATE_90)
@@ -101,7 +102,7 @@ def test_row_34_every_kind_of_pixels_gives_the_right_text(service: Service, russ
     for name, image in variants.items():
         status, document = post(service, image)
         assert status == 200, (name, document)
-        assert str(document["text"]).split() == russian_text.split(), name
+        assert str(document["text"]).split() == text, name
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import yaml
 
+from tests.support.processes import kill_tree
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
@@ -79,12 +79,7 @@ class Cluster:
         return told
 
     def stop(self) -> None:
-        root = psutil.Process(self.process.pid)
-        tree = [*root.children(recursive=True), root]
-        for process in tree:
-            process.kill()
-        psutil.wait_procs(tree, timeout=10)
-        self.process.wait()
+        kill_tree(self.process)
         self._log.close()
 
     def _wait(self, ready: Any, what: str, timeout_s: float = 60) -> None:

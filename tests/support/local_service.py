@@ -37,6 +37,7 @@ from serve_app.settings import Secrets, Settings, with_environment
 from tests.support.recognizer import LocalRecognizer
 from tests.support.service import KEYS, Service, environment
 
+LOOK_S = 1
 START_S = 30
 STOP_S = 30
 
@@ -210,7 +211,9 @@ class _ServerThread(threading.Thread):
             await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
         jobs = Jobs.__new__(Jobs)
-        await jobs.__init__(settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING)  # type: ignore[misc]
+        await jobs.__init__(  # type: ignore[misc]
+            settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING, look_s=LOOK_S
+        )
         handle: Any = LocalHandle(jobs)
         services = open_services(settings, secrets, rasterizer, recognizers, SHARING)
         context = open_context(settings, secrets, services, handle)
