@@ -20,7 +20,7 @@ paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, 
 
 test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
-	@$(BIN)/python -m pytest -n auto --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
+	@$(BIN)/python -m pytest -n 3 --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
 check:  ## lint, types and unit tests: about a minute

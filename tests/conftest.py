@@ -24,14 +24,17 @@ from tests.support.tiny_paddleocr_vl import TinyModels
 __all__ = ["swift", "tiny_models"]
 
 
-PADDLE = (
-    "test_paddlex_adapter",
-    "test_tiny_paddleocr_vl",
-    "test_paddleocr_vl_engine",
-    "test_vlm_client",
-    "test_outline_structure",
-)
-"""Modules that import Paddle: in one worker, which pays for the import and for the tiny models once."""
+GROUPS = {
+    "paddle": (
+        "test_paddlex_adapter",
+        "test_tiny_paddleocr_vl",
+        "test_paddleocr_vl_engine",
+        "test_vlm_client",
+        "test_outline_structure",
+    ),
+    "swift": ("test_store", "test_job_stores"),
+}
+"""Modules that one worker runs, which pays once: for the import of Paddle and the tiny models, or for an S3 server."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,7 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == "unit":
             continue
-        group = "paddle" if item.path.stem in PADDLE else item.path.stem
+        module = item.path.stem
+        group = next((group for group, modules in GROUPS.items() if module in modules), module)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -15,7 +15,7 @@ from serve_app.document import ErrorInfo
 from serve_app.fetching.sources import Sources
 from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.jobs.idempotency_store import Claim, IdempotencyStore
-from serve_app.jobs.janitor import LOOK_S, Janitor
+from serve_app.jobs.janitor import INTERVAL_S, Janitor
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.locks import Locks
 from serve_app.jobs.progress import JobView, ProgressBoard
@@ -56,11 +56,11 @@ class Jobs:
         result_writers: Mapping[str, ResultWriterFactory],
         sharing: FileSharing | None = None,
         *,
-        look_s: float = LOOK_S,
+        janitor_interval_s: float = INTERVAL_S,
     ) -> None:
         """`result_writers` make the results of dialects, by their names in job records.
 
-        Every `look_s` seconds it looks through the store for jobs to resume and results to delete.
+        Every `janitor_interval_s` seconds it looks through the store for jobs to resume and results to delete.
         """
         limit_arenas()
         logging.getLogger("ray.serve").addFilter(_is_for_operators)
@@ -98,7 +98,7 @@ class Jobs:
             self._webhooks,
             self._locks,
             keep_s=self._keep_s,
-            look_s=look_s,
+            interval_s=janitor_interval_s,
         )
         self._tasks = [asyncio.create_task(each) for each in (*services.watches(), *self._janitor.loops())]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,14 +46,6 @@ class Watch:
             await asyncio.sleep(0.1)
 
 
-def logs(service: Service, deployment: str) -> list[str]:
-    """What each replica of a deployment has logged so far."""
-    folder = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "logs" / "serve"
-    files = list(folder.glob(f"replica_{service.name}_{deployment}_*.log"))
-    assert files
-    return [file.read_text() for file in files]
-
-
 def settings(replicas: int, **more: Any) -> dict[str, Any]:
     engine = {"name": "dummy", "page_s": 0.05, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
     return {"engines": [engine], "limits": {"health_check_s": 0.3}}
@@ -95,7 +85,7 @@ async def test_replicas_over_their_limit_are_replaced_and_no_request_fails(
     failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
     assert not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
     assert max(watch.peaks_mb.values()) < limit_mb + SLACK_MB
-    replaced = [log for log in logs(service, RECOGNIZER) if "this replica finishes its work and is replaced" in log]
+    replaced = [log for log in service.logs(RECOGNIZER) if "this replica finishes its work and is replaced" in log]
     assert len(replaced) >= 2 * replicas
-    lost = [log for log in logs(service, "Ingress") if "its recognizer died" in log]
+    lost = [log for log in service.logs("Ingress") if "its recognizer died" in log]
     assert not lost, "pages are finished where they are, not sent again"

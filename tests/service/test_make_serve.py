@@ -15,13 +15,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 import yaml
 
+from tests.support.job_client import assert_whole, book, submit, wait_for_end, wait_until_done
 from tests.support.pdfs import pages_pdf
+from tests.support.processes import kill_tree
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
@@ -29,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 # Far more than are in flight at once, so that the later ones are still to be asked for when it is stopped; and more
 # than are read in the second before that.
 BOOK_PAGES = 100
+PAGES = 30  # of a job
 # Makes Ray count a GPU that is not there; the models run on the CPU.
 ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}'}
 
@@ -100,8 +104,8 @@ def processes_below(folder: Path) -> list[psutil.Process]:
     ]
 
 
-def write_gpu_config(home: Path, models: TinyModels | None = None) -> None:
-    """configs/gpu.yaml, with these models on the CPU, or with models that are not there."""
+def write_gpu_config(home: Path, models: TinyModels | None = None, dummy: dict[str, Any] | None = None) -> None:
+    """configs/gpu.yaml, with these models on the CPU, or with models that are not there, and with a dummy engine."""
     config = yaml.safe_load((ROOT / "configs/gpu.yaml").read_text())
     arguments = config["applications"][0]["args"]
     arguments["store"]["path"] = str(home / "output")
@@ -112,6 +116,7 @@ def write_gpu_config(home: Path, models: TinyModels | None = None) -> None:
     else:
         engine["layout_model_dir"] = str(models.layout)
         engine["vlm"]["model_dir"] = str(models.vlm)
+    arguments["engines"] += [dummy] if dummy is not None else []
     (home / "config.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -176,26 +181,55 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_g
     assert "Warning" not in again.output, again.output
 
 
-def test_without_models_it_answers_and_keys_of_the_environment_are_used_and_not_shown(home: Path) -> None:
+def test_without_models_it_answers_and_jobs_go_on_where_they_were_when_all_is_killed(home: Path) -> None:
+    """With keys of the environment, which are used and never shown."""
     port = free_port()
-    write_gpu_config(home)
-    keys = {"OCR_API_KEYS": "alice=s3cret-of-alice,bob=s3cret-of-bob"}
-    with serving(home, port, PADDLE_PDX_CACHE_HOME=str(home / "no-models"), **ONE_GPU, **keys) as running:
-        for key in ("s3cret-of-alice", "s3cret-of-bob"):
-            headers = {"Authorization": f"Bearer {key}"}
-            assert httpx.get(f"http://127.0.0.1:{port}/", headers=headers).status_code == 200
-        assert httpx.post(f"http://127.0.0.1:{port}/ocr", headers=headers, json={}).status_code == 422
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
-        with client, (ROOT / "samples/page-ru.png").open("rb") as page:
-            answer = client.post("/ocr", files={"file": page}).json()
+    write_gpu_config(home, dummy={"name": "dummy", "replicas": 1, "page_s": 0.15, "max_batch": 1, "text": "Привет"})
+    secret = "s3cret-of-bob"
+    environment = {
+        "OCR_API_KEYS": f"alice=s3cret-of-alice,bob={secret}",
+        "PADDLE_PDX_CACHE_HOME": str(home / "no-models"),
+        **ONE_GPU,
+    }
+    address, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {secret}"}
+
+    def stored_pages() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (home / "output").rglob(f"{job_id}/page-results/*.json")}
+
+    with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
+        with serving(home, port, **environment) as running:
+            other = httpx.get(f"{address}/", headers={"Authorization": "Bearer s3cret-of-alice"})
+            assert other.status_code == client.get("/").status_code == 200
+            assert client.post("/ocr", json={}).status_code == 422
+            with (ROOT / "samples/page-ru.png").open("rb") as page:
+                answer = client.post("/ocr", files={"file": page}).json()
             health = client.get("/health").json()
-    assert (answer["engine"]["name"], answer["degraded"]) == ("tesseract", True)
-    assert health["status"] == "degraded" and "models pull" in health["engines"]["paddleocr-vl"]["reason"]
-    assert "Traceback" not in running.output
-    assert "s3cret" not in running.output
-    logs = [file for file in home.rglob("*.log") if file.is_file()] + list(home.rglob("*.err"))
-    assert logs
-    assert not [file for file in logs if "s3cret" in file.read_text(errors="replace")], "keys are never logged"
+            job_id = submit(client, book(PAGES), engine="dummy")
+            in_line = submit(client, book(3), engine="dummy")
+            before = wait_until_done(client, job_id, 10)
+            kill_tree(running.process)
+        assert (answer["engine"]["name"], answer["degraded"]) == ("tesseract", True)
+        assert health["status"] == "degraded" and "models pull" in health["engines"]["paddleocr-vl"]["reason"]
+        assert 10 <= before["progress"]["done"] < PAGES
+        stored = stored_pages()
+        assert len(stored) >= 10, "what counts as done is stored"
+        with serving(home, port, **environment) as again:
+            assert_whole(client, wait_for_end(client, job_id), PAGES)
+            assert_whole(client, wait_for_end(client, in_line), 3)
+    after = stored_pages()
+    assert {name: after[name] for name in stored} == stored, "no page is stored a second time"
+    logs = {file.resolve() for pattern in ("*.log", "*.err") for file in home.rglob(pattern) if file.is_file()}
+    texts = {file: file.read_text(errors="replace") for file in logs}
+    of_jobs = "".join(text for file, text in texts.items() if file.match("serve/*Jobs*.log"))
+    pages = [int(number) for number in re.findall(rf"job {job_id}: page (\d+) is done", of_jobs)]
+    assert len(pages) == len(set(pages)), "and none is recognized again"
+    unlogged = set(range(1, PAGES + 1)) - set(pages)
+    assert unlogged <= {int(Path(name).stem) for name in stored} and len(unlogged) <= 1, (
+        "that one was not logged in time"
+    )
+    assert "Traceback" not in running.output + again.output
+    assert "s3cret" not in running.output + again.output
+    assert not [file for file, text in texts.items() if "s3cret" in text], "keys are never logged"
     assert not (home / ".config").exists()
 
 

@@ -37,7 +37,7 @@ from serve_app.settings import Secrets, Settings, with_environment
 from tests.support.recognizer import LocalRecognizer
 from tests.support.service import KEYS, Service, environment
 
-LOOK_S = 1
+JANITOR_INTERVAL_S = 1
 START_S = 30
 STOP_S = 30
 
@@ -212,7 +212,7 @@ class _ServerThread(threading.Thread):
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
         jobs = Jobs.__new__(Jobs)
         await jobs.__init__(  # type: ignore[misc]
-            settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING, look_s=LOOK_S
+            settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING, janitor_interval_s=JANITOR_INTERVAL_S
         )
         handle: Any = LocalHandle(jobs)
         services = open_services(settings, secrets, rasterizer, recognizers, SHARING)

@@ -48,6 +48,13 @@ class Service:
                 found.append(process)
         return found
 
+    def logs(self, deployment: str) -> list[str]:
+        """What each replica of a deployment has logged so far, those that have ended too."""
+        folder = Path(os.environ["RAY_TMPDIR"]) / "ray" / "session_latest" / "logs" / "serve"
+        files = list(folder.glob(f"replica_{self.name}_{deployment}_*.log"))
+        assert files
+        return [file.read_text() for file in files]
+
     def wait_until_engines_are_ready(self, timeout_s: float = 60) -> None:
         deadline = time.monotonic() + timeout_s
         with self.client() as client:

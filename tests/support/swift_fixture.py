@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import boto3.session
 import psutil
@@ -42,6 +43,12 @@ class SwiftServer:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
         )
+
+    def store_settings(self, prefix: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Settings of a store below the prefix, and the environment variables with its keys."""
+        store = {"kind": "s3", "bucket": self.bucket, "region": self.region, "addressing_style": "path"}
+        keys = {"OCR_S3_ACCESS_KEY_ID": self.access_key, "OCR_S3_SECRET_ACCESS_KEY": self.secret_key}
+        return {**store, "endpoint_url": self.endpoint_url, "prefix": prefix}, keys
 
     def put(self, key: str, data: bytes) -> None:
         with closing(self.client()) as client:
