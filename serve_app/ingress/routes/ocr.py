@@ -18,7 +18,6 @@ from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import negotiate_format
 from serve_app.ingress.requests.schema import IDEMPOTENCY_KEY, inline_references
 from serve_app.ingress.requests.submission import Submission, submission_of
-from serve_app.ingress.requests.unknown_parameters import known_query_only
 from serve_app.ingress.responses.document_events import EventStream
 from serve_app.ingress.responses.files import document_response
 from serve_app.ingress.routes import paddlex
@@ -27,7 +26,7 @@ from serve_app.paddlex.requests import LinesRequest
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.timings import Timings
 
-router = APIRouter(tags=["ocr"], dependencies=[Depends(known_query_only)])
+router = APIRouter(tags=["ocr"])
 
 
 def _body_schema() -> dict[str, Any]:
