@@ -71,12 +71,12 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
             address="local", namespace="serve", logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
         )
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init() has replaced the handler
+        _require_room(settings, ray.cluster_resources())
         client = serve_start(
             http_options=schema.http_options.model_dump(),
             proxy_location=schema.proxy_location,
             global_logging_config=schema.logging_config,
         )
-        _require_room(settings, ray.cluster_resources())
         client.deploy_apps(schema, _blocking=False)  # if blocking, Ray would give up after a minute
         loading = _wait_until_running(application)
         started = True

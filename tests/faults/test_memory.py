@@ -51,12 +51,10 @@ def settings(replicas: int, **more: Any) -> dict[str, Any]:
     return {"engines": [engine], "limits": {"health_check_s": 0.3}}
 
 
-@pytest.fixture(scope="module")
-def limit_mb(deployed_for_module: Callable[..., Service]) -> float:
-    """What a replica may use: what one uses that has read nothing, and some more."""
-    service = deployed_for_module(settings(1))
-    service.wait_until_engines_are_ready()
-    (replica,) = service.replicas(RECOGNIZER)
+@pytest.fixture
+def limit_mb(slow: Service) -> float:
+    """What a replica may use: what one uses that does not leak, and some more."""
+    (replica,) = slow.replicas(RECOGNIZER)
     return private_memory_mb(replica) + GROWTH_MB
 
 
