@@ -7,6 +7,8 @@ CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 DURATIONS := build/test-durations
+# One worker more than there are cores: a test that waits leaves its core to another.
+WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 .PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata poppler node
 
@@ -20,7 +22,7 @@ paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, 
 
 test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
-	@$(BIN)/python -m pytest -n 3 --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
 check:  ## lint, types and unit tests: about a minute

@@ -178,9 +178,8 @@ class _Writer:
             image = Image.from_blob(jpeg or b"")
             width, height = (side / page.dpi for side in (image.px_width, image.px_height))  # inches
             scale = min(1.0, self._width.inches / width, self._height.inches / height)
-        except (
-            Exception
-        ) as error:  # pictures are untrusted, and python-docx raises all sorts of errors for a bad header
+        # Pictures are untrusted, and python-docx raises all sorts of errors for a bad header.
+        except Exception as error:
             log.warning("a picture of page %d is not in the DOCX: %s", page.number, type(error).__name__)
             self._paragraph("A picture of this page is missing.", "note")
             return

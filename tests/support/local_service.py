@@ -211,7 +211,7 @@ class _ServerThread(threading.Thread):
             await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
         jobs = Jobs.__new__(Jobs)
-        await jobs.__init__(  # type: ignore[misc]
+        await jobs.__init__(  # type: ignore[misc]  # as Serve does
             settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING, janitor_interval_s=JANITOR_INTERVAL_S
         )
         handle: Any = LocalHandle(jobs)
