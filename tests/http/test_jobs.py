@@ -32,7 +32,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slow(deployed_for_module: Callable[..., Service], output: Path) -> Service:
+def slow_of_module(deployed_for_module: Callable[..., Service], output: Path) -> Service:
     """A page takes it a fifth of a second, and it does one job at a time."""
     settings = {
         "engines": [{"name": "dummy", "replicas": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}],
@@ -43,6 +43,17 @@ def slow(deployed_for_module: Callable[..., Service], output: Path) -> Service:
     service = deployed_for_module(settings, secrets={"OCR_WEBHOOK_SECRET": WEBHOOK_SECRET})
     service.wait_until_engines_are_ready()
     return service
+
+
+@pytest.fixture
+def slow(slow_of_module: Service) -> Service:
+    """The slow service when the jobs of the test before have ended, and its ingress knows."""
+    deadline = time.monotonic() + 60
+    with slow_of_module.client() as client:
+        while (jobs := client.get("/health").json()["jobs"])["running"] or jobs["waiting"]:
+            assert time.monotonic() < deadline, jobs
+            time.sleep(0.1)
+    return slow_of_module
 
 
 def files_of(output: Path, job_id: str) -> list[str]:
