@@ -15,7 +15,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 Box = tuple[int, int, int, int]
+Polygon = list[tuple[float, float]]
 RgbPixels = npt.NDArray[np.uint8]  # shape (height, width, 3)
+
+
+class ErrorInfo(BaseModel):
+    code: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,15 @@ class PageImage:
     """A decoded page on its way to an engine.
 
     `pixels` is RGB, uint8, of shape (height, width, 3), contiguous. `dpi` comes from the request, the file, or the
-    settings, in this order. `rasterize_ms` is the duration of decoding.
+    settings, in this order. `rasterize_ms` is the duration of decoding. `warnings` say what the decoder could not draw;
+    the recognized page gets them too.
     """
 
     pixels: RgbPixels
     number: int
     dpi: int
     rasterize_ms: float
+    warnings: tuple[ErrorInfo, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class SourceFile:
 class Word(BaseModel):
     text: str
     bbox: Box
+    polygon: Polygon | None = Field(
+        None,
+        description="Four corners in pixels of the page, from the start of the word's top edge along it; "
+        "only if the page is crooked",
+    )
     confidence: float | None = None
 
 
@@ -68,7 +81,7 @@ class Block(BaseModel):
     )
     bbox: Box = Field(description="[left, top, right, bottom] in pixels of the page")
     order: int = Field(description="Position in reading order, from 0")
-    polygon: list[tuple[float, float]] | None = Field(None, description="Outline, if the engine gives one")
+    polygon: Polygon | None = Field(None, description="Outline, if the engine gives one or the page is crooked")
     group: int | None = Field(None, description="Blocks of the same group continue each other")
     figure: str | None = Field(None, description="Path of a picture, as the Markdown links it")
     level: int | None = Field(None, description="Level of a heading in the document; 1 is the document's title")
@@ -84,11 +97,6 @@ class Block(BaseModel):
     words: list[Word] = Field(default_factory=list, description="Words, if the engine gives them")
 
 
-class ErrorInfo(BaseModel):
-    code: str
-    message: str
-
-
 class Page(BaseModel):
     """One recognized page. A page that failed has an `error` and no blocks."""
 
@@ -98,6 +106,11 @@ class Page(BaseModel):
     dpi: int = Field(description="Resolution, in dots per inch")
     rotation: int = Field(
         0, description="Degrees by which the text is turned clockwise: 0, 90, 180 or 270, if the engine detects it"
+    )
+    skew: float = Field(
+        0.0,
+        description="Degrees by which the text is turned clockwise beyond `rotation`, from -10 to 10, "
+        "if the engine detects it",
     )
     text_source: Literal["recognition", "text_layer"] = Field(
         "recognition", description="`text_layer` if the text was taken from the PDF instead of recognized"

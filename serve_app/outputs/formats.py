@@ -12,6 +12,7 @@ from serve_app.document.spool import PageSpool
 from serve_app.outputs.html import html_document
 from serve_app.outputs.json import document_json
 from serve_app.outputs.markdown import document_markdown
+from serve_app.outputs.options import OutputOptions
 from serve_app.outputs.text import document_text
 
 
@@ -55,18 +56,15 @@ FILE_NAMES = {**IN_ARCHIVE, OutputFormat.ZIP: "result.zip"}
 
 
 def write_output(
-    kind: OutputFormat, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, *, include_images: bool
+    kind: OutputFormat, summary: DocumentSummary, spool: PageSpool, to: BinaryIO, options: OutputOptions
 ) -> None:
-    """Write the document as JSON, Markdown, text or HTML. Raises ValueError for other formats.
-
-    `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
-    """
+    """Write the document as JSON, Markdown, text or HTML. Raises ValueError for other formats."""
     match kind:
         case OutputFormat.JSON:
-            _write(document_json(summary, spool, include_images=include_images), to)
+            _write(document_json(summary, spool, include_images=options.include_images), to)
         case OutputFormat.MARKDOWN:
             parts = document_markdown(spool.pages(), notes=True)
-            _write_text(_embed_images(parts, spool) if include_images else parts, to)
+            _write_text(_embed_images(parts, spool) if options.include_images else parts, to)
         case OutputFormat.TEXT:
             _write_text(_with_last_newline(document_text(spool.pages(), notes=True)), to)
         case OutputFormat.HTML:

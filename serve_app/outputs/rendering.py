@@ -15,6 +15,7 @@ from serve_app.document.spool import PageSpool
 from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
 from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
+from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.writer_process import docx_file, searchable_pdf
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
@@ -63,7 +64,7 @@ class Renderer:
         self._password = password
         self._writers = writers
 
-    async def render(self, kind: OutputFormat, summary: DocumentSummary, *, include_images: bool = False) -> BinaryIO:
+    async def render(self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions = DEFAULT) -> BinaryIO:
         """Write the document to a file, positioned at its start, which the caller closes. A small file is in memory.
 
         Raises ServiceError if a child process cannot write it, or not in time.
@@ -75,7 +76,7 @@ class Renderer:
             if kind is OutputFormat.ZIP:
                 await self._archive(summary, file)
             else:
-                write = partial(write_output, kind, summary, self._spool, file, include_images=include_images)
+                write = partial(write_output, kind, summary, self._spool, file, options)
                 # A few pages are written in less time than a thread takes to start.
                 quick = self._spool.is_in_memory and kind in (
                     OutputFormat.JSON,

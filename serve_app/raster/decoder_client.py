@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from serve_app.document import SourceFile
+from serve_app.document import ErrorInfo, SourceFile
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, ServiceUnavailable, TooLarge, document_error
 from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
@@ -227,7 +227,7 @@ class IsolatedDecoder:
             raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
         pixels = np.empty((height, width, 3), dtype=np.uint8)
         child.receive_into(pixels.data.cast("B"), deadline)
-        return DecodedImage(pixels, dpi)
+        return DecodedImage(pixels, dpi, tuple(ErrorInfo(**warning) for warning in header["warnings"]))
 
     def _drop(self) -> str:
         """End the child, if there is one. Returns why it ended."""

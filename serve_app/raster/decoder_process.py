@@ -126,7 +126,8 @@ def _respond(fields: dict[str, Any], data: FileContent, documents: OpenDocuments
         return
     image = source.render(number, **options)
     height, width, _ = image.pixels.shape
-    _write(responses, pack_header({"width": width, "height": height, "dpi": image.dpi}))
+    warnings = [warning.model_dump() for warning in image.warnings]
+    _write(responses, pack_header({"width": width, "height": height, "dpi": image.dpi, "warnings": warnings}))
     _write(responses, np.ascontiguousarray(image.pixels).data.cast("B"))
 
 

@@ -105,6 +105,8 @@ class Rasterizer:
             text="\n\n".join(block.text for block in text_page.blocks),
             markdown=page_markdown(text_page.blocks),
             blocks=text_page.blocks,
+            degraded=bool(text_page.warnings),
+            warnings=list(text_page.warnings),
         )
         return PageResult(PageContent(page), TEXT_LAYER, {"text_layer": (time.perf_counter() - started) * 1000})
 
@@ -116,4 +118,5 @@ class Rasterizer:
             number=number,
             dpi=image.dpi,
             rasterize_ms=(time.perf_counter() - started) * 1000,
+            warnings=image.warnings,
         )

@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from serve_app.document import ErrorInfo
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.rgb import to_rgb
@@ -48,10 +49,14 @@ _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """`pixels`: RGB, uint8, shape (height, width, 3), C-contiguous, upright, perhaps read-only; `dpi`: dots per inch."""
+    """A page as pixels. `warnings` say what could not be drawn.
+
+    `pixels`: RGB, uint8, shape (height, width, 3), C-contiguous, upright, perhaps read-only; `dpi`: dots per inch.
+    """
 
     pixels: npt.NDArray[np.uint8]
     dpi: int
+    warnings: tuple[ErrorInfo, ...] = ()
 
 
 def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_dpi: int) -> DecodedImage:

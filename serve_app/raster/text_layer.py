@@ -14,7 +14,7 @@ from typing import Any
 
 import pypdfium2.raw as pdfium_c
 
-from serve_app.document import Block
+from serve_app.document import Block, ErrorInfo
 from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
 from serve_app.raster.text_quality import is_broken, is_gibberish
 from serve_app.raster.visibility import address, are_visible, has_text_in_annotations, scan_contents
@@ -54,6 +54,7 @@ class TextPage:
     dpi: int
     rotation: int
     blocks: list[Block]
+    warnings: tuple[ErrorInfo, ...] = ()
 
 
 def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage | None:

@@ -120,7 +120,7 @@ class Recognizer:
             return RecognitionFailed()
         if isinstance(read.result, ServiceError):
             return read.result
-        content = read.result
+        content = _with_warnings(read.result, image.warnings)
         if options.overlay or options.picture:
             content = await self._with_pictures(content, image, options)
         return PageResult(
@@ -269,6 +269,13 @@ class Recognizer:
 
     async def _analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
         return await self._thread.call(self._engine.analyze, tasks)
+
+
+def _with_warnings(content: PageContent, warnings: Sequence[ErrorInfo]) -> PageContent:
+    if not warnings:
+        return content
+    changes = {"degraded": True, "warnings": [*content.page.warnings, *warnings]}
+    return replace(content, page=content.page.model_copy(update=changes))
 
 
 def _replica_id() -> str:

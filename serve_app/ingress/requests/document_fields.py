@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from serve_app.document.options import ParsingOptions
 from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.outputs.formats import OutputFormat
+from serve_app.outputs.options import OutputOptions
 
 
 class DocumentFields(BaseModel):
@@ -75,6 +76,9 @@ class OcrRequest(DocumentFields):
     include_images: bool = Field(
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )
+
+    def output_options(self) -> OutputOptions:
+        return OutputOptions(include_images=self.include_images)
 
 
 class FileField(BaseModel):

@@ -37,6 +37,7 @@ from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
 from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
+from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import map_file
 
@@ -156,6 +157,7 @@ async def result(
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
+        options = OutputOptions(include_images=include_images)
         output = output or negotiate_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
@@ -165,7 +167,7 @@ async def result(
             reason = f": {record.error.message}" if record.error is not None else "."
             raise JobHasNoResult(f"This job {_ENDED[record.state]}{reason}")
         stored = record.outputs.get(output)
-        if stored is not None and stored.key is not None and not include_images:
+        if stored is not None and stored.key is not None and options == DEFAULT:
             with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, FILE_NAMES[output])
                 resources.callback(file.close)
@@ -174,7 +176,7 @@ async def result(
                     file, output, summary, resources, failed=record.failed, file_name=record.file_name
                 )
         try:
-            summary, file = await _render(context, record, output, include_images=include_images)
+            summary, file = await _render(context, record, output, options)
         except KeyError:
             await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
@@ -182,7 +184,7 @@ async def result(
 
 
 async def _render(
-    context: Context, record: JobRecord, output: OutputFormat, *, include_images: bool
+    context: Context, record: JobRecord, output: OutputFormat, options: OutputOptions
 ) -> tuple[DocumentSummary, BinaryIO]:
     async def source() -> memoryview:
         with await context.job_store.open_source(record.id) as file:
@@ -191,7 +193,7 @@ async def _render(
     with closing(PageSpool()) as spool:
         summary = await context.job_store.load_document(record.id, spool)
         renderer = Renderer(source, spool, password=record.request.password, writers=context.documents.writers)
-        return summary, await renderer.render(output, summary, include_images=include_images)
+        return summary, await renderer.render(output, summary, options)
 
 
 @router.get(

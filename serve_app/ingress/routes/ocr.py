@@ -110,12 +110,12 @@ async def _respond(request: Request, context: Context, body: Body, timings: Timi
         submission = await submission_of(body, OcrRequest)
         run = resources.enter_context(await _open(submission, request.state.key_name, context, timings))
     output = submission.request.output or negotiate_format(request.headers.get("accept", ""))
-    include_images = submission.request.include_images
+    options = submission.request.output_options()
     del submission  # its file may be large
     if output in STREAMED:
-        return EventStream(run, MEDIA_TYPES[output], resources.pop_all(), include_images=include_images)
+        return EventStream(run, MEDIA_TYPES[output], resources.pop_all(), include_images=options.include_images)
     summary = await run.read_all()
-    rendered = await run.renderer.render(output, summary, include_images=include_images)
+    rendered = await run.renderer.render(output, summary, options)
     return document_response(rendered, output, summary, resources, failed=run.collector.failed)
 
 

@@ -1,0 +1,19 @@
+"""Options for writing a document, validated before they reach a writer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How to write a result; a writer ignores the options that do not concern its format.
+
+    `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
+    """
+
+    include_images: bool = False
+
+
+DEFAULT = OutputOptions()
+"""The options of stored results."""
