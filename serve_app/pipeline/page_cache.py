@@ -22,8 +22,8 @@ from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.store")
 
-FORMAT = 1
-"""Version of the encoding; entries of other versions are not found."""
+FORMAT = 2
+"""Version of the encoding and of the way pages are read; entries of other versions are not found."""
 
 _OPTIONS = TypeAdapter(RecognitionOptions)
 

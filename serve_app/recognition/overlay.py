@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from serve_app.document import Block, Figure, Page, RgbPixels
+from serve_app.document import Block, Box, Figure, Page, Polygon, RgbPixels
 from serve_app.document.figures import OVERLAYS, PICTURES
 
 JPEG_QUALITY = 85
@@ -63,11 +63,9 @@ def overlay(pixels: RgbPixels, page: Page) -> bytes:
     blocks = sorted(page.blocks, key=lambda block: block.order)
     for block in blocks:
         for word in block.words:
-            _outline(draw, _corners(word.bbox, across, down), _WORD_COLOUR, 1)
+            _outline(draw, _corners(word.bbox, word.polygon, across, down), _WORD_COLOUR, 1)
     for block in blocks:
-        corners = block.polygon if block.polygon and len(block.polygon) > 2 else None
-        outline = [(x * across, y * down) for x, y in corners] if corners else _corners(block.bbox, across, down)
-        _outline(draw, outline, label_colour(block.label), line)
+        _outline(draw, _corners(block.bbox, block.polygon, across, down), label_colour(block.label), line)
     for block in blocks:  # drawn last, so that no outline crosses them
         _tag(draw, block, across, down, font)
     encoded = io.BytesIO()
@@ -80,12 +78,15 @@ def label_colour(label: str) -> _Colour:
     return _PALETTE[_FIXED.get(label, zlib.crc32(label.encode("utf-8", "replace")) % len(_PALETTE))]
 
 
-def _corners(box: tuple[int, int, int, int], across: float, down: float) -> list[tuple[float, float]]:
+def _corners(box: Box, polygon: Polygon | None, across: float, down: float) -> Polygon:
+    """Return the corners of a polygon, if it has an area, or else of the box; scaled."""
+    if polygon and len(polygon) > 2:
+        return [(x * across, y * down) for x, y in polygon]
     left, top, right, bottom = box[0] * across, box[1] * down, box[2] * across - 1, box[3] * down - 1
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-def _outline(draw: ImageDraw.ImageDraw, corners: list[tuple[float, float]], colour: _Colour, width: int) -> None:
+def _outline(draw: ImageDraw.ImageDraw, corners: Polygon, colour: _Colour, width: int) -> None:
     draw.line([*corners, corners[0]], fill=colour, width=width, joint="curve")
 
 

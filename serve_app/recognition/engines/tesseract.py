@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from serve_app.document import Block, Box, Page, PageContent, PageImage, Word
@@ -17,6 +18,8 @@ from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
+from serve_app.recognition.engines.skew import find_skew
+from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
 from serve_app.settings import TesseractSettings
 
@@ -78,23 +81,27 @@ class TesseractEngine(Engine):
 
         api = self._api(languages)
         deadline = time.monotonic() + self._page_s
+        straight = straighten(image.pixels, find_skew(image.pixels), max_side=MAX_SIDE)
+        level = replace(image, pixels=straight.pixels)
         # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
         # some lines. A local threshold reads those.
-        blocks, rotation = self._recognize(api, image, OTSU, deadline)
+        blocks, rotation = self._recognize(api, level, OTSU, deadline)
         if _mean_confidence(_words(blocks)) < RETRY_BELOW_CONFIDENCE:
             with suppress(PageTimeout):  # then the first result is used
-                again = self._recognize(api, image, SAUVOLA, deadline)
+                again = self._recognize(api, level, SAUVOLA, deadline)
                 if _certainty(again[0]) > _certainty(blocks):
                     blocks, rotation = again
                     # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
                     blocks = [block for block in blocks if block.label != IMAGE]
-        blocks, figures = cut_figures(image.pixels, blocks, rotation)
+        blocks, figures = cut_figures(straight.pixels, blocks, rotation)
+        blocks = straight.as_sent(blocks, rotation)
         page = Page(
             number=image.number,
             width=width,
             height=height,
             dpi=image.dpi,
             rotation=rotation,
+            skew=round(straight.skew, 2),
             text="\n\n".join(block.text for block in blocks if block.text),
             markdown=page_markdown(blocks),
             blocks=blocks,

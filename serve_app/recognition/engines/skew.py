@@ -1,0 +1,170 @@
+"""Finds the angle of a crooked page by projection profiles.
+
+Along the right angle, ink adds up to sharp lines with white between them; along any other angle, lines blur into each
+other. Tesseract's own layout analysis gives an angle too, but at more than two degrees it is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serve_app.document import RgbPixels
+
+MAX_SKEW = 10.5
+"""Largest angle in degrees that is taken for a page's skew. Half a degree beyond what is promised, for measuring errors."""
+
+MIN_SKEW = 0.3
+"""Smallest angle in degrees that counts. Tesseract reads pages up to a degree off as well as straight ones."""
+
+SEARCHED = 12.0
+"""Angles are compared up to here, so that one at the end of the range can be told from the slope towards another."""
+
+COARSE_STEP, FINE_STEP = 0.5, 0.1
+"""Degrees between the angles that are compared, first over the whole range, then around the best."""
+
+CLEAR = 2.0
+"""Least clarity of an angle: the ratio of the sharpest profile to the median one. It is 1.0 to 1.5 without lines of text,
+2 to 5 for a word or two, and 15 to 70 for lines and pages."""
+
+VAGUE = 5.0
+"""A few letters show an angle of (VAGUE / clarity)² degrees even if they are straight, as their heights differ."""
+
+MAX_AREA = 1_200_000
+"""Largest number of pixels of the reduced copy; an A4 page at 200 or 300 dpi becomes 1.0 million."""
+
+MIN_SIDE = 32
+"""Least width and height of the reduced copy. Less than that shows no angle."""
+
+STROKE = 16
+"""Ink is narrower than this, in pixels of the reduced copy. A power of two. Shadows, desks and lids are wider."""
+
+MIN_CONTRAST = 24
+"""Least difference between ink and the paper around it, in grey levels."""
+
+NOISE = 3
+"""Least contrast of ink as a multiple of the paper's own."""
+
+MAX_LINE = 0.5
+"""A row or column of the picture with a larger share of ink is a straight edge or a streak of the scanner, not text."""
+
+STRIP = 8
+"""Width of the strips whose ink is added up before they are shifted, in pixels: as many as a byte has bits."""
+
+_Bytes = npt.NDArray[np.uint8]
+_Angles = npt.NDArray[np.floating[Any]]
+
+
+def find_skew(pixels: RgbPixels) -> float:
+    """Return the degrees clockwise by which a page is off the nearest quarter turn, from -MAX_SKEW to MAX_SKEW.
+
+    `pixels`: RGB, uint8, shape (height, width, 3). Lines of text may run across or down the picture, so pages that are
+    also turned by 90, 180 or 270 degrees are measured too. Returns 0.0 for pages that are straight to within MIN_SKEW,
+    and where no angle stands out. The result is within 0.2 degrees of the true angle.
+    """
+    grey = _reduced(pixels)
+    if min(grey.shape) < MIN_SIDE:
+        return 0.0
+    ink = _ink(grey)
+    down = np.ascontiguousarray(np.bitwise_count(np.packbits(ink, axis=1)).T)  # strips of rows, to find lines across
+    across = np.bitwise_count(np.packbits(ink, axis=0))  # strips of columns, to find lines that run down
+    clarity, skew = max(_peak(down), _turned(_peak(across)))
+    least = max(MIN_SKEW, (VAGUE / max(clarity, 1.0)) ** 2)
+    return skew if clarity >= CLEAR and least <= abs(skew) <= MAX_SKEW else 0.0
+
+
+def _turned(peak: tuple[float, float]) -> tuple[float, float]:
+    """Columns are measured in a mirrored picture, in which clockwise is the other way round."""
+    clarity, skew = peak
+    return clarity, -skew
+
+
+def _reduced(pixels: RgbPixels) -> _Bytes:
+    """Return a copy in grey with at most about MAX_AREA pixels. The green channel stands for all."""
+    height, width = pixels.shape[:2]
+    step = math.ceil(math.sqrt(height * width / MAX_AREA))
+    if step <= 1:
+        return np.ascontiguousarray(pixels[:, :, 1])
+    rows, columns = height // step, width // step
+    # Two pixels of each square are enough against noise, and quicker than all.
+    one, other = (pixels[at : rows * step : step, at : columns * step : step, 1] for at in (0, step // 2))
+    return (one >> 1) + (other >> 1)
+
+
+def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
+    """Return where ink is: what is darker than paper on both sides, by more than the paper's noise, and not a straight edge.
+
+    Light text on a dark page is ink too.
+    """
+    if np.median(grey[::8, ::8]) < 96:
+        grey = ~grey
+    contrast = _closed(grey) - grey
+    noise = int(np.median(contrast[::4, ::4]))
+    ink = contrast > min(max(MIN_CONTRAST, NOISE * noise), 254)
+    ink[ink.mean(axis=1) > MAX_LINE] = False
+    ink[:, ink.mean(axis=0) > MAX_LINE] = False
+    return ink
+
+
+def _closed(grey: _Bytes) -> _Bytes:
+    """Fill whatever is dark and narrower than STROKE: take the maximum of each square, then the minimum of those."""
+    filled = np.pad(grey, STROKE - 1, mode="edge")
+    for extreme in (np.maximum, np.minimum):
+        size = 1
+        while size < STROKE:  # each step doubles the squares' sides
+            filled = extreme(filled[size:], filled[:-size])
+            filled = extreme(filled[:, size:], filled[:, :-size])
+            size *= 2
+    return filled
+
+
+def _peak(strips: _Bytes) -> tuple[float, float]:
+    """Return the clarity and angle of the sharpest profile.
+
+    `strips`: ink per strip and position, shape (strips, length). Clarity is the ratio to the median profile. The angle is
+    in degrees; it is positive if lines move to higher positions from strip to strip.
+    """
+    count, length = strips.shape
+    halved = strips[: count // 2 * 2, : length // 2 * 2]
+    halved = halved[::2] + halved[1::2]
+    halved = halved[:, ::2] + halved[:, 1::2]
+    angles = np.arange(-SEARCHED, SEARCHED + COARSE_STEP / 2, COARSE_STEP)
+    scores = _sharpness(halved, angles)
+    best, median = int(scores.argmax()), float(np.median(scores))
+    if median == 0:
+        return 0.0, 0.0
+    nearby = angles[best] + np.arange(-COARSE_STEP, COARSE_STEP + FINE_STEP / 2, FINE_STEP)
+    fine = _sharpness(strips, nearby)
+    return float(scores[best]) / median, _vertex(nearby, fine)
+
+
+def _vertex(angles: _Angles, scores: npt.NDArray[np.float64]) -> float:
+    """Return the angle of the highest score, between the steps: the vertex of the parabola through it and its neighbours."""
+    best = min(max(int(scores.argmax()), 1), len(scores) - 2)
+    before, at, after = scores[best - 1 : best + 2]
+    bend = before - 2 * at + after
+    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float(angles[best] + np.clip(shift, -1, 1) * FINE_STEP)
+
+
+def _sharpness(strips: _Bytes, angles: _Angles) -> npt.NDArray[np.float64]:
+    """Return the sharpness of the profile along each angle: the sum of squared differences of neighbours.
+
+    Profiles are made by shifting the strips against each other and adding them up.
+    """
+    count, length = strips.shape
+    places = (np.arange(count) - (count - 1) / 2) * STRIP
+    offsets = np.rint(np.outer(np.tan(np.radians(angles)), places)).astype(int)
+    reach = int(np.abs(offsets).max())
+    scores = np.empty(len(angles))
+    counts = strips.astype(np.uint16)
+    for index, row in enumerate(offsets.tolist()):
+        profile = np.zeros(length + 2 * reach, np.uint16)
+        for strip, offset in zip(counts, row, strict=True):
+            profile[reach - offset : reach - offset + length] += strip
+        steps = np.diff(profile.astype(np.float64))
+        scores[index] = steps @ steps
+    return scores

@@ -1,0 +1,115 @@
+"""Straightens crooked pages, and maps what was read on them back to the page as it was sent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from serve_app.document import Block, Box, Polygon, RgbPixels
+
+MAX_GROWTH = 2.5
+"""Largest ratio of a straightened page's area to the page's. Only strips over ten times as long as wide exceed it."""
+
+Affine = tuple[float, float, float, float, float, float]
+"""a b c d e f as Pillow has them: x' = ax + by + c, y' = dx + ey + f."""
+
+
+@dataclass(frozen=True)
+class StraightPage:
+    """A page with level lines of text, as large as needed to hold the whole of the page as it was sent.
+
+    `pixels`: RGB, uint8, shape (height, width, 3). `skew`: degrees clockwise by which the page was crooked. A page with a
+    skew of 0.0 has the pixels that were sent.
+    """
+
+    pixels: RgbPixels
+    skew: float
+    _sent: tuple[int, int]  # width and height of the page as it was sent
+    _to_sent: Affine
+
+    def polygon(self, box: Box, rotation: int) -> Polygon:
+        """Return the corners of a box on the page as it was sent: from the start of its top edge, along the text.
+
+        `rotation` is that of the text (see Page): the top edge of text that is turned by 90 degrees is the box's right one.
+        """
+        left, top, right, bottom = box
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        first = rotation // 90
+        return [self._sent_point(x, y) for x, y in corners[first:] + corners[:first]]
+
+    def box(self, box: Box) -> Box:
+        """Return the smallest upright box on the page as it was sent that holds `box`, cut at the page's edges."""
+        across, down = zip(*self.polygon(box, 0), strict=True)
+        width, height = self._sent
+        return (
+            min(max(math.floor(min(across)), 0), width),
+            min(max(math.floor(min(down)), 0), height),
+            min(max(math.ceil(max(across)), 0), width),
+            min(max(math.ceil(max(down)), 0), height),
+        )
+
+    def as_sent(self, blocks: list[Block], rotation: int) -> list[Block]:
+        """Return blocks and words with boxes and polygons on the page as it was sent. Straight pages have no polygons."""
+        if not self.skew:
+            return blocks
+        return [
+            block.model_copy(
+                update={
+                    "bbox": self.box(block.bbox),
+                    "polygon": self.polygon(block.bbox, rotation),
+                    "words": [
+                        word.model_copy(
+                            update={"bbox": self.box(word.bbox), "polygon": self.polygon(word.bbox, rotation)}
+                        )
+                        for word in block.words
+                    ],
+                }
+            )
+            for block in blocks
+        ]
+
+    def _sent_point(self, x: float, y: float) -> tuple[float, float]:
+        a, b, c, d, e, f = self._to_sent
+        return round(a * x + b * y + c, 2), round(d * x + e * y + f, 2)
+
+
+def straighten(pixels: RgbPixels, skew: float, *, max_side: int) -> StraightPage:
+    """Turn a page counter-clockwise by `skew` degrees around its centre. The corners that this adds have the paper's colour.
+
+    Returns the page as it is if `skew` is 0.0, or if its sides would exceed `max_side` or its area MAX_GROWTH.
+    """
+    height, width = pixels.shape[:2]
+    cosine, sine = math.cos(math.radians(skew)), abs(math.sin(math.radians(skew)))
+    size = math.ceil(width * cosine + height * sine), math.ceil(height * cosine + width * sine)
+    if not skew or max(size) > max_side or size[0] * size[1] > MAX_GROWTH * width * height:
+        return StraightPage(pixels, 0.0, (width, height), (1, 0, 0, 0, 1, 0))
+    to_sent = _turn(skew, size, (width, height))
+    turned = Image.fromarray(pixels).transform(
+        size, Image.Transform.AFFINE, to_sent, Image.Resampling.BICUBIC, fillcolor=_paper(pixels)
+    )
+    return StraightPage(np.asarray(turned), skew, (width, height), to_sent)
+
+
+def _turn(skew: float, size: tuple[int, int], sent: tuple[int, int]) -> Affine:
+    """Return the way from a straightened page of this size to the page as it was sent."""
+    cosine, sine = math.cos(math.radians(skew)), math.sin(math.radians(skew))
+    across, down = size[0] / 2, size[1] / 2
+    return (
+        cosine,
+        -sine,
+        sent[0] / 2 - cosine * across + sine * down,
+        sine,
+        cosine,
+        sent[1] / 2 - sine * across - cosine * down,
+    )
+
+
+def _paper(pixels: RgbPixels) -> tuple[int, int, int]:
+    """Return the most usual colour, so that the added corners are neither ink nor a third tone beside ink and paper."""
+    sample: npt.NDArray[np.float64] = np.median(pixels[::16, ::16].reshape(-1, 3), axis=0)
+    red, green, blue = (int(tone) for tone in sample)
+    return red, green, blue
