@@ -51,13 +51,13 @@ def draw_page(
     draw = ImageDraw.Draw(page)
     top = margin
     if title:
-        heading = _font("DejaVuSerif-Bold.ttf", font_px * 3 // 2)
+        heading = load_font("DejaVuSerif-Bold.ttf", font_px * 3 // 2)
         for line in _wrap(title, heading, size[0] - 2 * margin):
             draw.text((margin, top), line, font=heading, fill=0)
             top += font_px * 2
         top += font_px
 
-    font = _font("DejaVuSerif.ttf", font_px)
+    font = load_font("DejaVuSerif.ttf", font_px)
     leading = font_px * 3 // 2
     column_width = (size[0] - 2 * margin - (columns - 1) * GUTTER) // columns
     column, y = 0, top
@@ -73,7 +73,7 @@ def draw_page(
     return page
 
 
-def _font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
+def load_font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
     # The other layout engine needs libraries that not every Pillow has.
     return ImageFont.truetype(path, pixels, layout_engine=ImageFont.Layout.BASIC)
