@@ -1,0 +1,66 @@
+"""Removes active content (scripts, actions, media, attached files) from the pages and form fields of a PDF."""
+
+from __future__ import annotations
+
+import pikepdf
+from pikepdf import Array, Dictionary, Pdf
+
+_PAGE_KEYS = (
+    *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
+    *("/UserUnit", "/Contents", "/Group", "/Annots", "/Tabs"),
+)
+_HARMLESS_ACTIONS = ("/GoTo", "/Named", "/URI")
+_HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
+_FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
+
+
+def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
+    """Remove active content from a page.
+
+    `seen` has the annotation lists already processed: pages may share one, with a hundred thousand entries.
+    """
+    for key in set(leaf.keys()) - set(_PAGE_KEYS):
+        del leaf[key]
+    annotations = leaf.get("/Annots")
+    if not isinstance(annotations, Array) or annotations.objgen in seen:
+        return
+    if annotations.is_indirect:
+        seen.add(annotations.objgen)
+    for annotation in annotations:
+        _defuse(annotation)
+
+
+def defuse_fields(result: Pdf) -> None:
+    """Remove active content from form fields, including those on no page."""
+    form = result.Root.get("/AcroForm")
+    fields = form.get("/Fields") if isinstance(form, Dictionary) else None
+    seen, waiting = set(), list(fields) if isinstance(fields, Array) else []
+    while waiting:
+        field = waiting.pop()
+        if isinstance(field, Dictionary) and field.objgen not in seen:
+            seen.add(field.objgen)
+            _defuse(field)
+            kids = field.get("/Kids")
+            waiting += list(kids) if isinstance(kids, Array) else []
+
+
+def _defuse(annotation: object) -> None:
+    """Remove all actions of an annotation or form field, except links to pages and to the web. Its appearance stays."""
+    if not isinstance(annotation, Dictionary):
+        return
+    for key in _FILES_AND_MEDIA:
+        if key in annotation:
+            del annotation[key]
+    action = annotation.get("/A")
+    if isinstance(action, Dictionary) and _is_harmless(action):
+        if "/Next" in action:
+            del action["/Next"]
+    elif action is not None:
+        del annotation["/A"]
+
+
+def _is_harmless(action: pikepdf.Object) -> bool:
+    uri = action.get("/URI")
+    address = bytes(uri).strip().lower() if isinstance(uri, pikepdf.String) else b""
+    kind = action.get("/S")
+    return kind in _HARMLESS_ACTIONS and (kind != "/URI" or address.startswith(_HARMLESS_SCHEMES))

@@ -1,0 +1,67 @@
+"""Copies pages of a PDF, with a layer of text for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pikepdf
+from pikepdf import Array, Pdf
+
+from serve_app.document import Page
+from serve_app.errors import CorruptDocument
+from serve_app.outputs.active_content import defuse_fields, defuse_page
+from serve_app.outputs.existing_text import ExistingText
+from serve_app.outputs.glyphless_font import InvisibleFont
+from serve_app.outputs.invisible_text import PageFrame, text_content
+from serve_app.outputs.pdf_layer import Layer, compress, pdf_errors, unused_font_name
+
+_TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
+
+
+def add_pdf_pages(
+    result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, existing_text: ExistingText
+) -> list[Layer]:
+    indices, layers = [], []
+    for page in pages:
+        with pdf_errors():
+            if page.number > len(original.pages):
+                raise CorruptDocument("The PDF is damaged: it has fewer pages than have been read.")
+            leaf = original.pages[page.number - 1]
+            name, frame = unused_font_name(leaf), _frame(leaf)
+        indices.append(page.number - 1)
+        content = b"" if existing_text.is_on(page.number) else text_content(page, frame, font, name)
+        layers.append((name, compress(content)))
+    with pdf_errors():
+        result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
+        seen: set[tuple[int, int]] = set()
+        for leaf in result.pages:
+            defuse_page(leaf.obj, seen)
+        defuse_fields(result)
+    return layers
+
+
+def copy_title(result: Pdf, original: Pdf) -> None:
+    with pdf_errors():
+        for key in _TITLE_KEYS:
+            value = original.docinfo.get(key)
+            if isinstance(value, pikepdf.String):
+                result.docinfo[key] = bytes(value)
+
+
+def _frame(leaf: pikepdf.Page) -> PageFrame:
+    """Return the visible part of the page. A missing or empty box is ignored, as PDFium does."""
+    media = _rectangle(leaf.mediabox) or pikepdf.Rectangle(0, 0, 612, 792)
+    crop = _rectangle(leaf.cropbox) or media
+    left, bottom = max(media.llx, crop.llx), max(media.lly, crop.lly)
+    right, top = min(media.urx, crop.urx), min(media.ury, crop.ury)
+    return PageFrame(left, bottom, right - left, top - bottom, int(leaf.rotation / 90) % 4 * 90)
+
+
+def _rectangle(box: pikepdf.Object) -> pikepdf.Rectangle | None:
+    if not isinstance(box, Array):
+        return None
+    try:
+        rectangle = pikepdf.Rectangle(box)
+    except TypeError:  # not four numbers
+        return None
+    return rectangle if rectangle.width > 0 and rectangle.height > 0 else None

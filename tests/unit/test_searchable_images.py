@@ -1,0 +1,121 @@
+"""Searchable PDFs of images, as poppler, PDFium and qpdf see them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pikepdf
+import pytest
+from pikepdf import Pdf
+from PIL import Image, ImageOps
+
+from tests.support.searchable_pdfs import (
+    drawn,
+    encoded,
+    failed,
+    page_of,
+    pdftotext,
+    photo,
+    searchable,
+    word_boxes,
+    words_block,
+)
+
+
+def only_image(data: bytes) -> tuple[str, int, bytes]:
+    """Of the one image in the PDF: colour space, bits, and the bytes as they are embedded."""
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        (image,) = (obj for obj in pdf.objects if isinstance(obj, pikepdf.Stream) and obj.get("/Subtype") == "/Image")
+        return str(image.ColorSpace), int(image.BitsPerComponent), image.read_raw_bytes()
+
+
+def test_pixels_of_an_image_are_its_page_and_its_words_lie_on_them() -> None:
+    image = photo((600, 400))
+
+    for kind in ("PNG", "BMP", "TIFF", "WEBP"):
+        data = searchable(
+            encoded(image, kind, lossless=True),
+            page_of(words_block(("слово", (100, 60, 200, 100)))),
+        )
+
+        assert np.array_equal(drawn(data), np.asarray(image)), kind
+        assert np.allclose(dict(word_boxes(data))["слово"], (50, 30, 100, 50), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "space", "bits"), [("1", "/DeviceGray", 1), ("L", "/DeviceGray", 8), ("P", "/DeviceRGB", 8)]
+)
+def test_an_image_takes_no_more_bits_than_it_has(mode: str, space: str, bits: int) -> None:
+    image = photo((61, 40)).convert(mode)
+
+    data = searchable(encoded(image, "PNG"), page_of(size=(61, 40)))
+
+    assert only_image(data)[:2] == (space, bits)
+    assert np.array_equal(drawn(data), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_embedded_byte_for_byte_and_stands_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    source = encoded(photo(), "JPEG", quality=95, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(source)))
+
+    data = searchable(source, page_of(words_block(("слово", (10, 10, 30, 20))), size=upright.size, dpi=72))
+
+    assert only_image(data)[2] == source
+    assert np.abs(drawn(data, dpi=72).astype(int) - np.asarray(upright)).max() <= 8
+    assert np.allclose(dict(word_boxes(data))["слово"], (10, 10, 30, 20), atol=0.5)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_jpeg_in_grey_or_in_inks_has_its_colours(mode: str) -> None:
+    image = photo().convert(mode)
+    source = encoded(image, "JPEG", quality=95)
+
+    data = searchable(source, page_of(size=image.size, dpi=72))
+
+    shown, expected = drawn(data, dpi=72).astype(int), np.asarray(Image.open(io.BytesIO(source)).convert("RGB"))
+    # Inks are mixed by other formulas here and there; inverted, they would be off by 255.
+    assert np.abs(shown - expected).max() <= (4 if mode == "L" else 100)
+
+
+def test_pages_of_a_tiff_are_chosen_by_number_and_have_their_own_sizes() -> None:
+    frames = [photo((60, 40)), photo((50, 80)).convert("1"), photo((30, 30)).convert("L")]
+    source = encoded(frames[0], "TIFF", more=frames[1:])
+
+    data = searchable(
+        source,
+        page_of(words_block(("вторая", (5, 5, 45, 20))), number=2, size=(50, 80), dpi=72),
+        failed(number=3),
+    )
+
+    assert [text.split() for text in pdftotext(data).split("\f")] == [["вторая"], [], []]
+    assert np.array_equal(drawn(data, 0, dpi=72), np.asarray(frames[1].convert("RGB")))
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert [float(side) for side in pdf.pages[0].mediabox] == [0, 0, 50, 80]
+        assert len(pdf.pages) == 2
+
+
+def test_a_failed_page_that_cannot_be_drawn_is_blank() -> None:
+    source = bytearray(encoded(photo(), "TIFF", more=[photo()], compression="tiff_lzw"))
+    intact = page_of(words_block(("целая", (5, 5, 55, 20))), size=(60, 40))
+    second = Image.open(io.BytesIO(bytes(source)))
+    second.seek(1)
+    (offset,), (length,) = second.tag_v2[273], second.tag_v2[279]  # type: ignore[attr-defined]
+    source[offset : offset + length] = b"\xff" * length
+
+    data = searchable(bytes(source), intact, failed(number=2))
+
+    assert pdftotext(data).split() == ["целая"]
+    assert (drawn(data, 1) == 255).all()
+
+
+def test_an_image_too_large_for_a_page_is_scaled_to_the_largest() -> None:
+    image = Image.new("1", (30_000, 10), 1)
+
+    data = searchable(encoded(image, "PNG"), page_of(size=image.size, dpi=72))
+
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert float(pdf.pages[0].mediabox[2]) == 14_400
