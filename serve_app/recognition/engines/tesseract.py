@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from serve_app.document import Block, Box, Page, PageContent, PageImage, Word
+from serve_app.document import Block, Page, PageContent, PageImage
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
@@ -21,6 +21,7 @@ from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.skew import find_skew
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
+from serve_app.recognition.engines.tesseract_blocks import certainty, collect_blocks, mean_confidence, words_of
 from serve_app.settings import TesseractSettings
 
 log = logging.getLogger("ray.serve.tesseract")
@@ -86,10 +87,10 @@ class TesseractEngine(Engine):
         # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
         # some lines. A local threshold reads those.
         blocks, rotation = self._recognize(api, level, OTSU, deadline)
-        if _mean_confidence(_words(blocks)) < RETRY_BELOW_CONFIDENCE:
+        if mean_confidence(words_of(blocks)) < RETRY_BELOW_CONFIDENCE:
             with suppress(PageTimeout):  # then the first result is used
                 again = self._recognize(api, level, SAUVOLA, deadline)
-                if _certainty(again[0]) > _certainty(blocks):
+                if certainty(again[0]) > certainty(blocks):
                     blocks, rotation = again
                     # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
                     blocks = [block for block in blocks if block.label != IMAGE]
@@ -118,7 +119,7 @@ class TesseractEngine(Engine):
             left_ms = int((deadline - time.monotonic()) * 1000)
             if not api.Recognize(max(1, left_ms)):  # 0 would mean no limit
                 raise PageTimeout() if time.monotonic() >= deadline else RecognitionFailed()
-            return self._collect_blocks(api)
+            return collect_blocks(self._tesserocr, api)
         finally:
             api.Clear()  # frees the page's pixels and drops words learned from it, which would affect the next page
             api.ClearAdaptiveClassifier()
@@ -157,69 +158,3 @@ class TesseractEngine(Engine):
             names = ", ".join(f"'{language}'" for language in broken)
             raise EngineLoadError(f"language data for {names} could not be read; reinstall it")
         return api
-
-    def _collect_blocks(self, api: Any) -> tuple[list[Block], int]:
-        """Return paragraphs and possible pictures in reading order, and the rotation of the text in degrees clockwise."""
-        level = self._tesserocr.RIL
-        types = self._tesserocr.PT
-        pictures = {types.FLOWING_IMAGE, types.HEADING_IMAGE, types.PULLOUT_IMAGE}
-        no_text = {*pictures, types.HORZ_LINE, types.VERT_LINE, types.NOISE}
-        blocks: list[Block] = []
-        turns: Counter[int] = Counter()
-        paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
-        iterator = api.GetIterator()
-        if iterator is None:
-            return [], 0
-        for item in self._tesserocr.iterate_level(iterator, level.WORD):
-            kind = item.BlockType()
-            if kind in pictures and item.IsAtBeginningOf(level.BLOCK):
-                # On a rotated page, BoundingBox rotates these once too often.
-                outline = item.BlockPolygon()
-                if outline:
-                    blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), order=len(blocks)))
-            if kind in no_text or item.Empty(level.WORD):
-                continue
-            if item.IsAtBeginningOf(level.PARA):  # at a later word, the text would start from that word
-                paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
-            text = item.GetUTF8Text(level.WORD).strip()
-            if text:
-                confidence = min(max(item.Confidence(level.WORD) / 100, 0.0), 1.0)
-                words.append(Word(text=text, bbox=_box(item, level.WORD), confidence=round(confidence, 4)))
-                turns[int(item.Orientation()[0])] += 1
-            if words and item.IsAtFinalElement(level.PARA, level.WORD):
-                lines = (line.strip() for line in paragraph.splitlines())
-                blocks.append(
-                    Block(
-                        label="text",
-                        text="\n".join(line for line in lines if line),
-                        bbox=box,
-                        order=len(blocks),
-                        confidence=round(_mean_confidence(words), 4),
-                        words=words,
-                    )
-                )
-        # Orientation counts clockwise quarter turns. If blocks differ, the majority of words decides.
-        return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
-
-
-def _words(blocks: list[Block]) -> list[Word]:
-    return [word for block in blocks for word in block.words]
-
-
-def _mean_confidence(words: list[Word]) -> float:
-    return sum(word.confidence or 0.0 for word in words) / len(words) if words else 0.0
-
-
-def _certainty(blocks: list[Block]) -> float:
-    """Return the number of characters read, each weighted by its word's confidence."""
-    return sum(len(word.text) * (word.confidence or 0.0) for word in _words(blocks))
-
-
-def _bounds(outline: list[tuple[float, float]]) -> Box:
-    across, down = zip(*outline, strict=True)
-    return int(min(across)), int(min(down)), int(max(across)), int(max(down))
-
-
-def _box(item: Any, level: int) -> Box:
-    left, top, right, bottom = item.BoundingBox(level)
-    return left, top, right, bottom

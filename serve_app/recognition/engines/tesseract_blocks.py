@@ -1,0 +1,76 @@
+"""Collects what Tesseract has recognized: paragraphs with their words, and possible pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from serve_app.document import Block, Box, Word
+from serve_app.recognition.engines.figures import IMAGE
+
+
+def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
+    """Return paragraphs and possible pictures in reading order, and the rotation of the text in degrees clockwise."""
+    level = tesserocr.RIL
+    types = tesserocr.PT
+    pictures = {types.FLOWING_IMAGE, types.HEADING_IMAGE, types.PULLOUT_IMAGE}
+    no_text = {*pictures, types.HORZ_LINE, types.VERT_LINE, types.NOISE}
+    blocks: list[Block] = []
+    turns: Counter[int] = Counter()
+    paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
+    iterator = api.GetIterator()
+    if iterator is None:
+        return [], 0
+    for item in tesserocr.iterate_level(iterator, level.WORD):
+        kind = item.BlockType()
+        if kind in pictures and item.IsAtBeginningOf(level.BLOCK):
+            # On a rotated page, BoundingBox rotates these once too often.
+            outline = item.BlockPolygon()
+            if outline:
+                blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), order=len(blocks)))
+        if kind in no_text or item.Empty(level.WORD):
+            continue
+        if item.IsAtBeginningOf(level.PARA):  # at a later word, the text would start from that word
+            paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
+        text = item.GetUTF8Text(level.WORD).strip()
+        if text:
+            confidence = min(max(item.Confidence(level.WORD) / 100, 0.0), 1.0)
+            words.append(Word(text=text, bbox=_box(item, level.WORD), confidence=round(confidence, 4)))
+            turns[int(item.Orientation()[0])] += 1
+        if words and item.IsAtFinalElement(level.PARA, level.WORD):
+            lines = (line.strip() for line in paragraph.splitlines())
+            blocks.append(
+                Block(
+                    label="text",
+                    text="\n".join(line for line in lines if line),
+                    bbox=box,
+                    order=len(blocks),
+                    confidence=round(mean_confidence(words), 4),
+                    words=words,
+                )
+            )
+    # Orientation counts clockwise quarter turns. If blocks differ, the majority of words decides.
+    return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
+
+
+def words_of(blocks: list[Block]) -> list[Word]:
+    return [word for block in blocks for word in block.words]
+
+
+def mean_confidence(words: list[Word]) -> float:
+    return sum(word.confidence or 0.0 for word in words) / len(words) if words else 0.0
+
+
+def certainty(blocks: list[Block]) -> float:
+    """Return the number of characters read, each weighted by its word's confidence."""
+    return sum(len(word.text) * (word.confidence or 0.0) for word in words_of(blocks))
+
+
+def _bounds(outline: list[tuple[float, float]]) -> Box:
+    across, down = zip(*outline, strict=True)
+    return int(min(across)), int(min(down)), int(max(across)), int(max(down))
+
+
+def _box(item: Any, level: int) -> Box:
+    left, top, right, bottom = item.BoundingBox(level)
+    return left, top, right, bottom
