@@ -69,6 +69,11 @@ def test_the_angle_is_found_to_a_fifth_of_a_degree(draw: Callable[[], Image.Imag
     assert find_skew(rgb(crooked(draw(), degrees))) == pytest.approx(degrees, abs=0.2)
 
 
+@pytest.mark.parametrize("degrees", [-10, -3.7, 8])
+def test_the_angle_of_two_words_on_a_large_page_is_found_well_enough_to_read_them(degrees: float) -> None:
+    assert find_skew(rgb(crooked(draw_page("Привет, мир").convert("RGB"), degrees))) == pytest.approx(degrees, abs=1)
+
+
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 @pytest.mark.parametrize("degrees", [-8, 0, 3])
 def test_the_angle_is_found_on_pages_that_are_also_turned(quarters: int, degrees: float) -> None:

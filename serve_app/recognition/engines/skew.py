@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from serve_app.document import RgbPixels
 
-MAX_SKEW = 10.5
-"""Largest angle in degrees that is taken for a page's skew. Half a degree beyond what is promised, for measuring errors."""
+MAX_SKEW = 12.0
+"""Largest angle in degrees that is taken for a page's skew. Ten are promised; a few letters are not measured more closely."""
 
 MIN_SKEW = 0.3
 """Smallest angle in degrees that counts. Tesseract reads pages up to a degree off as well as straight ones."""
 
-SEARCHED = 12.0
+SEARCHED = 13.0
 """Angles are compared up to here, so that one at the end of the range can be told from the slope towards another."""
 
 COARSE_STEP, FINE_STEP = 0.5, 0.1
@@ -30,11 +30,20 @@ CLEAR = 2.0
 """Least clarity of an angle: the ratio of the sharpest profile to the median one. It is 1.0 to 1.5 without lines of text,
 2 to 5 for a word or two, and 15 to 70 for lines and pages."""
 
+OBVIOUS = 20.0
+"""Clarity of an angle that needs no comparison with any other."""
+
 VAGUE = 5.0
 """A few letters show an angle of (VAGUE / clarity)² degrees even if they are straight, as their heights differ."""
 
 MAX_AREA = 1_200_000
 """Largest number of pixels of the reduced copy; an A4 page at 200 or 300 dpi becomes 1.0 million."""
+
+LITTLE = 0.25
+"""Text on less than this share of a page is measured again at full resolution."""
+
+SPECK = 3
+"""Rows and columns of the reduced copy with no more ink than this, in pixels, hold specks."""
 
 MIN_SIDE = 32
 """Least width and height of the reduced copy. Less than that shows no angle."""
@@ -65,28 +74,60 @@ def find_skew(pixels: RgbPixels) -> float:
     also turned by 90, 180 or 270 degrees are measured too. Returns 0.0 for pages that are straight to within MIN_SKEW,
     and where no angle stands out. The result is within 0.2 degrees of the true angle.
     """
-    grey = _reduced(pixels)
-    if min(grey.shape) < MIN_SIDE:
-        return 0.0
-    ink = _ink(grey)
-    down = np.ascontiguousarray(np.bitwise_count(np.packbits(ink, axis=1)).T)  # strips of rows, to find lines across
-    across = np.bitwise_count(np.packbits(ink, axis=0))  # strips of columns, to find lines that run down
-    clarity, skew = max(_peak(down), _turned(_peak(across)))
+    found = _clearest(pixels)
+    if found[0] < OBVIOUS:
+        closer = _text_alone(pixels)
+        if closer is not None:
+            found = max(found, _clearest(closer))
+    clarity, skew = found
     least = max(MIN_SKEW, (VAGUE / max(clarity, 1.0)) ** 2)
     return skew if clarity >= CLEAR and least <= abs(skew) <= MAX_SKEW else 0.0
 
 
-def _turned(peak: tuple[float, float]) -> tuple[float, float]:
-    """Columns are measured in a mirrored picture, in which clockwise is the other way round."""
-    clarity, skew = peak
-    return clarity, -skew
+def _clearest(pixels: RgbPixels) -> tuple[float, float]:
+    """Return the clarity of the clearest angle of the page, and the angle as in `find_skew`."""
+    grey = _reduced(pixels)
+    if min(grey.shape) < MIN_SIDE:
+        return 0.0, 0.0
+    ink = _ink(grey)
+    side_by_side = np.bitwise_count(np.packbits(ink, axis=1)).T
+    clarity, skew = _peak(np.ascontiguousarray(side_by_side))  # of lines that run across
+    if clarity < OBVIOUS:
+        one_below_the_other = np.bitwise_count(np.packbits(ink, axis=0))
+        # Lines that run up or down are measured as in a mirror, in which clockwise is the other way round.
+        clarity_down, mirrored = _peak(one_below_the_other)
+        if clarity_down > clarity:
+            return clarity_down, -mirrored
+    return clarity, skew
+
+
+def _text_alone(pixels: RgbPixels) -> RgbPixels | None:
+    """Return the part of a large page that holds all of its text, if that is little; None if a closer look shows no more."""
+    step = _step(pixels)
+    if step == 1:
+        return None
+    ink = _ink(_reduced(pixels))
+    rows, columns = (np.flatnonzero(np.count_nonzero(ink, axis=axis) > SPECK) for axis in (1, 0))
+    if not rows.size or not columns.size:
+        return None
+    top, bottom = (rows[0] - STROKE) * step, (rows[-1] + STROKE) * step
+    left, right = (columns[0] - STROKE) * step, (columns[-1] + STROKE) * step
+    if (bottom - top) * (right - left) > LITTLE * pixels.shape[0] * pixels.shape[1]:
+        return None
+    return pixels[max(0, top) : bottom, max(0, left) : right]
+
+
+def _step(pixels: RgbPixels) -> int:
+    """Return by which factor a page is reduced, so that it has at most about MAX_AREA pixels."""
+    height, width = pixels.shape[:2]
+    return max(1, math.ceil(math.sqrt(height * width / MAX_AREA)))
 
 
 def _reduced(pixels: RgbPixels) -> _Bytes:
-    """Return a copy in grey with at most about MAX_AREA pixels. The green channel stands for all."""
+    """Return a reduced copy in grey. The green channel stands for all."""
     height, width = pixels.shape[:2]
-    step = math.ceil(math.sqrt(height * width / MAX_AREA))
-    if step <= 1:
+    step = _step(pixels)
+    if step == 1:
         return np.ascontiguousarray(pixels[:, :, 1])
     rows, columns = height // step, width // step
     # Two pixels of each square are enough against noise, and quicker than all.
@@ -151,7 +192,7 @@ def _vertex(angles: _Angles, scores: npt.NDArray[np.float64]) -> float:
 
 
 def _sharpness(strips: _Bytes, angles: _Angles) -> npt.NDArray[np.float64]:
-    """Return the sharpness of the profile along each angle: the sum of squared differences of neighbours.
+    """Return the sharpness of the profile along each angle: the sum of squared differences.
 
     Profiles are made by shifting the strips against each other and adding them up.
     """
@@ -165,6 +206,7 @@ def _sharpness(strips: _Bytes, angles: _Angles) -> npt.NDArray[np.float64]:
         profile = np.zeros(length + 2 * reach, np.uint16)
         for strip, offset in zip(counts, row, strict=True):
             profile[reach - offset : reach - offset + length] += strip
-        steps = np.diff(profile.astype(np.float64))
+        smooth = profile.astype(np.float64)
+        steps = smooth[2:] - smooth[:-2]  # of neighbours but one, as strips are shifted by whole pixels
         scores[index] = steps @ steps
     return scores

@@ -6,13 +6,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from serve_app.document import Block, Box, Polygon, RgbPixels
 
-MAX_GROWTH = 2.5
-"""Largest ratio of a straightened page's area to the page's. Only strips over ten times as long as wide exceed it."""
+MAX_GROWTH = 2.0
+"""Largest ratio of a straightened page's area to the page's. Only strips over five times as long as wide exceed it."""
+
+CELL = 32
+"""Side of the squares of pixels whose average goes on beyond an edge of the page."""
+
+LID = 9
+"""The lightest of this many squares side by side is taken for the paper at an edge: lids of scanners are narrower than half
+of them, and a lid that goes on makes Tesseract see pictures."""
 
 Affine = tuple[float, float, float, float, float, float]
 """a b c d e f as Pillow has them: x' = ax + by + c, y' = dx + ey + f."""
@@ -78,7 +84,7 @@ class StraightPage:
 
 
 def straighten(pixels: RgbPixels, skew: float, *, max_side: int) -> StraightPage:
-    """Turn a page counter-clockwise by `skew` degrees around its centre. The corners that this adds have the paper's colour.
+    """Turn a page counter-clockwise by `skew` degrees around its centre. In the corners that this adds, its edges go on.
 
     Returns the page as it is if `skew` is 0.0, or if its sides would exceed `max_side` or its area MAX_GROWTH.
     """
@@ -88,10 +94,28 @@ def straighten(pixels: RgbPixels, skew: float, *, max_side: int) -> StraightPage
     if not skew or max(size) > max_side or size[0] * size[1] > MAX_GROWTH * width * height:
         return StraightPage(pixels, 0.0, (width, height), (1, 0, 0, 0, 1, 0))
     to_sent = _turn(skew, size, (width, height))
-    turned = Image.fromarray(pixels).transform(
-        size, Image.Transform.AFFINE, to_sent, Image.Resampling.BICUBIC, fillcolor=_paper(pixels)
-    )
+    ground, left, top = _with_ground(pixels, size, skew)
+    a, b, c, d, e, f = to_sent
+    turned = ground.transform(size, Image.Transform.AFFINE, (a, b, c + left, d, e, f + top), Image.Resampling.BICUBIC)
     return StraightPage(np.asarray(turned), skew, (width, height), to_sent)
+
+
+def _with_ground(pixels: RgbPixels, size: tuple[int, int], skew: float) -> tuple[Image.Image, int, int]:
+    """Return the page on ground that goes on from its edges, for a straightened page of this size; and its left and top there.
+
+    Ground of one colour would be a third tone on a page that is unevenly lit, beside ink and paper, and shift the threshold
+    between these. Ground is made of averages, so that lines of text that are cut off at an edge do not run on.
+    """
+    height, width = pixels.shape[:2]
+    cosine, sine = math.cos(math.radians(skew)), abs(math.sin(math.radians(skew)))
+    columns = math.ceil((size[0] * cosine + size[1] * sine - width) / 2 / CELL)
+    rows = math.ceil((size[1] * cosine + size[0] * sine - height) / 2 / CELL)
+    page = Image.fromarray(pixels)
+    paper = page.reduce(CELL).filter(ImageFilter.MaxFilter(LID))
+    cells = np.pad(np.asarray(paper), ((rows, rows), (columns, columns), (0, 0)), mode="edge")
+    ground = Image.fromarray(cells).resize((cells.shape[1] * CELL, cells.shape[0] * CELL), Image.Resampling.BILINEAR)
+    ground.paste(page, (columns * CELL, rows * CELL))
+    return ground, columns * CELL, rows * CELL
 
 
 def _turn(skew: float, size: tuple[int, int], sent: tuple[int, int]) -> Affine:
@@ -106,10 +130,3 @@ def _turn(skew: float, size: tuple[int, int], sent: tuple[int, int]) -> Affine:
         cosine,
         sent[1] / 2 - sine * across - cosine * down,
     )
-
-
-def _paper(pixels: RgbPixels) -> tuple[int, int, int]:
-    """Return the most usual colour, so that the added corners are neither ink nor a third tone beside ink and paper."""
-    sample: npt.NDArray[np.float64] = np.median(pixels[::16, ::16].reshape(-1, 3), axis=0)
-    red, green, blue = (int(tone) for tone in sample)
-    return red, green, blue
