@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import mean
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmarks.degraded_pages import CleanPage, Step, clean_pages, steps
 from benchmarks.report import Cell, Report, Table, Target
@@ -191,7 +192,21 @@ def _tesseract(file: Path, folder: Path) -> str:
 def _ocrmypdf(file: Path, folder: Path) -> str:
     """Run the command with the options that its documentation advises for crooked and turned scans."""
     sidecar = folder / "text.txt"
-    options = ("--deskew", "--rotate-pages", "--jobs", "1", "--output-type", "pdf", "--optimize", "0", "--quiet")
+    with Image.open(file) as image:
+        dpi = round(image.info["dpi"][0])  # it does not believe an image that says 75
+    options = (
+        "--deskew",
+        "--rotate-pages",
+        "--image-dpi",
+        dpi,
+        "--jobs",
+        "1",
+        "--output-type",
+        "pdf",
+        "--optimize",
+        "0",
+        "--quiet",
+    )
     timeouts = ("--tesseract-timeout", TIMEOUT_S, "--tesseract-non-ocr-timeout", TIMEOUT_S)
     _run(
         OCRMYPDF_COMMAND.absolute(), "-l", LANGUAGES, *options, *timeouts, "--sidecar", sidecar, file, folder / "o.pdf"

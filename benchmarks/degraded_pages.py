@@ -116,14 +116,14 @@ def _turned() -> Iterator[Step]:
 def _lit() -> Iterator[Step]:
     for percent in (30, 50, 70):
         yield Step("shadow, loss of light", f"{percent}%", partial(_shade, loss=percent / 100), jpeg=JPEG_QUALITY)
-    for percent in (40, 25, 15):
+    for percent in (40, 20, 10):
         yield Step("low contrast, what is left", f"{percent}%", partial(_fade, contrast=percent / 100))
 
 
 def _blurred() -> Iterator[Step]:
     for pixels in (1.0, 1.5, 2.0, 2.5):
         yield Step("blur, radius in pixels", f"{pixels:g}", partial(_blur, pixels=pixels))
-    for deviation in (30, 60, 90):
+    for deviation in (20, 35, 50):
         yield Step("noise, standard deviation", str(deviation), partial(_noise, deviation=deviation))
     for dpi in (300, 150, 100, 75):
         yield Step("resolution, dpi", str(dpi), dpi=dpi)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 def new_document_id() -> str:
@@ -12,6 +12,12 @@ def new_document_id() -> str:
     since_midnight = now - now.replace(hour=0, minute=0, second=0, microsecond=0)
     milliseconds = int(since_midnight.total_seconds() * 1000)
     return f"{now:%Y%m%d}-{milliseconds:07x}{secrets.token_hex(9)[1:]}"
+
+
+def created_at(document_id: str) -> datetime:
+    """Return when the id was made, in UTC."""
+    day, milliseconds = datetime.strptime(document_id[:8], "%Y%m%d"), int(document_id[9:16], 16)
+    return day.replace(tzinfo=UTC) + timedelta(milliseconds=milliseconds)
 
 
 def document_folder(document_id: str) -> str:

@@ -92,6 +92,11 @@ class PageSpool:
             page = stored if isinstance(stored, Page) else decode_page(self._read(*stored.without_words))
             yield self.structure.as_one_piece(page)
 
+    def pages_with_words(self) -> Iterator[Page]:
+        """Yield the pages as they are on paper, in page order, with words and the annotations of `structure`."""
+        for number in sorted(self._pages):
+            yield self.structure.annotate(self.page(number))
+
     def pages_as_json(self) -> Iterator[bytes]:
         """Yield each page as a JSON object, in page order, with words and the annotations of `structure`."""
         for number in sorted(self._pages):

@@ -18,7 +18,7 @@ from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
 from serve_app.jobs.result_writer import ResultWriter
 from serve_app.jobs.verdict import Verdict, verdict
-from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES
+from serve_app.outputs.formats import file_type
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.timings import Timings
@@ -215,7 +215,8 @@ class Runner:
         for output in record.request.outputs:
             try:
                 with await run.renderer.render(output, summary) as file:
-                    key = await self._job_store.save_output(record.id, FILE_NAMES[output], file, MEDIA_TYPES[output])
+                    name, media_type = file_type(output, len(run.numbers))
+                    key = await self._job_store.save_output(record.id, name, file, media_type)
             except ServiceError as error:  # one output that fails must not cost the others
                 if verdict(error) is Verdict.WAIT:
                     raise

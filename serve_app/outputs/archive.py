@@ -20,13 +20,14 @@ def write_zip(files: Mapping[str, BinaryIO], spool: PageSpool, to: BinaryIO) -> 
     """
     with zipfile.ZipFile(to, "w") as archive:
         for name, file in files.items():
-            with archive.open(_entry(name, zipfile.ZIP_DEFLATED), "w", force_zip64=True) as entry:
+            with archive.open(archive_entry(name), "w", force_zip64=True) as entry:
                 shutil.copyfileobj(file, entry)
         for path in spool.figure_paths:
-            archive.writestr(_entry(path, zipfile.ZIP_STORED), spool.figure(path) or b"")
+            archive.writestr(archive_entry(path, zipfile.ZIP_STORED), spool.figure(path) or b"")
 
 
-def _entry(name: str, compression: int) -> zipfile.ZipInfo:
+def archive_entry(name: str, compression: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
+    """Return the header of a file that has no date, so that equal files give equal archives."""
     entry = zipfile.ZipInfo(name, _DATE)
     entry.compress_type = compression
     return entry

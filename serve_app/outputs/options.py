@@ -10,9 +10,11 @@ class OutputOptions:
     """How to write a result; a writer ignores the options that do not concern its format.
 
     `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
+    `page_marks` puts the page's number before each page in Markdown and text.
     """
 
     include_images: bool = False
+    page_marks: bool = False
 
 
 DEFAULT = OutputOptions()

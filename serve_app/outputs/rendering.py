@@ -7,6 +7,7 @@ import io
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO, cast
 
@@ -74,7 +75,7 @@ class Renderer:
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
         try:
             if kind is OutputFormat.ZIP:
-                await self._archive(summary, file)
+                await self._archive(summary, file, replace(options, include_images=False))
             else:
                 write = partial(write_output, kind, summary, self._spool, file, options)
                 # A few pages are written in less time than a thread takes to start.
@@ -97,12 +98,12 @@ class Renderer:
             source = await self._source()
             return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)
 
-    async def _archive(self, summary: DocumentSummary, to: BinaryIO) -> None:
+    async def _archive(self, summary: DocumentSummary, to: BinaryIO, options: OutputOptions) -> None:
         with ExitStack() as opened:
             files: dict[str, BinaryIO] = {}
             for kind, name in IN_ARCHIVE.items():
                 try:
-                    files[name] = opened.enter_context(await self.render(kind, summary))
+                    files[name] = opened.enter_context(await self.render(kind, summary, options))
                 except ServiceError as error:
                     if error.status >= 500:
                         raise  # not the document's fault: a later try may succeed

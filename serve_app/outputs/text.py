@@ -82,15 +82,16 @@ class _Paragraph:
         return self.label in MARGINALS
 
 
-def document_text(pages: Iterable[Page], *, notes: bool = False) -> Iterator[str]:
+def document_text(pages: Iterable[Page], *, notes: bool = False, marks: bool = False) -> Iterator[str]:
     """Yield the text of the pages in parts, to be concatenated. Paragraphs are separated by blank lines.
 
     The pieces of a paragraph that continues on the next page are joined, and so are blocks that the engine has put in
     one group. Headers, footers and footnotes between the pieces follow the paragraph. A page without such paragraphs
-    reads as its `text`. With `notes`, a paragraph in brackets says of each failed page that it failed.
+    reads as its `text`. With `notes`, a paragraph in brackets says of each failed page that it failed. With `marks`, a
+    line before each page, also before an empty one, has its number, and no paragraph is joined with one on another page.
     """
     between = ""
-    for paragraph in _paragraphs(pages, notes):
+    for paragraph in _marked_paragraphs(pages, notes) if marks else _paragraphs(pages, notes):
         yield between + paragraph.text
         between = "\n\n"
 
@@ -121,6 +122,12 @@ def _paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:
         yield from paragraphs[:last]
         pending, pending_number = paragraphs[last:], page.number
     yield from pending
+
+
+def _marked_paragraphs(pages: Iterable[Page], notes: bool) -> Iterator[_Paragraph]:
+    for page in pages:
+        yield _Paragraph((f"[page {page.number}]",))
+        yield from _paragraphs([page], notes)
 
 
 def _page_paragraphs(page: Page) -> list[_Paragraph]:

@@ -99,3 +99,12 @@ def test_a_figure_is_linked_where_it_stands_with_the_text_it_has_below() -> None
     seal = picture.model_copy(update={"label": "seal", "text": "# ОАО", "figure": "imgs/b.jpg"})
     markdown = page_markdown([block("a"), picture, block("b"), seal])
     assert markdown == "a\n\n![](imgs/a_1.jpg)\n\nb\n\n![](imgs/b.jpg)\n\n\\# ОАО"
+
+
+def test_each_page_is_marked_with_its_number_also_an_empty_one() -> None:
+    pages = [
+        Page(number=number, width=1, height=1, dpi=200, markdown=text) for number, text in ((2, "а"), (3, ""), (5, "б"))
+    ]
+    marked = "".join(document_markdown(pages, marks=True))
+    assert marked == "<!-- page 2 -->\n\nа\n\n<!-- page 3 -->\n\n<!-- page 5 -->\n\nб"
+    assert page_markdown([block("<!-- page 9 -->")]) == "\\<!-- page 9 -->", "text of a page is no mark"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.ingress.requests.negotiation import best_match
+from serve_app.ingress.requests.negotiation import best_match, negotiate_format
 
 FORMS = ("application/json", "text/plain", "text/markdown")
 
@@ -25,6 +25,23 @@ FORMS = ("application/json", "text/plain", "text/markdown")
 )
 def test_the_form_that_the_client_likes_best(accept: str, expected: str) -> None:
     assert best_match(accept, FORMS) == expected
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/*", "json"),
+        ("text/*", "markdown"),
+        ("application/xml, text/xml, */*;q=0.1", "json"),
+        ("text/html", "html"),
+        ("application/zip", "zip"),
+        ("text/vnd.hocr+html", "hocr"),
+        ("application/alto+xml", "alto"),
+        ("application/vnd.prima.page+xml", "page_xml"),
+    ],
+)
+def test_a_format_is_chosen_by_its_own_media_type_alone(accept: str, expected: str) -> None:
+    assert negotiate_format(accept) == expected
 
 
 @pytest.mark.parametrize(

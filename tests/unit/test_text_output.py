@@ -191,3 +191,11 @@ def test_text_that_runs_on_over_very_many_pages_costs_no_more_than_its_length() 
     text = "".join(document_text(page(number, line) for number in range(1, 501)))
     assert time.perf_counter() - started < 5
     assert text.count("\n\n") == 4 and text.split() == " ".join([line] * 500).split()
+
+
+def test_with_marks_each_page_begins_with_its_number_and_paragraphs_end_with_their_page() -> None:
+    pages = [page(1, "Настоящий доку-"), page(2), page(3, "мент составлен")]
+    assert (
+        "".join(document_text(pages, marks=True))
+        == "[page 1]\n\nНастоящий доку-\n\n[page 2]\n\n[page 3]\n\nмент составлен"
+    )

@@ -76,9 +76,10 @@ class OcrRequest(DocumentFields):
     include_images: bool = Field(
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )
+    page_marks: bool = Field(False, description="Mark where each page begins in Markdown and text, with its number")
 
     def output_options(self) -> OutputOptions:
-        return OutputOptions(include_images=self.include_images)
+        return OutputOptions(include_images=self.include_images, page_marks=self.page_marks)
 
 
 class FileField(BaseModel):

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.document import DocumentSummary
-from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
+from serve_app.outputs.formats import OutputFormat, file_type
 
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
@@ -23,7 +23,14 @@ BYTES_PER_SECOND = 32 * 2**20
 """Pace of large responses. Serve puts chunks into an unbounded queue, so a file sent as fast as it is read would be in
 memory twice before its first byte leaves. A thousand pages of dense text are 75 MB."""
 
-_FILES = (OutputFormat.DOCX, OutputFormat.PDF, OutputFormat.ZIP)
+_FILES = (
+    OutputFormat.DOCX,
+    OutputFormat.PDF,
+    OutputFormat.ZIP,
+    OutputFormat.HOCR,
+    OutputFormat.ALTO,
+    OutputFormat.PAGE_XML,
+)
 """Formats that browsers should save, under a file name with the right extension."""
 
 
@@ -33,13 +40,16 @@ def document_response(
     summary: DocumentSummary,
     resources: ExitStack,
     *,
+    pages: int,
     failed: int,
     file_name: str | None = None,
 ) -> Response:
     """Respond with a rendered output; `resources` as in `file_response`.
 
-    `failed` is the number of pages with an error, which some formats cannot show. `file_name` is the document's.
+    `pages` is the number of pages in it, `failed` the number of those with an error, which some formats cannot show.
+    `file_name` is the document's.
     """
+    name, media_type = file_type(kind, pages)
     headers = {
         "X-Document-ID": summary.id,
         "X-Document-Status": summary.status,
@@ -48,15 +58,16 @@ def document_response(
         "X-Content-Type-Options": "nosniff",
     }
     if kind in _FILES:
-        headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{kind}"'
+        extension = name.partition(".")[2]
+        headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{extension}"'
         if file_name is not None:
-            named = quote(f"{PurePosixPath(file_name).stem}.{kind}".encode("utf-8", "replace"), safe="")
+            named = quote(f"{PurePosixPath(file_name).stem}.{extension}".encode("utf-8", "replace"), safe="")
             headers["Content-Disposition"] += f"; filename*=UTF-8''{named}"
     elif kind is OutputFormat.HTML:
         headers["Content-Security-Policy"] = (
             "sandbox"  # in addition to the policy within the page, since a browser may open the page from this origin
         )
-    return file_response(file, MEDIA_TYPES[kind], headers, resources)
+    return file_response(file, media_type, headers, resources)
 
 
 def file_response(file: BinaryIO, media_type: str, headers: dict[str, str], resources: ExitStack) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -36,7 +37,7 @@ from serve_app.ingress.responses.files import document_response
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
 from serve_app.jobs.response import JobListResponse, JobResponse, job_response
-from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat
+from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat, file_type
 from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import map_file
@@ -50,7 +51,9 @@ _ENDED = {JobState.CANCELLED: "was cancelled", JobState.FAILED: "has failed"}
 
 
 class JobFields(DocumentFields):
-    outputs: tuple[Literal["json", "markdown", "text", "html", "docx", "pdf", "zip"], ...] = Field(
+    outputs: tuple[
+        Literal["json", "markdown", "text", "html", "docx", "pdf", "zip", "hocr", "alto", "page_xml"], ...
+    ] = Field(
         (),
         max_length=len(FILE_NAMES),
         description="Further output formats to store with the result: a list; in a form, separated by commas (`pdf,docx`)",
@@ -78,7 +81,7 @@ class JobForm(JobFields, FileField):
     openapi_extra=body_of(JobFields, JobForm),
 )
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Takes the fields of POST /ocr, except `output` and `include_images`: choose these when you fetch the result."""
+    """Takes the fields of POST /ocr, except `output`, `include_images` and `page_marks`: choose these when you fetch the result."""
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
@@ -153,11 +156,12 @@ async def result(
     context: Annotated[Context, Depends(context_of)],
     output: OutputFormat | None = None,
     include_images: bool = False,
+    page_marks: bool = False,
 ) -> Response:
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
-        options = OutputOptions(include_images=include_images)
+        options = OutputOptions(include_images=include_images, page_marks=page_marks)
         output = output or negotiate_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
@@ -166,21 +170,22 @@ async def result(
         if record.state in (JobState.CANCELLED, JobState.FAILED):
             reason = f": {record.error.message}" if record.error is not None else "."
             raise JobHasNoResult(f"This job {_ENDED[record.state]}{reason}")
+        pages = record.done + record.failed
+        respond = partial(
+            document_response, resources=resources, pages=pages, failed=record.failed, file_name=record.file_name
+        )
         stored = record.outputs.get(output)
         if stored is not None and stored.key is not None and options == DEFAULT:
             with suppress(KeyError):  # if it is lost, render it again
-                file = await context.job_store.open_output(job_id, FILE_NAMES[output])
+                file = await context.job_store.open_output(job_id, file_type(output, pages)[0])
                 resources.callback(file.close)
-                summary = await context.job_store.summary(job_id)
-                return document_response(
-                    file, output, summary, resources, failed=record.failed, file_name=record.file_name
-                )
+                return respond(file, output, await context.job_store.summary(job_id))
         try:
             summary, file = await _render(context, record, output, options)
         except KeyError:
             await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
-        return document_response(file, output, summary, resources, failed=record.failed, file_name=record.file_name)
+        return respond(file, output, summary)
 
 
 async def _render(

@@ -116,7 +116,7 @@ async def _respond(request: Request, context: Context, body: Body, timings: Timi
         return EventStream(run, MEDIA_TYPES[output], resources.pop_all(), include_images=options.include_images)
     summary = await run.read_all()
     rendered = await run.renderer.render(output, summary, options)
-    return document_response(rendered, output, summary, resources, failed=run.collector.failed)
+    return document_response(rendered, output, summary, resources, pages=len(run.numbers), failed=run.collector.failed)
 
 
 async def _open(submission: Submission[OcrRequest], key_name: str, context: Context, timings: Timings) -> DocumentRun:
