@@ -20,6 +20,7 @@ from serve_app.outputs.lines import (
     block_lines,
     blocks_in_order,
     is_right_to_left,
+    outline,
     points_within,
     within_page,
 )
@@ -79,15 +80,15 @@ def _block(page: Page, block: Block, name: str, tag: str) -> Iterator[str]:
     if block.figure is not None:
         yield (
             f'<Illustration ID="illustration_{name}"{place} TYPE="{_text(block.label)}" FILEID="{_text(block.figure)}">'
-            f"{_shape(page, block.polygon)}</Illustration>\n"
+            f"{_shape(page, outline(block.polygon))}</Illustration>\n"
         )
     lines = block_lines(page, block)
     if not lines:
         return
     if block.label == "table":
-        yield f'<ComposedBlock ID="table_{name}"{place} TYPE="table">{_shape(page, block.polygon)}\n'
+        yield f'<ComposedBlock ID="table_{name}"{place} TYPE="table">{_shape(page, outline(block.polygon))}\n'
     direction = ' BASEDIRECTION="rtl"' if is_right_to_left(" ".join(line.text for line in lines)) else ""
-    yield f'<TextBlock ID="block_{name}"{place}{direction}>{_shape(page, block.polygon)}\n'
+    yield f'<TextBlock ID="block_{name}"{place}{direction}>{_shape(page, outline(block.polygon))}\n'
     for number, line in enumerate(lines, 1):
         yield _line(page, line, f"{name}_{number}")
     yield "</TextBlock>\n"

@@ -20,6 +20,7 @@ from serve_app.outputs.lines import (
     block_lines,
     blocks_in_order,
     is_right_to_left,
+    outline,
     points_within,
     within_page,
 )
@@ -63,7 +64,7 @@ def _page(page: Page) -> Iterator[str]:
 
 def _block(page: Page, block: Block, name: str) -> Iterator[str]:
     box = within_page(page, block.bbox)
-    place = _bbox(box) + _poly(page, block.polygon)
+    place = _bbox(box) + _poly(page, outline(block.polygon))
     kind = "ocr_table" if block.label == "table" else "ocr_carea"
     if block.figure is not None:
         yield f'<div class="ocr_photo" id="photo_{name}" title="{place}"></div>\n'

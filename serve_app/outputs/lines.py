@@ -98,6 +98,11 @@ def points_within(page: Page, polygon: Sequence[tuple[float, float]]) -> list[tu
     return [(min(max(round(x), 0), page.width), min(max(round(y), 0), page.height)) for x, y in polygon]
 
 
+def outline(polygon: Polygon | None) -> Polygon | None:
+    """Return the polygon if it has an area."""
+    return polygon if polygon and len(polygon) > 2 else None
+
+
 def corners(box: Box) -> Polygon:
     left, top, right, bottom = box
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
@@ -105,7 +110,7 @@ def corners(box: Box) -> Polygon:
 
 def _placed(page: Page, word: Word) -> PlacedWord | None:
     text = " ".join(xml_text(word.text).split())
-    return PlacedWord(text, within_page(page, word.bbox), word.polygon, word.confidence) if text else None
+    return PlacedWord(text, within_page(page, word.bbox), outline(word.polygon), word.confidence) if text else None
 
 
 def _split(words: Sequence[PlacedWord], texts: Sequence[str], angle: float) -> Iterator[Sequence[PlacedWord]]:

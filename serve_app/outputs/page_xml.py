@@ -24,6 +24,7 @@ from serve_app.outputs.lines import (
     blocks_in_order,
     corners,
     is_right_to_left,
+    outline,
     points_within,
     within_page,
 )
@@ -93,7 +94,7 @@ def _orientation(page: Page) -> str:
 
 
 def _region(page: Page, block: Block, name: str) -> Iterator[str]:
-    coordinates = _coordinates(page, block.polygon or corners(within_page(page, block.bbox)))
+    coordinates = _coordinates(page, outline(block.polygon) or corners(within_page(page, block.bbox)))
     lines = block_lines(page, block)
     kind = _kind(block, lines)
     if kind == "TextRegion":
@@ -130,18 +131,18 @@ def _line(page: Page, line: Line, name: str) -> str:
     places = line.places
     if places is None:
         return ""
-    outline = _coordinates(page, places.polygon or corners(places.box))
+    coordinates = _coordinates(page, places.polygon or corners(places.box))
     baseline = _points(page, places.baseline)
     words = "".join(_word(page, word, f"{name}_word_{number}") for number, word in enumerate(line.words, 1))
     return (
-        f'<TextLine id="{name}">{outline}<Baseline points="{baseline}"/>\n'
+        f'<TextLine id="{name}">{coordinates}<Baseline points="{baseline}"/>\n'
         f"{words}{_equivalent(line.text, line.confidence)}</TextLine>\n"
     )
 
 
 def _word(page: Page, word: PlacedWord, name: str) -> str:
-    outline = _coordinates(page, word.polygon or corners(word.box))
-    return f'<Word id="{name}">{outline}{_equivalent(word.text, word.confidence)}</Word>\n'
+    coordinates = _coordinates(page, word.polygon or corners(word.box))
+    return f'<Word id="{name}">{coordinates}{_equivalent(word.text, word.confidence)}</Word>\n'
 
 
 def _coordinates(page: Page, polygon: Polygon) -> str:

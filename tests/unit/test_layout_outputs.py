@@ -126,7 +126,7 @@ def everything() -> Page:
         picture,
         block(r"\frac{1}{2}", label="display_formula", order=4),
         outlined,
-        block("", label="seal", order=6),
+        block("", label="seal", order=6).model_copy(update={"polygon": [(5, 5)]}),
         block("в таблице", label="table", order=7, given=words("в", "таблице")),
         block("Подпись", label="figure_title", order=8).model_copy(update={"figure": "imgs/c.jpg"}),
     )
@@ -320,14 +320,16 @@ def test_a_document_of_many_pages_is_one_file_with_words_from_the_disk_too(kind:
 
 
 def test_page_xml_of_several_pages_is_an_archive_of_a_file_for_each() -> None:
-    pages = [page(block(f"с{number}", given=words(f"с{number}")), number=number) for number in (2, 7)]
+    numbers = range(2, PAGES_IN_MEMORY + 4)
+    pages = [page(block(f"с{number}", given=words(f"с{number}")), number=number) for number in numbers]
     data = written(OutputFormat.PAGE_XML, *pages)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        assert archive.namelist() == ["page-2.xml", "page-7.xml"]
-        for name in archive.namelist():
-            schema(PAGE_XML).assertValid(etree.fromstring(archive.read(name)))
-        assert "с7" in archive.read("page-7.xml").decode()
-    assert data == written(OutputFormat.PAGE_XML, *pages)
+        assert archive.namelist() == [f"page-{number}.xml" for number in numbers]
+        for number in numbers:
+            root = etree.fromstring(archive.read(f"page-{number}.xml"))
+            schema(PAGE_XML).assertValid(root)
+            assert root.xpath("//*[local-name()='Word']//text()") == [f"с{number}"]
+    assert data == written(OutputFormat.PAGE_XML, *pages), "the archive has no dates"
 
 
 @pytest.mark.parametrize("kind", [OutputFormat.HOCR, OutputFormat.ALTO])
