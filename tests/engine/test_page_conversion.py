@@ -8,12 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lxml import etree
 from PIL import Image
 
-from serve_app.document import ErrorInfo, PageContent
+from serve_app.document import DocumentStatus, DocumentSummary, EngineInfo, ErrorInfo, PageContent, StorageInfo
 from serve_app.document.options import ParsingOptions
+from serve_app.outputs.alto import alto_document
+from serve_app.outputs.page_xml import page_xml
 from serve_app.recognition.engines.paddleocr_vl.page_conversion import page_content
+from tests.support.schemas import schema
 
+SUMMARY = DocumentSummary(
+    id="20261124-1c9bb54f6d30be71e39a8f02",
+    status=DocumentStatus.DONE,
+    page_count=1,
+    engine=EngineInfo(name="paddleocr-vl", version="1.6"),
+    timings_ms={},
+    storage=StorageInfo(status="stored"),
+)
 TABLE = "<table><tr><td>Чай</td><td>3.50</td></tr></table>"
 
 
@@ -113,3 +125,24 @@ def test_the_reading_is_plain_data_without_file_names() -> None:
 def test_an_empty_page() -> None:
     reading = plain(library_result())
     assert (reading.page.blocks, reading.page.text, reading.page.markdown, reading.figures) == ([], "", "", ())
+
+
+@pytest.mark.parametrize("degrees", [None, 90])
+def test_a_page_without_words_is_valid_alto_and_page_xml(degrees: int | None) -> None:
+    read = library_result(
+        ("doc_title", "Отчёт"),
+        ("image", ""),
+        ("table", TABLE),
+        ("display_formula", "$$x < 1$$"),
+        figure=1,
+        degrees=degrees,
+    )
+    page = plain(read).page
+    alto = etree.fromstring(
+        "".join(alto_document([page], SUMMARY, labels=sorted({b.label for b in page.blocks}))).encode()
+    )
+    schema("alto-4-4").assertValid(alto)
+    assert [string.get("CONTENT") for string in alto.iter("{*}String")][:4] == ["Отчёт", "Чай", "3.50", "$$x"]
+    regions = etree.fromstring("".join(page_xml(page, SUMMARY)).encode())
+    schema("pagecontent-2019-07-15").assertValid(regions)
+    assert [text.text for text in regions.iter("{*}Unicode")] == ["Отчёт", "Чай\t3.50", "$$x < 1$$"]
