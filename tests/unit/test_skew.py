@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.document import RgbPixels
@@ -91,8 +91,18 @@ def test_the_angle_is_found_on_a_shaded_noisy_photograph_with_a_dark_margin() ->
 
 def test_straight_edges_and_streaks_of_a_scanner_do_not_hide_the_angle_of_the_text() -> None:
     scan = rgb(crooked(page_of_text(), 2, paper=(245, 245, 245))).copy()
-    scan[:14], scan[-9:], scan[:, -40:], scan[:, 300:302] = 25, 30, 20, 120
+    scan[:14], scan[-9:], scan[:, -40:], scan[:, 300:302], scan[700:703, 300:900] = 25, 30, 20, 120, 60
     assert find_skew(scan) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("degrees", [-1.2, 0.9, 4])
+def test_the_angle_of_blurred_text_is_found(degrees: float) -> None:
+    blurred = crooked(page_of_text(), degrees).filter(ImageFilter.GaussianBlur(5))
+    assert find_skew(rgb(blurred)) == pytest.approx(degrees, abs=0.2)
+
+
+def test_the_angle_of_a_fax_with_a_dithered_photograph_is_found() -> None:
+    assert find_skew(rgb(crooked(illustrated(), -3).convert("1"))) == pytest.approx(-3, abs=0.2)
 
 
 def test_the_angle_of_light_text_on_a_dark_page_is_found() -> None:

@@ -57,8 +57,12 @@ MIN_CONTRAST = 24
 NOISE = 3
 """Least contrast of ink as a multiple of the paper's own."""
 
-MAX_LINE = 0.5
-"""A row or column of the picture with a larger share of ink is a straight edge or a streak of the scanner, not text."""
+GREY = 0.3
+"""Least contrast of ink as a share of the page's blackest: blurred letters would run into each other."""
+
+EDGE_SHARE, EDGE_RUN = 0.25, 4 * STROKE
+"""A row or column of the picture with more ink than this share of it, in runs longer on average than this many pixels of the
+reduced copy, is a straight edge, a fold or a streak of the scanner. It would outweigh the text that is crooked to it."""
 
 STRIP = 8
 """Width of the strips whose ink is added up before they are shifted, in pixels: as many as a byte has bits."""
@@ -143,11 +147,19 @@ def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
     if np.median(grey[::8, ::8]) < 96:
         grey = ~grey
     contrast = _closed(grey) - grey
-    noise = int(np.median(contrast[::4, ::4]))
-    ink = contrast > min(max(MIN_CONTRAST, NOISE * noise), 254)
-    ink[ink.mean(axis=1) > MAX_LINE] = False
-    ink[:, ink.mean(axis=0) > MAX_LINE] = False
+    noise, black = np.percentile(contrast[::4, ::4], (50, 99))
+    ink = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
+    for lines in (ink, ink.T):
+        lines[_edges(lines)] = False
     return ink
+
+
+def _edges(lines: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Return which of these rows of pixels are straight edges."""
+    amount = np.count_nonzero(lines, axis=1)
+    (full,) = np.nonzero(amount > EDGE_SHARE * lines.shape[1])
+    runs = 1 + np.count_nonzero(lines[full, 1:] > lines[full, :-1], axis=1)
+    return full[amount[full] > EDGE_RUN * runs]
 
 
 def _closed(grey: _Bytes) -> _Bytes:
