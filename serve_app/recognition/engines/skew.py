@@ -147,8 +147,8 @@ def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
     if np.median(grey[::8, ::8]) < 96:
         grey = ~grey
     contrast = _closed(grey) - grey
-    noise, black = np.percentile(contrast[::4, ::4], (50, 99))
-    ink = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
+    noise, black = np.percentile(contrast[::4, ::4], (50, 99)).tolist()
+    ink: npt.NDArray[np.bool_] = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
     for lines in (ink, ink.T):
         lines[_edges(lines)] = False
     return ink
@@ -156,10 +156,11 @@ def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
 
 def _edges(lines: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     """Return which of these rows of pixels are straight edges."""
-    amount = np.count_nonzero(lines, axis=1)
-    (full,) = np.nonzero(amount > EDGE_SHARE * lines.shape[1])
+    amount: npt.NDArray[np.intp] = np.count_nonzero(lines, axis=1)
+    full: npt.NDArray[np.intp] = np.flatnonzero(amount > EDGE_SHARE * lines.shape[1])
     runs = 1 + np.count_nonzero(lines[full, 1:] > lines[full, :-1], axis=1)
-    return full[amount[full] > EDGE_RUN * runs]
+    edges: npt.NDArray[np.intp] = full[amount[full] > EDGE_RUN * runs]
+    return edges
 
 
 def _closed(grey: _Bytes) -> _Bytes:
