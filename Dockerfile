@@ -15,6 +15,7 @@ RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
       python3 python3-venv libgl1 libglib2.0-0t64 libgomp1 \
       tesseract-ocr-eng tesseract-ocr-rus tesseract-ocr-osd \
+      fonts-liberation fonts-dejavu-core fonts-crosextra-carlito fonts-crosextra-caladea \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
@@ -33,7 +34,7 @@ RUN sed '/^paddlepaddle==/d' requirements/paddleocr-vl.txt > /tmp/locked.txt \
 COPY pyproject.toml README.md LICENSE ./
 COPY serve_app serve_app
 RUN python -m pip install --no-cache-dir --no-deps .
-RUN python -m serve_app.recognition.engines.tessdata eng rus osd
+RUN python -m serve_app.recognition.engines.tessdata eng rus osd && python -m serve_app.raster.fonts
 COPY configs configs
 COPY serve_config.yaml serve_config.yaml
 
@@ -50,7 +51,9 @@ CMD ["python", "-m", "serve_app", "serve", "configs/gpu.yaml", "--host", "0.0.0.
 FROM python:3.11-slim-bookworm AS cpu
 
 RUN apt-get update \
- && apt-get install -y --no-install-recommends tesseract-ocr-eng tesseract-ocr-rus tesseract-ocr-osd \
+ && apt-get install -y --no-install-recommends \
+      tesseract-ocr-eng tesseract-ocr-rus tesseract-ocr-osd \
+      fonts-liberation fonts-dejavu-core fonts-crosextra-carlito fonts-crosextra-caladea \
  && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /app
@@ -59,7 +62,7 @@ RUN python -m pip install --no-cache-dir --no-deps -r requirements/serve.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY serve_app serve_app
 RUN python -m pip install --no-cache-dir --no-deps .
-RUN python -m serve_app.recognition.engines.tessdata eng rus osd
+RUN python -m serve_app.recognition.engines.tessdata eng rus osd && python -m serve_app.raster.fonts
 COPY configs configs
 COPY serve_config.yaml serve_config.yaml
 

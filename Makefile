@@ -6,21 +6,22 @@ VENV := .venv
 CLIENTS := .clients
 BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
+FONTS := fonts-liberation fonts-dejavu-core fonts-crosextra-carlito fonts-crosextra-caladea
 DURATIONS := build/test-durations
 # One worker more than there are cores: a test that waits leaves its core to another.
 WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata poppler node
+.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: $(VENV)/serve.installed tessdata  ## run the service until Ctrl-C; PORT=9000 and CONFIG=configs/gpu.yaml are examples
+serve: $(VENV)/serve.installed tessdata fonts  ## run the service until Ctrl-C; PORT=9000 and CONFIG=configs/gpu.yaml are examples
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata poppler  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
@@ -34,7 +35,7 @@ lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms
 types: $(VENV)/dev.installed  ## mypy, strict
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata poppler  ## the unit tests
+unit: $(VENV)/dev.installed tessdata fonts poppler  ## the unit tests
 	@$(BIN)/python -m pytest -n auto tests/unit
 
 docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error
@@ -104,6 +105,17 @@ tessdata: $(VENV)/serve.installed
 	    { $$as_root apt-get -q update && $$as_root apt-get -q install -y $(addprefix tesseract-ocr-,$(LANGUAGES)); } >/dev/null 2>&1; \
 	  fi; \
 	  $(BIN)/python -m serve_app.recognition.engines.tessdata $(LANGUAGES); }
+
+# Fonts for PDFs that do not embed theirs: install Debian's packages if that is allowed, else print what is missing. The
+# service works without them.
+fonts: $(VENV)/serve.installed
+	@$(BIN)/python -m serve_app.raster.fonts >/dev/null 2>&1 || { \
+	  if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then \
+	    echo "Installing fonts ($(FONTS))..."; \
+	    as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	    { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends $(FONTS); } >/dev/null 2>&1; \
+	  fi; \
+	  $(BIN)/python -m serve_app.raster.fonts || true; }
 
 node:
 	@command -v npm >/dev/null || { \

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from serve_app.cli.doctor import check_machine
 from serve_app.cli.models import check_models, pull_models
 from serve_app.cli.openapi import openapi_document
 from serve_app.cli.serve import run
@@ -33,6 +34,13 @@ def main() -> None:
     table.set_defaults(run=lambda arguments: print(settings_page(), end=""))
     openapi = commands.add_parser("openapi", help="print docs/openapi.json: the description of the HTTP API")
     openapi.set_defaults(run=lambda arguments: print(openapi_document(), end=""))
+    doctor = commands.add_parser(
+        "doctor", help="check this machine for what a config needs; exit status 1 if it lacks something"
+    )
+    doctor.add_argument("config", nargs="?", default="configs/local.yaml")
+    doctor.set_defaults(
+        run=lambda arguments: sys.exit(check_machine(_settings(_load(arguments.config)), config=arguments.config))
+    )
     models = commands.add_parser("models", help="check or download the models of the engine paddleocr-vl")
     actions = models.add_subparsers(required=True)
     for name, action, text in (

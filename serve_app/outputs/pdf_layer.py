@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
-from serve_app.errors import CorruptDocument, PasswordRequired
+from serve_app.errors import CorruptDocument
 
 FONT_NAME = "/OcrText"
 
@@ -21,8 +21,6 @@ Layer = tuple[str, bytes]
 def pdf_errors() -> Iterator[None]:
     try:
         yield
-    except pikepdf.PasswordError as error:
-        raise PasswordRequired() from error
     except (pikepdf.PdfError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # All but PdfError come from objects of an unexpected type.
         raise CorruptDocument("The PDF is damaged and could not be written again.") from error

@@ -8,20 +8,21 @@ The source is untrusted: run this in a process whose crash or hang harms nothing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import BinaryIO
 
 import pikepdf
 from pikepdf import Pdf
 
 from serve_app.document import Page
-from serve_app.errors import EmptyDocument
+from serve_app.errors import EmptyDocument, PasswordRequired
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.image_pages import add_image_pages
 from serve_app.outputs.pdf_layer import add_layer, pdf_errors
 from serve_app.outputs.pdf_pages import add_pdf_pages, copy_title
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
+from serve_app.raster.passwords import open_with
 from serve_app.runtime.mapped_file import map_file
 
 
@@ -47,7 +48,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
         if kind == "PDF":
             existing_text = opened.enter_context(closing(ExistingText(map_file(source), password)))
             with pdf_errors():
-                original = opened.enter_context(Pdf.open(source, password=password or ""))
+                original = opened.enter_context(_open_pdf(source, password))
             layers = add_pdf_pages(result, original, pages, font, existing_text)
             copy_title(result, original)
         else:
@@ -64,3 +65,16 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
                 object_stream_mode=pikepdf.ObjectStreamMode.generate,
                 stream_decode_level=pikepdf.StreamDecodeLevel.none,  # copies compressed streams as they are
             )
+
+
+def _open_pdf(source: BinaryIO, password: str | None) -> Pdf:
+    def attempt(spelling: bytes) -> Pdf | None:
+        source.seek(0)
+        with suppress(pikepdf.PasswordError):
+            return Pdf.open(source, password=spelling)
+        return None
+
+    opened = open_with(password, attempt)
+    if opened is None:
+        raise PasswordRequired()
+    return opened

@@ -21,16 +21,18 @@ import numpy as np
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from serve_app.document import RgbPixels
+from serve_app.document import ErrorInfo, RgbPixels
 from serve_app.errors import (
     CorruptDocument,
     EmptyDocument,
     PasswordRequired,
-    ServiceError,
     TooLarge,
     UnsupportedMediaType,
 )
+from serve_app.raster.fonts import system_fonts
+from serve_app.raster.glyphs import undrawn_fonts
 from serve_app.raster.images import MAX_SIDE, DecodedImage
+from serve_app.raster.passwords import open_with
 from serve_app.raster.text_layer import TextPage, read_text_layer
 from serve_app.runtime.mapped_file import FileContent
 
@@ -48,6 +50,10 @@ PAGES_PER_OPENING = 100
 MAX_PICTURES_CHECKED, PICTURE_DEPTH = 20, 3
 """Pictures checked on a page that renders blank, and the depth of nested forms searched for them."""
 
+MAX_FONTS_NAMED = 5
+
+_Buffer = bytes | ctypes.Array[ctypes.c_char]
+
 # For documents with XFA forms, it logs advice to install another build.
 logging.getLogger("pypdfium2").setLevel(logging.ERROR)
 
@@ -62,8 +68,9 @@ class PdfSource:
     def __init__(self, data: FileContent, password: str | None) -> None:
         # PDFium reads from this memory as long as the document is open.
         self._data = data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
-        self._password = password
-        self._document = _open(self._data, password)
+        self._fonts = system_fonts()
+        self._requests_before = self._fonts.requests
+        self._document, self._password = _open(self._data, password)
         self._pages_loaded = 0
         self.page_count = len(self._document)
 
@@ -77,7 +84,7 @@ class PdfSource:
                     raise CorruptDocument(f"Page {number} of the PDF is damaged: its picture cannot be decoded.")
             except MemoryError as error:
                 raise TooLarge("The page needs more memory than this service allows.") from error
-        return DecodedImage(pixels, canvas.dpi)
+            return DecodedImage(pixels, canvas.dpi, self._font_warnings(page))
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         with self._page(number) as page:
@@ -87,11 +94,21 @@ class PdfSource:
     def close(self) -> None:
         self._document.close()
 
+    def _font_warnings(self, page: Any) -> tuple[ErrorInfo, ...]:
+        if self._fonts.requests == self._requests_before:
+            return ()  # all fonts so far are embedded
+        names = undrawn_fonts(page)
+        if not names:
+            return ()
+        listed = ", ".join(names[:MAX_FONTS_NAMED])
+        message = f"Some letters are not drawn: the PDF does not embed its font ({listed}), and none here has them."
+        return (ErrorInfo(code="font_missing", message=message),)
+
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:
         if self._pages_loaded >= PAGES_PER_OPENING:
             self._document.close()
-            self._document = _open(self._data, self._password)
+            self._document = _opened(self._data, self._password)
             self._pages_loaded = 0
         self._pages_loaded += 1
         try:
@@ -115,12 +132,30 @@ class _Canvas:
     dpi: int
 
 
-def _open(data: bytes | ctypes.Array[ctypes.c_char], password: str | None) -> Any:
+def _open(data: _Buffer, password: str | None) -> tuple[Any, bytes]:
+    """Open a document. Returns also the bytes of the password that opened it."""
+
+    def attempt(spelling: bytes) -> tuple[Any, bytes] | None:
+        try:
+            return _opened(data, spelling), spelling
+        except _WrongPassword:
+            return None
+
+    opened = open_with(password, attempt)
+    if opened is None:
+        raise PasswordRequired(
+            "The PDF is protected, and the password is wrong."
+            if password
+            else "The PDF is protected. Send its password."
+        )
+    return opened
+
+
+def _opened(data: _Buffer, password: bytes) -> Any:
     # PdfDocument(data) would never close a document without pages.
-    encoded = password.encode("utf-8", "surrogatepass") if password else None
-    raw = pdfium_c.FPDF_LoadMemDocument64(data, len(data), encoded)
+    raw = pdfium_c.FPDF_LoadMemDocument64(data, len(data), password)
     if not raw:
-        raise _refusal(pdfium_c.FPDF_GetLastError(), bool(password))
+        raise _refusal(pdfium_c.FPDF_GetLastError())
     document = pdfium.PdfDocument(raw)
     if len(document) < 1:
         document.close()
@@ -129,12 +164,14 @@ def _open(data: bytes | ctypes.Array[ctypes.c_char], password: str | None) -> An
     return document
 
 
-def _refusal(code: int, password_sent: bool) -> ServiceError:
+class _WrongPassword(Exception):
+    pass
+
+
+def _refusal(code: int) -> Exception:
     match code:
-        case pdfium_c.FPDF_ERR_PASSWORD if password_sent:
-            return PasswordRequired("The PDF is protected, and the password is wrong.")
         case pdfium_c.FPDF_ERR_PASSWORD:
-            return PasswordRequired("The PDF is protected. Send its password.")
+            return _WrongPassword()
         case pdfium_c.FPDF_ERR_SECURITY:
             return UnsupportedMediaType("The PDF is encrypted by a method that no password can open.")
         case _:

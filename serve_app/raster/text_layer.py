@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pypdfium2.raw as pdfium_c
 
 from serve_app.document import Block, ErrorInfo
+from serve_app.raster.glyphs import UndrawnGlyphs, character_at
 from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
 from serve_app.raster.text_quality import is_broken, is_gibberish
 from serve_app.raster.visibility import address, are_visible, has_text_in_annotations, scan_contents
@@ -77,7 +78,11 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
         textpage.close()
     words = list(group_words(characters.glyphs, width, height))
     visible = are_visible(page, [word.bbox for word, _, _ in words], width, height)
-    visible_words = [word for word, is_visible in zip(words, visible, strict=True) if is_visible]
+    visible_words = [
+        word
+        for word, is_visible in zip(words, visible, strict=True)
+        if is_visible or not characters.undrawn.isdisjoint(word[0].text)
+    ]
     shown = sum(len(word.text) for word, _, _ in visible_words)
     hidden = characters.hidden + sum(len(word.text) for word, _, _ in words) - shown
     if (
@@ -120,9 +125,13 @@ class _PageTransform:
 
 @dataclass
 class _Characters:
-    """`glyphs` of a page, with None for a space, and the counts of invisible, undefined and tilted characters."""
+    """`glyphs` of a page, with None for a space, and the counts of invisible, undefined and tilted characters.
+
+    `undrawn` are characters that the page shows where its fonts are installed.
+    """
 
     glyphs: list[Glyph | None]
+    undrawn: set[str] = field(default_factory=set)
     hidden: int = 0
     broken: int = 0
     tilted: int = 0
@@ -130,9 +139,10 @@ class _Characters:
 
 def _characters(textpage: Any, visible_text: set[int], transform: _PageTransform) -> _Characters:
     found = _Characters([])
+    undrawn = UndrawnGlyphs(textpage)
     for index in range(textpage.count_chars()):
         found.glyphs.append(None)
-        text = chr(pdfium_c.FPDFText_GetUnicode(textpage, index))
+        text = character_at(textpage, index)
         if pdfium_c.FPDFText_IsHyphen(textpage, index) == 1 or text == "\u00ad":
             text = "-"  # soft hyphens are visible at the end of a line
         if text.isspace() or pdfium_c.FPDFText_IsGenerated(textpage, index) == 1 or unicodedata.category(text) == "Cf":
@@ -151,6 +161,8 @@ def _characters(textpage: Any, visible_text: set[int], transform: _PageTransform
         # PDFium gives a character beyond 16 bits as two surrogates, which are not broken.
         half = "\ud800" <= text <= "\udfff"
         found.broken += pdfium_c.FPDFText_HasUnicodeMapError(textpage, index) == 1 or (is_broken(text) and not half)
+        if undrawn.font_of(index):
+            found.undrawn.add(text)
         if ink[0] == ink[2] or ink[1] == ink[3]:  # the font gives no ink box
             ink = body
         found.glyphs[-1] = Glyph(text, ink, body, (round(angle / 90) * 90 + transform.rotation) % 360)

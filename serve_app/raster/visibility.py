@@ -34,7 +34,7 @@ PREVIEW_PIXELS = 1_000_000
 """Size of the drawing on which words are checked for contrast. A4 at 72 dpi is half of it."""
 
 _TEXT_ANNOTATIONS = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
-_INVISIBLE_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
+INVISIBLE_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
 
 
 @dataclass
@@ -53,7 +53,7 @@ def scan_contents(page: Any) -> Contents | None:
     walk = _objects(page, None, pdfium.PdfMatrix())
     for item, matrix in itertools.islice(walk, MAX_OBJECTS):
         if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
-            if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in _INVISIBLE_MODES:
+            if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in INVISIBLE_MODES:
                 found.visible_text.add(address(item.raw))
         elif item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
             left, bottom, right, top = item.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1)

@@ -14,8 +14,10 @@ import pytest
 import ray
 from ray import serve
 
+from serve_app.cli import doctor
 from serve_app.cli import main as command_line
 from serve_app.cli import serve as serve_command
+from serve_app.cli.doctor import check_machine
 from serve_app.settings import Settings
 
 RAW = {"http_options": {"host": "127.0.0.1", "port": 0}}
@@ -143,3 +145,18 @@ def test_only_a_service_that_has_started_has_requests_to_finish(
     serve_command._stop("ocr", settings())
     assert done[1:] == ["drain ocr", "delete ocr", "shutdown"]
     assert "finishing the requests in flight" in capsys.readouterr().out
+
+
+def test_doctor_checks_each_need_and_says_how_to_meet_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tesseract = {"name": "tesseract", "languages": ["eng"]}
+    assert check_machine(settings(tesseract), config="c.yaml") == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"ok"}
+
+    monkeypatch.setattr(doctor, "missing_fonts", lambda: {"Carlito": "fonts-crosextra-carlito"})
+    (tmp_path / "eng.traineddata").touch()
+    assert check_machine(settings({**tesseract, "tessdata": str(tmp_path)}), config="c.yaml") == 1
+    fonts, languages, _ = capsys.readouterr().out.splitlines()
+    assert fonts.startswith("missing") and fonts.endswith("Carlito; install fonts-crosextra-carlito")
+    assert languages.startswith("missing") and languages.endswith("install tesseract-ocr-osd")

@@ -328,7 +328,8 @@ decoder.main()
         timeout=10,
         check=True,
     )
-    assert finished.stdout == pack_header({}) + pack_header({"width": 20, "height": 10, "dpi": 99}) + bytes([9]) * 600
+    header = {"width": 20, "height": 10, "dpi": 99, "warnings": []}
+    assert finished.stdout == pack_header({}) + pack_header(header) + bytes([9]) * 600
     assert b"warning from Python" in finished.stderr and b"warning from C" in finished.stderr
 
 

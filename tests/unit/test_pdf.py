@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -221,6 +222,8 @@ def test_pages_are_counted_without_being_read() -> None:
 
 # Encryption
 
+REVISIONS: tuple[Literal[3, 4, 6], ...] = (3, 4, 6)
+
 
 @pytest.mark.parametrize(
     ("revision", "password"), [(3, "secret"), (4, "secret"), (6, "secret"), (6, "тайна Ё"), (4, "café")]
@@ -240,8 +243,23 @@ def test_a_protected_pdf_opens_with_its_password_only(revision: Literal[3, 4, 6]
         assert image.pixels[-5, 5].tolist() == RED
 
 
-def test_a_pdf_that_only_forbids_things_opens_without_a_password() -> None:
-    assert opened(encrypted(page_pdf(b""), "")).page_count == 1
+@pytest.mark.parametrize(
+    ("revision", "password", "typed"),
+    [
+        (6, "Ёй", unicodedata.normalize("NFD", "Ёй")),
+        (6, "ключ 1", "ключ\u00a01"),  # a space that does not break
+        (4, "café", "cafe\u0301"),
+        (3, "Łóž €", "Łóž €"),
+    ],
+)
+def test_a_password_opens_the_pdf_however_it_is_spelt(revision: Literal[3, 4, 6], password: str, typed: str) -> None:
+    assert opened(encrypted(page_pdf(b""), password, revision=revision), typed).page_count == 1
+
+
+def test_a_pdf_that_only_forbids_things_opens_with_any_password_and_without() -> None:
+    for revision in REVISIONS:
+        data = encrypted(page_pdf(b""), "", revision=revision)
+        assert [opened(data, password).page_count for password in (None, "needless", "не нужен")] == [1] * 3
     assert opened(page_pdf(b""), "needless").page_count == 1
 
 

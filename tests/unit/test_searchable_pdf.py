@@ -183,6 +183,15 @@ def test_an_encrypted_pdf_is_opened_with_its_password_and_answered_without() -> 
             searchable(source, page_of(), password=password)
 
 
+@pytest.mark.parametrize(("user", "password"), [("café", "café"), ("", "not needed")])
+def test_a_password_that_opens_the_pages_opens_the_document(user: str, password: str) -> None:
+    source = plain_pdf(encryption=pikepdf.Encryption(user=user, owner="owner", R=4))
+    assert (
+        pdftotext(searchable(source, page_of(words_block(("слово", (20, 20, 90, 50)))), password=password)).strip()
+        == "слово"
+    )
+
+
 def test_title_and_author_stay() -> None:
     def change(pdf: Pdf) -> None:
         pdf.docinfo.update({"/Title": "Договор № 5", "/Author": "Щукин", "/Producer": "x", "/Subject": Name.Odd})

@@ -191,6 +191,19 @@ def test_letters_without_a_meaning_are_none(to: str) -> None:
     assert read(text_pdf(CONTRACT, to_unicode=dict.fromkeys("оеат", to))) is None
 
 
+@pytest.mark.parametrize(("count", "is_trusted"), [(1, True), (20, False)])
+def test_codes_beyond_unicode_are_letters_without_a_meaning(count: int, is_trusted: bool) -> None:
+    """PDFium gives codes of three and four bytes as they are, if the font has no map to Unicode for them."""
+    codes = b"BT /F1 9 Tf 72 500 Td <%b> Tj ET" % (b"E38081" * count)
+    cmap = (
+        b"/CIDInit /ProcSet findresource begin begincmap 2 begincodespacerange <0000> <DFFF> <E00000> <EFFFFF>"
+        b" endcodespacerange 1 begincidrange <0000> <DFFF> 0 endcidrange 1 begincidchar <E38081> 36 endcidchar endcmap end"
+    )
+    data = text_pdf(CONTRACT, after=codes, more=[stream(cmap, b"/Type/CMap/CMapName/Codes")])
+    page = read(data.replace(b"/Encoding/Identity-H", b"/Encoding 10 0 R    "))
+    assert (page is not None) == is_trusted
+
+
 def recoded(text: str, written: str, read_as: str) -> str:
     return "".join(c for c in text.encode(written).decode(read_as, "ignore") if c.isprintable() and c != "\xad")
 
