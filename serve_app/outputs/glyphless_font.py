@@ -1,6 +1,7 @@
 """The font of a searchable PDF's text, which can be searched but is invisible.
 
-Its file is `fonts/glyphless.ttf`, made by `make font`. One glyph stands for every character.
+Its file is `fonts/glyphless.ttf`, made by `make font`. One glyph stands for every character. A second face of it has
+nothing but a space, to mark places: see `invisible_text`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ ADVANCE = 500
 ASCENT, DESCENT = 800, -200
 """Distances from the baseline, in thousandths of the font's size. They add up to one em, so size is height."""
 
+PLACES = "Places"
+"""Suffix of the name of the face that has nothing but a space."""
+
 _MAX_CODE = 0xFFFF
 _BFCHARS_PER_SECTION = 100  # a CMap allows no more
 
@@ -33,18 +37,24 @@ class InvisibleFont:
 
     def __init__(self) -> None:
         self._codes: dict[str, int] = {"\ufffd": 1}
+        self._has_places = False
 
     def encode(self, text: str) -> str:
         """Return `text` as a hexadecimal PDF string. If the codes run out, new characters become U+FFFD."""
         return f"<{''.join(f'{self._code(character):04x}' for character in text)}>"
+
+    def encode_place(self) -> str:
+        """Return a space as a PDF string for the face PLACES."""
+        self._has_places = True
+        return "( )"
 
     def _code(self, character: str) -> int:
         if len(self._codes) >= _MAX_CODE:
             return self._codes.get(character, 1)
         return self._codes.setdefault(character, len(self._codes) + 1)
 
-    def add_to(self, pdf: pikepdf.Pdf) -> pikepdf.Object:
-        """Add the font to `pdf` and return its object. Call this after the last `encode`."""
+    def add_to(self, pdf: pikepdf.Pdf) -> dict[str, pikepdf.Object]:
+        """Add the font to `pdf` and return its faces by the suffix of their names. Call this after the last `encode`."""
         font = font_file()
         descriptor = Dictionary(
             Type=Name.FontDescriptor,
@@ -58,25 +68,28 @@ class InvisibleFont:
             StemV=80,
             FontFile2=pdf.make_stream(font, Length1=len(font)),
         )
+        described = pdf.make_indirect(descriptor)
         face = Dictionary(
             Type=Name.Font,
             Subtype=Name.CIDFontType2,
             BaseFont=Name("/" + FONT_NAME),
             CIDSystemInfo=Dictionary(Registry=b"Adobe", Ordering=b"Identity", Supplement=0),
-            FontDescriptor=pdf.make_indirect(descriptor),
+            FontDescriptor=described,
             DW=ADVANCE,
             CIDToGIDMap=pdf.make_stream(b"\0\0" + b"\0\1" * len(self._codes)),
         )
-        return pdf.make_indirect(
-            Dictionary(
-                Type=Name.Font,
-                Subtype=Name.Type0,
-                BaseFont=Name("/" + FONT_NAME),
-                Encoding=Name("/Identity-H"),
-                DescendantFonts=Array([pdf.make_indirect(face)]),
-                ToUnicode=pdf.make_stream(self._to_unicode()),
-            )
+        text = Dictionary(
+            Type=Name.Font,
+            Subtype=Name.Type0,
+            BaseFont=Name("/" + FONT_NAME),
+            Encoding=Name("/Identity-H"),
+            DescendantFonts=Array([pdf.make_indirect(face)]),
+            ToUnicode=pdf.make_stream(self._to_unicode()),
         )
+        faces: dict[str, pikepdf.Object] = {"": pdf.make_indirect(text)}
+        if self._has_places:
+            faces[PLACES] = pdf.make_indirect(_face_of_a_space(described))
+        return faces
 
     def _to_unicode(self) -> bytes:
         pairs = [f"<{code:04x}> <{character.encode('utf-16-be').hex()}>" for character, code in self._codes.items()]
@@ -91,6 +104,19 @@ class InvisibleFont:
                 "endcmap\nCMapName currentdict /CMap defineresource pop\nend\nend\n",
             ]
         ).encode()
+
+
+def _face_of_a_space(descriptor: pikepdf.Object) -> Dictionary:
+    return Dictionary(
+        Type=Name.Font,
+        Subtype=Name.TrueType,
+        BaseFont=Name("/" + FONT_NAME),
+        FirstChar=32,
+        LastChar=32,
+        Widths=Array([ADVANCE]),
+        FontDescriptor=descriptor,
+        Encoding=Dictionary(Type=Name.Encoding, Differences=Array([32, Name.space])),
+    )
 
 
 def font_file() -> bytes:

@@ -15,8 +15,9 @@ from PIL import Image
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
-from serve_app.outputs.invisible_text import Matrix, PageFrame, pdf_number, text_content
+from serve_app.outputs.invisible_text import text_content
 from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress
+from serve_app.outputs.reading_frame import Matrix, PageFrame, pdf_number
 from serve_app.raster.images import image_errors, open_image
 from serve_app.raster.metadata import file_dpi, turn_upright
 from serve_app.raster.page_source import PageSource, open_source

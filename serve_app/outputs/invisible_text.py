@@ -1,7 +1,12 @@
 """Writes a page's text as an invisible PDF content stream: each word where it was read, in reading order.
 
 Text is laid out in the reading frame: the page's picture turned so that its text stands upright, in pixels, origin top
-left. One matrix then maps that frame to the PDF page, so nothing else depends on the rotation.
+left. One matrix then maps that frame to the PDF page, so nothing else depends on the rotation or on the skew.
+
+Poppler finds lines by the height of their words above the page's lower edge, so it scrambles crooked ones. A crooked page
+therefore has its text twice, for two kinds of readers. Those that know ActualText (poppler, MuPDF) read it where it would
+be if the page were straight; it says that the other text means nothing. Those that do not (pdf.js, PDFium for empty
+ones, pypdf) read the text where the words are, along the lines, and nothing but spaces elsewhere.
 """
 
 from __future__ import annotations
@@ -9,15 +14,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from codecs import BOM_UTF16_BE
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 
 from serve_app.document import Block, Box, Page, Word
-from serve_app.outputs.glyphless_font import ADVANCE, DESCENT, InvisibleFont
-
-Matrix = tuple[float, float, float, float, float, float]
-"""a b c d e f as PDF writes them: x' = ax + cy + e, y' = bx + dy + f."""
+from serve_app.outputs.glyphless_font import ADVANCE, DESCENT, PLACES, InvisibleFont
+from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, turning
 
 WORD_GAP = 0.2
 """Least space between words, in line heights. PDF readers join words that are closer."""
@@ -43,35 +47,8 @@ _STANDING = re.compile(
 """A word without descenders: the bottom of its box is the baseline."""
 
 _CHARACTER_WIDTH = ADVANCE / 1000
+_NARROW = 20  # percent; a space that fits into WORD_GAP
 _SIDES = {"L": "L", "EN": "L", "AN": "L", "R": "R", "AL": "R"}  # by bidirectional class; others are neutral
-
-
-@dataclass(frozen=True)
-class PageFrame:
-    """Position of a page's picture in the PDF's user space, in its units.
-
-    left, bottom, width and height describe the visible box before viewers turn it `rotate` degrees clockwise
-    (0, 90, 180 or 270).
-    """
-
-    left: float
-    bottom: float
-    width: float
-    height: float
-    rotate: int
-
-    def user_space(self, across: float, down: float) -> tuple[float, float]:
-        """Map a point of the picture to user space.
-
-        `across` is a fraction of the width, from the left; `down` a fraction of the height, from the top.
-        """
-        right, up = {
-            0: (across, 1 - down),
-            90: (down, across),
-            180: (1 - across, down),
-            270: (1 - down, 1 - across),
-        }[self.rotate]
-        return self.left + right * self.width, self.bottom + up * self.height
 
 
 @dataclass(frozen=True)
@@ -84,80 +61,113 @@ class _Run:
     width: float
     height: float
 
+    @property
+    def size(self) -> float:
+        """The text's size, which may be less than the box's height."""
+        return min(self.height, self.width / len(self.text) / NARROWEST)
+
+    @property
+    def stretch(self) -> float:
+        """The width of the characters, in percent of the font's."""
+        return 100 * self.width / (len(self.text) * _CHARACTER_WIDTH * self.size)
+
+    @property
+    def baseline(self) -> float:
+        return self.bottom + DESCENT / 1000 * self.size
+
 
 def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: str) -> bytes:
     """Return the content stream of the page's text; b"" if the page has no text or no area.
 
     The stream restores the graphics state. `font_name` is the font's name in the page's resources, with its slash.
     """
-    runs = list(_page_runs(page)) if min(page.width, page.height, frame.width, frame.height) > 0 else []
+    if min(page.width, page.height, frame.width, frame.height) <= 0:
+        return b""
+    reading = ReadingFrame(page)
+    runs = list(_page_runs(page, reading))
     if not runs:
         return b""
-    parts = [f"q {' '.join(map(pdf_number, _reading_matrix(page, frame)))} cm BT 3 Tr"]
-    size = 0.0
-    height = _reading_size(page)[1]
-    for run in runs:
-        run_size = min(run.height, run.width / len(run.text) / NARROWEST)
-        if run_size != size:
-            size = run_size
-            parts.append(f"{font_name} {pdf_number(size)} Tf")
-        natural = len(run.text) * _CHARACTER_WIDTH * size
-        baseline = height - run.bottom - DESCENT / 1000 * size
-        parts.append(
-            f"{pdf_number(100 * run.width / natural)} Tz 1 0 0 1 {pdf_number(run.left)} {pdf_number(baseline)} Tm"
+    matrix, text = reading.matrix(frame), _Writer(font, font_name, reading.height)
+    if not reading.skew:
+        return _text_object(matrix, text.shown(runs))
+    straight = multiply(_straight(runs, reading), matrix)
+    return _text_object(matrix, text.shown_unread(runs)) + _text_object(straight, text.read_unseen(runs))
+
+
+def _text_object(matrix: Matrix, operators: Iterable[str]) -> bytes:
+    """Return text in invisible mode. The operators are in the coordinates that `matrix` maps to user space."""
+    return "\n".join([f"q {' '.join(map(pdf_number, matrix))} cm BT 3 Tr", *operators, "ET Q\n"]).encode()
+
+
+class _Writer:
+    """Writes runs as operators that show text, in the reading frame with y upwards from its lower edge, at `height`."""
+
+    def __init__(self, font: InvisibleFont, font_name: str, height: float) -> None:
+        self._font, self._font_name, self._height = font, font_name, height
+
+    def shown(self, runs: Iterable[_Run]) -> Iterator[str]:
+        for run, change in self._sizes(runs, self._font_name):
             # The space separates this run from the next one.
-            f" {font.encode(run.text + ' ')} Tj"
-        )
-    parts.append("ET Q\n")
-    return "\n".join(parts).encode()
+            yield f"{change}{pdf_number(run.stretch)} Tz {self._place(run)} {self._font.encode(run.text + ' ')} Tj"
+
+    def shown_unread(self, runs: Sequence[_Run]) -> Iterator[str]:
+        """Write runs without meaning for readers that know ActualText; others cannot tell them from `shown`.
+
+        All are stretched alike, and fit their boxes by their size: pdf.js takes crooked text that is stretched otherwise for
+        another line.
+        """
+        stretch = 100 * sum(run.width for run in runs) / sum(100 * run.width / run.stretch for run in runs)
+        yield f"{pdf_number(stretch)} Tz"
+        for run in runs:
+            yield (
+                f"{self._font_name} {pdf_number(run.size * run.stretch / stretch)} Tf /Span <</ActualText <>>> BDC"
+                f" {self._place(run)} {self._font.encode(run.text + ' ')} Tj EMC"
+            )
+
+    def read_unseen(self, runs: Iterable[_Run]) -> Iterator[str]:
+        """Write runs as spaces with the text as their ActualText, each followed by a space between words."""
+        space = self._font.encode_place()
+        for run, change in self._sizes(runs, self._font_name + PLACES):
+            text = (BOM_UTF16_BE + run.text.encode("utf-16-be")).hex()
+            yield (
+                f"{change}/Span <</ActualText <{text}>>> BDC {pdf_number(run.stretch * len(run.text))} Tz"
+                f" {self._place(run)} {space} Tj EMC {_NARROW} Tz {space} Tj"
+            )
+
+    def _sizes(self, runs: Iterable[_Run], font_name: str) -> Iterator[tuple[_Run, str]]:
+        """Yield each run with the operator that changes the text's size, if it changes."""
+        size = 0.0
+        for run in runs:
+            yield run, "" if run.size == size else f"{font_name} {pdf_number(run.size)} Tf\n"
+            size = run.size
+
+    def _place(self, run: _Run) -> str:
+        return f"1 0 0 1 {pdf_number(run.left)} {pdf_number(self._height - run.baseline)} Tm"
 
 
-def _reading_size(page: Page) -> tuple[int, int]:
-    return (page.height, page.width) if page.rotation in (90, 270) else (page.width, page.height)
+def _straight(runs: Sequence[_Run], reading: ReadingFrame) -> Matrix:
+    """Return the matrix from a place in the reading frame to the same place of a straight page.
+
+    Text turns around its middle, so that it moves as little as possible, and stays on the page.
+    """
+    left, right = min(run.left for run in runs), max(run.left + run.width for run in runs)
+    top, bottom = min(run.bottom - run.height for run in runs), max(run.bottom for run in runs)
+    return turning(-reading.skew, ((left + right) / 2, reading.height - (top + bottom) / 2))
 
 
-def _reading_box(page: Page, box: Box) -> Box:
-    """Map a box on the page's picture to the reading frame."""
-    left, top, right, bottom = box
-    match page.rotation:
-        case 90:
-            return top, page.width - right, bottom, page.width - left
-        case 180:
-            return page.width - right, page.height - bottom, page.width - left, page.height - top
-        case 270:
-            return page.height - bottom, left, page.height - top, right
-        case _:
-            return box
-
-
-def _reading_matrix(page: Page, frame: PageFrame) -> Matrix:
-    """Return the matrix from the reading frame, with y upwards from its lower edge, to user space."""
-    width, height = page.width, page.height
-    # The reading frame's lower left corner on the picture, as fractions, and the directions of x and of y there.
-    (across, down), (x_across, x_down), (y_across, y_down) = {
-        90: ((0, 0), (0, 1 / height), (1 / width, 0)),
-        180: ((1, 0), (-1 / width, 0), (0, 1 / height)),
-        270: ((1, 1), (0, -1 / height), (-1 / width, 0)),
-    }.get(page.rotation, ((0, 1), (1 / width, 0), (0, -1 / height)))
-    e, f = frame.user_space(across, down)
-    a, b = frame.user_space(across + x_across, down + x_down)
-    c, d = frame.user_space(across + y_across, down + y_down)
-    return a - e, b - f, c - e, d - f, e, f
-
-
-def _page_runs(page: Page) -> Iterator[_Run]:
-    blocks = [(block, _block_lines(page, block)) for block in sorted(page.blocks, key=lambda block: block.order)]
+def _page_runs(page: Page, reading: ReadingFrame) -> Iterator[_Run]:
+    blocks = [(block, _block_lines(block, reading)) for block in sorted(page.blocks, key=lambda block: block.order)]
     heights = sorted(_height(line) for _, lines in blocks for line in lines for _ in line)
     usual = heights[len(heights) // 2] if heights else 0
     for block, lines in blocks:
         if lines:
             yield from _paragraph_runs(lines, usual)
         else:
-            yield from _block_runs(block, _reading_box(page, block.bbox))
+            yield from _block_runs(block, reading.box(block))
 
 
-def _block_lines(page: Page, block: Block) -> list[list[Word]]:
-    words = [Word(text=text, bbox=_reading_box(page, word.bbox)) for word in block.words if (text := _clean(word.text))]
+def _block_lines(block: Block, reading: ReadingFrame) -> list[list[Word]]:
+    words = [Word(text=text, bbox=reading.box(word)) for word in block.words if (text := _clean(word.text))]
     return _lines(words) if words else []
 
 
@@ -291,8 +301,3 @@ def _visual(text: str) -> str:
         piece = "".join(character for _, character in run)
         pieces.append(piece[::-1] if side == "R" else piece)
     return "".join(reversed(pieces) if base == "R" else pieces)
-
-
-def pdf_number(value: float) -> str:
-    """Format a number for PDF, which has no exponents."""
-    return f"{value:.5f}".rstrip("0").rstrip(".")

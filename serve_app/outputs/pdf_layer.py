@@ -26,7 +26,7 @@ def pdf_errors() -> Iterator[None]:
         raise CorruptDocument("The PDF is damaged and could not be written again.") from error
 
 
-def add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face: pikepdf.Object) -> None:
+def add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, faces: dict[str, pikepdf.Object]) -> None:
     """Put the text before the page's own content, which may leave a changed graphics state behind."""
     if not content:
         return
@@ -39,14 +39,15 @@ def add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face
     # The resources may be shared with other pages and with forms; one more name in them is harmless.
     if not isinstance(leaf.Resources.get("/Font"), Dictionary):
         leaf.Resources.Font = Dictionary()
-    leaf.Resources.Font[name] = face
+    for suffix, face in faces.items():
+        leaf.Resources.Font[name + suffix] = face
 
 
 def unused_font_name(leaf: pikepdf.Page) -> str:
     resources = leaf.get_resources()
     fonts = resources.get("/Font") if isinstance(resources, Dictionary) else None
     name = FONT_NAME
-    while isinstance(fonts, Dictionary) and name in fonts:
+    while isinstance(fonts, Dictionary) and any(key.startswith(name) for key, _ in fonts.items()):
         name += "-"
     return name
 

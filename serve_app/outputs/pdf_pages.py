@@ -12,8 +12,9 @@ from serve_app.errors import CorruptDocument
 from serve_app.outputs.active_content import defuse_fields, defuse_page
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
-from serve_app.outputs.invisible_text import PageFrame, text_content
+from serve_app.outputs.invisible_text import text_content
 from serve_app.outputs.pdf_layer import Layer, compress, pdf_errors, unused_font_name
+from serve_app.outputs.reading_frame import PageFrame
 
 _TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
 

@@ -56,9 +56,9 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with pdf_errors():
-            face = font.add_to(result)
+            faces = font.add_to(result)
             for page, (name, content) in zip(result.pages, layers, strict=True):
-                add_layer(result, page.obj, name, content, face)
+                add_layer(result, page.obj, name, content, faces)
             result.save(
                 to,
                 deterministic_id=True,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pypdfium2 as pdfium
 import pytest
 from pikepdf import Array, Pdf
 
-from serve_app.document import Box
+from serve_app.document import Block, Box, Page
 from tests.support.searchable_pdfs import (
     DPI,
     dark_box,
@@ -58,8 +60,7 @@ COLUMNS = (
 )
 
 
-@pytest.mark.parametrize("spacing", [24, 30, 34])
-def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing: int) -> None:
+def column_blocks(spacing: int) -> list[Block]:
     def words(column: int, lines: list[str]) -> Iterator[tuple[str, Box]]:
         for index, line in enumerate(lines):
             left, baseline = 20 + 300 * column, 40 + 2 * column + spacing * index
@@ -70,8 +71,12 @@ def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing:
                 yield text, (left, top, left + 11 * len(text), bottom)
                 left += 11 * len(text) + 9
 
-    blocks = [words_block(*words(column, lines), order=column) for column, lines in enumerate(COLUMNS)]
-    data = searchable(plain_pdf(), page_of(*blocks))
+    return [words_block(*words(column, lines), order=column) for column, lines in enumerate(COLUMNS)]
+
+
+@pytest.mark.parametrize("spacing", [24, 30, 34])
+def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing: int) -> None:
+    data = searchable(plain_pdf(), page_of(*column_blocks(spacing)))
     assert lines_of(data) == [line for lines in COLUMNS for line in lines]
     places = [
         (word, 40 + 2 * column + spacing * index)
@@ -81,6 +86,60 @@ def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing:
     ]
     for (text, (_, top, _, bottom)), (word, baseline) in zip(word_boxes(data), places, strict=True):
         assert text == word and top * 2 < baseline < bottom * 2, "the baseline is in the word's box"
+
+
+def crooked(page: Page, degrees: float) -> Page:
+    """The page turned clockwise, with room for its corners."""
+    turn = np.exp(1j * math.radians(degrees))
+    corners = turn * (np.array([-1, 1, 1, -1]) * page.width + 1j * np.array([-1, -1, 1, 1]) * page.height) / 2
+    middle = corners.real.max() + 1j * corners.imag.max()
+
+    def moved(box: Box) -> dict[str, Any]:
+        left, top, right, bottom = box
+        straight = np.array([left + 1j * top, right + 1j * top, right + 1j * bottom, left + 1j * bottom])
+        at = middle + turn * (straight - (page.width + 1j * page.height) / 2)
+        upright = (at.real.min(), at.imag.min(), at.real.max(), at.imag.max())
+        return {"bbox": tuple(map(round, upright)), "polygon": [(point.real, point.imag) for point in at]}
+
+    blocks = [
+        block.model_copy(
+            update={
+                **moved(block.bbox),
+                "words": [word.model_copy(update=moved(word.bbox)) for word in block.words],
+            }
+        )
+        for block in page.blocks
+    ]
+    width, height = math.ceil(2 * middle.real), math.ceil(2 * middle.imag)
+    return page.model_copy(update={"width": width, "height": height, "skew": degrees, "blocks": blocks})
+
+
+def sized_for(page: Page) -> bytes:
+    with Pdf.new() as pdf:
+        pdf.add_blank_page(page_size=(page.width * 72 / DPI, page.height * 72 / DPI))
+        out = io.BytesIO()
+        pdf.save(out)
+        return out.getvalue()
+
+
+@pytest.mark.parametrize("degrees", [-10, -3, 0.4, 2, 8])
+def test_lines_of_a_crooked_page_are_read_in_their_order_and_found_along_the_ink(degrees: float) -> None:
+    page = crooked(page_of(*column_blocks(30)), degrees)
+
+    data = searchable(sized_for(page), page)
+
+    lines = [line for column in COLUMNS for line in column]
+    assert lines_of(data) == lines
+    textpage = pdfium.PdfDocument(data)[0].get_textpage()
+    assert sorted(textpage.get_text_range().split()) == sorted(" ".join(lines).split())
+    for word in (page.blocks[0].words[0], page.blocks[0].words[2], page.blocks[1].words[-1]):
+        ((first, count),) = list(iter(textpage.search(word.text).get_next, None))
+        boxes = np.array([textpage.get_charbox(first + index) for index in (0, count - 1)])
+        start, end = (boxes[:, :2] + boxes[:, 2:]) / 2
+        top_left, top_right, bottom_right, bottom_left = np.array(word.polygon) / 2 * (1, -1) + (0, page.height / 2)
+        along = (end - start) / np.hypot(*(end - start))
+        assert -math.degrees(math.atan2(along[1], along[0])) == pytest.approx(degrees, abs=0.1)
+        assert np.allclose(start + end, np.mean([top_left, top_right, bottom_right, bottom_left], axis=0) * 2, atol=8)
 
 
 def test_columns_of_blocks_without_words_are_read_one_after_the_other() -> None:
