@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -29,20 +27,13 @@ from serve_app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from serve_app.raster.canvas import Canvas, canvas_of, user_units
 from serve_app.raster.fonts import system_fonts
 from serve_app.raster.glyphs import undrawn_fonts
-from serve_app.raster.images import MAX_SIDE, DecodedImage
+from serve_app.raster.images import DecodedImage
 from serve_app.raster.passwords import open_with
 from serve_app.raster.text_layer import TextPage, read_text_layer
 from serve_app.runtime.mapped_file import FileContent
-
-POINTS_PER_INCH = 72
-
-SMALLEST_SIDE = 0.01
-"""Shortest side of a page in points. A shorter one is taken as this, so that the area is never zero."""
-
-ROUNDING = 1e-3
-"""Tolerance in pixels, since sizes are 4-byte floats: a scan that fills its page exactly must not grow by a pixel."""
 
 PAGES_PER_OPENING = 100
 """Number of pages after which the document is reopened: PDFium holds every object it has read until it is closed."""
@@ -66,17 +57,19 @@ class PdfSource:
     """
 
     def __init__(self, data: FileContent, password: str | None) -> None:
+        self._file = data
         # PDFium reads from this memory as long as the document is open.
         self._data = data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
         self._fonts = system_fonts()
         self._requests_before = self._fonts.requests
         self._document, self._password = _open(self._data, password)
+        self._user_units: dict[int, float] | None = None  # read with the first page
         self._pages_loaded = 0
         self.page_count = len(self._document)
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
         with self._page(number) as page:
-            canvas = _canvas(page, number, default_dpi if dpi is None else dpi, max_pixels)
+            canvas = self._canvas(page, number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
             try:
                 pixels = np.full((canvas.height, canvas.width, 3), 255, np.uint8)
                 _draw(page, pixels)
@@ -88,11 +81,16 @@ class PdfSource:
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         with self._page(number) as page:
-            canvas = _canvas(page, number, default_dpi if dpi is None else dpi, max_pixels)
+            canvas = self._canvas(page, number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
             return read_text_layer(page, width=canvas.width, height=canvas.height, dpi=canvas.dpi)
 
     def close(self) -> None:
         self._document.close()
+
+    def _canvas(self, page: Any, number: int, **options: Any) -> Canvas:
+        if self._user_units is None:
+            self._user_units = user_units(self._file, self._password)
+        return canvas_of(page, number, user_unit=self._user_units.get(number, 1.0), **options)
 
     def _font_warnings(self, page: Any) -> tuple[ErrorInfo, ...]:
         if self._fonts.requests == self._requests_before:
@@ -121,15 +119,6 @@ class PdfSource:
             raise _damaged(number) from error
         finally:
             page.close()
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """Size of a rendered page in pixels, and its resolution."""
-
-    width: int
-    height: int
-    dpi: int
 
 
 def _open(data: _Buffer, password: str | None) -> tuple[Any, bytes]:
@@ -180,22 +169,6 @@ def _refusal(code: int) -> Exception:
 
 def _damaged(number: int) -> CorruptDocument:
     return CorruptDocument(f"Page {number} of the PDF is damaged and could not be read.")
-
-
-def _canvas(page: Any, number: int, dpi: int, max_pixels: int) -> _Canvas:
-    """Return the size of a page at `dpi`, or at a lower resolution if `max_pixels` and MAX_SIDE require it."""
-    size = page.get_size()
-    if not all(math.isfinite(side) for side in size):
-        raise CorruptDocument(f"Page {number} of the PDF has no usable size.")
-    across, down = (max(side, SMALLEST_SIDE) for side in size)
-    finest = POINTS_PER_INCH * min(math.sqrt(max_pixels / (across * down)), MAX_SIDE / max(across, down))
-    # Rounded down to an integer, so the reported dpi is exact.
-    true_dpi = dpi if dpi <= finest else math.floor(finest) or finest
-    # Rounded up like other renderers, so boxes match the pixels of clients that render the page themselves.
-    width, height = (max(1, math.ceil(side * true_dpi / POINTS_PER_INCH - ROUNDING)) for side in (across, down))
-    width = min(width, MAX_SIDE)
-    height = min(height, MAX_SIDE, max(max_pixels // width, 1))
-    return _Canvas(min(width, max_pixels), height, max(round(true_dpi), 1))
 
 
 def _is_blank(pixels: RgbPixels) -> bool:

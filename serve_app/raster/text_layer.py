@@ -77,7 +77,7 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     finally:
         textpage.close()
     words = list(group_words(characters.glyphs, width, height))
-    visible = are_visible(page, [word.bbox for word, _, _ in words], width, height)
+    visible = are_visible(page, [word.bbox for word, _, _ in words], width, height, dpi)
     visible_words = [
         word
         for word, is_visible in zip(words, visible, strict=True)

@@ -50,7 +50,7 @@ def scan_contents(page: Any) -> Contents | None:
     found = Contents(set())
     page_left, page_bottom, page_right, page_top = page.get_bbox()
     area = (page_right - page_left) * (page_top - page_bottom)
-    walk = _objects(page, None, pdfium.PdfMatrix())
+    walk = page_objects(page)
     for item, matrix in itertools.islice(walk, MAX_OBJECTS):
         if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
             if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in INVISIBLE_MODES:
@@ -66,8 +66,12 @@ def scan_contents(page: Any) -> Contents | None:
     return found if next(walk, None) is None else None
 
 
-def _objects(page: Any, form: Any, matrix: Any, level: int = 0) -> Iterator[tuple[Any, Any]]:
+def page_objects(page: Any) -> Iterator[tuple[Any, Any]]:
     """Yield the objects of a page and its forms in drawing order, each with the matrix from its form to the page."""
+    return _objects(page, None, pdfium.PdfMatrix())
+
+
+def _objects(page: Any, form: Any, matrix: Any, level: int = 0) -> Iterator[tuple[Any, Any]]:
     for item in page.get_objects(max_depth=1 + level, form=form, level=level):
         yield item, matrix
         if item.type == pdfium_c.FPDF_PAGEOBJ_FORM and level < MAX_FORM_DEPTH:
@@ -91,12 +95,13 @@ def _subtype(page: Any, index: int) -> int:
         pdfium_c.FPDFPage_CloseAnnot(annotation)
 
 
-def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
+def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int, dpi: int) -> list[bool]:
     """Return for each box whether anything is visible there. Text may be white on white, or covered.
 
-    Boxes are in pixels of the page drawn at `width` x `height`.
+    Boxes are in pixels of the page drawn at `width` x `height`, with `dpi`.
     """
-    scale = min(1.0, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
+    unit = max(round(72 * width / dpi / max(page.get_width(), 1)), 1)
+    scale = min(unit, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
     bitmap = page.render(scale=scale, grayscale=True)
     try:
         preview = bitmap.to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pikepdf
 import pytest
 from PIL import Image
 from pypdfium2.version import PDFIUM_INFO
@@ -97,6 +99,68 @@ def test_annotations_and_filled_forms_are_drawn() -> None:
         b"", size=(200, 100), page=b"/Annots[5 0 R]", catalog=b"/AcroForm<</Fields[5 0 R]>>", more=[field, appearance]
     )
     assert render(form).pixels[80, 30].tolist() == [0, 0, 255]
+
+
+# Size
+
+
+def covered_page(pixels: tuple[int, int], size: tuple[float, float], page: bytes = b"") -> bytes:
+    """A page that a white picture covers."""
+    entries = (
+        b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceGray/BitsPerComponent 1/Filter/FlateDecode"
+    )
+    data = zlib.compress(b"\xff" * ((pixels[0] + 7) // 8 * pixels[1]))
+    content = b"q %g 0 0 %g 0 0 cm /I Do Q" % size
+    resources = b"/Resources<</XObject<</I 5 0 R>>>>"
+    return page_pdf(content, size=size, page=resources + page, more=[stream(data, entries % pixels)])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("password", [None, "secret"])
+def test_a_unit_larger_than_a_point_makes_the_page_larger(password: str | None, compressed: bool) -> None:
+    data = page_pdf(b"1 0 0 rg 0 0 2 2 re f", size=(20, 10), page=b"/UserUnit 10")
+    out = io.BytesIO()
+    mode = pikepdf.ObjectStreamMode.generate if compressed else pikepdf.ObjectStreamMode.disable
+    with pikepdf.open(io.BytesIO(data)) as pdf:
+        encryption = pikepdf.Encryption(user=password, owner="owner") if password else None
+        pdf.save(out, object_stream_mode=mode, encryption=encryption)
+    image = opened(out.getvalue(), password).render(1, dpi=72, default_dpi=100, max_pixels=MAX_PIXELS)
+    assert (image.pixels.shape, image.dpi) == ((100, 200, 3), 72)
+    assert image.pixels[90, 5].tolist() == RED and image.pixels[70, 5].tolist() == WHITE
+
+
+@pytest.mark.parametrize("unit", [b"0", b"-2", b"(a)", b"1e30", b"null"])
+def test_a_unit_that_is_none_is_a_point(unit: bytes) -> None:
+    assert render(page_pdf(b"", size=(20, 10), page=b"/UserUnit %b" % unit)).pixels.shape == (10, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "dpi", "expected"),
+    [
+        ((60, 40), None, ((400, 600, 3), 720)),  # its own resolution
+        ((30, 20), None, ((400, 600, 3), 100)),  # 1440 dpi: the size is wrong
+        ((60, 40), 144, ((80, 120, 3), 144)),
+        ((600, 400), None, ((556, 834, 3), 100)),  # no small page
+    ],
+)
+def test_a_small_page_has_the_resolution_of_its_picture(
+    size: tuple[float, float], dpi: int | None, expected: tuple[tuple[int, int, int], int]
+) -> None:
+    image = render(covered_page((600, 400), size), dpi=dpi)
+    assert (image.pixels.shape, image.dpi) == expected
+
+
+def test_the_picture_of_a_turned_page_gives_its_resolution_too() -> None:
+    image = render(covered_page((600, 400), (60, 40), page=b"/Rotate 90"), dpi=None)
+    assert image.pixels.shape == (600, 400, 3)
+
+
+@pytest.mark.parametrize(("length", "dpi"), [(11_000, 200), (14_400, 163), (20_000, 150), (60_000, 78)])
+def test_a_long_page_is_drawn_coarser_but_legible(length: int, dpi: int) -> None:
+    source = opened(page_pdf(b"", size=(10, length)))
+    image = source.render(1, dpi=None, default_dpi=200, max_pixels=10**7)
+    assert image.dpi == dpi and image.pixels.shape[0] == math.ceil(length * dpi / 72)
+    assert source.render(1, dpi=72, default_dpi=200, max_pixels=10**7).dpi == 72
 
 
 # Limits
