@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.document import Page, PageContent, PageImage, RgbPixels
+from serve_app.document import Block, Box, Page, PageContent, PageImage, RgbPixels
 from serve_app.document.options import RecognitionOptions
 from serve_app.recognition.engines import PageTask
+from serve_app.recognition.engines.figures import IMAGE, drop_edges
+from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tesseract import TesseractEngine
 from serve_app.settings import TesseractSettings
 from tests.support.engines import read_whole
+from tests.support.pictures import photo
 
 TEXT = "\n\n".join(SAMPLES["page-ru"].body.split("\n\n")[:3])
 
@@ -88,3 +92,51 @@ def test_a_straight_page_has_no_skew_and_no_polygons(engine: TesseractEngine) ->
     assert (page.text, page.skew) == ("Ровная строка.", 0)
     assert all(block.polygon is None for block in page.blocks)
     assert all(word.polygon is None for block in page.blocks for word in block.words)
+
+
+def test_a_figure_of_a_crooked_page_is_cut_out_level_and_its_place_is_on_the_page_as_sent(
+    engine: TesseractEngine,
+) -> None:
+    picture = photo(500, 340)
+    page = Image.new("RGB", (1000, 1000), "white")
+    page.paste(draw_page(TEXT.split("\n\n")[0], size=(1000, 360), margin=80), (0, 0))
+    page.paste(picture, (300, 400))
+    pixels = crooked(page, 6)
+    reading = read(engine, pixels)
+    (figure,) = reading.figures
+    (block,) = (block for block in reading.page.blocks if block.figure == figure.path)
+    height, width = pixels.shape[:2]
+    middle = np.asarray(block.polygon).mean(axis=0)
+    angle = np.radians(6)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    assert np.abs(middle - (width / 2, height / 2) - turn @ (550 - 500, 570 - 500)).max() < 8
+    left, top, right, bottom = block.bbox
+    assert right - left > 520 and bottom - top > 380
+    with Image.open(io.BytesIO(figure.jpeg)) as level:
+        assert abs(level.width - 500) <= 12 and abs(level.height - 340) <= 12
+        shown, drawn = (np.asarray(each.resize((20, 14), Image.Resampling.BOX), np.int16) for each in (level, picture))
+        assert np.abs(shown - drawn).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("place", "stays"),
+    [
+        ((0, 0, 80, 1100), False),  # a gutter
+        ((0, 0, 1000, 70), False),  # a lid
+        ((0, 0, 1000, 900), False),  # paper between three edges
+        ((300, 300, 800, 640), True),
+        ((0, 300, 300, 700), True),  # a picture at an edge
+    ],
+)
+def test_edges_of_a_crooked_page_as_sent_are_no_figures(place: Box, stays: bool) -> None:
+    page = straighten(np.full((1100, 1000, 3), 255, np.uint8), 6, max_side=5000)
+    left, top, right, bottom = place
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    angle = np.radians(6)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    height, width = page.pixels.shape[:2]
+    outline = (corners - (500, 550)) @ turn.T + (width / 2, height / 2)
+    bounds = (*outline.min(axis=0).astype(int).tolist(), *outline.max(axis=0).astype(int).tolist())
+    text = Block(label="text", text="a", bbox=(0, 0, 9, 9), order=0)
+    block = Block(label=IMAGE, text="", bbox=bounds, polygon=[(x, y) for x, y in outline.tolist()], order=1)
+    assert drop_edges([text, block], page) == ([text, block] if stays else [text])

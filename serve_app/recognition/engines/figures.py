@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from serve_app.document import Block, Box, Figure, RgbPixels, Word
+from serve_app.recognition.engines.straightening import StraightPage
 
 IMAGE = "image"
 """The label of picture blocks."""
@@ -84,8 +85,40 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
             continue
         upright = np.rot90(pixels[top:bottom, left:right], rotation // 90)
         figures[path] = Figure(path, jpeg(Image.fromarray(np.ascontiguousarray(upright))))
-        remaining.append(block.model_copy(update={"bbox": box, "figure": path, "order": len(remaining)}))
+        changes = {"bbox": box, "polygon": None, "figure": path, "order": len(remaining)}
+        remaining.append(block.model_copy(update=changes))
     return remaining, tuple(figures.values())
+
+
+def drop_edges(blocks: list[Block], page: StraightPage) -> list[Block]:
+    """Drop the IMAGE blocks at the edges of a crooked page, going by the outlines that are their polygons.
+
+    Lids and gutters run along the edges of the page as it was sent. On the straightened page they are sloping wedges, as
+    wide as figures.
+    """
+    if not page.skew:
+        return blocks
+    width, height = page.sent
+    return [
+        block
+        for block in blocks
+        if block.label != IMAGE or not block.polygon or _may_stand(page.bounds(block.polygon), width, height)
+    ]
+
+
+def _may_stand(box: Box, page_width: int, page_height: int) -> bool:
+    """Whether a box has the size and position of a figure on a page of this size."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    at_sides = (left <= 0) + (right >= page_width)
+    at_ends = (top <= 0) + (bottom >= page_height)
+    return not (
+        min(width, height) < MIN_SIDE * min(page_width, page_height)
+        or width * height > MAX_SHARE * page_width * page_height
+        or at_sides + at_ends > MAX_EDGES
+        or (at_sides and width <= STRIP * page_width)
+        or (at_ends and height <= STRIP * page_height)
+    )
 
 
 class _Page:
@@ -102,22 +135,12 @@ class _Page:
 
     def may_be_figure(self, box: Box, words: Sequence[Word]) -> bool:
         """Whether a box has the size and position of a figure and is not a region of text."""
-        left, top, right, bottom = box
-        width, height = right - left, bottom - top
-        at_sides = (left <= 0) + (right >= self.width)
-        at_ends = (top <= 0) + (bottom >= self.height)
-        if (
-            min(width, height) < MIN_SIDE * min(self.width, self.height)
-            or width * height > MAX_SHARE * self.width * self.height
-            or at_sides + at_ends > MAX_EDGES
-            or (at_sides and width <= STRIP * self.width)
-            or (at_ends and height <= STRIP * self.height)
-        ):
+        if not _may_stand(box, self.width, self.height):
             return False
         covered = sum(
             _area(_intersection(word.bbox, box)) for word in words if (word.confidence or 0) >= MIN_WORD_CONFIDENCE
         )
-        return covered <= MAX_TEXT_SHARE * width * height
+        return covered <= MAX_TEXT_SHARE * _area(box)
 
     def has_content(self, box: Box) -> bool:
         """Whether the box has more content than its background colour."""

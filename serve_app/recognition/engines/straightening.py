@@ -29,12 +29,12 @@ class StraightPage:
     """A page with level lines of text, as large as needed to hold the whole of the page as it was sent.
 
     `pixels`: RGB, uint8, shape (height, width, 3). `skew`: degrees clockwise by which the page was crooked. A page with a
-    skew of 0.0 has the pixels that were sent.
+    skew of 0.0 has the pixels that were sent. `sent`: width and height of the page as it was sent.
     """
 
     pixels: RgbPixels
     skew: float
-    _sent: tuple[int, int]  # width and height of the page as it was sent
+    sent: tuple[int, int]
     _to_sent: Affine
 
     def polygon(self, box: Box, rotation: int) -> Polygon:
@@ -49,8 +49,13 @@ class StraightPage:
 
     def box(self, box: Box) -> Box:
         """Return the smallest upright box on the page as it was sent that holds `box`, cut at the page's edges."""
-        across, down = zip(*self.polygon(box, 0), strict=True)
-        width, height = self._sent
+        left, top, right, bottom = box
+        return self.bounds([(left, top), (right, top), (right, bottom), (left, bottom)])
+
+    def bounds(self, outline: Polygon) -> Box:
+        """Return the smallest upright box on the page as it was sent that holds `outline`, cut at the page's edges."""
+        across, down = zip(*(self._sent_point(x, y) for x, y in outline), strict=True)
+        width, height = self.sent
         return (
             min(max(math.floor(min(across)), 0), width),
             min(max(math.floor(min(down)), 0), height),

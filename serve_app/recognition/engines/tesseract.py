@@ -17,7 +17,7 @@ from serve_app.document import Block, Page, PageContent, PageImage
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
-from serve_app.recognition.engines.figures import IMAGE, cut_figures
+from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
 from serve_app.recognition.engines.skew import find_skew
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
@@ -94,7 +94,7 @@ class TesseractEngine(Engine):
                     blocks, rotation = again
                     # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
                     blocks = [block for block in blocks if block.label != IMAGE]
-        blocks, figures = cut_figures(straight.pixels, blocks, rotation)
+        blocks, figures = cut_figures(straight.pixels, drop_edges(blocks, straight), rotation)
         blocks = straight.as_sent(blocks, rotation)
         page = Page(
             number=image.number,

@@ -10,7 +10,10 @@ from serve_app.recognition.engines.figures import IMAGE
 
 
 def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
-    """Return paragraphs and possible pictures in reading order, and the rotation of the text in degrees clockwise."""
+    """Return paragraphs and possible pictures in reading order, and the rotation of the text in degrees clockwise.
+
+    The polygon of a picture is its outline, which need not have four corners.
+    """
     level = tesserocr.RIL
     types = tesserocr.PT
     pictures = {types.FLOWING_IMAGE, types.HEADING_IMAGE, types.PULLOUT_IMAGE}
@@ -27,7 +30,7 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
             # On a rotated page, BoundingBox rotates these once too often.
             outline = item.BlockPolygon()
             if outline:
-                blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), order=len(blocks)))
+                blocks.append(Block(label=IMAGE, text="", bbox=_bounds(outline), polygon=outline, order=len(blocks)))
         if kind in no_text or item.Empty(level.WORD):
             continue
         if item.IsAtBeginningOf(level.PARA):  # at a later word, the text would start from that word
