@@ -19,7 +19,7 @@ from serve_app.outputs.invisible_text import text_content
 from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress
 from serve_app.outputs.reading_frame import Matrix, PageFrame, pdf_number
 from serve_app.raster.images import image_errors, open_image
-from serve_app.raster.metadata import file_dpi, turn_upright
+from serve_app.raster.metadata import file_resolution, square_size, turn_upright
 from serve_app.raster.page_source import PageSource, open_source
 
 MAX_PAGE_POINTS = 14_400
@@ -56,7 +56,7 @@ class _Picture:
     """An image in the PDF. PDF draws images on the unit square; `matrix` turns that square so that the image is upright."""
 
     stream: pikepdf.Object
-    width: int  # upright, as height
+    width: int  # upright and with square pixels, as height
     height: int
     dpi: int
     matrix: Matrix = (1, 0, 0, 1, 0, 0)
@@ -85,7 +85,9 @@ def _embed_jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
         (x, y), (x1, y1), (x2, y2) = ((at % 2, 1 - at // 2) for at in map(corners.index, (2, 3, 0)))
         turned = x1 == x
         width, height = image.size[::-1] if turned else image.size
-        dpi = file_dpi(image, (width, height)) or _DEFAULT_DPI
+        resolution = file_resolution(image)
+        width, height = square_size((width, height), resolution)
+        dpi = _DEFAULT_DPI if resolution is None else round(max(resolution))
         channels = len(image.getbands())
     stream = result.make_stream(
         data,

@@ -8,7 +8,6 @@ ICC profiles are not applied: they matter for colour proofs, not for recognition
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from serve_app.document import ErrorInfo
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
-from serve_app.raster.metadata import file_dpi, turn_upright
+from serve_app.raster.damaged_images import DAMAGED, load_pixels, open_png
+from serve_app.raster.metadata import file_resolution, square_size, turn_upright
+from serve_app.raster.png_chunks import png_size
 from serve_app.raster.rgb import to_rgb
 
 # Disables Pillow's limit. `check_size` applies the service's limit before anything is decoded.
@@ -34,9 +34,6 @@ Image.MAX_IMAGE_PIXELS = None
 
 MAX_SIDE = 65_535
 """Longest side in pixels, JPEG's own: Pillow keeps a pointer for each row, so 1 x 10^8 pixels would cost 0.8 GB."""
-
-MAX_PNG_CHUNKS = 1000
-"""Most chunks of a PNG besides those of its pixels."""
 
 _SUPPORTED = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 
@@ -62,7 +59,8 @@ class DecodedImage:
 def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
     """Decode a JPEG, PNG, WebP, GIF, BMP or TIFF image. If it has several pages or frames, decode the first.
 
-    Puts transparent images on white, applies the EXIF orientation and scales deeper samples to 8 bits.
+    Puts transparent images on white, applies the EXIF orientation, scales deeper samples to 8 bits, and makes pixels square.
+    An image whose end is missing is read as far as it goes, with the warning `damaged_image`.
     `dpi` is the hint, else the file's resolution if it is plausible (see `metadata.LARGEST_PAGE_INCHES`), else the default.
 
     Raises EmptyDocument, UnsupportedMediaType, CorruptDocument, and TooLarge if the header gives more than `max_pixels`
@@ -75,15 +73,22 @@ def decode_image(data: bytes, *, max_pixels: int, dpi_hint: int | None, default_
         raise UnsupportedMediaType("This is a PDF, not an image.")
     with image_errors(kind):
         image = open_image(kind, data, max_pixels)
-        return decode_opened(image, data, dpi_hint=dpi_hint, default_dpi=default_dpi)
+        return decode_opened(image, data, max_pixels=max_pixels, dpi_hint=dpi_hint, default_dpi=default_dpi)
 
 
-def decode_opened(image: ImageFile, data: bytes, *, dpi_hint: int | None, default_dpi: int) -> DecodedImage:
+def decode_opened(
+    image: ImageFile, data: bytes, *, max_pixels: int, dpi_hint: int | None, default_dpi: int
+) -> DecodedImage:
     """Decode an image opened by `open_image`, like `decode_image`. Call it within `image_errors`."""
-    image.load()
+    resolution = file_resolution(image)
+    image, is_damaged = load_pixels(image, data)
     upright = turn_upright(image, to_rgb(image, data))
-    dpi = dpi_hint or file_dpi(image, upright.size) or default_dpi
-    return DecodedImage(np.asarray(upright), dpi)
+    size = square_size(upright.size, resolution)
+    if size != upright.size:
+        check_size(size, max_pixels)
+        upright = upright.resize(size, Image.Resampling.BICUBIC)
+    dpi = dpi_hint or (round(max(resolution)) if resolution is not None else default_dpi)
+    return DecodedImage(np.asarray(upright), dpi, (DAMAGED,) if is_damaged else ())
 
 
 @contextmanager
@@ -136,10 +141,8 @@ def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
         case "JPEG":
             image = JpegImageFile(stream)
         case "PNG":
-            _check_png_chunks(data)
-            image = PngImageFile(stream)
-            check_size(image.size, max_pixels)
-            PngImageFile(io.BytesIO(data)).verify()  # `load` does not check the checksums of pixel data
+            check_size(png_size(data), max_pixels)
+            image = open_png(data)
         case "WebP":
             check_size(_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
             image = WebPImageFile(stream)
@@ -163,17 +166,6 @@ def check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
     if max(size) > MAX_SIDE:
         raise TooLarge(f"The image has {width} x {height} pixels; no side may be longer than {MAX_SIDE}.")
-
-
-def _check_png_chunks(data: bytes) -> None:
-    """Refuse a PNG with too many chunks: a million empty text chunks take Pillow many seconds."""
-    position, others = 8, 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        others += kind != b"IDAT"
-        if others > MAX_PNG_CHUNKS:
-            raise CorruptDocument("The PNG image has too many chunks besides its pixels.")
-        position += length + 12
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

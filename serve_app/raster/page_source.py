@@ -93,7 +93,7 @@ class ImageSource:
         image, self._opened = self._opened or self._open(max_pixels), None
         with image_errors(self._kind):
             check_size(image.size, max_pixels)
-            return decode_opened(image, self._data, dpi_hint=dpi, default_dpi=default_dpi)
+            return decode_opened(image, self._data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         return None
@@ -121,7 +121,7 @@ class TiffSource:
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
         image = self._open(number, max_pixels)
         with image_errors("TIFF"):
-            return decode_opened(image, self._data, dpi_hint=dpi, default_dpi=default_dpi)
+            return decode_opened(image, self._data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         return None

@@ -168,6 +168,9 @@ async def test_row_5_bad_base64_is_400(client: httpx.AsyncClient, text: str) -> 
         ("-_8=", b"\xfb\xff"),
         ("data:image/png;base64,YWJj", b"abc"),
         ("DATA:text/html;charset=utf-8;BASE64,YWJj", b"abc"),
+        ("YWI", b"ab"),
+        ("YQ", b"a"),
+        ("-_8", b"\xfb\xff"),
         ("", b""),
     ],
 )
@@ -260,6 +263,30 @@ async def test_row_10_a_compressed_body_is_415(client: httpx.AsyncClient) -> Non
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = await client.post("/ocr", content=b"\x1f\x8b", headers=headers)
     assert _code(response) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename*=UTF-8''%D0%A1%D1%87%D1%91%D1%82%205.png", "Счёт 5.png"),
+        ("filename*=utf-8'ru'%D0%A1%D1%87%D1%91%D1%82.png; filename=\"plain.png\"", "plain.png"),
+        ("filename*=windows-1251''%D1%F7%B8%F2.png", "Счёт.png"),
+        ("filename*=nothing''%D1%F7.png", "document"),
+        ("filename*=UTF-8''a%22%0D%0Ab.png", "ab.png"),
+        ("filename*=''..%2F..%2Fetc%2Fpasswd", "passwd"),
+    ],
+)
+async def test_a_file_name_in_the_extended_form_alone_makes_a_file(parameters: str, name: str) -> None:
+    body = f'--x\r\nContent-Disposition: form-data; name="file"; {parameters}\r\n\r\npage\r\n--x--\r\n'.encode()
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "path": "/ocr", "headers": headers}, receive)
+    read = await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3)
+    assert read.file is not None
+    assert (bytes(read.file), read.file_name) == (b"page", name)
 
 
 async def test_row_11_multipart_without_a_boundary_is_400(client: httpx.AsyncClient) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -147,44 +148,128 @@ def test_thumbnail_or_mask_in_a_tiff_is_not_a_second_page(subfile_type: int) -> 
 # Damage
 
 
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(7).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("PNG", {}), ("GIF", {"interlace": 0}), ("TIFF", {})],
+)
+@pytest.mark.parametrize("kept", [0.5, 0.95])
+def test_an_image_without_its_end_is_read_as_far_as_it_goes(kind: str, options: dict[str, Any], kept: float) -> None:
+    data = save(noise(), kind, **options)
+    whole, part = decode(data), decode(data[: int(len(data) * kept)])
+    assert (whole.warnings, [warning.code for warning in part.warnings]) == ((), ["damaged_image"])
+    rows = int(90 * kept * 0.5) // 16 * 16
+    assert (part.pixels[:rows] == whole.pixels[:rows]).all()
+    assert (part.pixels[-1] != whole.pixels[-1]).any()
+
+
+def test_a_progressive_jpeg_without_its_last_bytes_is_whole_but_for_the_warning() -> None:
+    data = save(noise(), "JPEG", progressive=True)
+    part = decode(data[:-2])
+    assert (part.pixels == decode(data).pixels).all()
+    assert [warning.code for warning in part.warnings] == ["damaged_image"]
+
+
+def test_a_bmp_without_its_end_lacks_its_upper_rows() -> None:
+    data = save(noise(), "BMP")
+    part = decode(data[: len(data) // 2])
+    assert (part.pixels[50:] == decode(data).pixels[50:]).all()
+    assert (part.pixels[0] == 255).all()
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("JPEG", {}),
-        ("JPEG", {"progressive": True}),
-        ("PNG", {}),
-        ("GIF", {}),
-        ("BMP", {}),
         ("WEBP", {}),
         ("WEBP", {"lossless": True}),
-        ("TIFF", {}),
-        ("TIFF", {"compression": "tiff_lzw"}),
+        ("TIFF", {"compression": "tiff_lzw"}),  # Pillow writes the directory of a compressed TIFF at the end
         ("TIFF", {"compression": "jpeg"}),
     ],
 )
 @pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
-def test_truncated_files_are_corrupt_not_half_grey(kind: str, options: dict[str, Any], kept: float) -> None:
-    noise = np.random.default_rng(7).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    data = save(Image.fromarray(noise), kind, **options)
+def test_an_image_of_which_nothing_can_be_decoded_is_corrupt(kind: str, options: dict[str, Any], kept: float) -> None:
+    data = save(noise(), kind, **options)
     with pytest.raises(CorruptDocument):
         decode(data[: int(len(data) * kept)])
 
 
-@pytest.mark.parametrize("cut", [5, 12, 14, 20])
-def test_png_without_its_end_is_corrupt(cut: int) -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kept", [20, 60])
+def test_an_image_that_ends_before_its_pixels_is_corrupt(kind: str, kept: int) -> None:
+    data = save(noise(), kind, **({"progressive": True} if kind == "JPEG" else {}))
     with pytest.raises(CorruptDocument):
-        decode(save(Image.fromarray(corners()), "PNG")[:-cut])
+        decode(data[:kept])
 
 
-@pytest.mark.parametrize("target", [b"IHDR", b"IDAT", b"tEXt"])
-def test_png_with_a_wrong_checksum_is_corrupt(target: bytes) -> None:
+@pytest.mark.parametrize("cut", [1, 5, 12])
+def test_a_png_with_all_its_pixels_is_whole(cut: int) -> None:
+    part = decode(save(Image.fromarray(corners()), "PNG")[:-cut])
+    assert (part.pixels == corners()).all() and part.warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "LA"])
+def test_missing_rows_of_a_png_are_of_one_colour(mode: str) -> None:
+    data = save(noise().resize((240, 300)).convert(mode), "PNG")
+    part = decode(data[: len(data) // 2])
+    assert [warning.code for warning in part.warnings] == ["damaged_image"]
+    assert (part.pixels[:100] == decode(data).pixels[:100]).all()
+    assert len(np.unique(part.pixels[-30:].reshape(-1, 3), axis=0)) == 1
+
+
+def test_missing_passes_of_an_interlaced_png_are_white() -> None:
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+    passes = b"".join(
+        (b"\0" + bytes(columns)) * rows for columns, rows in ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4))
+    )
+    pixels = chunk(b"IDAT", zlib.compress(passes))  # the last one has the odd rows
+    part = decode(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels)
+    assert part.pixels[::2].max() == 0 and part.pixels[1::2].min() == 255
+    assert [warning.code for warning in part.warnings] == ["damaged_image"]
+
+
+def test_a_png_with_a_wrong_checksum_in_its_header_is_corrupt() -> None:
+    data = bytearray(png(2, 1, 8, 0, b"\0\x10\x20"))
+    data[29] ^= 1
+    with pytest.raises(CorruptDocument):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("target", [b"IDAT", b"tEXt"])
+def test_a_wrong_checksum_beside_right_pixels_does_no_harm(target: bytes) -> None:
     data = bytearray(png(2, 1, 8, 0, b"\0\x10\x20", extra=chunk(b"tEXt", b"Title\0page")))
-    assert decode(bytes(data)).pixels[0, :, 0].tolist() == [16, 32]
     start = data.index(target)
     (length,) = struct.unpack_from(">I", data, start - 4)
     data[start + 4 + length] ^= 1
-    with pytest.raises(CorruptDocument):
-        decode(bytes(data))
+    decoded = decode(bytes(data))
+    assert (decoded.pixels[0, :, 0].tolist(), decoded.warnings) == ([16, 32], ())
+
+
+def test_damage_amid_the_pixels_of_a_png_ends_them_there() -> None:
+    data = bytearray(save(noise(), "PNG"))
+    whole = decode(bytes(data)).pixels
+    data[len(data) // 2] ^= 0xFF
+    part = decode(bytes(data))
+    assert [warning.code for warning in part.warnings] == ["damaged_image"]
+    assert (part.pixels[:30] == whole[:30]).all()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"tEXt", b"mxfile\0" + b"x" * 3_000_000),
+        chunk(b"zTXt", b"mxfile\0\0" + zlib.compress(b"y" * 3_000_000)),
+        chunk(b"iCCP", b"big\0\0" + zlib.compress(bytes(2_000_000))),
+        chunk(b"iTXt", b"\0"),
+        chunk(b"pHYs", b"\0\1"),
+    ],
+    ids=["tEXt", "zTXt", "iCCP", "iTXt", "pHYs"],
+)
+def test_long_and_odd_metadata_of_a_png_costs_nothing(extra: bytes) -> None:
+    decoded = decode(png(2, 1, 8, 0, b"\0\x10\x20", extra))
+    assert (decoded.pixels[0, :, 0].tolist(), decoded.warnings) == ([16, 32], ())
 
 
 @pytest.mark.parametrize(
@@ -208,8 +293,8 @@ def test_headers_with_nothing_behind_them_are_corrupt(data: bytes) -> None:
 
 def test_message_of_corrupt_document_holds_no_text_of_a_library() -> None:
     with pytest.raises(CorruptDocument) as caught:
-        decode(save(Image.fromarray(corners()), "PNG")[:-30])
-    assert caught.value.message == "The PNG image is damaged or in an unusual encoding, and could not be read."
+        decode(save(Image.fromarray(corners()), "WEBP")[:-30])
+    assert caught.value.message == "The WebP image is damaged or in an unusual encoding, and could not be read."
 
 
 def test_damaged_exif_does_not_cost_the_page() -> None:
@@ -260,7 +345,9 @@ def test_limits_above_that_of_pillow_work() -> None:
     data = save(Image.new("1", (60_000, 3_100), 1), "TIFF", compression="group4")  # 186 megapixels
     with pytest.raises(TooLarge, match="60000 x 3100"):
         decode(data, max_pixels=100_000_000)
-    with pytest.raises(CorruptDocument):  # let through by size, and not stopped by Pillow's own limit, but cut
+    with pytest.raises(
+        CorruptDocument
+    ):  # let through by size, and not stopped by Pillow's own limit, but without its directory
         decode(data[: len(data) // 2], max_pixels=1_000_000_000)
 
 
@@ -279,9 +366,13 @@ def test_sides_that_no_engine_takes_are_too_large() -> None:
     ],
     ids=["zTXt", "iTXt", "iCCP", "many"],
 )
-def test_text_bombs_in_a_png_are_corrupt(extra: bytes) -> None:
-    with pytest.raises(CorruptDocument):
-        decode(png(1, 1, 8, 0, b"\0\0", extra))
+def test_text_bombs_in_a_png_are_not_unpacked(extra: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert pixels_of(png(1, 1, 8, 0, b"\0\0", extra)).tolist() == [[[0, 0, 0]]]
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def tiff_with_a_tag_of_four_billion_values(number: int) -> bytes:
@@ -626,8 +717,35 @@ def test_exif_is_asked_when_the_own_field_is_a_meaningless_72() -> None:
     assert dpi_of((2480, 3508), "JPEG", dpi=(72, 72), exif=exif) == 300
 
 
-def test_of_unequal_axes_the_coarser_counts() -> None:
-    assert dpi_of((1728, 1100), "TIFF", dpi=(204, 98)) == 98
+@pytest.mark.parametrize(
+    ("kind", "size", "dpi", "shape"),
+    [
+        ("TIFF", (1728, 1100), (204, 98), (2290, 1728)),
+        ("TIFF", (1728, 2200), (204, 196), (2290, 1728)),
+        ("PNG", (600, 400), (100, 200), (400, 1200)),
+        ("JPEG", (600, 400), (200, 100), (800, 600)),
+        ("TIFF", (600, 400), (201, 200), (400, 600)),  # rounded
+        ("JPEG", (600, 400), (72, 300), (400, 600)),  # not plausible
+    ],
+)
+def test_pixels_are_made_square(kind: str, size: tuple[int, int], dpi: tuple[int, int], shape: tuple[int, int]) -> None:
+    decoded = decode(save(Image.new("L", size, 255), kind, dpi=dpi), max_pixels=10**8)
+    assert decoded.pixels.shape[:2] == shape
+    assert decoded.dpi == (200 if max(dpi) > 250 else max(dpi))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_pixels_are_made_square_as_they_are_stored(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    decoded = decode(save(Image.new("L", (400, 150), 255), kind, dpi=(200, 100), exif=exif), max_pixels=10**8)
+    assert decoded.pixels.shape[:2] == ((300, 400) if orientation in (1, 3) else (400, 300))
+
+
+def test_square_pixels_are_within_the_limit_too() -> None:
+    with pytest.raises(TooLarge):
+        decode(save(Image.new("L", (1728, 1100), 255), "TIFF", dpi=(204, 98)), max_pixels=2_000_000)
 
 
 def test_a_png_of_a_million_text_chunks_is_refused_at_once() -> None:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
 from serve_app.errors import InvalidRequest, TooLarge, UnsupportedMediaType, UploadStalled
+from serve_app.ingress.requests.multipart import FormParser
 from serve_app.ingress.requests.off_loop import run_off_loop
 from serve_app.ingress.requests.validation_errors import field_error
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
@@ -126,11 +127,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def _read_form(request: Request, max_bytes: int) -> Body:
-    _, parameters = parse_options_header(request.headers["content-type"])
+    kind, parameters = parse_options_header(request.headers["content-type"])
     if parameters.get(b"charset", b"utf-8").decode("latin-1").lower() not in CHARSETS:
         raise InvalidRequest("The form's charset is not supported; send UTF-8.")
     try:
-        form = await request.form(max_files=MAX_FORM_FILES, max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
+        if kind == b"multipart/form-data":
+            parser = FormParser(
+                request.headers,
+                request.stream(),
+                max_files=MAX_FORM_FILES,
+                max_fields=MAX_FORM_FIELDS,
+                max_part_size=max_bytes,
+            )
+            form = await parser.parse()
+        else:
+            form = await request.form(max_fields=MAX_FORM_FIELDS, max_part_size=max_bytes)
     except (HTTPException, MultiPartException, UnicodeError):
         raise InvalidRequest(f"The form could not be read. Send {AS_A_FILE}, or application/json.") from None
     try:
