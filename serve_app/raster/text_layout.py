@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from serve_app.document import Block, Word
+from serve_app.raster.right_to_left import (
+    is_right_to_left,
+    number_as_read,
+    reading_order,
+    runs_right_to_left,
+    without_presentation_forms,
+)
 
 FloatBox = tuple[float, float, float, float]
 
@@ -22,6 +29,9 @@ _Number = TypeVar("_Number", int, float)
 
 NEW_WORD_GAP = 0.6
 """Gap between glyphs that separates words even without a space: a tab, or the next column."""
+
+SAME_WORD_GAP = 0.1
+"""Gap up to which pieces of a line from right to left are one word, such as a number and the letter before it."""
 
 NEW_LINE_GAP = 2.5
 """Gap between words that separates lines: the gutter between columns, or table cells."""
@@ -63,9 +73,16 @@ class _Line:
     body: FloatBox
     turned: int
 
+    right_to_left: bool = False
+
     @property
     def height(self) -> float:
         return self.body[3] - self.body[1]
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Where the line begins and ends, growing in its direction."""
+        return (-self.body[2], -self.body[0]) if self.right_to_left else (self.body[0], self.body[2])
 
 
 def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iterator[tuple[Word, FloatBox, int]]:
@@ -80,6 +97,7 @@ def group_words(glyphs: Iterable[Glyph | None], width: int, height: int) -> Iter
             # Joins surrogate pairs, which PDFium splits, and combining accents, which Apple's PDFs split.
             text = unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
             left, top, right, bottom = _union([part.ink for part in word])
+            text = without_presentation_forms(text)
             box = (
                 max(math.floor(left), 0),
                 max(math.floor(top), 0),
@@ -99,10 +117,7 @@ def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]
     On a page with one column they are sorted from top to bottom, which also puts headers and footers in position.
     """
     single = [_Line((word,), _upright(body, turned), turned) for word, body, turned in words]
-    lines = [
-        _Line(tuple(word for part in parts for word in part.words), _union([p.body for p in parts]), parts[0].turned)
-        for parts in _gather(single, _continues_line)
-    ]
+    lines = [line for parts in _gather(single, _continues_line) for line in _lines(parts)]
     if _is_one_column([[line] for line in lines]):
         lines.sort(key=lambda line: line.body[1])
     elif sum(below.body[1] < above.body[1] for above, below in itertools.pairwise(lines)) > len(lines) / 2:
@@ -133,14 +148,62 @@ def _gather(parts: Sequence[_Line], continues: Callable[[Sequence[_Line], _Line]
     return runs
 
 
+def _lines(parts: Sequence[_Line]) -> Iterator[_Line]:
+    """Join words to a line. With words from right to left, it may be several, whose words have come out of order."""
+    texts = [word.text for part in parts for word in part.words]
+    if not any(map(is_right_to_left, texts)):
+        yield _joined(parts, right_to_left=False)
+        return
+    right_to_left = runs_right_to_left(texts)
+    by_position = sorted(parts, key=lambda part: part.body[0])
+    for line in _gather(
+        by_position, lambda run, part: _gap(run, part) <= NEW_LINE_GAP * max(run[-1].height, part.height)
+    ):
+        words = _gather(line, lambda run, part: _gap(run, part) <= SAME_WORD_GAP * max(run[-1].height, part.height))
+        whole = [_whole_word(pieces, right_to_left) for pieces in words]
+        ordered = reading_order([(word.words[0].text, word) for word in whole], right_to_left)
+        yield _joined(ordered, right_to_left=right_to_left)
+
+
+def _gap(run: Sequence[_Line], part: _Line) -> float:
+    return part.body[0] - max(piece.body[2] for piece in run)
+
+
+def _whole_word(pieces: Sequence[_Line], right_to_left: bool) -> _Line:
+    ordered = reading_order([(piece.words[0].text, piece) for piece in pieces], right_to_left)
+    texts = [piece.words[0].text for piece in ordered]
+    text = "".join(map(number_as_read, texts) if right_to_left else texts)
+    word = Word(text=text, bbox=_union([piece.words[0].bbox for piece in pieces]))
+    return _Line((word,), _union([piece.body for piece in pieces]), pieces[0].turned)
+
+
+def _joined(parts: Sequence[_Line], *, right_to_left: bool) -> _Line:
+    words = tuple(word for part in parts for word in part.words)
+    return _Line(words, _union([part.body for part in parts]), parts[0].turned, right_to_left)
+
+
 def _are_apart(before: Glyph, glyph: Glyph) -> bool:
     if before.turned != glyph.turned:
         return True
-    return not _is_beside(_upright(before.body, before.turned), _upright(glyph.body, glyph.turned), NEW_WORD_GAP)
+    boxes = _upright(before.body, before.turned), _upright(glyph.body, glyph.turned)
+    if is_right_to_left(before.text) or is_right_to_left(glyph.text):
+        boxes = _mirrored(boxes[0]), _mirrored(boxes[1])
+    return not _is_beside(*boxes, NEW_WORD_GAP)
+
+
+def _mirrored(box: FloatBox) -> FloatBox:
+    return -box[2], box[1], -box[0], box[3]
 
 
 def _continues_line(line: Sequence[_Line], word: _Line) -> bool:
-    return line[-1].turned == word.turned and _is_beside(line[-1].body, word.body, NEW_LINE_GAP)
+    last = line[-1]
+    if last.turned != word.turned:
+        return False
+    if any(is_right_to_left(part.words[0].text) for part in (word, *line)):
+        # The next word may be anywhere on the line.
+        overlap = min(last.body[3], word.body[3]) - max(last.body[1], word.body[1])
+        return overlap >= SAME_LINE_OVERLAP * min(last.height, word.height)
+    return _is_beside(last.body, word.body, NEW_LINE_GAP)
 
 
 def _is_beside(before: FloatBox, after: FloatBox, widest_gap: float) -> bool:
@@ -166,9 +229,10 @@ def _continues_paragraph(above: Sequence[_Line], line: _Line) -> bool:
         return False
     if min(last.body[2], line.body[2]) <= max(last.body[0], line.body[0]):
         return False
-    # Indented on the left but not on the right: the first line of a paragraph, not a line of a centred title.
-    indented = line.body[0] - last.body[0] > INDENT * low
-    return not (indented and line.body[2] >= last.body[2] - low)
+    # Indented where it begins but not where it ends: the first line of a paragraph, not a line of a centred title.
+    (begin, end), (last_begin, last_end) = line.extent, last.extent
+    indented = begin - last_begin > INDENT * low and line.right_to_left == last.right_to_left
+    return not (indented and end >= last_end - low)
 
 
 def _is_one_column(paragraphs: Sequence[Sequence[_Line]]) -> bool:

@@ -6,11 +6,12 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from serve_app.document import Word
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
-from tests.support.pdfs import page_pdf, stream, text_pdf
+from tests.support.pdfs import FONT_FILE, page_pdf, stream, text_pdf
 
 Lines = list[tuple[float, float, float, str]]
 
@@ -149,6 +150,36 @@ def test_text_in_a_form_xobject_is_text_of_the_page() -> None:
     page = trusted(data)
     assert texts(page) == ["Shipping documents are attached"]
     assert_boxes_are_of_ink(data, page, 150)
+
+
+@pytest.mark.parametrize(
+    ("displayed", "read_as"),
+    [
+        ("םישנא 12 ,םולש ונילא ואבו", "ובאו אלינו שלום, 12 אנשים"),
+        (".חותפ 2024-ב דרשמה לכ תעד", "דעת כל המשרד ב-2024 פתוח."),
+        ("רחמ דע Acme Ltd 12 לא ובתכ", "כתבו אל Acme Ltd 12 עד מחר"),
+        ("The word םלוע םולש means peace", "The word שלום עולם means peace"),
+        ("בוט רקוב (םלוע) םולש ןכו", "וכן שלום (עולם) בוקר טוב"),
+        ("15:30-ב 12.05.2024 םוי דעו", "ועד יום 12.05.2024 ב-15:30"),
+        ("ملاعلاب ابحرم ديدج باتك", "كتاب جديد مرحبا بالعالم"),
+        (
+            "\ufe94\ufe91\ufe98\ufedb \ufe94\ufe91\ufe98\ufedb\ufee3 \ufe94\ufeb4\ufead\ufeaa\ufee3 \ufe94\ufe91\ufe98\ufedb",
+            "كتبة مدرسة مكتبة كتبة كتبة",
+        ),
+    ],
+)
+def test_a_line_from_right_to_left_is_read_in_its_order(displayed: str, read_as: str) -> None:
+    (block,) = trusted(text_pdf([(72, 700, 12, displayed)])).blocks
+    assert block.text == read_as
+    assert [word.text for word in block.words] == read_as.split()
+
+
+def test_lines_from_right_to_left_end_where_they_end_and_stay_one_paragraph() -> None:
+    lines = ["ךשמה הז הנושאר הרוש םולש", "הינש הרוש דועו", "תישילש הרוש ןאכ םגו תפסונ"]
+    font = ImageFont.truetype(FONT_FILE, 12, layout_engine=ImageFont.Layout.BASIC)
+    width = [font.getlength(line) for line in lines]
+    page = trusted(text_pdf([(500 - width[i], 700 - 14 * i, 12, line) for i, line in enumerate(lines)]))
+    assert texts(page) == ["\n".join(line[::-1] for line in lines)]
 
 
 # Not to be trusted
