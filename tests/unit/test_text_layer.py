@@ -163,7 +163,7 @@ def test_text_in_a_form_xobject_is_text_of_the_page() -> None:
         ("15:30-ב 12.05.2024 םוי דעו", "ועד יום 12.05.2024 ב-15:30"),
         ("ملاعلاب ابحرم ديدج باتك", "كتاب جديد مرحبا بالعالم"),
         (
-            "\ufe94\ufe91\ufe98\ufedb \ufe94\ufe91\ufe98\ufedb\ufee3 \ufe94\ufeb4\ufead\ufeaa\ufee3 \ufe94\ufe91\ufe98\ufedb",
+            "\ufe94\ufe91\ufe98\ufedb \ufe94\ufe91\ufe98\ufedb \ufe94\ufe91\ufe98\ufedb\ufee3 \ufe94\ufeb4\ufead\ufeaa\ufee3 \ufe94\ufe91\ufe98\ufedb",
             "كتبة مدرسة مكتبة كتبة كتبة",
         ),
     ],
