@@ -10,18 +10,27 @@ import os
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
-from serve_app.document import Block, Page, PageContent, PageImage
+from serve_app.document import Block, Page, PageContent, PageImage, RgbPixels
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
+from serve_app.recognition.engines.grey import GreyPixels, even, luminance
 from serve_app.recognition.engines.skew import find_skew
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
-from serve_app.recognition.engines.tesseract_blocks import certainty, collect_blocks, mean_confidence, words_of
+from serve_app.recognition.engines.tesseract_blocks import (
+    boxes_read,
+    certainty,
+    collect_blocks,
+    letter_height,
+    mean_confidence,
+    words_of,
+)
+from serve_app.recognition.engines.two_readings import merged
+from serve_app.recognition.engines.unread import has_unread_text
 from serve_app.settings import TesseractSettings
 
 log = logging.getLogger("ray.serve.tesseract")
@@ -83,17 +92,7 @@ class TesseractEngine(Engine):
         api = self._api(languages)
         deadline = time.monotonic() + self._page_s
         straight = straighten(image.pixels, find_skew(image.pixels), max_side=MAX_SIDE)
-        level = replace(image, pixels=straight.pixels)
-        # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
-        # some lines. A local threshold reads those.
-        blocks, rotation = self._recognize(api, level, OTSU, deadline)
-        if mean_confidence(words_of(blocks)) < RETRY_BELOW_CONFIDENCE:
-            with suppress(PageTimeout):  # then the first result is used
-                again = self._recognize(api, level, SAUVOLA, deadline)
-                if certainty(again[0]) > certainty(blocks):
-                    blocks, rotation = again
-                    # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
-                    blocks = [block for block in blocks if block.label != IMAGE]
+        blocks, rotation = self._read(api, straight.pixels, image.dpi, deadline)
         blocks, figures = cut_figures(straight.pixels, drop_edges(blocks, straight), rotation)
         blocks = straight.as_sent(blocks, rotation)
         page = Page(
@@ -109,13 +108,38 @@ class TesseractEngine(Engine):
         )
         return PageContent(page, figures)
 
-    def _recognize(self, api: Any, image: PageImage, threshold: str, deadline: float) -> tuple[list[Block], int]:
+    def _read(self, api: Any, pixels: RgbPixels, dpi: int, deadline: float) -> tuple[list[Block], int]:
+        """Read a straightened page, again if need be. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
+        grey = luminance(pixels)
+        blocks, rotation = self._recognize(api, grey, dpi, OTSU, deadline)
+        words = words_of(blocks)
+        # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
+        # some lines. A local threshold reads those.
+        if mean_confidence(words) < RETRY_BELOW_CONFIDENCE:
+            with suppress(PageTimeout):  # then the first result is used
+                again = self._recognize(api, grey, dpi, SAUVOLA, deadline)
+                if certainty(again[0]) > certainty(blocks):
+                    blocks, rotation = again
+                    # A local threshold breaks pictures and shaded paper into pieces, so picture blocks are unusable.
+                    blocks = [block for block in blocks if block.label != IMAGE]
+            return blocks, rotation
+        # What a global threshold takes for paper, or for ink, is no text to it: its words are sure, and lines are missing.
+        letter = letter_height(words, rotation, dpi)
+        if has_unread_text(pixels, boxes_read(blocks), letter):
+            with suppress(PageTimeout):
+                again = self._recognize(api, even(pixels, letter), dpi, OTSU, deadline)
+                blocks = merged(blocks, again[0])
+        return blocks, rotation
+
+    def _recognize(
+        self, api: Any, grey: GreyPixels, dpi: int, threshold: str, deadline: float
+    ) -> tuple[list[Block], int]:
         """Recognize a page with one thresholding method. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
-        height, width = image.pixels.shape[:2]
+        height, width = grey.shape
         try:
             api.SetVariable("thresholding_method", threshold)
-            api.SetImageBytes(image.pixels.tobytes(), width, height, 3, 3 * width)
-            api.SetSourceResolution(image.dpi)
+            api.SetImageBytes(grey.tobytes(), width, height, 1, width)
+            api.SetSourceResolution(dpi)
             left_ms = int((deadline - time.monotonic()) * 1000)
             if not api.Recognize(max(1, left_ms)):  # 0 would mean no limit
                 raise PageTimeout() if time.monotonic() >= deadline else RecognitionFailed()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import median
 from typing import Any
 
 from serve_app.document import Block, Box, Word
 from serve_app.recognition.engines.figures import IMAGE
+
+FEW_WORDS = 5
 
 
 def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
@@ -54,6 +57,20 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
             )
     # Orientation counts clockwise quarter turns. If blocks differ, the majority of words decides.
     return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
+
+
+def boxes_read(blocks: list[Block], least_confidence: float = 0.7) -> list[Box]:
+    """Return where a page has pictures, and words that are not guessed."""
+    pictures = [block.bbox for block in blocks if block.label == IMAGE]
+    return pictures + [word.bbox for word in words_of(blocks) if (word.confidence or 0.0) >= least_confidence]
+
+
+def letter_height(words: list[Word], rotation: int, dpi: int) -> int:
+    """Return the height of a usual letter in pixels; that of print of ten points if there are too few words to tell."""
+    if len(words) < FEW_WORDS:
+        return max(1, round(dpi / 72 * 10))
+    start, end = (0, 2) if rotation in (90, 270) else (1, 3)
+    return max(1, round(median(word.bbox[end] - word.bbox[start] for word in words)))
 
 
 def words_of(blocks: list[Block]) -> list[Word]:
