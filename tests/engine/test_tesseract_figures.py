@@ -305,3 +305,10 @@ def test_pages_of_odd_shapes(size: tuple[int, int]) -> None:
     pixels = np.asarray(photo(width, height))
     assert cut(pixels, (0, 0, width, height)) is None
     cut(pixels, (1, 1, width - 1, height - 1))
+
+
+@pytest.mark.parametrize("box", [(60, 60, 140, 140), (61, 60, 140, 141), (-5, 100, 90, 160), (190, 50, 210, 300)])
+@pytest.mark.parametrize("grey", [0, 255])
+def test_a_picture_block_without_an_area_or_content_is_left_out(box: Box, grey: int) -> None:
+    block = Block(label=IMAGE, text="", bbox=box, order=0)
+    assert cut_figures(np.full((200, 200, 3), grey, np.uint8), [block], 0) == ([], ())

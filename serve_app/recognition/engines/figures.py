@@ -77,11 +77,13 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
         if block.label != IMAGE:
             remaining.append(block.model_copy(update={"order": len(remaining)}))
             continue
-        if not page.may_be_figure(block.bbox, words):
+        outline = _intersection(block.bbox, (0, 0, page.width, page.height))
+        if not _area(outline) or not page.may_be_figure(outline, words):
             continue
-        box = left, top, right, bottom = page.fit(block.bbox)
+        box = left, top, right, bottom = page.fit(outline)
         path = f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
-        if path in figures or not page.has_content(box):
+        # A picture that is nothing but paper has no area once its edges have moved in.
+        if path in figures or left >= right or top >= bottom or not page.has_content(box):
             continue
         upright = np.rot90(pixels[top:bottom, left:right], rotation // 90)
         figures[path] = Figure(path, jpeg(Image.fromarray(np.ascontiguousarray(upright))))

@@ -18,6 +18,7 @@ def page_content(
     """Convert a PaddleOCRVLResult."""
     pruned: dict[str, Any] = without_file_names(result.json["res"])
     exact_markdown, pictures, spans = _markdown(result, options)
+    pictures = {path: picture for path, picture in pictures.items() if picture.width and picture.height}
     figures = tuple(Figure(path, jpeg(picture)) for path, picture in pictures.items())
     blocks = [
         _block(order, block, raw.image["path"] if raw.image and raw.image["path"] in pictures else None, span)
