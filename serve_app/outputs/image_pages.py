@@ -1,29 +1,35 @@
-"""Makes a PDF page of each page of an image, with a layer of text. A JPEG is embedded byte for byte, other images without loss."""
+"""Pages of a PDF for the pages of an image file: each is its picture, with the text.
+
+A picture keeps the encoding that came. A JPEG is embedded byte for byte, one in a TIFF too, and so are the pixels of a
+PNG. All others are encoded without loss.
+"""
 
 from __future__ import annotations
 
-import zlib
+import io
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import pikepdf
-from pikepdf import Array, Dictionary, Name, Pdf
-from PIL import Image
+from pikepdf import Pdf
+from PIL import Image, ImageChops, ImageStat
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.invisible_text import text_content
+from serve_app.outputs.jpeg_parts import EOI, IN_PDF, jpeg_parts
 from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress
-from serve_app.outputs.reading_frame import Matrix, PageFrame, pdf_number
-from serve_app.raster.images import image_errors, open_image
-from serve_app.raster.metadata import file_resolution, square_size, turn_upright
-from serve_app.raster.page_source import PageSource, open_source
-
-MAX_PAGE_POINTS = 14_400
-"""Longest side of a page that PDF viewers accept. Larger images are scaled to it."""
+from serve_app.outputs.pdf_picture import Picture, jpeg_picture, lossless_picture, png_picture
+from serve_app.outputs.picture_page import add_picture_page
+from serve_app.outputs.reading_frame import Matrix, PageFrame
+from serve_app.outputs.tiff_jpeg import jpeg_of_page
+from serve_app.raster.images import DecodedImage, image_errors
+from serve_app.raster.metadata import turn_upright, upright_method
+from serve_app.raster.page_source import ImageSource, TiffSource, open_image_source
+from serve_app.raster.rgb import on_white_palette, to_rgb
 
 UNREAD_MAX_PIXELS = 10**8
 """Pixel limit for the image of a failed page, whose true size is unknown."""
@@ -31,97 +37,98 @@ UNREAD_MAX_PIXELS = 10**8
 _A4 = (595, 842)
 _DEFAULT_DPI = 200  # for an image without a resolution, if its page failed
 
+_ALIKE = 2.0
+"""Greatest mean difference of two decodings of one JPEG, of 255. Decoders differ by rounding, and where colours are coarse."""
 
-def add_image_pages(result: Pdf, kind: str, data: bytes, pages: Iterable[Page], font: InvisibleFont) -> list[Layer]:
-    layers = []
-    source: PageSource | None = None
+
+def add_image_pages(result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont) -> list[Layer]:
+    """Add pages of the image `data` to `result`, each with its picture; return their layers of text.
+
+    A page that failed and cannot be decoded is blank. Raises the errors of `open_source`.
+    """
+    layers: list[Layer] = []
+    source: ImageSource | TiffSource | None = None
     for page in pages:
         limit = page.width * page.height or UNREAD_MAX_PIXELS
         try:
-            if kind == "JPEG":
-                picture = _embed_jpeg(result, data, limit)
-            else:
-                source = source or open_source(data, password=None, max_pixels=limit)
-                picture = _embed_pixels(result, source, page.number, limit)
+            source = source or open_image_source(data, limit)
+            frame = _add_page(result, source, page, limit)
         except ServiceError:
             if page.error is None:
                 raise
-            picture = None
-        layers.append((FONT_NAME, compress(_draw(result, picture, page, font))))
+            result.add_blank_page(page_size=_A4)
+            layers.append((FONT_NAME, b""))
+        else:
+            layers.append((FONT_NAME, compress(text_content(page, frame, font, FONT_NAME))))
     return layers
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """An image in the PDF. PDF draws images on the unit square; `matrix` turns that square so that the image is upright."""
-
-    stream: pikepdf.Object
-    width: int  # upright and with square pixels, as height
-    height: int
-    dpi: int
-    matrix: Matrix = (1, 0, 0, 1, 0, 0)
+def _add_page(result: Pdf, source: ImageSource | TiffSource, page: Page, max_pixels: int) -> PageFrame:
+    picture = _picture_of(source, page.number, max_pixels)
+    width, height, dpi = page.width, page.height, page.dpi
+    if page.error is not None:
+        height, width, _ = (decoded := _decoded(source, page.number, max_pixels)).pixels.shape
+        dpi = decoded.dpi
+    return add_picture_page(result, picture, 72 * width / dpi, 72 * height / dpi)
 
 
-def _draw(result: Pdf, picture: _Picture | None, page: Page, font: InvisibleFont) -> bytes:
-    """Add the page with its picture; returns the content stream of its text."""
-    if picture is None:
-        result.add_blank_page(page_size=_A4)
-        return b""
-    scale = min(72 / (page.dpi or picture.dpi), MAX_PAGE_POINTS / max(picture.width, picture.height))
-    width, height = picture.width * scale, picture.height * scale
-    leaf = result.add_blank_page(page_size=(width, height))
-    leaf.obj.Resources = Dictionary(XObject=Dictionary(Picture=picture.stream))
-    scaling, turning = (" ".join(map(pdf_number, matrix)) for matrix in ((width, 0, 0, height, 0, 0), picture.matrix))
-    leaf.obj.Contents = result.make_stream(f"q {scaling} cm {turning} cm /Picture Do Q\n".encode())
-    return text_content(page, PageFrame(0, 0, width, height, 0), font, FONT_NAME)
-
-
-def _embed_jpeg(result: Pdf, data: bytes, max_pixels: int) -> _Picture:
-    """Embed the file unchanged."""
-    with image_errors("JPEG"):
-        image = open_image("JPEG", data, max_pixels)
-        # The numbered corners of a 2 x 2 image (top left, top right, bottom left, bottom right), turned as this image is.
-        corners = turn_upright(image, Image.frombytes("L", (2, 2), bytes(range(4)))).tobytes()
-        (x, y), (x1, y1), (x2, y2) = ((at % 2, 1 - at // 2) for at in map(corners.index, (2, 3, 0)))
-        turned = x1 == x
-        width, height = image.size[::-1] if turned else image.size
-        resolution = file_resolution(image)
-        width, height = square_size((width, height), resolution)
-        dpi = _DEFAULT_DPI if resolution is None else round(max(resolution))
-        channels = len(image.getbands())
-    stream = result.make_stream(
-        data,
-        **_image_entries(*image.size, channels, 8),
-        Filter=Name.DCTDecode,
-        # JPEG files have inverted CMYK, as Adobe introduced it. The rasterizer reads them as inverted too.
-        **({"Decode": Array([1, 0] * 4)} if channels == 4 else {}),
-    )
-    return _Picture(stream, width, height, dpi, (x1 - x, y1 - y, x2 - x, y2 - y, x, y))
-
-
-def _embed_pixels(result: Pdf, source: PageSource, number: int, max_pixels: int) -> _Picture:
-    """Embed the pixels that were recognized, in the fewest channels and bits that lose nothing."""
+def _picture_of(source: ImageSource | TiffSource, number: int, max_pixels: int) -> Picture:
+    """Return the picture of a page. Raises CorruptDocument and TooLarge."""
     if number > source.page_count:
         raise CorruptDocument("The image is damaged: it has fewer pages than have been read.")
-    image = source.render(number, dpi=None, default_dpi=_DEFAULT_DPI, max_pixels=max_pixels)
-    samples, channels, bits = image.pixels, 3, 8
-    if np.array_equal(samples[..., 0], samples[..., 1]) and np.array_equal(samples[..., 0], samples[..., 2]):
-        samples, channels = np.ascontiguousarray(samples[..., 0]), 1
-        if np.all((samples == 0) | (samples == 255)):
-            samples, bits = np.packbits(samples > 0, axis=1), 1
-    height, width, _ = image.pixels.shape
-    stream = result.make_stream(
-        zlib.compress(samples.data), **_image_entries(width, height, channels, bits), Filter=Name.FlateDecode
-    )
-    return _Picture(stream, width, height, image.dpi)
+    try:
+        with image_errors(source.kind):
+            return _as_it_came(source.open_page(number, max_pixels), source.data)
+    except CorruptDocument:
+        # The decoder knows more of damaged files than their formats allow.
+        return lossless_picture(Image.fromarray(_decoded(source, number, max_pixels).pixels))
 
 
-def _image_entries(width: int, height: int, channels: int, bits: int) -> dict[str, Any]:
-    return {
-        "Type": Name.XObject,
-        "Subtype": Name.Image,
-        "Width": width,
-        "Height": height,
-        "ColorSpace": {1: Name.DeviceGray, 3: Name.DeviceRGB, 4: Name.DeviceCMYK}[channels],
-        "BitsPerComponent": bits,
-    }
+def _decoded(source: ImageSource | TiffSource, number: int, max_pixels: int) -> DecodedImage:
+    return source.render(number, dpi=None, default_dpi=_DEFAULT_DPI, max_pixels=max_pixels)
+
+
+def _as_it_came(image: ImageFile, data: bytes) -> Picture:
+    method = upright_method(image)
+    matrix = _matrix(method)
+    if isinstance(image, JpegImageFile):
+        parts = jpeg_parts(data)
+        if parts.kind in IN_PDF and parts.bits == 8:
+            whole = data if EOI in data[-len(parts.entropy) - len(EOI) :] else data + EOI
+            return jpeg_picture(whole, image, inverted_inks=True).turned(matrix)
+    if isinstance(image, PngImageFile) and (picture := png_picture(data)) is not None:
+        return picture.turned(matrix)
+    jpeg = jpeg_of_page(image, data) if isinstance(image, TiffImageFile) else None
+    image.load()
+    if jpeg is not None:
+        same = JpegImageFile(io.BytesIO(jpeg))
+        upright = same if method is None else same.transpose(method)
+        # Pillow takes the inks of a JPEG file for inverted, and those of a TIFF not.
+        inks = ImageChops.invert(upright) if upright.mode == "CMYK" else upright
+        if _are_alike(inks.convert("RGB"), to_rgb(image, data)):
+            return jpeg_picture(jpeg, same, inverted_inks=False).turned(matrix)
+    return lossless_picture(turn_upright(image, _as_on_paper(image, data)))
+
+
+def _as_on_paper(image: ImageFile, data: bytes) -> Image.Image:
+    """Return the loaded image without transparency, in a mode that `lossless_picture` takes."""
+    transparent = "transparency" in image.info
+    if image.mode == "P":
+        return on_white_palette(image) if transparent else image
+    return image if image.mode in ("1", "L", "RGB") and not transparent else to_rgb(image, data)
+
+
+def _are_alike(first: Image.Image, second: Image.Image) -> bool:
+    if first.size != second.size:
+        return False
+    return max(ImageStat.Stat(ImageChops.difference(first, second)).mean) <= _ALIKE
+
+
+def _matrix(method: Image.Transpose | None) -> Matrix:
+    """Return the matrix that turns PDF's unit square as `method` turns an image."""
+    if method is None:
+        return (1, 0, 0, 1, 0, 0)
+    # The numbered corners of a 2 x 2 image (top left, top right, bottom left, bottom right), turned.
+    corners = Image.frombytes("L", (2, 2), bytes(range(4))).transpose(method).tobytes()
+    (x, y), (x1, y1), (x2, y2) = ((at % 2, 1 - at // 2) for at in map(corners.index, (2, 3, 0)))
+    return (x1 - x, y1 - y, x2 - x, y2 - y, x, y)

@@ -52,7 +52,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
             layers = add_pdf_pages(result, original, pages, font, existing_text)
             copy_title(result, original)
         else:
-            layers = add_image_pages(result, kind, source.read(), pages, font)
+            layers = add_image_pages(result, source.read(), pages, font)
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with pdf_errors():

@@ -55,8 +55,13 @@ def turn_upright(source: ImageFile, rgb: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of `source` to `rgb`."""
     if isinstance(source, TiffImageFile):  # Pillow applied it while loading
         return rgb
-    method = _UPRIGHT.get(_orientation(source))
+    method = upright_method(source)
     return rgb if method is None else rgb.transpose(method)
+
+
+def upright_method(source: ImageFile) -> Image.Transpose | None:
+    """Return what turns the pixels of `source`, which is opened and not loaded, upright; None if they stand so."""
+    return _UPRIGHT.get(_orientation(source))
 
 
 def file_resolution(image: ImageFile) -> Resolution | None:

@@ -73,10 +73,14 @@ def open_source(data: FileContent, *, password: str | None, max_pixels: int) -> 
     match sniff(data[:HEADER_SEARCH_BYTES]):
         case "PDF":
             return PdfSource(data, password)
-        case "TIFF":
-            return TiffSource(bytes(data), max_pixels)
-        case kind:
-            return ImageSource(kind, bytes(data), max_pixels)
+        case _:
+            return open_image_source(bytes(data), max_pixels)
+
+
+def open_image_source(data: bytes, max_pixels: int) -> ImageSource | TiffSource:
+    """Open an image, like `open_source`."""
+    kind = sniff(data[:HEADER_SEARCH_BYTES])
+    return TiffSource(data, max_pixels) if kind == "TIFF" else ImageSource(kind, data, max_pixels)
 
 
 class ImageSource:
@@ -85,15 +89,15 @@ class ImageSource:
     page_count = 1
 
     def __init__(self, kind: str, data: bytes, max_pixels: int) -> None:
-        self._kind, self._data = kind, data
+        self.kind, self.data = kind, data
         # Used for the first rendering, usually the only one, then dropped, since it holds the decoded pixels.
         self._opened: ImageFile | None = self._open(max_pixels)
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
         image, self._opened = self._opened or self._open(max_pixels), None
-        with image_errors(self._kind):
+        with image_errors(self.kind):
             check_size(image.size, max_pixels)
-            return decode_opened(image, self._data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
+            return decode_opened(image, self.data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         return None
@@ -101,27 +105,33 @@ class ImageSource:
     def close(self) -> None:
         self._opened = None
 
+    def open_page(self, number: int, max_pixels: int) -> ImageFile:
+        """Open the image without decoding it. Raises CorruptDocument and TooLarge."""
+        return self._open(max_pixels)
+
     def _open(self, max_pixels: int) -> ImageFile:
-        with image_errors(self._kind):
-            return open_image(self._kind, self._data, max_pixels)
+        with image_errors(self.kind):
+            return open_image(self.kind, self.data, max_pixels)
 
 
 class TiffSource:
     """A TIFF. Each page is read as if it were the file's first, so damage to one does not affect the others."""
 
+    kind = "TIFF"
+
     def __init__(self, data: bytes, max_pixels: int) -> None:
-        self._data = data
+        self.data = data
         self._directories = _TiffDirectories(data)
         self._pages = self._directories.pages()
         self._stream = io.BytesIO(data)
         self.page_count = len(self._pages)
         if self.page_count == 1:
-            self._open(1, max_pixels)
+            self.open_page(1, max_pixels)
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
-        image = self._open(number, max_pixels)
+        image = self.open_page(number, max_pixels)
         with image_errors("TIFF"):
-            return decode_opened(image, self._data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
+            return decode_opened(image, self.data, max_pixels=max_pixels, dpi_hint=dpi, default_dpi=default_dpi)
 
     def text_page(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> TextPage | None:
         return None
@@ -129,7 +139,8 @@ class TiffSource:
     def close(self) -> None:
         self._stream = io.BytesIO()
 
-    def _open(self, number: int, max_pixels: int) -> TiffImageFile:
+    def open_page(self, number: int, max_pixels: int) -> TiffImageFile:
+        """Open a page without decoding it. Raises CorruptDocument and TooLarge."""
         with image_errors("TIFF"):
             self._directories.put_first(self._stream, self._pages[number - 1])
             self._stream.seek(0)

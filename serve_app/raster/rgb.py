@@ -39,6 +39,16 @@ def to_rgb(image: ImageFile, data: bytes) -> Image.Image:
     return _without_key_colour(image, key, png_depth=data[24] if isinstance(image, PngImageFile) else 8)
 
 
+def on_white_palette(image: Image.Image) -> Image.Image:
+    """Put an image of mode P with transparent colours on white."""
+    opaque = image.copy()
+    opaque.apply_transparency()
+    colours = np.asarray(opaque.getpalette("RGBA"), np.float32).reshape(-1, 4)
+    alpha = colours[:, 3:] / 255
+    opaque.putpalette(np.rint(colours[:, :3] * alpha + 255 * (1 - alpha)).astype(np.uint8).tobytes())
+    return opaque
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     """Put LA or RGBA on white, whatever the colour of transparent pixels."""
     alpha = image.getchannel("A")

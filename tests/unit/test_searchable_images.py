@@ -27,7 +27,8 @@ def only_image(data: bytes) -> tuple[str, int, bytes]:
     """Of the one image in the PDF: colour space, bits, and the bytes as they are embedded."""
     with Pdf.open(io.BytesIO(data)) as pdf:
         (image,) = (obj for obj in pdf.objects if isinstance(obj, pikepdf.Stream) and obj.get("/Subtype") == "/Image")
-        return str(image.ColorSpace), int(image.BitsPerComponent), image.read_raw_bytes()
+        space = image.ColorSpace[0] if isinstance(image.ColorSpace, pikepdf.Array) else image.ColorSpace
+        return str(space), int(image.BitsPerComponent), image.read_raw_bytes()
 
 
 def test_pixels_of_an_image_are_its_page_and_its_words_lie_on_them() -> None:
@@ -44,7 +45,7 @@ def test_pixels_of_an_image_are_its_page_and_its_words_lie_on_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "space", "bits"), [("1", "/DeviceGray", 1), ("L", "/DeviceGray", 8), ("P", "/DeviceRGB", 8)]
+    ("mode", "space", "bits"), [("1", "/DeviceGray", 1), ("L", "/DeviceGray", 8), ("P", "/Indexed", 8)]
 )
 def test_an_image_takes_no_more_bits_than_it_has(mode: str, space: str, bits: int) -> None:
     image = photo((61, 40)).convert(mode)
@@ -119,3 +120,61 @@ def test_an_image_too_large_for_a_page_is_scaled_to_the_largest() -> None:
 
     with Pdf.open(io.BytesIO(data)) as pdf:
         assert float(pdf.pages[0].mediabox[2]) == 14_400
+
+
+def scan_like(size: tuple[int, int] = (1240, 1754)) -> Image.Image:
+    """Lines of black marks on white, as dense as text."""
+    page = np.full((size[1], size[0]), 255, np.uint8)
+    marks = np.random.default_rng(5).random((size[1] // 40, size[0] // 6)) < 0.6
+    for row, line in enumerate(marks[1:-1], 1):
+        for column in np.flatnonzero(line):
+            page[40 * row : 40 * row + 20, 6 * column : 6 * column + 3] = 0
+    return Image.fromarray(page)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "TIFF", {"compression": "jpeg"}),
+        ("L", "TIFF", {"compression": "jpeg"}),
+        ("1", "TIFF", {"compression": "group4"}),
+        ("1", "TIFF", {"compression": "group3"}),
+        ("1", "TIFF", {"compression": "tiff_lzw"}),
+        ("RGB", "TIFF", {"compression": "tiff_adobe_deflate"}),
+        ("L", "PNG", {}),
+        ("P", "PNG", {}),
+        ("RGB", "PNG", {}),
+        ("P", "GIF", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+    ],
+)
+def test_the_pdf_is_about_as_large_as_the_image(mode: str, kind: str, options: dict[str, object]) -> None:
+    image = scan_like().convert(mode)
+    source = encoded(image, kind, **options)
+
+    data = searchable(source, page_of(size=image.size))
+
+    assert len(data) <= 1.3 * len(source) + 2000
+    with Image.open(io.BytesIO(source)) as opened:
+        expected = np.asarray(opened.convert("RGB")).astype(int)
+    assert np.abs(drawn(data).astype(int) - expected).max() <= 8
+
+
+def test_a_fax_has_the_size_of_its_paper_and_its_words_lie_on_it() -> None:
+    source = encoded(scan_like((1728, 1078)).convert("1"), "TIFF", compression="group4", dpi=(204, 98))
+
+    data = searchable(source, page_of(words_block(("слово", (204, 408, 408, 510))), size=(1728, 2244), dpi=204))
+
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert np.allclose([float(side) for side in pdf.pages[0].mediabox], (0, 0, 610, 792), atol=0.5)
+    assert np.allclose(dict(word_boxes(data))["слово"], (72, 144, 144, 180), atol=0.5)
+
+
+@pytest.mark.parametrize("size", [(1240, 6), (4, 1240), (1, 1)])
+def test_a_page_may_be_thinner_than_three_points(size: tuple[int, int]) -> None:
+    data = searchable(encoded(Image.new("L", size, 90), "TIFF"), page_of(size=size))
+
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert np.allclose(
+            [float(side) for side in pdf.pages[0].mediabox[2:]], [0.5 * side for side in size], atol=0.01
+        )
