@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pikepdf
@@ -148,7 +149,7 @@ def scan_like(size: tuple[int, int] = (1240, 1754)) -> Image.Image:
         ("RGB", "JPEG", {"progressive": True}),
     ],
 )
-def test_the_pdf_is_about_as_large_as_the_image(mode: str, kind: str, options: dict[str, object]) -> None:
+def test_the_pdf_is_about_as_large_as_the_image(mode: str, kind: str, options: dict[str, Any]) -> None:
     image = scan_like().convert(mode)
     source = encoded(image, kind, **options)
 
