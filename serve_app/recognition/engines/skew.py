@@ -68,7 +68,7 @@ STRIP = 8
 """Width of the strips whose ink is added up before they are shifted, in pixels: as many as a byte has bits."""
 
 _Bytes = npt.NDArray[np.uint8]
-_Angles = npt.NDArray[np.floating[Any]]
+_Floats = npt.NDArray[np.floating[Any]]
 
 
 def find_skew(pixels: RgbPixels) -> float:
@@ -190,12 +190,14 @@ def _peak(strips: _Bytes) -> tuple[float, float]:
     best, median = int(scores.argmax()), float(np.median(scores))
     if median == 0:
         return 0.0, 0.0
-    nearby = angles[best] + np.arange(-COARSE_STEP, COARSE_STEP + FINE_STEP / 2, FINE_STEP)
-    fine = _sharpness(strips, nearby)
-    return float(scores[best]) / median, _vertex(nearby, fine)
+    reach = COARSE_STEP + FINE_STEP
+    nearby = angles[best] + np.arange(-reach, reach + FINE_STEP / 2, FINE_STEP)
+    # Some angles seem sharper by chance, where whole pixels fit them. Their neighbours even that out.
+    fine = np.convolve(_sharpness(strips, nearby), (1, 2, 1), mode="valid")
+    return float(scores[best]) / median, _vertex(nearby[1:-1], fine)
 
 
-def _vertex(angles: _Angles, scores: npt.NDArray[np.float64]) -> float:
+def _vertex(angles: _Floats, scores: _Floats) -> float:
     """Return the angle of the highest score, between the steps: the vertex of the parabola through it and its neighbours."""
     best = min(max(int(scores.argmax()), 1), len(scores) - 2)
     before, at, after = scores[best - 1 : best + 2]
@@ -204,7 +206,7 @@ def _vertex(angles: _Angles, scores: npt.NDArray[np.float64]) -> float:
     return float(angles[best] + np.clip(shift, -1, 1) * FINE_STEP)
 
 
-def _sharpness(strips: _Bytes, angles: _Angles) -> npt.NDArray[np.float64]:
+def _sharpness(strips: _Bytes, angles: _Floats) -> npt.NDArray[np.float64]:
     """Return the sharpness of the profile along each angle: the sum of squared differences.
 
     Profiles are made by shifting the strips against each other and adding them up.
