@@ -83,4 +83,6 @@ def _contrast(channel: GreyPixels, ground: GreyPixels) -> GreyPixels:
     darker = np.minimum(channel, ground)
     difference = np.maximum(channel, ground) - darker
     room = np.where(channel < ground, ground, 255 - ground)
-    return np.minimum(difference.astype(np.uint16) * 255 // np.maximum(room, MIN_CONTRAST_RANGE), 255).astype(np.uint8)
+    share = difference.astype(np.uint16) * 255 // np.maximum(room, MIN_CONTRAST_RANGE)
+    contrast: GreyPixels = np.minimum(share, 255).astype(np.uint8)
+    return contrast
