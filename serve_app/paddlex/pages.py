@@ -6,8 +6,10 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.document import Block, Box, NativePage, Page
+from serve_app.document import Block, Box, NativePage, Page, Polygon
 from serve_app.document.markdown import page_markdown
+from serve_app.outputs.lines import Line as PlacedLine
+from serve_app.outputs.lines import PlacedWord, corners
 from serve_app.paddlex.requests import PDF_DPI
 
 MARGINALS = ("number", "footnote", "header", "header_image", "footer", "footer_image", "aside_text")
@@ -59,7 +61,7 @@ def to_paddlex(page: Page, *, ignore_labels: tuple[str, ...] | None, pretty: boo
                 "score": block.confidence if block.confidence is not None else 1.0,
                 "coordinate": list(block.bbox),
                 "order": order if in_order else None,
-                "polygon_points": _corners(block.bbox),
+                "polygon_points": _whole(block.polygon or corners(block.bbox)),
             }
         )
     pruned = {
@@ -110,10 +112,11 @@ def with_html_pictures(markdown: str, page: Page) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of text. Its score is None if the engine gives none."""
+    """One line of text. `corners` are those of its box, unless the page is crooked. `score` is None if the engine gives none."""
 
     text: str
     box: Box
+    corners: Polygon
     score: float | None
     words: tuple[tuple[str, Box], ...] = ()
 
@@ -126,16 +129,20 @@ def lines_of(page: Page) -> Iterator[Line]:
         if not texts:
             continue
         if sum(counts) != len(block.words):
-            yield Line(" ".join(texts), block.bbox, block.confidence)
+            yield Line(" ".join(texts), block.bbox, block.polygon or corners(block.bbox), block.confidence)
             continue
         start = 0
         for text, count in zip(texts, counts, strict=True):
             words = block.words[start : start + count]
             start += count
             scores = [word.confidence for word in words if word.confidence is not None]
+            box = _bounding_box([word.bbox for word in words])
+            placed = tuple(PlacedWord(word.text, word.bbox, word.polygon, word.confidence) for word in words)
+            places = PlacedLine(text, placed, page.rotation + page.skew).places
             yield Line(
                 text,
-                _bounding_box([word.bbox for word in words]),
+                box,
+                (places and places.polygon) or corners(box),
                 sum(scores) / len(scores) if scores else None,
                 tuple((word.text, word.bbox) for word in words),
             )
@@ -153,7 +160,7 @@ def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preproc
     confident = [line for line in lines if line.score is None or line.score >= least_score]
     result: dict[str, Any] = {
         "model_settings": {"use_doc_preprocessor": preprocessed, "use_textline_orientation": False},
-        "dt_polys": [_corners(line.box) for line in lines],
+        "dt_polys": [_whole(line.corners) for line in lines],
         "text_det_params": {},
         "text_type": "general",
         "textline_orientation_angles": [-1] * len(lines),
@@ -161,7 +168,7 @@ def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preproc
         "return_word_box": return_word_box,
         "rec_texts": [line.text for line in confident],
         "rec_scores": [1.0 if line.score is None else round(line.score, 6) for line in confident],
-        "rec_polys": [_corners(line.box) for line in confident],
+        "rec_polys": [_whole(line.corners) for line in confident],
         "rec_boxes": [list(line.box) for line in confident],
     }
     if return_word_box:
@@ -170,9 +177,8 @@ def ocr_result(page: Page, *, return_word_box: bool, least_score: float, preproc
     return result
 
 
-def _corners(box: Box) -> list[list[int]]:
-    left, top, right, bottom = box
-    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+def _whole(polygon: Polygon) -> list[list[int]]:
+    return [[round(x), round(y)] for x, y in polygon]
 
 
 def _bounding_box(boxes: list[Box]) -> Box:

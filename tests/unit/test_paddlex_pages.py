@@ -95,6 +95,18 @@ def test_lines_below_the_threshold_are_left_out_and_one_at_the_threshold_stays()
     assert texts(0)["model_settings"]["use_doc_preprocessor"] is True
 
 
+def test_lines_of_a_crooked_page_have_crooked_corners() -> None:
+    one = Word(text="a", bbox=(10, 10, 31, 31), polygon=[(10.0, 10.0), (30.0, 11.0), (29.0, 31.0), (9.0, 30.0)])
+    two = Word(text="b", bbox=(40, 11, 61, 32), polygon=[(40.0, 11.5), (60.0, 12.5), (59.0, 32.5), (39.0, 31.5)])
+    block = Block(label="text", text="a b", bbox=(9, 10, 61, 33), order=0, words=[one, two], polygon=one.polygon)
+    crooked = Page(number=1, width=100, height=100, dpi=72, skew=2.8624, blocks=[block])
+    result = ocr_result(crooked, return_word_box=False, least_score=0.0, preprocessed=False)
+    assert result["rec_polys"] == result["dt_polys"] == [[[10, 10], [60, 12], [59, 33], [9, 30]]]
+    assert result["rec_boxes"] == [[10, 10, 61, 32]]
+    (listed,) = to_paddlex(crooked, ignore_labels=None, pretty=False).result["layout_det_res"]["boxes"]
+    assert listed["polygon_points"] == [[10, 10], [30, 11], [29, 31], [9, 30]]
+
+
 def pruned(**changes: Any) -> dict[str, Any]:
     block = {"block_label": "text", "block_content": "x", "block_bbox": [0, 0, 9, 9]}
     return {"width": 10, "height": 10, "parsing_res_list": [block], **changes}
