@@ -41,6 +41,23 @@ class PageImage:
 
 
 @dataclass(frozen=True)
+class PagePart:
+    """The boxes `inside` of a page, without those `outside`, which may lie over them."""
+
+    inside: tuple[Box, ...]
+    outside: tuple[Box, ...] = ()
+
+    def of(self, pixels: RgbPixels) -> RgbPixels:
+        """Return a copy of the page that is white everywhere else."""
+        part = np.full_like(pixels, 255)
+        for left, top, right, bottom in self.inside:
+            part[top:bottom, left:right] = pixels[top:bottom, left:right]
+        for left, top, right, bottom in self.outside:
+            part[top:bottom, left:right] = 255
+        return part
+
+
+@dataclass(frozen=True)
 class SourceFile:
     """A document's file on its way to the rasterizers.
 
@@ -165,11 +182,15 @@ class PageContent:
 
 @dataclass(frozen=True)
 class PageResult:
-    """A recognizer's response for one page; `timings_ms` by stage."""
+    """A recognizer's response for one page; `timings_ms` by stage.
+
+    `unread_pictures`: boxes of pictures that may have text, on a page whose text is its text layer.
+    """
 
     content: PageContent
     engine: EngineInfo
     timings_ms: dict[str, float] = field(default_factory=dict)
+    unread_pictures: tuple[Box, ...] = ()
 
     @property
     def page(self) -> Page:

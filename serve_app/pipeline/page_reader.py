@@ -17,7 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.document import ErrorInfo, PageResult, SourceFile
+from serve_app.document import ErrorInfo, PagePart, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
@@ -28,6 +28,7 @@ from serve_app.errors import (
     ServiceError,
 )
 from serve_app.pipeline.page_cache import CachedPages
+from serve_app.pipeline.picture_text import with_pictures
 from serve_app.pipeline.replica_calls import NoReplica, RetryPolicy, are_pixels_lost, wait_for_replica
 from serve_app.runtime.death_count import DeathCount
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
@@ -88,8 +89,14 @@ class PageReader:
 
     async def _with_text_layer(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
         if document.text_layer and (page := await self._read_text(document, number)) is not None:
-            return page
+            return await self._with_pictures(document, number, page) if page.unread_pictures else page
         return await self._with_cache(document, number)
+
+    async def _with_pictures(self, document: DocumentContext, number: int, layer: PageResult) -> PageResult:
+        """Recognize the pictures of a page with a text layer, and add their text."""
+        words = tuple(word.bbox for block in layer.page.blocks for word in block.words)
+        part = PagePart(inside=layer.unread_pictures, outside=words)
+        return with_pictures(layer, await self._with_fallback(document, number, part))
 
     async def _with_cache(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
         if document.cached is None:
@@ -102,15 +109,19 @@ class PageReader:
             await document.cached.put(number, result)
         return result
 
-    async def _with_fallback(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
-        result = await self._with_retries(document, number, document.engine)
+    async def _with_fallback(
+        self, document: DocumentContext, number: int, part: PagePart | None = None
+    ) -> PageResult | ServiceError:
+        result = await self._with_retries(document, number, document.engine, part)
         fallback = self._fallbacks.get(document.engine)
         # A page on which one engine fails may be easy for another. If the page itself is bad, it is so for both.
         if fallback is None or not isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)):
             return result
-        return _from_fallback(await self._with_retries(document, number, fallback), result)
+        return _from_fallback(await self._with_retries(document, number, fallback, part), result)
 
-    async def _with_retries(self, document: DocumentContext, number: int, engine: str) -> PageResult | ServiceError:
+    async def _with_retries(
+        self, document: DocumentContext, number: int, engine: str, part: PagePart | None
+    ) -> PageResult | ServiceError:
         source, retry = document.source, self._retry
         pixels = None
         for attempt in range(1, retry.attempts + 1):
@@ -120,7 +131,7 @@ class PageReader:
                 )
             if pixels is None:
                 pixels = self._rasterizer.rasterize.remote(
-                    *source.as_arguments(), number, document.dpi, owner=source.owner
+                    *source.as_arguments(), number, document.dpi, part, owner=source.owner
                 )
             try:
                 result = await self._recognize(document, engine, pixels)

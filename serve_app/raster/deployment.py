@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
-from serve_app.document import EngineInfo, Page, PageContent, PageImage, PageResult, SourceFile
+from serve_app.document import EngineInfo, Page, PageContent, PageImage, PagePart, PageResult, SourceFile
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
 from serve_app.raster.decoder_client import IsolatedDecoder
@@ -52,10 +52,21 @@ class Rasterizer:
         return await self._submit(self._decoder.count_pages, document, data, password, owner)
 
     async def rasterize(
-        self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
+        self,
+        document: str,
+        data: Any,
+        password: str | None,
+        number: int,
+        dpi: int | None,
+        part: PagePart | None = None,
+        *,
+        owner: str = "",
     ) -> PageImage | ServiceError:
-        """Decode page `number` (from 1). A PDF page is drawn at `dpi`; for an image it replaces the file's resolution."""
-        return await self._submit(self._decode, document, data, password, owner, number, dpi)
+        """Decode page `number` (from 1). A PDF page is drawn at `dpi`; for an image it replaces the file's resolution.
+
+        With `part`, the rest of the page is white.
+        """
+        return await self._submit(self._decode, document, data, password, owner, number, dpi, part)
 
     async def read_text(
         self, document: str, data: Any, password: str | None, number: int, dpi: int | None, *, owner: str = ""
@@ -108,13 +119,14 @@ class Rasterizer:
             degraded=bool(text_page.warnings),
             warnings=list(text_page.warnings),
         )
-        return PageResult(PageContent(page), TEXT_LAYER, {"text_layer": (time.perf_counter() - started) * 1000})
+        timings_ms = {"text_layer": (time.perf_counter() - started) * 1000}
+        return PageResult(PageContent(page), TEXT_LAYER, timings_ms, text_page.pictures)
 
-    def _decode(self, source: SourceFile, number: int, dpi: int | None) -> PageImage:
+    def _decode(self, source: SourceFile, number: int, dpi: int | None, part: PagePart | None) -> PageImage:
         started = time.perf_counter()
         image = self._decoder.decode(source, number, dpi)
         return PageImage(
-            pixels=image.pixels,
+            pixels=image.pixels if part is None else part.of(image.pixels),
             number=number,
             dpi=image.dpi,
             rasterize_ms=(time.perf_counter() - started) * 1000,

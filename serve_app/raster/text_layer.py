@@ -14,11 +14,12 @@ from typing import Any
 
 import pypdfium2.raw as pdfium_c
 
-from serve_app.document import Block, ErrorInfo
+from serve_app.document import Block, Box, ErrorInfo
 from serve_app.raster.glyphs import UndrawnGlyphs, character_at
+from serve_app.raster.pictures import pictures_of_text
 from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
 from serve_app.raster.text_quality import is_broken, is_gibberish
-from serve_app.raster.visibility import address, are_visible, has_text_in_annotations, scan_contents
+from serve_app.raster.visibility import address, are_visible, draw_preview, has_text_in_annotations, scan_contents
 
 MIN_CHARACTERS = 20
 """With less text, a page is probably a drawing or a stamped scan. If it is not, recognizing it is fast."""
@@ -47,7 +48,8 @@ TILT_DEGREES = 10
 class TextPage:
     """The text layer of a page, in pixels of the page drawn at `dpi`.
 
-    `rotation`: clockwise rotation of most of the text in degrees, as displayed: 0, 90, 180 or 270.
+    `rotation`: clockwise rotation of most of the text in degrees, as displayed: 0, 90, 180 or 270. `pictures` may have
+    text of their own, which only recognition finds.
     """
 
     width: int
@@ -56,6 +58,7 @@ class TextPage:
     rotation: int
     blocks: list[Block]
     warnings: tuple[ErrorInfo, ...] = ()
+    pictures: tuple[Box, ...] = ()
 
 
 def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage | None:
@@ -69,15 +72,17 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     contents = scan_contents(page)
     if contents is None:
         return None
+    transform = _PageTransform(page, width, height)
     textpage = page.get_textpage()
     try:
         if not MIN_CHARACTERS <= textpage.count_chars() <= MAX_CHARACTERS:
             return None
-        characters = _characters(textpage, contents.visible_text, _PageTransform(page, width, height))
+        characters = _characters(textpage, contents.visible_text, transform)
     finally:
         textpage.close()
     words = list(group_words(characters.glyphs, width, height))
-    visible = are_visible(page, [word.bbox for word, _, _ in words], width, height, dpi)
+    preview = draw_preview(page, width, dpi)
+    visible = are_visible(preview, [word.bbox for word, _, _ in words], width, height)
     visible_words = [
         word
         for word, is_visible in zip(words, visible, strict=True)
@@ -94,7 +99,26 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     ):
         return None
     turns = Counter(turned for word, _, turned in visible_words for _ in word.text)
-    return TextPage(width, height, dpi, turns.most_common(1)[0][0], group_paragraphs(visible_words))
+    pictures = [_whole_pixels(transform.box(*box), width, height) for box in contents.pictures]
+    known = [word.bbox for word, _, _ in words]
+    return TextPage(
+        width,
+        height,
+        dpi,
+        turns.most_common(1)[0][0],
+        group_paragraphs(visible_words),
+        pictures=tuple(pictures_of_text(preview, pictures, known, width, height)),
+    )
+
+
+def _whole_pixels(box: FloatBox, width: int, height: int) -> Box:
+    left, top, right, bottom = box
+    return (
+        max(math.floor(left), 0),
+        max(math.floor(top), 0),
+        min(math.ceil(right), width),
+        min(math.ceil(bottom), height),
+    )
 
 
 class _PageTransform:

@@ -6,7 +6,7 @@ import ctypes
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,14 @@ INVISIBLE_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTREN
 
 @dataclass
 class Contents:
-    """Addresses of a page's visible text objects, and the share of the page that pictures cover, at most 1."""
+    """Addresses of a page's visible text objects, its pictures, and the share of the page that they cover, at most 1.
+
+    `pictures` are boxes on the page in points, from the bottom left: left, bottom, right, top.
+    """
 
     visible_text: set[int]
     picture_share: float = 0.0
+    pictures: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 def scan_contents(page: Any) -> Contents | None:
@@ -60,6 +64,10 @@ def scan_contents(page: Any) -> Contents | None:
             across = max(min(right, page_right) - max(left, page_left), 0)
             up = max(min(top, page_top) - max(bottom, page_bottom), 0)
             share = across * up / area
+            if share > 0:
+                found.pictures.append(
+                    (max(left, page_left), max(bottom, page_bottom), min(right, page_right), min(top, page_top))
+                )
             found.picture_share = min(found.picture_share + share, 1)
             if share >= COVERING_SHARE and not pdfium_c.FPDFPageObj_HasTransparency(item):
                 found.visible_text.clear()
@@ -95,20 +103,24 @@ def _subtype(page: Any, index: int) -> int:
         pdfium_c.FPDFPage_CloseAnnot(annotation)
 
 
-def are_visible(page: Any, boxes: Sequence[Box], width: int, height: int, dpi: int) -> list[bool]:
-    """Return for each box whether anything is visible there. Text may be white on white, or covered.
-
-    Boxes are in pixels of the page drawn at `width` x `height`, with `dpi`.
-    """
+def draw_preview(page: Any, width: int, dpi: int) -> npt.NDArray[np.uint8]:
+    """Draw the page in grey, small; `width` and `dpi` are those of the page as it is recognized."""
     unit = max(round(72 * width / dpi / max(page.get_width(), 1)), 1)
     scale = min(unit, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
     bitmap = page.render(scale=scale, grayscale=True)
     try:
-        preview = bitmap.to_numpy()
-        down, across = preview.shape[0] / height, preview.shape[1] / width
-        return [_has_contrast(preview, box, across, down) for box in boxes]
+        return np.array(bitmap.to_numpy())
     finally:
         bitmap.close()
+
+
+def are_visible(preview: npt.NDArray[np.uint8], boxes: Sequence[Box], width: int, height: int) -> list[bool]:
+    """Return for each box whether anything is visible there. Text may be white on white, or covered.
+
+    Boxes are in pixels of the page drawn at `width` x `height`; `preview` is its drawing by `draw_preview`.
+    """
+    down, across = preview.shape[0] / height, preview.shape[1] / width
+    return [_has_contrast(preview, box, across, down) for box in boxes]
 
 
 def _has_contrast(preview: npt.NDArray[np.uint8], box: Box, across: float, down: float) -> bool:
