@@ -10,6 +10,7 @@ import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.errors import CorruptDocument
+from serve_app.outputs.hidden_text import is_own_font
 
 FONT_NAME = "/OcrText"
 
@@ -44,10 +45,12 @@ def add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face
 
 
 def unused_font_name(leaf: pikepdf.Page) -> str:
+    """Return a name that no font of the page has, or only the font of an earlier result, whose text goes."""
     resources = leaf.get_resources()
     fonts = resources.get("/Font") if isinstance(resources, Dictionary) else None
     name = FONT_NAME
-    while isinstance(fonts, Dictionary) and any(key.startswith(name) for key, _ in fonts.items()):
+    taken = [key for key, font in fonts.items() if not is_own_font(font)] if isinstance(fonts, Dictionary) else []
+    while any(key.startswith(name) for key in taken):
         name += "-"
     return name
 

@@ -12,6 +12,7 @@ from serve_app.errors import CorruptDocument
 from serve_app.outputs.active_content import defuse_fields, defuse_page
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
+from serve_app.outputs.hidden_text import remove_hidden_text
 from serve_app.outputs.invisible_text import text_content
 from serve_app.outputs.pdf_layer import Layer, compress, pdf_errors, unused_font_name
 from serve_app.outputs.reading_frame import PageFrame
@@ -22,7 +23,8 @@ _TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
 def add_pdf_pages(
     result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, existing_text: ExistingText
 ) -> list[Layer]:
-    indices, layers = [], []
+    """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides."""
+    indices, layers, replaced = [], [], []
     for page in pages:
         with pdf_errors():
             if page.number > len(original.pages):
@@ -30,13 +32,16 @@ def add_pdf_pages(
             leaf = original.pages[page.number - 1]
             name, frame = unused_font_name(leaf), _frame(leaf)
         indices.append(page.number - 1)
-        content = b"" if existing_text.is_on(page.number) else text_content(page, frame, font, name)
-        layers.append((name, compress(content)))
+        page, hides_text = existing_text.compare(page)
+        replaced.append(hides_text)
+        layers.append((name, compress(text_content(page, frame, font, name))))
     with pdf_errors():
         result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
         seen: set[tuple[int, int]] = set()
-        for leaf in result.pages:
+        for leaf, is_replaced in zip(result.pages, replaced, strict=True):
             defuse_page(leaf.obj, seen)
+            if is_replaced:
+                remove_hidden_text(result, leaf)
         defuse_fields(result)
     return layers
 

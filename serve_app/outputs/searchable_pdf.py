@@ -31,8 +31,8 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
 
     `source` is a file with a PDF or an image, as `open_source` takes them; a PDF is read only as far as needed.
     `pages` is a selection of its pages in the order of the result, and is iterated once. A page with an `error` gets
-    its picture and no text. A PDF page whose own text can be searched (see `text_layer`) gets no new text. Other text
-    on a page, such as another OCR's, stays beside the new text. Title, author, subject and keywords stay. The result is
+    its picture and no new text. Text that a PDF page shows stays, and words that it shows are not added again. Text that it
+    hides, such as another OCR's, is replaced where something was recognized. Title, author, subject and keywords stay. The result is
     not encrypted, and the same input gives the same bytes.
 
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;

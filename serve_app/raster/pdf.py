@@ -12,6 +12,7 @@ import ctypes
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -32,7 +33,8 @@ from serve_app.raster.fonts import system_fonts
 from serve_app.raster.glyphs import undrawn_fonts
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.passwords import open_with
-from serve_app.raster.text_layer import TextPage, read_text_layer
+from serve_app.raster.text_layer import TextPage, VisibleText, read_text_layer, read_visible_text
+from serve_app.raster.visibility import has_text_in_annotations
 from serve_app.runtime.mapped_file import FileContent
 
 PAGES_PER_OPENING = 100
@@ -83,6 +85,16 @@ class PdfSource:
         with self._page(number) as page:
             canvas = self._canvas(page, number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
             return read_text_layer(page, width=canvas.width, height=canvas.height, dpi=canvas.dpi)
+
+    def visible_text(self, number: int, *, width: int, height: int, dpi: int) -> VisibleText | None:
+        """Return what a page shows as text, that of notes and form fields included; see `read_visible_text`."""
+        with self._page(number) as page:
+            annotated = has_text_in_annotations(page)
+            if annotated:
+                pdfium_c.FPDFPage_Flatten(page, pdfium_c.FLAT_NORMALDISPLAY)  # in memory alone
+        with self._page(number) as page:
+            text = read_visible_text(page, width=width, height=height, dpi=dpi)
+            return None if text is None else replace(text, annotated=annotated)
 
     def close(self) -> None:
         self._document.close()

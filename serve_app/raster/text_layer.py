@@ -14,7 +14,7 @@ from typing import Any
 
 import pypdfium2.raw as pdfium_c
 
-from serve_app.document import Block, Box, ErrorInfo
+from serve_app.document import Block, Box, ErrorInfo, Word
 from serve_app.raster.glyphs import UndrawnGlyphs, character_at
 from serve_app.raster.pictures import pictures_of_text
 from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
@@ -61,6 +61,39 @@ class TextPage:
     pictures: tuple[Box, ...] = ()
 
 
+@dataclass(frozen=True)
+class VisibleText:
+    """The words of a page that can be seen, as `group_words` gives them, and the counts of characters.
+
+    `shown`, `hidden`, `broken` and `tilted`: characters in the words, invisible ones, those without a meaning, and those
+    that run neither across nor along the page. `pictures` may have text of their own. `annotated`: the page has or had
+    notes or fields, which may have text.
+    """
+
+    words: list[tuple[Word, FloatBox, int]]
+    pictures: tuple[Box, ...]
+    picture_share: float
+    shown: int
+    hidden: int
+    broken: int
+    tilted: int
+    annotated: bool = False
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it is the text of the page, if no annotation has more."""
+        return not (
+            self.shown < (CHARACTERS_BESIDE_PICTURE if self.picture_share >= PICTURE_SHARE else MIN_CHARACTERS)
+            or self.hidden > MAX_HIDDEN_SHARE * (self.shown + self.hidden)
+            or self.tilted > MAX_TILTED_SHARE * self.shown
+            or self.is_garbled
+        )
+
+    @property
+    def is_garbled(self) -> bool:
+        return self.broken > MAX_BROKEN_SHARE * self.shown or is_gibberish([word.text for word, _, _ in self.words])
+
+
 def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage | None:
     """Read the text layer of a `pypdfium2.PdfPage` as blocks of the page drawn at `width` x `height` pixels.
 
@@ -69,13 +102,26 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     """
     if has_text_in_annotations(page):
         return None
+    text = read_visible_text(page, width=width, height=height, dpi=dpi, least=MIN_CHARACTERS)
+    if text is None or not text.is_trusted:
+        return None
+    turns = Counter(turned for word, _, turned in text.words for _ in word.text)
+    rotation = turns.most_common(1)[0][0]
+    return TextPage(width, height, dpi, rotation, group_paragraphs(text.words), pictures=text.pictures)
+
+
+def read_visible_text(page: Any, *, width: int, height: int, dpi: int, least: int = 0) -> VisibleText | None:
+    """Return the visible text of a `pypdfium2.PdfPage`, in pixels of the page drawn at `width` x `height` and `dpi`.
+
+    Returns None if the page has too many objects, over MAX_CHARACTERS, or fewer than `least`.
+    """
     contents = scan_contents(page)
     if contents is None:
         return None
     transform = _PageTransform(page, width, height)
     textpage = page.get_textpage()
     try:
-        if not MIN_CHARACTERS <= textpage.count_chars() <= MAX_CHARACTERS:
+        if not least <= textpage.count_chars() <= MAX_CHARACTERS:
             return None
         characters = _characters(textpage, contents.visible_text, transform)
     finally:
@@ -90,24 +136,16 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     ]
     shown = sum(len(word.text) for word, _, _ in visible_words)
     hidden = characters.hidden + sum(len(word.text) for word, _, _ in words) - shown
-    if (
-        shown < (CHARACTERS_BESIDE_PICTURE if contents.picture_share >= PICTURE_SHARE else MIN_CHARACTERS)
-        or hidden > MAX_HIDDEN_SHARE * (shown + hidden)
-        or characters.broken > MAX_BROKEN_SHARE * shown
-        or characters.tilted > MAX_TILTED_SHARE * shown
-        or is_gibberish([word.text for word, _, _ in visible_words])
-    ):
-        return None
-    turns = Counter(turned for word, _, turned in visible_words for _ in word.text)
     pictures = [_whole_pixels(transform.box(*box), width, height) for box in contents.pictures]
     known = [word.bbox for word, _, _ in words]
-    return TextPage(
-        width,
-        height,
-        dpi,
-        turns.most_common(1)[0][0],
-        group_paragraphs(visible_words),
-        pictures=tuple(pictures_of_text(preview, pictures, known, width, height)),
+    return VisibleText(
+        visible_words,
+        tuple(pictures_of_text(preview, pictures, known, width, height)),
+        contents.picture_share,
+        shown,
+        hidden,
+        characters.broken,
+        characters.tilted,
     )
 
 

@@ -1,0 +1,140 @@
+"""Searchable PDFs of pages that have text already: each word is there once, as poppler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from pikepdf import Array, Dictionary, Name, Pdf
+
+from serve_app.document import Box
+from tests.support.searchable_pdfs import (
+    drawn,
+    failed,
+    page_of,
+    pdftotext,
+    plain_pdf,
+    region,
+    searchable,
+    words_block,
+)
+
+SHOWN = b"BT /F1 12 Tf 20 150 Td (shown on paper) Tj ET "
+HIDDEN = b"q BT 3 Tr /F1 12 Tf 20 100 Td (0ld) Tj 0 -20 Td [(lay) -10 (er)] TJ T* (more) ' 1 1 (most) \" ET Q "
+PICTURE = b"q 300 0 0 200 0 0 cm /Scan Do Q "
+
+
+def with_content(content: bytes, form: bytes = b"", more: Callable[[Pdf], None] = lambda pdf: None) -> bytes:
+    """A page with `content`, which may draw `form` as /Form and a grey picture as /Scan."""
+
+    def change(pdf: Pdf) -> None:
+        face = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica, Encoding=Name.WinAnsiEncoding)
+        fonts = Dictionary(F1=pdf.make_indirect(face))
+        scan = pdf.make_stream(b"\xc0", Type=Name.XObject, Subtype=Name.Image, Width=1, Height=1, BitsPerComponent=8)
+        scan.ColorSpace = Name.DeviceGray
+        piece = pdf.make_stream(form, Type=Name.XObject, Subtype=Name.Form, BBox=Array([0, 0, 300, 200]))
+        piece.Resources = Dictionary(Font=fonts)
+        page = pdf.pages[0].obj
+        page.Resources = Dictionary(Font=fonts, XObject=Dictionary(Scan=scan, Form=piece))
+        page.Contents = pdf.make_stream(content)
+        more(pdf)
+
+    return plain_pdf(change=change)
+
+
+def at(left: float, top: float, text: str) -> tuple[str, Box]:
+    """A word of 12 points whose box begins at points from the upper left corner."""
+    width = 6 * len(text)
+    return text, (round(2 * left), round(2 * top), round(2 * (left + width)), round(2 * top + 24))
+
+
+NEW = (at(20, 90, "new"), at(60, 90, "words"))
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        (PICTURE + HIDDEN + SHOWN, b""),
+        (HIDDEN + PICTURE + SHOWN, b""),
+        (HIDDEN.replace(b"3 Tr", b"") + PICTURE + SHOWN, b""),
+        (PICTURE + b"/Form Do " + SHOWN, HIDDEN + b"0 g 200 10 9 9 re f"),
+        (PICTURE + b"q BT 3 Tr ET /Form Do Q " + SHOWN, HIDDEN.replace(b"3 Tr", b"")),
+    ],
+    ids=["over-the-picture", "under-it", "covered", "in-a-form", "mode-of-the-page"],
+)
+def test_hidden_text_is_replaced_and_the_page_looks_as_before(content: bytes, form: bytes) -> None:
+    source = with_content(content, form)
+
+    data = searchable(source, page_of(words_block(*NEW)))
+
+    assert pdftotext(data).split() == ["shown", "on", "paper", "new", "words"]
+    assert np.array_equal(drawn(data), drawn(source))
+
+
+def test_hidden_text_stays_where_nothing_was_recognized() -> None:
+    source = with_content(PICTURE + HIDDEN)
+
+    for page in (failed(), page_of()):
+        assert pdftotext(searchable(source, page)).split() == pdftotext(source).split()
+
+
+@pytest.mark.parametrize("skew", [0.0, 3.0])
+def test_a_result_that_is_sent_again_has_its_text_once_and_grows_no_more(skew: float) -> None:
+    page = page_of(words_block(*NEW), skew=skew)
+    first = searchable(with_content(PICTURE + SHOWN), page)
+
+    again = searchable(first, page)
+
+    assert pdftotext(again) == pdftotext(first)
+    assert len(searchable(again, page)) <= len(again)
+
+
+def test_only_words_that_the_page_does_not_show_as_text_are_added() -> None:
+    read = words_block(at(20, 40, "shawn"), at(60, 40, "on"), at(75, 40, "paper"), at(20, 120, "clause"))
+    unplaced = region("shown on paper", (40, 80, 260, 104), order=1)
+
+    data = searchable(with_content(SHOWN + b"q 90 0 0 30 15 55 cm /Scan Do Q"), page_of(read, unplaced))
+
+    assert pdftotext(data).split() == ["shown", "on", "paper", "clause"]
+
+
+def test_a_hidden_copy_of_what_the_page_shows_is_gone() -> None:
+    double = SHOWN + b"q BT 3 Tr /F1 12 Tf 20 150 Td (shown on paper) Tj ET Q"
+
+    data = searchable(with_content(double), page_of(words_block(at(20, 40, "shown"), at(60, 40, "on"))))
+
+    assert pdftotext(data).split() == ["shown", "on", "paper"]
+
+
+def test_a_word_under_other_text_is_added() -> None:
+    stamp = SHOWN.replace(b"shown on paper", b"REVISED COPY")
+
+    data = searchable(with_content(stamp), page_of(words_block(at(20, 40, "harbour"))))
+
+    assert sorted(pdftotext(data).split()) == ["COPY", "REVISED", "harbour"]
+
+
+def test_garbled_text_does_not_count_as_text() -> None:
+    garbled = SHOWN.replace(b"shown on paper", "Контора порта открыта".encode("cp1251"))
+    words = (at(20, 40, "Контора"), at(65, 40, "порта"), at(100, 40, "открыта"))
+
+    text = pdftotext(searchable(with_content(garbled), page_of(words_block(*words))), "-raw").split()
+
+    assert {"Контора", "порта", "открыта"} < set(text)
+
+
+def test_text_of_a_stamp_is_there_once() -> None:
+    def add_stamp(pdf: Pdf) -> None:
+        look = pdf.make_stream(b"BT /F1 12 Tf 2 5 Td (approved) Tj ET", Type=Name.XObject, Subtype=Name.Form)
+        look.BBox, look.Resources = Array([0, 0, 60, 20]), Dictionary(Font=pdf.pages[0].obj.Resources.Font)
+        stamp = Dictionary(Type=Name.Annot, Subtype=Name.Stamp, Rect=Array([200, 95, 260, 115]), F=4)
+        stamp.AP = Dictionary(N=look)
+        pdf.pages[0].obj.Annots = Array([pdf.make_indirect(stamp)])
+
+    source = with_content(SHOWN, more=add_stamp)
+    read = words_block(at(20, 40, "shown"), at(60, 40, "on"), at(75, 40, "paper"), at(202, 87, "approved"))
+
+    data = searchable(source, page_of(read))
+
+    assert pdftotext(data).split() == pdftotext(source).split() == ["shown", "on", "paper", "approved"]
