@@ -39,10 +39,14 @@ class Priority(StrEnum):
 
 
 class OutputFile(BaseModel):
-    """A requested output: its key in the store once it is made, or why it could not be made."""
+    """A requested output: its key in the store once it is made, or why it could not be made.
+
+    `warnings` are codes of what the file could not keep of the document.
+    """
 
     key: str | None = None
     error: ErrorInfo | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Webhook(BaseModel):

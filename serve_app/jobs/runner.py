@@ -214,16 +214,16 @@ class Runner:
     async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
         for output in record.request.outputs:
             try:
-                with await run.renderer.render(output, summary) as file:
+                with await run.renderer.render(output, summary) as written:
                     name, media_type = file_type(output, len(run.numbers))
-                    key = await self._job_store.save_output(record.id, name, file, media_type)
+                    key = await self._job_store.save_output(record.id, name, written.file, media_type)
             except ServiceError as error:  # one output that fails must not cost the others
                 if verdict(error) is Verdict.WAIT:
                     raise
                 log.warning("job %s: cannot make %s: %s", record.id, output, error.message)
                 record.outputs[output] = OutputFile(error=ErrorInfo(code=error.code, message=error.message))
             else:
-                record.outputs[output] = OutputFile(key=key)
+                record.outputs[output] = OutputFile(key=key, warnings=written.warnings)
 
     async def _save_dialect_result(self, record: JobRecord, run: DocumentRun) -> None:
         if record.dialect is None:

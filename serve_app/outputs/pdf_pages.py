@@ -5,30 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pikepdf
-from pikepdf import Array, Pdf
+from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.document import Page
-from serve_app.errors import CorruptDocument
 from serve_app.outputs.active_content import defuse_fields, defuse_page
+from serve_app.outputs.drawn_pages import PageDrawer
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.hidden_text import remove_hidden_text
 from serve_app.outputs.invisible_text import text_content
-from serve_app.outputs.pdf_layer import Layer, compress, pdf_errors, unused_font_name
+from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress, pdf_errors, unused_font_name
+from serve_app.outputs.picture_page import picture_page
 from serve_app.outputs.reading_frame import PageFrame
 
+_A4 = (595, 842)  # points
 _TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
 
 
 def add_pdf_pages(
-    result: Pdf, original: Pdf, pages: Iterable[Page], font: InvisibleFont, existing_text: ExistingText
+    result: Pdf,
+    original: Pdf | None,
+    pages: Iterable[Page],
+    font: InvisibleFont,
+    existing_text: ExistingText,
+    drawer: PageDrawer,
 ) -> list[Layer]:
-    """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides."""
-    indices, layers, replaced = [], [], []
+    """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides.
+
+    `drawer` draws the pages that `original` lacks: all of them, if that is None.
+    """
+    indices: list[int] = []
+    layers: list[Layer] = []
+    replaced: list[bool] = []
+    drawn: dict[int, pikepdf.Page] = {}  # by position in the result
+    with pdf_errors():
+        count = 0 if original is None else len(original.pages)
     for page in pages:
+        if original is None or page.number > count:
+            drawn[len(layers)], layer = _draw(result, page, font, drawer)
+            layers.append(layer)
+            continue
         with pdf_errors():
-            if page.number > len(original.pages):
-                raise CorruptDocument("The PDF is damaged: it has fewer pages than have been read.")
             leaf = original.pages[page.number - 1]
             name, frame = unused_font_name(leaf), _frame(leaf)
         indices.append(page.number - 1)
@@ -36,14 +53,25 @@ def add_pdf_pages(
         replaced.append(hides_text)
         layers.append((name, compress(text_content(page, frame, font, name))))
     with pdf_errors():
-        result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
+        if original is not None:
+            result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
         seen: set[tuple[int, int]] = set()
         for leaf, is_replaced in zip(result.pages, replaced, strict=True):
             defuse_page(leaf.obj, seen)
             if is_replaced:
                 remove_hidden_text(result, leaf)
         defuse_fields(result)
+        for position, leaf in drawn.items():
+            result.pages.insert(position, leaf)
     return layers
+
+
+def _draw(result: Pdf, page: Page, font: InvisibleFont, drawer: PageDrawer) -> tuple[pikepdf.Page, Layer]:
+    picture = drawer.draw(page)
+    if picture is None:
+        return pikepdf.Page(Dictionary(Type=Name.Page, MediaBox=Array([0, 0, *_A4]))), (FONT_NAME, b"")
+    leaf, frame = picture_page(result, *picture)
+    return leaf, (FONT_NAME, compress(text_content(page, frame, font, FONT_NAME)))
 
 
 def copy_title(result: Pdf, original: Pdf) -> None:

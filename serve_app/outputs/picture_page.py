@@ -12,14 +12,23 @@ MAX_POINTS = 14_400
 
 
 def add_picture_page(pdf: Pdf, picture: Picture, width: float, height: float) -> PageFrame:
-    """Add a page filled by a picture to `pdf`; sizes are in points, and scaled down to MAX_POINTS. Returns where it lies."""
+    """Add a page filled by a picture to `pdf`; see `picture_page`. Returns where the picture lies."""
+    page, frame = picture_page(pdf, picture, width, height)
+    pdf.pages.append(page)
+    return frame
+
+
+def picture_page(pdf: Pdf, picture: Picture, width: float, height: float) -> tuple[Page, PageFrame]:
+    """Make a page filled by a picture, for `pdf`, and return it with where the picture lies.
+
+    Sizes are in points, and scaled down to MAX_POINTS.
+    """
     scale = min(1, MAX_POINTS / max(width, height))
     frame = PageFrame(0, 0, width * scale, height * scale, 0)
     # `add_blank_page` makes no page thinner than 3 points.
     leaf = Dictionary(Type=Name.Page, MediaBox=Array([0, 0, frame.width, frame.height]))
     fill_with_picture(pdf, leaf, picture, frame)
-    pdf.pages.append(Page(leaf))
-    return frame
+    return Page(leaf), frame
 
 
 def fill_with_picture(pdf: Pdf, leaf: Dictionary, picture: Picture, frame: PageFrame) -> None:

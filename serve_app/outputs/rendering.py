@@ -17,7 +17,7 @@ from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
 from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.options import DEFAULT, OutputOptions
-from serve_app.outputs.writer_process import docx_file, searchable_pdf
+from serve_app.outputs.writer_process import WrittenFile, docx_file, searchable_pdf
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
 
@@ -65,8 +65,10 @@ class Renderer:
         self._password = password
         self._writers = writers
 
-    async def render(self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions = DEFAULT) -> BinaryIO:
-        """Write the document to a file, positioned at its start, which the caller closes. A small file is in memory.
+    async def render(
+        self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions = DEFAULT
+    ) -> WrittenFile:
+        """Write the document to a file. A small file is in memory.
 
         Raises ServiceError if a child process cannot write it, or not in time.
         """
@@ -89,12 +91,12 @@ class Renderer:
         except BaseException:
             file.close()
             raise
-        return file
+        return WrittenFile(file)
 
-    async def _render_in_process(self, kind: OutputFormat, summary: DocumentSummary) -> BinaryIO:
+    async def _render_in_process(self, kind: OutputFormat, summary: DocumentSummary) -> WrittenFile:
         async with self._writers.slot(len(self._spool)) as timeout_s:
             if kind is OutputFormat.DOCX:
-                return await docx_file(self._spool, title=summary.id, timeout_s=timeout_s)
+                return WrittenFile(await docx_file(self._spool, title=summary.id, timeout_s=timeout_s))
             source = await self._source()
             return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)
 
@@ -103,7 +105,7 @@ class Renderer:
             files: dict[str, BinaryIO] = {}
             for kind, name in IN_ARCHIVE.items():
                 try:
-                    files[name] = opened.enter_context(await self.render(kind, summary, options))
+                    files[name] = opened.enter_context(await self.render(kind, summary, options)).file
                 except ServiceError as error:
                     if error.status >= 500:
                         raise  # not the document's fault: a later try may succeed

@@ -15,7 +15,8 @@ import pikepdf
 from pikepdf import Pdf
 
 from serve_app.document import Page
-from serve_app.errors import EmptyDocument, PasswordRequired
+from serve_app.errors import EmptyDocument
+from serve_app.outputs.drawn_pages import PageDrawer
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.image_pages import add_image_pages
@@ -26,7 +27,9 @@ from serve_app.raster.passwords import open_with
 from serve_app.runtime.mapped_file import map_file
 
 
-def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO) -> None:
+def write_searchable_pdf(
+    source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO, draw_all: bool = False
+) -> int:
     """Write `pages` of the document `source` to `to`, as a PDF whose text can be searched.
 
     `source` is a file with a PDF or an image, as `open_source` takes them; a PDF is read only as far as needed.
@@ -35,6 +38,7 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     hides, such as another OCR's, is replaced where something was recognized. Title, author, subject and keywords stay. The result is
     not encrypted, and the same input gives the same bytes.
 
+    A page that cannot be kept is drawn as a picture, and so is each page of a PDF with `draw_all`; returns their number.
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
     """
@@ -46,13 +50,19 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
     font = InvisibleFont()
     with Pdf.new() as result, ExitStack() as opened:
         if kind == "PDF":
-            existing_text = opened.enter_context(closing(ExistingText(map_file(source), password)))
-            with pdf_errors():
-                original = opened.enter_context(_open_pdf(source, password))
-            layers = add_pdf_pages(result, original, pages, font, existing_text)
-            copy_title(result, original)
+            file = map_file(source)
+            existing_text = opened.enter_context(closing(ExistingText(file, password)))
+            drawer = opened.enter_context(closing(PageDrawer(file, password)))
+            original = None if draw_all else _open_pdf(source, password)
+            if original is not None:
+                opened.enter_context(original)
+            layers = add_pdf_pages(result, original, pages, font, existing_text, drawer)
+            if original is not None:
+                copy_title(result, original)
+            drawn = drawer.count
         else:
             layers = add_image_pages(result, source.read(), pages, font)
+            drawn = 0
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with pdf_errors():
@@ -65,16 +75,19 @@ def write_searchable_pdf(source: BinaryIO, pages: Iterable[Page], *, password: s
                 object_stream_mode=pikepdf.ObjectStreamMode.generate,
                 stream_decode_level=pikepdf.StreamDecodeLevel.none,  # copies compressed streams as they are
             )
+    return drawn
 
 
-def _open_pdf(source: BinaryIO, password: str | None) -> Pdf:
+def _open_pdf(source: BinaryIO, password: str | None) -> Pdf | None:
+    """Open the PDF with qpdf, which refuses some that PDFium reads. Returns None then."""
+
     def attempt(spelling: bytes) -> Pdf | None:
         source.seek(0)
         with suppress(pikepdf.PasswordError):
             return Pdf.open(source, password=spelling)
         return None
 
-    opened = open_with(password, attempt)
-    if opened is None:
-        raise PasswordRequired()
-    return opened
+    try:
+        return open_with(password, attempt)
+    except pikepdf.PdfError:
+        return None

@@ -4,10 +4,10 @@ The file behind a PDF is untrusted, and a DOCX takes a megabyte of memory for a 
 
 `python -m serve_app.outputs.writer_process PARENT_PID MEMORY_BYTES KIND SOURCE RESULT` reads its settings (a line of
 JSON) and the pages (a line of JSON each) from stdin. SOURCE and RESULT are file descriptors. It writes RESULT, or exits
-with REFUSED and prints the error's code and message as JSON.
+with REFUSED and prints the error's code and message as JSON. It prints PAGES_DRAWN if it drew pages of a PDF.
 
     KIND  SOURCE                      settings
-    pdf   the document's file         {"password"}
+    pdf   the document's file         {"password", "draw_all"}
     docx  its pictures, concatenated  {"title", "pictures": {path: [start, size]}}
     pages the same                    {"pictures"}; the result is a ZIP with `page-N.docx` for each page
 """
@@ -26,7 +26,8 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self, cast
 
 from serve_app.document import Page
 from serve_app.document.spool import PageSpool
@@ -48,22 +49,44 @@ from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 log = logging.getLogger("ray.serve.ingress")
 
 REFUSED = 3  # exit status
+PAGES_DRAWN = "pages_drawn"
+"""Warning: some pages of a PDF could not be kept, and are pictures now."""
+
 _FORMAT_NAMES = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
 NICE = 10  # writing a long file must not slow down the rest of the service
 MEMORY_BYTES = 4 * 2**30
 """Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+    """A temporary file, positioned at its start, which the caller closes; `warnings` are codes."""
+
+    file: BinaryIO
+    warnings: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
 async def searchable_pdf(
     source: bytes | memoryview, spool: PageSpool, *, password: str | None, timeout_s: float
-) -> BinaryIO:
-    """Write the PDF to a temporary file, positioned at its start, which the caller closes.
+) -> WrittenFile:
+    """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning PAGES_DRAWN.
 
     Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout after
     `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        return await _write("pdf", original, {"password": password}, spool.pages_as_json, timeout_s)
+        settings = {"password": password, "draw_all": False}
+        try:
+            return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
+        except CorruptDocument as error:
+            log.info("the PDF is written anew, with its pages drawn: %s", error.message)
+            return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, timeout_s)
 
 
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
@@ -73,7 +96,8 @@ async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> Binary
     """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
         ranges = _concatenate(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
-        return await _write("docx", pictures, {"title": title, "pictures": ranges}, _as_json(spool.pages), timeout_s)
+        settings = {"title": title, "pictures": ranges}
+        return (await _write("docx", pictures, settings, _as_json(spool.pages), timeout_s)).file
 
 
 async def page_docx_files(
@@ -85,7 +109,7 @@ async def page_docx_files(
     """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
         ranges = await asyncio.to_thread(_concatenate, figures, pictures)
-        return await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), timeout_s)
+        return (await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), timeout_s)).file
 
 
 def _concatenate(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
@@ -103,7 +127,7 @@ def _as_json(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes
 
 async def _write(
     kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], timeout_s: float
-) -> BinaryIO:
+) -> WrittenFile:
     try:
         return await _run_writer(kind, source, settings, pages(), timeout_s)
     except _Killed:
@@ -118,7 +142,7 @@ class _Killed(ServiceUnavailable):
 
 async def _run_writer(
     kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], timeout_s: float
-) -> BinaryIO:
+) -> WrittenFile:
     source.seek(0)  # also flushes
     result = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
     try:
@@ -134,7 +158,7 @@ async def _run_writer(
             async with asyncio.timeout(timeout_s):
                 await _send(process, itertools.chain([json.dumps(settings).encode()], pages))
                 assert process.stdout is not None
-                error = await process.stdout.read()
+                printed = await process.stdout.read()
                 status = await process.wait()
         except TimeoutError:
             raise DocumentTimeout(f"Writing the {_FORMAT_NAMES[kind]} took longer than {timeout_s:g} s.") from None
@@ -143,7 +167,7 @@ async def _run_writer(
                 process.kill()
                 await process.wait()
         if status == REFUSED:
-            raise document_error(**json.loads(error))
+            raise document_error(**json.loads(printed))
         if status != 0:
             log.warning("the process that writes a %s ended: %s", _FORMAT_NAMES[kind], exit_reason(status))
             if status == -signal.SIGKILL:
@@ -155,7 +179,7 @@ async def _run_writer(
     except BaseException:
         result.close()
         raise
-    return result
+    return WrittenFile(result, tuple(printed.decode().split()))
 
 
 async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:
@@ -177,7 +201,9 @@ def main() -> None:
     try:
         with os.fdopen(int(source), "rb") as original, os.fdopen(int(result), "wb") as to:
             if kind == "pdf":
-                write_searchable_pdf(original, pages, password=settings["password"], to=to)
+                password, draw_all = settings["password"], settings["draw_all"]
+                if write_searchable_pdf(original, pages, password=password, to=to, draw_all=draw_all):
+                    print(PAGES_DRAWN, flush=True)
             elif kind == "docx":
                 write_docx(pages, title=settings["title"], figure=_reader(original, settings["pictures"]), to=to)
             else:

@@ -118,7 +118,7 @@ class Results:
         with ExitStack() as files:
             writes = []
             for name, output in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):
-                file = files.enter_context(await renderer.render(output, summary))
+                file = files.enter_context(await renderer.render(output, summary)).file
                 writes.append(self._store.put(keys[name], file, MEDIA_TYPES[output]))
             if source is not None:
                 file = files.enter_context(await asyncio.to_thread(unnamed_file, source))

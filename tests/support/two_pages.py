@@ -91,5 +91,5 @@ async def read(run: DocumentRun) -> list[int]:
 
 
 async def text_of(run: DocumentRun, kind: OutputFormat, summary: Any) -> str:
-    with await run.renderer.render(kind, summary) as file:
-        return file.read().decode()
+    with await run.renderer.render(kind, summary) as written:
+        return written.file.read().decode()

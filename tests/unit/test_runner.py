@@ -6,7 +6,7 @@ import asyncio
 import errno
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -22,6 +22,7 @@ from serve_app.errors import (
 from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer
+from serve_app.outputs.writer_process import WrittenFile
 from serve_app.pipeline.results import Results
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
 
@@ -186,7 +187,7 @@ async def test_the_result_of_a_dialect_is_made_by_its_writer(tmp_path: Path) -> 
 async def test_an_outage_while_an_output_is_made_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     render, outages = Renderer.render, [QueueFull(), ServiceUnavailable()]
 
-    async def busy_at_first(self: Renderer, output: OutputFormat, *arguments: Any, **options: Any) -> BinaryIO:
+    async def busy_at_first(self: Renderer, output: OutputFormat, *arguments: Any, **options: Any) -> WrittenFile:
         if output is OutputFormat.TEXT and outages:
             raise outages.pop()
         return await render(self, output, *arguments, **options)

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.document import DocumentSummary
 from serve_app.outputs.formats import OutputFormat, file_type
+from serve_app.outputs.writer_process import WrittenFile
 
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10
@@ -35,7 +36,7 @@ _FILES = (
 
 
 def document_response(
-    file: BinaryIO,
+    written: WrittenFile,
     kind: OutputFormat,
     summary: DocumentSummary,
     resources: ExitStack,
@@ -57,6 +58,8 @@ def document_response(
         "X-Storage-Status": summary.storage.status,
         "X-Content-Type-Options": "nosniff",
     }
+    if written.warnings:
+        headers["X-Document-Warnings"] = ", ".join(written.warnings)
     if kind in _FILES:
         extension = name.partition(".")[2]
         headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{extension}"'
@@ -67,7 +70,7 @@ def document_response(
         headers["Content-Security-Policy"] = (
             "sandbox"  # in addition to the policy within the page, since a browser may open the page from this origin
         )
-    return file_response(file, media_type, headers, resources)
+    return file_response(written.file, media_type, headers, resources)
 
 
 def file_response(file: BinaryIO, media_type: str, headers: dict[str, str], resources: ExitStack) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
 from functools import partial
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -40,6 +40,7 @@ from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat, file_type
 from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.rendering import Renderer
+from serve_app.outputs.writer_process import WrittenFile
 from serve_app.runtime.mapped_file import map_file
 
 router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])
@@ -179,18 +180,18 @@ async def result(
             with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, file_type(output, pages)[0])
                 resources.callback(file.close)
-                return respond(file, output, await context.job_store.summary(job_id))
+                return respond(WrittenFile(file, stored.warnings), output, await context.job_store.summary(job_id))
         try:
-            summary, file = await _render(context, record, output, options)
+            summary, written = await _render(context, record, output, options)
         except KeyError:
             await view_job(request, context, job_id)  # raises JobGone if the job has been deleted meanwhile
             raise
-        return respond(file, output, summary)
+        return respond(written, output, summary)
 
 
 async def _render(
     context: Context, record: JobRecord, output: OutputFormat, options: OutputOptions
-) -> tuple[DocumentSummary, BinaryIO]:
+) -> tuple[DocumentSummary, WrittenFile]:
     async def source() -> memoryview:
         with await context.job_store.open_source(record.id) as file:
             return memoryview(map_file(file))
