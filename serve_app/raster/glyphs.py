@@ -88,4 +88,4 @@ def _missable_font(text_object: Any) -> Any:
 def _name(font: Any) -> str:
     name = ctypes.create_string_buffer(MAX_NAME_BYTES)
     pdfium_c.FPDFFont_GetBaseFontName(font, name, MAX_NAME_BYTES)
-    return "".join(filter(str.isprintable, name.value.decode("utf-8", "replace"))) or "of no name"
+    return "".join(filter(str.isprintable, name.value.decode("utf-8", "ignore"))) or "unnamed"

@@ -111,7 +111,9 @@ class PdfSource:
         if not names:
             return ()
         listed = ", ".join(names[:MAX_FONTS_NAMED])
-        message = f"Some letters are not drawn: the PDF does not embed its font ({listed}), and none here has them."
+        message = (
+            f"Some letters are missing or wrong: the PDF does not embed its font ({listed}), and none here has them."
+        )
         return (ErrorInfo(code="font_missing", message=message),)
 
     @contextmanager

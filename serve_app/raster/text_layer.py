@@ -100,7 +100,8 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     Blocks are paragraphs with the label "text" and a newline between lines, in the reading order of
     `text_layout.group_paragraphs`. Returns None if the layer is missing or untrustworthy.
     """
-    if has_text_in_annotations(page):
+    left, bottom, right, top = page.get_bbox()
+    if not (right > left and top > bottom) or has_text_in_annotations(page):
         return None
     text = read_visible_text(page, width=width, height=height, dpi=dpi, least=MIN_CHARACTERS)
     if text is None or not text.is_trusted:

@@ -190,6 +190,11 @@ def test_no_text_or_little_of_it_is_none() -> None:
     assert read(text_pdf(CONTRACT[-1:])) is None
 
 
+@pytest.mark.parametrize("box", [b"[700 900 800 1000]", b"[595 0 800 842]"])
+def test_a_page_whose_crop_box_lies_outside_has_no_text(box: bytes) -> None:
+    assert read(text_pdf(CONTRACT, page=b"/CropBox%b" % box)) is None
+
+
 def test_an_invisible_layer_over_a_scan_is_none() -> None:
     assert read(with_scan(CONTRACT, before=OVER_ALL, mode=3)) is None
     assert read(text_pdf(CONTRACT, mode=3)) is None
