@@ -16,6 +16,7 @@ from serve_app.recognition.engines import PageTask
 from serve_app.recognition.engines.figures import IMAGE, drop_edges
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tesseract import TesseractEngine
+from serve_app.recognition.engines.tesseract_blocks import boxes_read
 from serve_app.settings import TesseractSettings
 from tests.support.engines import read_whole
 from tests.support.pictures import photo
@@ -140,3 +141,9 @@ def test_edges_of_a_crooked_page_as_sent_are_no_figures(place: Box, stays: bool)
     text = Block(label="text", text="a", bbox=(0, 0, 9, 9), order=0)
     block = Block(label=IMAGE, text="", bbox=bounds, polygon=[(x, y) for x, y in outline.tolist()], order=1)
     assert drop_edges([text, block], page) == ([text, block] if stays else [text])
+
+
+def test_a_dark_half_of_the_page_that_passes_for_a_picture_is_not_taken_for_read() -> None:
+    shade, picture = (0, 0, 1000, 1000), (300, 300, 800, 640)
+    blocks = [Block(label=IMAGE, text="", bbox=box, order=0) for box in (shade, picture)]
+    assert boxes_read(blocks, 1000, 1100) == [picture]

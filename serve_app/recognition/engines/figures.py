@@ -104,11 +104,11 @@ def drop_edges(blocks: list[Block], page: StraightPage) -> list[Block]:
     return [
         block
         for block in blocks
-        if block.label != IMAGE or not block.polygon or _may_stand(page.bounds(block.polygon), width, height)
+        if block.label != IMAGE or not block.polygon or may_stand(page.bounds(block.polygon), width, height)
     ]
 
 
-def _may_stand(box: Box, page_width: int, page_height: int) -> bool:
+def may_stand(box: Box, page_width: int, page_height: int) -> bool:
     """Whether a box has the size and position of a figure on a page of this size."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
@@ -137,7 +137,7 @@ class _Page:
 
     def may_be_figure(self, box: Box, words: Sequence[Word]) -> bool:
         """Whether a box has the size and position of a figure and is not a region of text."""
-        if not _may_stand(box, self.width, self.height):
+        if not may_stand(box, self.width, self.height):
             return False
         covered = sum(
             _area(_intersection(word.bbox, box)) for word in words if (word.confidence or 0) >= MIN_WORD_CONFIDENCE

@@ -125,7 +125,7 @@ class TesseractEngine(Engine):
             return blocks, rotation
         # What a global threshold takes for paper, or for ink, is no text to it: its words are sure, and lines are missing.
         letter = letter_height(words, rotation, dpi)
-        if has_unread_text(pixels, boxes_read(blocks), letter):
+        if has_unread_text(pixels, boxes_read(blocks, grey.shape[1], grey.shape[0]), letter):
             with suppress(PageTimeout):
                 again = self._recognize(api, even(pixels, letter), dpi, OTSU, deadline)
                 blocks = merged(blocks, again[0])

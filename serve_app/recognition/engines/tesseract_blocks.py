@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from serve_app.document import Block, Box, Word
-from serve_app.recognition.engines.figures import IMAGE
+from serve_app.recognition.engines.figures import IMAGE, may_stand
 
 FEW_WORDS = 5
 
@@ -59,9 +59,12 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
     return blocks, turns.most_common(1)[0][0] * 90 if turns else 0
 
 
-def boxes_read(blocks: list[Block], least_confidence: float = 0.7) -> list[Box]:
-    """Return where a page has pictures, and words that are not guessed."""
-    pictures = [block.bbox for block in blocks if block.label == IMAGE]
+def boxes_read(blocks: list[Block], width: int, height: int, least_confidence: float = 0.7) -> list[Box]:
+    """Return where a page of this size has pictures, and words that are not guessed.
+
+    A region of the size or place that no picture has is not one of them: Tesseract takes a dark half of a page for a picture.
+    """
+    pictures = [block.bbox for block in blocks if block.label == IMAGE and may_stand(block.bbox, width, height)]
     return pictures + [word.bbox for word in words_of(blocks) if (word.confidence or 0.0) >= least_confidence]
 
 
