@@ -19,9 +19,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
-from serve_app.outputs.invisible_text import text_content
 from serve_app.outputs.jpeg_parts import EOI, IN_PDF, jpeg_parts
-from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress
+from serve_app.outputs.pdf_layer import FONT_NAME, Layer, text_layer
 from serve_app.outputs.pdf_picture import Picture, jpeg_picture, lossless_picture, png_picture
 from serve_app.outputs.picture_page import add_picture_page
 from serve_app.outputs.reading_frame import Matrix, PageFrame
@@ -41,7 +40,9 @@ _ALIKE = 2.0
 """Greatest mean difference of two decodings of one JPEG, of 255. Decoders differ by rounding, and where colours are coarse."""
 
 
-def add_image_pages(result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont) -> list[Layer]:
+def add_image_pages(
+    result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont, *, straighten: bool
+) -> list[Layer]:
     """Add pages of the image `data` to `result`, each with its picture; return their layers of text.
 
     A page that failed and cannot be decoded is blank. Raises the errors of `open_source`.
@@ -57,9 +58,9 @@ def add_image_pages(result: Pdf, data: bytes, pages: Iterable[Page], font: Invis
             if page.error is None:
                 raise
             result.add_blank_page(page_size=_A4)
-            layers.append((FONT_NAME, b""))
+            layers.append(Layer(FONT_NAME, b""))
         else:
-            layers.append((FONT_NAME, compress(text_content(page, frame, font, FONT_NAME))))
+            layers.append(text_layer(page, frame, font, FONT_NAME, straighten=straighten))
     return layers
 
 

@@ -22,6 +22,7 @@ from itertools import accumulate, groupby, pairwise
 from serve_app.document import Block, Box, Page, Word
 from serve_app.outputs.glyphless_font import ADVANCE, DESCENT, PLACES, InvisibleFont
 from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, turning
+from serve_app.outputs.straightened import Turn
 
 WORD_GAP = 0.2
 """Least space between words, in line heights. PDF readers join words that are closer."""
@@ -76,10 +77,11 @@ class _Run:
         return self.bottom + DESCENT / 1000 * self.size
 
 
-def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: str) -> bytes:
+def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: str, turn: Turn | None = None) -> bytes:
     """Return the content stream of the page's text; b"" if the page has no text or no area.
 
-    The stream restores the graphics state. `font_name` is the font's name in the page's resources, with its slash.
+    The stream restores the graphics state. `font_name` is the font's name in the page's resources, with its slash. With
+    `turn`, the text is that of the straightened page.
     """
     if min(page.width, page.height, frame.width, frame.height) <= 0:
         return b""
@@ -88,6 +90,8 @@ def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: s
     if not runs:
         return b""
     matrix, text = reading.matrix(frame), _Writer(font, font_name, reading.height)
+    if turn is not None:
+        return _text_object(multiply(matrix, turn.matrix), text.shown(runs))
     if not reading.skew:
         return _text_object(matrix, text.shown(runs))
     straight = multiply(_straight(runs, reading), matrix)

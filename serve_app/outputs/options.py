@@ -10,11 +10,13 @@ class OutputOptions:
     """How to write a result; a writer ignores the options that do not concern its format.
 
     `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
+    `straighten` turns the pages of a PDF so that their text is upright and level.
     `page_marks` puts the page's number before each page in Markdown and text.
     """
 
     include_images: bool = False
     page_marks: bool = False
+    straighten: bool = False
 
 
 DEFAULT = OutputOptions()

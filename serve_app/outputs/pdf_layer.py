@@ -5,17 +5,39 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
+from serve_app.document import Page
 from serve_app.errors import CorruptDocument
+from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.hidden_text import is_own_font
+from serve_app.outputs.invisible_text import text_content
+from serve_app.outputs.reading_frame import PageFrame
+from serve_app.outputs.straightened import Turn, turn_of
 
 FONT_NAME = "/OcrText"
 
-Layer = tuple[str, bytes]
-"""The font's name in the page's resources, and the compressed content stream (b"" without text)."""
+
+class Layer(NamedTuple):
+    """The text of a page.
+
+    `name` is the font's in the page's resources, `content` the compressed content stream (b"" without text), and `turn` how
+    the page is to be straightened.
+    """
+
+    name: str
+    content: bytes
+    turn: Turn | None = None
+
+
+def text_layer(page: Page, frame: PageFrame, font: InvisibleFont, name: str, *, straighten: bool) -> Layer:
+    """Return the layer of a page that lies in `frame`."""
+    turn = turn_of(page, frame) if straighten else None
+    content = text_content(page, frame, font, name, turn)
+    return Layer(name, zlib.compress(content) if content else b"", turn)
 
 
 @contextmanager
@@ -53,7 +75,3 @@ def unused_font_name(leaf: pikepdf.Page) -> str:
     while any(key.startswith(name) for key in taken):
         name += "-"
     return name
-
-
-def compress(content: bytes) -> bytes:
-    return zlib.compress(content) if content else b""

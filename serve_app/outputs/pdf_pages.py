@@ -13,8 +13,7 @@ from serve_app.outputs.drawn_pages import PageDrawer
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.hidden_text import remove_hidden_text
-from serve_app.outputs.invisible_text import text_content
-from serve_app.outputs.pdf_layer import FONT_NAME, Layer, compress, pdf_errors, unused_font_name
+from serve_app.outputs.pdf_layer import FONT_NAME, Layer, pdf_errors, text_layer, unused_font_name
 from serve_app.outputs.picture_page import picture_page
 from serve_app.outputs.reading_frame import PageFrame
 
@@ -29,6 +28,8 @@ def add_pdf_pages(
     font: InvisibleFont,
     existing_text: ExistingText,
     drawer: PageDrawer,
+    *,
+    straighten: bool,
 ) -> list[Layer]:
     """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides.
 
@@ -42,7 +43,7 @@ def add_pdf_pages(
         count = 0 if original is None else len(original.pages)
     for page in pages:
         if original is None or page.number > count:
-            drawn[len(layers)], layer = _draw(result, page, font, drawer)
+            drawn[len(layers)], layer = _draw(result, page, font, drawer, straighten)
             layers.append(layer)
             continue
         with pdf_errors():
@@ -51,7 +52,7 @@ def add_pdf_pages(
         indices.append(page.number - 1)
         page, hides_text = existing_text.compare(page)
         replaced.append(hides_text)
-        layers.append((name, compress(text_content(page, frame, font, name))))
+        layers.append(text_layer(page, frame, font, name, straighten=straighten))
     with pdf_errors():
         if original is not None:
             result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
@@ -66,12 +67,14 @@ def add_pdf_pages(
     return layers
 
 
-def _draw(result: Pdf, page: Page, font: InvisibleFont, drawer: PageDrawer) -> tuple[pikepdf.Page, Layer]:
+def _draw(
+    result: Pdf, page: Page, font: InvisibleFont, drawer: PageDrawer, straighten: bool
+) -> tuple[pikepdf.Page, Layer]:
     picture = drawer.draw(page)
     if picture is None:
-        return pikepdf.Page(Dictionary(Type=Name.Page, MediaBox=Array([0, 0, *_A4]))), (FONT_NAME, b"")
+        return pikepdf.Page(Dictionary(Type=Name.Page, MediaBox=Array([0, 0, *_A4]))), Layer(FONT_NAME, b"")
     leaf, frame = picture_page(result, *picture)
-    return leaf, (FONT_NAME, compress(text_content(page, frame, font, FONT_NAME)))
+    return leaf, text_layer(page, frame, font, FONT_NAME, straighten=straighten)
 
 
 def copy_title(result: Pdf, original: Pdf) -> None:

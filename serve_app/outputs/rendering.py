@@ -73,7 +73,7 @@ class Renderer:
         Raises ServiceError if a child process cannot write it, or not in time.
         """
         if kind in (OutputFormat.PDF, OutputFormat.DOCX):
-            return await self._render_in_process(kind, summary)
+            return await self._render_in_process(kind, summary, options)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
         try:
             if kind is OutputFormat.ZIP:
@@ -93,12 +93,16 @@ class Renderer:
             raise
         return WrittenFile(file)
 
-    async def _render_in_process(self, kind: OutputFormat, summary: DocumentSummary) -> WrittenFile:
+    async def _render_in_process(
+        self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions
+    ) -> WrittenFile:
         async with self._writers.slot(len(self._spool)) as timeout_s:
             if kind is OutputFormat.DOCX:
                 return WrittenFile(await docx_file(self._spool, title=summary.id, timeout_s=timeout_s))
             source = await self._source()
-            return await searchable_pdf(source, self._spool, password=self._password, timeout_s=timeout_s)
+            return await searchable_pdf(
+                source, self._spool, password=self._password, straighten=options.straighten, timeout_s=timeout_s
+            )
 
     async def _archive(self, summary: DocumentSummary, to: BinaryIO, options: OutputOptions) -> None:
         with ExitStack() as opened:

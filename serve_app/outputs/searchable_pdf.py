@@ -22,21 +22,29 @@ from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.image_pages import add_image_pages
 from serve_app.outputs.pdf_layer import add_layer, pdf_errors
 from serve_app.outputs.pdf_pages import add_pdf_pages, copy_title
+from serve_app.outputs.straightened import turn_page
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
 from serve_app.raster.passwords import open_with
 from serve_app.runtime.mapped_file import map_file
 
 
 def write_searchable_pdf(
-    source: BinaryIO, pages: Iterable[Page], *, password: str | None, to: BinaryIO, draw_all: bool = False
+    source: BinaryIO,
+    pages: Iterable[Page],
+    *,
+    password: str | None,
+    to: BinaryIO,
+    straighten: bool = False,
+    draw_all: bool = False,
 ) -> int:
     """Write `pages` of the document `source` to `to`, as a PDF whose text can be searched.
 
     `source` is a file with a PDF or an image, as `open_source` takes them; a PDF is read only as far as needed.
     `pages` is a selection of its pages in the order of the result, and is iterated once. A page with an `error` gets
-    its picture and no new text. Text that a PDF page shows stays, and words that it shows are not added again. Text that it
-    hides, such as another OCR's, is replaced where something was recognized. Title, author, subject and keywords stay. The result is
-    not encrypted, and the same input gives the same bytes.
+    its picture and no new text. Text that a PDF page shows stays, and words that it shows are not added again. Text that
+    it hides, such as another OCR's, is replaced where something was recognized. With `straighten`, pages are turned so that
+    their text is upright and level, and notes and fields become part of the pages. Title, author, subject and keywords
+    stay. The result is not encrypted, and the same input gives the same bytes.
 
     A page that cannot be kept is drawn as a picture, and so is each page of a PDF with `draw_all`; returns their number.
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
@@ -56,19 +64,23 @@ def write_searchable_pdf(
             original = None if draw_all else _open_pdf(source, password)
             if original is not None:
                 opened.enter_context(original)
-            layers = add_pdf_pages(result, original, pages, font, existing_text, drawer)
+            layers = add_pdf_pages(result, original, pages, font, existing_text, drawer, straighten=straighten)
             if original is not None:
                 copy_title(result, original)
             drawn = drawer.count
         else:
-            layers = add_image_pages(result, source.read(), pages, font)
+            layers = add_image_pages(result, source.read(), pages, font, straighten=straighten)
             drawn = 0
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with pdf_errors():
             faces = font.add_to(result)
-            for page, (name, content) in zip(result.pages, layers, strict=True):
-                add_layer(result, page.obj, name, content, faces)
+            if any(layer.turn for layer in layers):
+                result.flatten_annotations("screen")
+            for page, layer in zip(result.pages, layers, strict=True):
+                if layer.turn is not None:
+                    turn_page(result, page.obj, layer.turn)
+                add_layer(result, page.obj, layer.name, layer.content, faces)
             result.save(
                 to,
                 deterministic_id=True,

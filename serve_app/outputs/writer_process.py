@@ -7,7 +7,7 @@ JSON) and the pages (a line of JSON each) from stdin. SOURCE and RESULT are file
 with REFUSED and prints the error's code and message as JSON. It prints PAGES_DRAWN if it drew pages of a PDF.
 
     KIND  SOURCE                      settings
-    pdf   the document's file         {"password", "draw_all"}
+    pdf   the document's file         {"password", "straighten", "draw_all"}
     docx  its pictures, concatenated  {"title", "pictures": {path: [start, size]}}
     pages the same                    {"pictures"}; the result is a ZIP with `page-N.docx` for each page
 """
@@ -73,7 +73,7 @@ class WrittenFile:
 
 
 async def searchable_pdf(
-    source: bytes | memoryview, spool: PageSpool, *, password: str | None, timeout_s: float
+    source: bytes | memoryview, spool: PageSpool, *, password: str | None, straighten: bool = False, timeout_s: float
 ) -> WrittenFile:
     """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning PAGES_DRAWN.
 
@@ -81,7 +81,7 @@ async def searchable_pdf(
     `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        settings = {"password": password, "draw_all": False}
+        settings = {"password": password, "straighten": straighten, "draw_all": False}
         try:
             return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
         except CorruptDocument as error:
@@ -201,8 +201,7 @@ def main() -> None:
     try:
         with os.fdopen(int(source), "rb") as original, os.fdopen(int(result), "wb") as to:
             if kind == "pdf":
-                password, draw_all = settings["password"], settings["draw_all"]
-                if write_searchable_pdf(original, pages, password=password, to=to, draw_all=draw_all):
+                if write_searchable_pdf(original, pages, to=to, **settings):
                     print(PAGES_DRAWN, flush=True)
             elif kind == "docx":
                 write_docx(pages, title=settings["title"], figure=_reader(original, settings["pictures"]), to=to)

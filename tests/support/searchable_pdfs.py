@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -53,11 +54,39 @@ def plain_pdf(count: int = 1, change: Callable[[Pdf], None] = lambda pdf: None, 
         return out.getvalue()
 
 
-def searchable(source: bytes, *pages: Page, password: str | None = None) -> bytes:
+def crooked(page: Page, degrees: float, rotation: int = 0) -> Page:
+    """The page turned clockwise, with room for its corners."""
+    turn = np.exp(1j * math.radians(degrees + rotation))
+    corners = turn * (np.array([-1, 1, 1, -1]) * page.width + 1j * np.array([-1, -1, 1, 1]) * page.height) / 2
+    middle = corners.real.max() + 1j * corners.imag.max()
+
+    def moved(box: Box) -> dict[str, Any]:
+        left, top, right, bottom = box
+        straight = np.array([left + 1j * top, right + 1j * top, right + 1j * bottom, left + 1j * bottom])
+        at = middle + turn * (straight - (page.width + 1j * page.height) / 2)
+        upright = (at.real.min(), at.imag.min(), at.real.max(), at.imag.max())
+        return {"bbox": tuple(map(round, upright)), "polygon": [(point.real, point.imag) for point in at]}
+
+    blocks = [
+        block.model_copy(
+            update={
+                **moved(block.bbox),
+                "words": [word.model_copy(update=moved(word.bbox)) for word in block.words],
+            }
+        )
+        for block in page.blocks
+    ]
+    width, height = math.ceil(2 * middle.real - 1e-6), math.ceil(2 * middle.imag - 1e-6)
+    return page.model_copy(
+        update={"width": width, "height": height, "rotation": rotation, "skew": degrees, "blocks": blocks}
+    )
+
+
+def searchable(source: bytes, *pages: Page, password: str | None = None, straighten: bool = False) -> bytes:
     """The result, which qpdf must find sound."""
     out = io.BytesIO()
     with unnamed_file(source) as file:
-        write_searchable_pdf(file, iter(pages), password=password, to=out)
+        write_searchable_pdf(file, iter(pages), password=password, straighten=straighten, to=out)
     with Pdf.open(io.BytesIO(out.getvalue())) as pdf:
         assert pdf.check_pdf_syntax() == []
         assert pdf.get_warnings() == []

@@ -6,7 +6,6 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pypdfium2 as pdfium
@@ -16,6 +15,7 @@ from pikepdf import Array, Pdf
 from serve_app.document import Block, Box, Page
 from tests.support.searchable_pdfs import (
     DPI,
+    crooked,
     dark_box,
     drawn,
     failed,
@@ -86,32 +86,6 @@ def test_columns_are_read_one_after_the_other_however_wide_they_are_set(spacing:
     ]
     for (text, (_, top, _, bottom)), (word, baseline) in zip(word_boxes(data), places, strict=True):
         assert text == word and top * 2 < baseline < bottom * 2, "the baseline is in the word's box"
-
-
-def crooked(page: Page, degrees: float) -> Page:
-    """The page turned clockwise, with room for its corners."""
-    turn = np.exp(1j * math.radians(degrees))
-    corners = turn * (np.array([-1, 1, 1, -1]) * page.width + 1j * np.array([-1, -1, 1, 1]) * page.height) / 2
-    middle = corners.real.max() + 1j * corners.imag.max()
-
-    def moved(box: Box) -> dict[str, Any]:
-        left, top, right, bottom = box
-        straight = np.array([left + 1j * top, right + 1j * top, right + 1j * bottom, left + 1j * bottom])
-        at = middle + turn * (straight - (page.width + 1j * page.height) / 2)
-        upright = (at.real.min(), at.imag.min(), at.real.max(), at.imag.max())
-        return {"bbox": tuple(map(round, upright)), "polygon": [(point.real, point.imag) for point in at]}
-
-    blocks = [
-        block.model_copy(
-            update={
-                **moved(block.bbox),
-                "words": [word.model_copy(update=moved(word.bbox)) for word in block.words],
-            }
-        )
-        for block in page.blocks
-    ]
-    width, height = math.ceil(2 * middle.real), math.ceil(2 * middle.imag)
-    return page.model_copy(update={"width": width, "height": height, "skew": degrees, "blocks": blocks})
 
 
 def sized_for(page: Page) -> bytes:

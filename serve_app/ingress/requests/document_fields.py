@@ -76,10 +76,11 @@ class OcrRequest(DocumentFields):
     include_images: bool = Field(
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )
+    straighten: bool = Field(False, description="Turn the pages of a PDF so that their text is upright and level")
     page_marks: bool = Field(False, description="Mark where each page begins in Markdown and text, with its number")
 
     def output_options(self) -> OutputOptions:
-        return OutputOptions(include_images=self.include_images, page_marks=self.page_marks)
+        return OutputOptions(include_images=self.include_images, page_marks=self.page_marks, straighten=self.straighten)
 
 
 class FileField(BaseModel):

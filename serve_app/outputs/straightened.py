@@ -1,0 +1,77 @@
+"""Turns pages of a PDF so that their text is upright and level, as straightened paper would be.
+
+The content stays as it is, vectors and pictures included, and a matrix turns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pikepdf
+from pikepdf import Array, Pdf
+
+from serve_app.document import Page
+from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, transform
+
+_OLD_BOXES = ("/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a page is straightened: the way to the new page from the old one, of which `frame` is seen, and the new size."""
+
+    frame: PageFrame
+    matrix: Matrix
+    width: float
+    height: float
+
+
+def turn_of(page: Page, frame: PageFrame) -> Turn | None:
+    """Return how to straighten a page that lies in `frame`; None if it is straight. All that is seen of it stays."""
+    if page.error is not None or not (page.rotation or page.skew) or min(page.width, page.height) <= 0:
+        return None
+    reading = ReadingFrame(page).matrix(frame)
+    scale = abs(complex(*reading[:2]))
+    turned = multiply(_inverse(reading), (scale, 0, 0, scale, 0, 0))
+    left, bottom, right, top = _bounds(turned, _seen(frame))
+    return Turn(frame, multiply(turned, (1, 0, 0, 1, -left, -bottom)), right - left, top - bottom)
+
+
+def turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
+    """Turn the content and the links of a page whose notes and fields are part of its content."""
+    left, bottom, right, top = _seen(turn.frame)
+    numbers = " ".join(map(pdf_number, turn.matrix))
+    seen = " ".join(map(pdf_number, (left, bottom, right - left, top - bottom)))
+    before, after = pdf.make_stream(f"q {numbers} cm {seen} re W n\n".encode()), pdf.make_stream(b"\nQ\n")
+    contents = leaf.get("/Contents")
+    existing = list(contents) if isinstance(contents, Array) else [contents]
+    leaf.Contents = Array([before, *(part for part in existing if isinstance(part, pikepdf.Stream)), after])
+    for key in _OLD_BOXES:
+        if key in leaf:
+            del leaf[key]
+    leaf.MediaBox = Array([0, 0, turn.width, turn.height])
+    annotations = leaf.get("/Annots")
+    for annotation in annotations if isinstance(annotations, Array) else ():
+        rectangle = annotation.get("/Rect")
+        if isinstance(rectangle, Array) and len(rectangle) == 4:
+            x1, y1, x2, y2 = (float(number) for number in rectangle)
+            annotation.Rect = Array(_bounds(turn.matrix, (x1, y1, x2, y2)))
+            if "/QuadPoints" in annotation:
+                del annotation["/QuadPoints"]
+
+
+def _seen(frame: PageFrame) -> tuple[float, float, float, float]:
+    return frame.left, frame.bottom, frame.left + frame.width, frame.bottom + frame.height
+
+
+def _bounds(matrix: Matrix, rectangle: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, bottom, right, top = rectangle
+    corners = [transform(matrix, x, y) for x in (left, right) for y in (bottom, top)]
+    across, up = zip(*corners, strict=True)
+    return min(across), min(up), max(across), max(up)
+
+
+def _inverse(matrix: Matrix) -> Matrix:
+    a, b, c, d, e, f = matrix
+    area = a * d - b * c
+    return d / area, -b / area, -c / area, a / area, (c * f - d * e) / area, (b * e - a * f) / area

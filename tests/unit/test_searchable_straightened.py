@@ -1,0 +1,86 @@
+"""Searchable PDFs whose pages are straightened, as poppler and PDFium see them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from pikepdf import Array, Dictionary, Name, Pdf
+from PIL import Image
+
+from tests.support.searchable_pdfs import (
+    crooked,
+    dark_box,
+    drawn,
+    encoded,
+    page_of,
+    pdftotext,
+    plain_pdf,
+    searchable,
+    word_boxes,
+    words_block,
+)
+
+INK = (200, 100, 300, 140)  # a bar on the straight page of 600 x 400 pixels
+
+
+@pytest.mark.parametrize("degrees", [0.0, -4.0, 9.0])
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_a_crooked_picture_stands_upright_with_its_word_on_its_ink(degrees: float, rotation: int) -> None:
+    straight = Image.new("L", (600, 400), 255)
+    straight.paste(0, INK)
+    sent = straight.rotate(-degrees - rotation, Image.Resampling.BICUBIC, expand=True, fillcolor=255)
+    page = crooked(page_of(words_block(("слово", INK))), degrees, rotation)
+    source = encoded(sent, "JPEG", quality=95, dpi=(144, 144))
+
+    data = searchable(source, page.model_copy(update={"width": sent.width, "height": sent.height}), straighten=True)
+
+    picture = drawn(data)
+    left, top, right, bottom = dark_box(picture)
+    assert np.allclose((right - left, bottom - top), (100, 40), atol=3)
+    ((word, box),) = word_boxes(data)
+    assert word == "слово"
+    assert np.allclose(np.array(box) * 2, (left, top, right, bottom), atol=4)
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert pdf.pages[0].images["/Picture"].read_raw_bytes() == source, "the picture keeps its encoding"
+
+
+def test_a_pdf_page_keeps_its_vectors_and_links_and_has_its_notes_as_content() -> None:
+    def change(pdf: Pdf) -> None:
+        page = pdf.pages[0].obj
+        page.Contents, page.Rotate = pdf.make_stream(b"0 g 50 150 40 10 re f"), 90
+        look = pdf.make_stream(b"1 0 0 rg 0 0 20 20 re f", Type=Name.XObject, Subtype=Name.Form)
+        look.BBox = Array([0, 0, 20, 20])
+        stamp = Dictionary(Type=Name.Annot, Subtype=Name.Stamp, Rect=Array([100, 150, 120, 170]), F=4)
+        stamp.AP = Dictionary(N=look)
+        link = Dictionary(Type=Name.Annot, Subtype=Name.Link, Rect=Array([50, 150, 90, 160]))
+        link.A = Dictionary(S=Name.URI, URI="https://example.org/")
+        page.Annots = Array([pdf.make_indirect(stamp), pdf.make_indirect(link)])
+
+    # The page is shown turned by 90 degrees, so its text is turned by as much.
+    page = page_of(words_block(("bar", (300, 100, 340, 180))), size=(400, 600), rotation=90)
+
+    data = searchable(plain_pdf(change=change), page, straighten=True)
+
+    picture = drawn(data)
+    assert picture.shape[:2] == (400, 600)
+    assert dark_box(picture) == (100, 80, 180, 100)
+    assert (picture[60:100, 200:240] == (255, 0, 0)).all()
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        (link,) = pdf.pages[0].obj.Annots
+        assert np.allclose([float(side) for side in link.Rect], (50, 150, 90, 160))
+
+
+def test_straight_pages_stay_as_they_are() -> None:
+    page = page_of(words_block(("слово", (20, 20, 90, 50))))
+
+    assert searchable(plain_pdf(), page, straighten=True) == searchable(plain_pdf(), page)
+
+
+def test_lines_of_a_straightened_page_are_read_in_their_order() -> None:
+    page = crooked(page_of(words_block(("раз", (20, 20, 90, 40)), ("два", (400, 20, 560, 40)))), 8)
+
+    text = pdftotext(searchable(plain_pdf(), page, straighten=True), "-layout")
+
+    assert text.split() == ["раз", "два"] and len(text.strip().splitlines()) == 1
