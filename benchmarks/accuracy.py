@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -259,7 +260,7 @@ def _report(measured: Mapping[str, dict[str, Scores]], chosen: Sequence[Step], r
     columns = ["", *(f"{reader}, found" for reader in readers), *(f"{reader}, F1" for reader in readers)]
     table = Table("Words, in percent (mean of the pages)", columns, rows)
     targets = [Target("rows behind the better one", float(len(behind)), 0, at_least=False, unit="rows")]
-    notes = [f"Behind by {lost:.1f}: {name}" for name, lost in sorted(behind, key=lambda row: -row[1])]
+    notes = [f"Behind by {lost:.1f} percent: {name}" for name, lost in sorted(behind, key=lambda row: -row[1])]
     data = {
         name: {page: {reader: asdict(result) for reader, result in scores.items()} for page, scores in results.items()}
         for name, results in measured.items()
@@ -304,9 +305,13 @@ def _write_documentation(report: Report) -> None:
             *([str(row[0]), *(f"{cell:.1f}" for cell in row[1:] if isinstance(cell, float))] for row in table.rows),
         )
     ]
+    lines += ["", *(f"- {note}" for note in report.notes)]
     text = DOCUMENT.read_text()
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n".join([*lines, "", *report.notes]) + f"\n{END}{after}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
     assert report.figure is not None
-    report.figure.savefig(PLOT, metadata={"Date": None})
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": PLOT.name}
+    ):  # small, and alike for like figures
+        report.figure.savefig(PLOT, metadata={"Date": None})
