@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
@@ -83,6 +85,33 @@ def copy_title(result: Pdf, original: Pdf) -> None:
             value = original.docinfo.get(key)
             if isinstance(value, pikepdf.String):
                 result.docinfo[key] = bytes(value)
+
+
+def copy_catalog(result: Pdf, original: Pdf, numbers: Sequence[int]) -> None:
+    """Copy what the PDF says of itself as a whole: its language, and the labels of the pages that have these `numbers`."""
+    with pdf_errors():
+        language = original.Root.get("/Lang")
+        if isinstance(language, pikepdf.String):
+            result.Root.Lang = bytes(language)
+        labels = original.Root.get("/PageLabels")
+        if isinstance(labels, Dictionary):
+            result.Root.PageLabels = Dictionary(Nums=Array(_labels(pikepdf.NumberTree(labels), numbers)))
+
+
+def _labels(labels: pikepdf.NumberTree, numbers: Sequence[int]) -> list[Any]:
+    """Return the entries of a number tree with the labels of these pages: position, label, position, label, ..."""
+    starts = sorted(labels.keys())
+    entries: list[Any] = []
+    for position, number in enumerate(numbers):
+        at = bisect_right(starts, number - 1) - 1
+        label = labels[starts[at]] if at >= 0 else None
+        if at >= 0 and isinstance(label, Dictionary):
+            entry = Dictionary({key: label[key] for key in ("/S", "/P") if key in label})
+            entry.St = int(label.get("/St", 1)) + number - 1 - starts[at]
+        else:
+            entry = Dictionary(S=Name.D, St=number)
+        entries += [position, entry]
+    return entries
 
 
 def _frame(leaf: pikepdf.Page) -> PageFrame:

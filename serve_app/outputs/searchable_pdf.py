@@ -7,7 +7,7 @@ The source is untrusted: run this in a process whose crash or hang harms nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.image_pages import add_image_pages
 from serve_app.outputs.pdf_layer import add_layer, pdf_errors
-from serve_app.outputs.pdf_pages import add_pdf_pages, copy_title
+from serve_app.outputs.pdf_pages import add_pdf_pages, copy_catalog, copy_title
 from serve_app.outputs.straightened import turn_page
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
 from serve_app.raster.passwords import open_with
@@ -43,8 +43,8 @@ def write_searchable_pdf(
     `pages` is a selection of its pages in the order of the result, and is iterated once. A page with an `error` gets
     its picture and no new text. Text that a PDF page shows stays, and words that it shows are not added again. Text that
     it hides, such as another OCR's, is replaced where something was recognized. With `straighten`, pages are turned so that
-    their text is upright and level, and notes and fields become part of the pages. Title, author, subject and keywords
-    stay. The result is not encrypted, and the same input gives the same bytes.
+    their text is upright and level, and notes and fields become part of the pages. Title, author, subject, keywords,
+    language and page labels stay. The result is not encrypted, and the same input gives the same bytes.
 
     A page that cannot be kept is drawn as a picture, and so is each page of a PDF with `draw_all`; returns their number.
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
@@ -64,9 +64,12 @@ def write_searchable_pdf(
             original = None if draw_all else _open_pdf(source, password)
             if original is not None:
                 opened.enter_context(original)
-            layers = add_pdf_pages(result, original, pages, font, existing_text, drawer, straighten=straighten)
+            numbers: list[int] = []
+            noted = _noted(pages, numbers)
+            layers = add_pdf_pages(result, original, noted, font, existing_text, drawer, straighten=straighten)
             if original is not None:
                 copy_title(result, original)
+                copy_catalog(result, original, numbers)
             drawn = drawer.count
         else:
             layers = add_image_pages(result, source.read(), pages, font, straighten=straighten)
@@ -88,6 +91,12 @@ def write_searchable_pdf(
                 stream_decode_level=pikepdf.StreamDecodeLevel.none,  # copies compressed streams as they are
             )
     return drawn
+
+
+def _noted(pages: Iterable[Page], numbers: list[int]) -> Iterator[Page]:
+    for page in pages:
+        numbers.append(page.number)
+        yield page
 
 
 def _open_pdf(source: BinaryIO, password: str | None) -> Pdf | None:

@@ -238,3 +238,36 @@ def test_an_error_of_the_caller_is_not_taken_for_a_damaged_document() -> None:
 
     with unnamed_file(plain_pdf(2)) as file, pytest.raises(ValueError, match="spool"):
         write_searchable_pdf(file, pages(), password=None, to=io.BytesIO())
+
+
+def test_language_and_page_labels_stay() -> None:
+    def describe(pdf: Pdf) -> None:
+        pdf.Root.Lang = pikepdf.String("ru-RU")
+        labels = [
+            0,
+            Dictionary(S=Name.r),
+            2,
+            Dictionary(S=Name.D),
+            4,
+            Dictionary(P=pikepdf.String("A-"), S=Name.D, St=7),
+        ]
+        pdf.Root.PageLabels = Dictionary(Nums=Array(labels))
+
+    data = searchable(plain_pdf(6, describe), *(page_of(number=number) for number in (2, 3, 4, 6)))
+
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert str(pdf.Root.Lang) == "ru-RU"
+        assert [page.label for page in pdf.pages] == ["ii", "1", "2", "A-8"]
+
+
+@pytest.mark.parametrize(
+    "labels", [Dictionary(), Dictionary(Nums=Array([0])), Dictionary(Nums=Array([0, 5, 1, Name.X])), Name.X]
+)
+def test_damaged_page_labels_cost_nothing(labels: Any) -> None:
+    def describe(pdf: Pdf) -> None:
+        pdf.Root.PageLabels = labels
+        pdf.Root.Lang = 5
+
+    data = searchable(plain_pdf(2, describe), page_of(words_block(("слово", (100, 60, 200, 100)))), page_of(number=2))
+
+    assert pdftotext(data).split() == ["слово"]
