@@ -116,12 +116,14 @@ class RecognitionOptions:
 
     `languages` are Tesseract codes in order of weight ("rus", "eng"); empty means the engine's default.
     `overlay` adds a picture of the page with its blocks drawn, `picture` one of the page as it was recognized.
+    `flatten` is about sheets of paper photographed in perspective.
     """
 
     languages: tuple[str, ...] = ()
     parsing: ParsingOptions = field(default_factory=ParsingOptions)
     overlay: bool = False
     picture: bool = False
+    flatten: Literal["auto", "true", "false"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ OPTIONS = RecognitionOptions(
 JOB = "20261125-2405640a1b2c3d4e5f60718f"
 FIGURE = "imgs/img_in_image_box_10_60_90_120.jpg"
 JPEG = b"\xff\xd8\xff\xe0 a picture \xff\xd9"
-CACHED = "80e29e9a7810e7454c3d14c0f97cd121/{digest}/bfacaffd4897db136ea86d516162284c-000002.json"
+CACHED = "80e29e9a7810e7454c3d14c0f97cd121/{digest}/9f8f4debc265aafd7988993e1165b60f-000002.json"
 """The key under which `cached-page.json` was stored: below the day, by owner, document, and engine with options."""
 
 

@@ -50,6 +50,11 @@ class DocumentFields(BaseModel):
     overlay: bool = Field(
         False, description="Add a picture of each recognized page with its blocks outlined, as a figure"
     )
+    flatten: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="Flatten a sheet of paper photographed on a darker table: `auto`, if it is in perspective; `true`, "
+        "also if it is not; the engine `paddleocr-vl` has options of its own",
+    )
     options: ParsingOptions | None = Field(
         None, description="How the engine `paddleocr-vl` reads pages; in a form, a JSON object as text"
     )
@@ -60,6 +65,11 @@ class DocumentFields(BaseModel):
         if isinstance(number, bool):  # for pydantic, true is 1
             raise ValueError("must be a whole number")
         return number
+
+    @field_validator("flatten", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
 
     @field_validator("pages")
     @classmethod

@@ -24,7 +24,10 @@ def select_engine(request: DocumentFields, engines: Sequence[EngineSettings]) ->
 def recognition_options(request: DocumentFields, engine: EngineSettings) -> RecognitionOptions:
     """Convert the fields into options for the engine. Raises InvalidField for an option that the engine does not have."""
     return RecognitionOptions(
-        languages=_languages(request, engine), parsing=_parsing(request, engine), overlay=request.overlay
+        languages=_languages(request, engine),
+        parsing=_parsing(request, engine),
+        overlay=request.overlay,
+        flatten=request.flatten,
     )
 
 

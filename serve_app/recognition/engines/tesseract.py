@@ -18,6 +18,7 @@ from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, Servi
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
 from serve_app.recognition.engines.grey import GreyPixels, even, luminance
+from serve_app.recognition.engines.page_corners import Flatten, even_light, flatten
 from serve_app.recognition.engines.skew import find_skew
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
@@ -69,7 +70,7 @@ class TesseractEngine(Engine):
 
     def read(self, task: PageTask) -> PageContent | ServiceError:
         try:
-            return self._page(task.image, task.options.languages or self._settings.languages)
+            return self._page(task.image, task.options.languages or self._settings.languages, task.options.flatten)
         except ServiceError as error:
             return error
         except Exception:  # the library may raise anything; other pages must not be affected
@@ -80,7 +81,7 @@ class TesseractEngine(Engine):
         while self._prepared:
             self._prepared.popitem()[1].End()
 
-    def _page(self, image: PageImage, languages: tuple[str, ...]) -> PageContent:
+    def _page(self, image: PageImage, languages: tuple[str, ...], mode: Flatten) -> PageContent:
         unknown = [language for language in languages if language not in self._settings.languages]
         if unknown:
             known = ", ".join(self._settings.languages)
@@ -91,17 +92,22 @@ class TesseractEngine(Engine):
 
         api = self._api(languages)
         deadline = time.monotonic() + self._page_s
-        straight = straighten(image.pixels, find_skew(image.pixels), max_side=MAX_SIDE)
-        blocks, rotation = self._read(api, straight.pixels, image.dpi, deadline)
+        flat = flatten(image.pixels, mode, max_side=MAX_SIDE)
+        pixels = image.pixels if flat is None else flat.pixels
+        straight = straighten(pixels, find_skew(pixels), max_side=MAX_SIDE)
+        lit = straight.pixels if flat is None else even_light(straight.pixels)
+        blocks, rotation = self._read(api, lit, image.dpi, deadline)
         blocks, figures = cut_figures(straight.pixels, drop_edges(blocks, straight), rotation)
-        blocks = straight.as_sent(blocks, rotation)
+        blocks, skew = straight.as_sent(blocks, rotation), straight.skew
+        if flat is not None:
+            blocks, skew = flat.as_sent(blocks, rotation), min(max(skew + flat.skew, -10.0), 10.0)
         page = Page(
             number=image.number,
             width=width,
             height=height,
             dpi=image.dpi,
             rotation=rotation,
-            skew=round(straight.skew, 2),
+            skew=round(skew, 2),
             text="\n\n".join(block.text for block in blocks if block.text),
             markdown=page_markdown(blocks),
             blocks=blocks,
