@@ -18,7 +18,7 @@ from PIL import Image
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.document import Page, PageImage, RgbPixels
 from serve_app.document.options import RecognitionOptions
-from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, TooLarge
+from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed
 from serve_app.recognition.engines import Engine, EngineLoadError, PageTask, create_engine, tessdata, tesseract
 from serve_app.recognition.engines.tessdata import find_tessdata
 from serve_app.settings import TesseractSettings
@@ -264,12 +264,17 @@ def test_blank_tiny_thin_and_noisy_pages_give_empty_text_and_print_nothing() -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("shape", [(32_768, 4), (4, 32_768)])
-def test_a_side_beyond_16_bits_is_refused_for_that_page(engine: Engine, shape: tuple[int, int]) -> None:
-    (result,) = read_pages(engine, [make_task(np.full((*shape, 3), 255, np.uint8))])
-    assert isinstance(result, TooLarge) and "32767" in result.message
-    (fits,) = read_pages(engine, [make_task(np.full((32_767, 4, 3), 255, np.uint8))])
-    assert isinstance(fits, Page)
+@pytest.mark.parametrize(("quarters", "rotation"), [(0, 0), (1, 270), (2, 180), (3, 90)])
+def test_a_page_longer_than_16_bits_is_read_in_pieces(engine: Engine, quarters: int, rotation: int) -> None:
+    pixels = np.full((33_000, 400, 3), 255, np.uint8)
+    for number, top in enumerate((0, 15_900, 32_700), 1):  # the second where a piece would end
+        pixels[top : top + 200] = strip(f"Запись {number}", size=(400, 200))
+    page = read(engine, np.rot90(pixels, quarters))
+    assert flat(page.text) == "Запись 1 Запись 2 Запись 3"
+    assert page.rotation == rotation
+    boxes = [word.bbox for block in page.blocks for word in block.words if word.text == "Запись"]
+    tops = {0: [box[1] for box in boxes], 270: [box[0] for box in boxes], 180: [33_000 - box[3] for box in boxes]}
+    assert tops.get(rotation, [33_000 - box[2] for box in boxes]) == pytest.approx([57, 15_957, 32_757], abs=4)
 
 
 def test_a_page_over_its_time_is_an_error_and_the_engine_goes_on() -> None:

@@ -68,8 +68,7 @@ def _ground(channel: GreyPixels, step: int) -> GreyPixels:
     squares = np.lib.stride_tricks.sliding_window_view(np.pad(samples, REACH, mode="edge"), (side, side))
     half = squares[..., ::2, ::2].reshape(rows * columns, -1)  # a quarter of the samples gives the same median
     middle = half.shape[1] // 2
-    medians: GreyPixels = np.partition(half, middle, axis=1)[:, middle].reshape(rows, columns)
-    return medians
+    return np.partition(half, middle, axis=1)[:, middle].reshape(rows, columns)
 
 
 def _moved(ground: GreyPixels, down: int, across: int) -> GreyPixels:

@@ -8,17 +8,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from serve_app.document import Block, Page, PageContent, PageImage, RgbPixels
 from serve_app.document.markdown import page_markdown
-from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError, TooLarge
+from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
+from serve_app.recognition.engines.few_words import in_other_directions, lone_text
 from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
 from serve_app.recognition.engines.grey import GreyPixels, even, luminance
+from serve_app.recognition.engines.long_pages import pieces
+from serve_app.recognition.engines.nonsense import without_nonsense
 from serve_app.recognition.engines.page_corners import Flatten, even_light, flatten
+from serve_app.recognition.engines.placing import shifted
 from serve_app.recognition.engines.skew import find_skew
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
@@ -87,16 +94,22 @@ class TesseractEngine(Engine):
             known = ", ".join(self._settings.languages)
             raise InvalidField(f"This engine does not support all of the requested languages. It supports: {known}.")
         height, width = image.pixels.shape[:2]
-        if max(height, width) > MAX_SIDE:
-            raise TooLarge(f"The page is too large for this engine: at most {MAX_SIDE} pixels in width and height.")
-
         api = self._api(languages)
         deadline = time.monotonic() + self._page_s
         flat = flatten(image.pixels, mode, max_side=MAX_SIDE)
         pixels = image.pixels if flat is None else flat.pixels
         straight = straighten(pixels, find_skew(pixels), max_side=MAX_SIDE)
         lit = straight.pixels if flat is None else even_light(straight.pixels)
-        blocks, rotation = self._read(api, lit, image.dpi, deadline)
+        found, turns = list[list[Block]](), Counter[int]()
+        size = straight.pixels.shape[1], straight.pixels.shape[0]
+        for left, top, piece in pieces(lit, MAX_SIDE):
+            read, turn = self._read(api, np.ascontiguousarray(piece), image.dpi, deadline)
+            found.append(shifted(read, left, top, *size))
+            turns[turn] += len(words_of(read))
+        rotation = turns.most_common(1)[0][0]
+        # Text that is turned by 90 or 180 degrees begins at the right or at the bottom.
+        blocks = [block for read in (reversed(found) if rotation in (90, 180) else found) for block in read]
+        blocks, warnings = without_nonsense(blocks)
         blocks, figures = cut_figures(straight.pixels, drop_edges(blocks, straight), rotation)
         blocks, skew = straight.as_sent(blocks, rotation), straight.skew
         if flat is not None:
@@ -111,13 +124,40 @@ class TesseractEngine(Engine):
             text="\n\n".join(block.text for block in blocks if block.text),
             markdown=page_markdown(blocks),
             blocks=blocks,
+            degraded=bool(warnings),
+            warnings=warnings,
         )
         return PageContent(page, figures)
 
     def _read(self, api: Any, pixels: RgbPixels, dpi: int, deadline: float) -> tuple[list[Block], int]:
-        """Read a straightened page, again if need be. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
+        """Read a straightened page in every way that it needs. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
         grey = luminance(pixels)
-        blocks, rotation = self._recognize(api, grey, dpi, OTSU, deadline)
+        modes = self._tesserocr.PSM
+
+        def upright(mode: int, grey: GreyPixels) -> list[Block]:
+            return self._recognize_upright(api, grey, dpi, mode, deadline)
+
+        first = self._recognize(api, grey, dpi, OTSU, deadline)
+        with suppress(ServiceError):  # then the first result is used
+            first = in_other_directions(grey, *first, partial(upright, modes.AUTO))
+        blocks, rotation = self._read_again(api, pixels, grey, dpi, deadline, *first)
+        if not blocks:
+            lone = (modes.SINGLE_BLOCK, modes.SINGLE_LINE, modes.SINGLE_WORD, modes.SINGLE_CHAR)
+            with suppress(ServiceError):
+                blocks = lone_text(grey, [partial(upright, mode) for mode in lone])
+        return blocks, rotation
+
+    def _read_again(
+        self,
+        api: Any,
+        pixels: RgbPixels,
+        grey: GreyPixels,
+        dpi: int,
+        deadline: float,
+        blocks: list[Block],
+        rotation: int,
+    ) -> tuple[list[Block], int]:
+        """Read a page with another threshold or an even ground if its first reading, `blocks`, is doubtful or lacks text."""
         words = words_of(blocks)
         # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
         # some lines. A local threshold reads those.
@@ -153,6 +193,15 @@ class TesseractEngine(Engine):
         finally:
             api.Clear()  # frees the page's pixels and drops words learned from it, which would affect the next page
             api.ClearAdaptiveClassifier()
+
+    def _recognize_upright(self, api: Any, grey: GreyPixels, dpi: int, mode: int, deadline: float) -> list[Block]:
+        """Recognize a page whose text is upright, in a mode of page segmentation (PSM)."""
+        usual = api.GetPageSegMode()
+        api.SetPageSegMode(mode)
+        try:
+            return self._recognize(api, grey, dpi, OTSU, deadline)[0]
+        finally:
+            api.SetPageSegMode(usual)
 
     def _api(self, languages: tuple[str, ...]) -> Any:
         """Return an initialized TessBaseAPI for `languages`. Raises EngineLoadError."""
