@@ -82,7 +82,7 @@ def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> 
         assert tracked.stdout, f"{path} is not in the repository"
     modules = set(re.findall(r"python -m ([\w.]+)", dockerfile)) | set(re.findall(r'"-m", "([\w.]+)"', dockerfile))
     makefile = (ROOT / "Makefile").read_text()
-    assert modules == {"pip", "serve_app", "serve_app.recognition.engines.tessdata"}
+    assert modules == {"pip", "serve_app", "serve_app.raster.fonts", "serve_app.recognition.engines.tessdata"}
     assert all(f"-m {module}" in makefile for module in modules)
     used = set(re.findall(r"requirements/[\w-]+\.txt", dockerfile))
     assert used == {"requirements/serve.txt", "requirements/paddleocr-vl.txt"}
