@@ -20,8 +20,8 @@ LEAST_LETTERS = 4
 """Letters and digits from which a direction can be told: "II" and "=" are the same, turned."""
 
 DOUBTFUL, SURE = 0.8, 0.8
-"""Mean confidence of words below which other directions are tried, and from which one of them is believed. Short texts that
-stand upright have 0.85 to 0.97, upside down 0.2 to 0.7."""
+"""Mean confidence of words below which other directions are tried, and from which one of them is believed. With these, five
+labels of one to six words, Russian and English, were read in each of four directions."""
 
 MIN_CONTRAST = 64
 """Grey levels by which a lone character differs from the ground."""
