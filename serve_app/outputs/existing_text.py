@@ -19,6 +19,9 @@ UNLIKE, LONG_ENOUGH = 0.3, 4
 """A word of at least so many letters that is less like the text in its place than this is something else, such as a scan
 under a stamp."""
 
+AGREEING = 0.8
+"""Share of words from which text with letters of no meaning is taken for right."""
+
 _GRID = 64  # pixels
 
 
@@ -33,7 +36,7 @@ class ExistingText:
     def compare(self, page: Page) -> tuple[Page, bool]:
         """Return the page without words that its PDF page shows as text, and whether the PDF page may hide some text.
 
-        Garbled text does not count.
+        Garbled text does not count, unless most words are right: codes of bullets may have no meaning.
         """
         if self._document is None or not page.blocks:
             return page, bool(page.blocks)
@@ -45,8 +48,9 @@ class ExistingText:
             return page, True
         if text.is_trusted and not text.picture_share and not text.annotated:
             return page.model_copy(update={"blocks": []}), False  # all that can be read there is text
-        if text.words and not text.is_garbled:
-            page = _without(page, _Places([word for word, _, _ in text.words]))
+        places = _Places([word for word, _, _ in text.words])
+        if text.words and (not text.is_garbled or places.agree_with(page)):
+            page = _without(page, places)
         return page, text.hidden > 0
 
     def close(self) -> None:
@@ -82,6 +86,12 @@ class _Places:
             return False
         text, others = _plain(word.text), _plain("".join(other.text for other in there))
         return len(text) < LONG_ENOUGH or text in others or SequenceMatcher(None, text, others).ratio() >= UNLIKE
+
+    def agree_with(self, page: Page) -> bool:
+        """Whether most words of the page that are long enough to tell have the same text in their place."""
+        words = [word for block in page.blocks for word in block.words if len(_plain(word.text)) >= LONG_ENOUGH]
+        same = sum(_plain(word.text) in _plain("".join(other.text for other in self._at(word.bbox))) for word in words)
+        return bool(words) and same >= AGREEING * len(words)
 
     def have_text_of(self, block: Block) -> bool:
         """Whether most words of a block whose words have no boxes are in its box."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from samples.make_samples import SAMPLES, draw_page
+from samples.make_samples import SAMPLES, draw_page, load_font
 from serve_app.document import Page, PageImage, RgbPixels
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed
@@ -48,6 +48,10 @@ def read(engine: Engine, pixels: RgbPixels, *languages: str) -> Page:
     (page,) = read_pages(engine, [make_task(pixels, *languages)])
     assert isinstance(page, Page), page
     return page
+
+
+def words(page: Page) -> list[str]:
+    return sorted(page.text.split())
 
 
 def flat(text: str) -> str:
@@ -262,6 +266,22 @@ for page, result in zip(pages, results):
 def test_blank_tiny_thin_and_noisy_pages_give_empty_text_and_print_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", _ODD_PAGES], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("quarters", "rotation"), [(1, 270), (2, 180)])
+def test_a_narrow_column_of_a_turned_table_is_read(engine: Engine, quarters: int, rotation: int) -> None:
+    page = Image.new("RGB", (1240, 900), "white")
+    draw = ImageDraw.Draw(page)
+    font = load_font("DejaVuSans.ttf", 30)
+    for row in range(9):
+        cells = str(row + 1), "Доставка до склада", f"{row + 1}150,00"
+        for left, right, cell in zip((100, 170, 760), (170, 760, 1060), cells, strict=True):
+            draw.rectangle((left, 80 + 62 * row, right, 142 + 62 * row), outline="black", width=2)
+            draw.text((left + 14, 94 + 62 * row), cell, font=font, fill="black")
+    upright, turned = (words(read(engine, np.rot90(rgb(page), turns))) for turns in (0, quarters))
+    assert sum(word in "123456789" for word in upright) == 9
+    assert turned == upright
+    assert read(engine, np.rot90(rgb(page), quarters)).rotation == rotation
 
 
 @pytest.mark.parametrize(("quarters", "rotation"), [(0, 0), (1, 270), (2, 180), (3, 90)])

@@ -9,7 +9,9 @@ import pytest
 from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.document import Box
+from tests.support.pdfs import text_pdf
 from tests.support.searchable_pdfs import (
+    SIZE,
     drawn,
     failed,
     page_of,
@@ -17,6 +19,7 @@ from tests.support.searchable_pdfs import (
     plain_pdf,
     region,
     searchable,
+    word_boxes,
     words_block,
 )
 
@@ -138,3 +141,17 @@ def test_text_of_a_stamp_is_there_once() -> None:
     data = searchable(source, page_of(read))
 
     assert pdftotext(data).split() == pdftotext(source).split() == ["shown", "on", "paper", "approved"]
+
+
+def test_bullets_without_a_meaning_do_not_make_the_words_beside_them_garbled() -> None:
+    lines = ["• Каждый ящик с биркой", "• Вопросы задавайте клерку", "• Деньги возвращают быстро"]
+    source = text_pdf(
+        [(20, 160 - 30 * row, 12, line) for row, line in enumerate(lines)], size=SIZE, to_unicode={"•": "\ufffd"}
+    )
+    boxes = [(word, box) for word, box in word_boxes(source) if word.isalpha()]
+    assert len(boxes) == 10
+    found = [(word, tuple(round(2 * side) for side in box)) for word, box in boxes]
+
+    text = pdftotext(searchable(source, page_of(words_block(*found))))  # type: ignore[arg-type]
+
+    assert [word for word in text.split() if word.isalpha()] == [word for word, _ in boxes]

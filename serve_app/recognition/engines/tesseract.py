@@ -37,6 +37,7 @@ from serve_app.recognition.engines.tesseract_blocks import (
     mean_confidence,
     words_of,
 )
+from serve_app.recognition.engines.turned_pages import read_upright
 from serve_app.recognition.engines.two_readings import merged
 from serve_app.recognition.engines.unread import has_unread_text
 from serve_app.settings import TesseractSettings
@@ -140,6 +141,7 @@ class TesseractEngine(Engine):
         first = self._recognize(api, grey, dpi, OTSU, deadline)
         with suppress(ServiceError):  # then the first result is used
             first = in_other_directions(grey, *first, partial(upright, modes.AUTO))
+            first = read_upright(grey, *first, partial(upright, modes.AUTO)), first[1]
         blocks, rotation = self._read_again(api, pixels, grey, dpi, deadline, *first)
         if not blocks:
             lone = (modes.SINGLE_BLOCK, modes.SINGLE_LINE, modes.SINGLE_WORD, modes.SINGLE_CHAR)
