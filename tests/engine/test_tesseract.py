@@ -268,6 +268,14 @@ def test_blank_tiny_thin_and_noisy_pages_give_empty_text_and_print_nothing() -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_a_page_that_is_noisy_all_over_is_read(engine: Engine) -> None:
+    page = strip("Контора порта открыта с семи до девяти часов", size=(1100, 400)).astype(float)
+    noisy = page + np.random.default_rng(3).normal(0, 50, (*page.shape[:2], 1))
+    assert (
+        flat(read(engine, noisy.clip(0, 255).astype(np.uint8)).text) == "Контора порта открыта с семи до девяти часов"
+    )
+
+
 @pytest.mark.parametrize(("quarters", "rotation"), [(1, 270), (2, 180)])
 def test_a_narrow_column_of_a_turned_table_is_read(engine: Engine, quarters: int, rotation: int) -> None:
     page = Image.new("RGB", (1240, 900), "white")

@@ -23,6 +23,7 @@ from serve_app.recognition.engines.few_words import in_other_directions, lone_te
 from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
 from serve_app.recognition.engines.grey import GreyPixels, even, luminance
 from serve_app.recognition.engines.long_pages import pieces
+from serve_app.recognition.engines.noise import without_noise
 from serve_app.recognition.engines.nonsense import without_nonsense
 from serve_app.recognition.engines.page_corners import Flatten, even_light, flatten
 from serve_app.recognition.engines.placing import shifted
@@ -132,7 +133,7 @@ class TesseractEngine(Engine):
 
     def _read(self, api: Any, pixels: RgbPixels, dpi: int, deadline: float) -> tuple[list[Block], int]:
         """Read a straightened page in every way that it needs. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
-        grey = luminance(pixels)
+        grey = without_noise(luminance(pixels))
         modes = self._tesserocr.PSM
 
         def upright(mode: int, grey: GreyPixels) -> list[Block]:
