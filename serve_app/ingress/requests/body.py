@@ -146,7 +146,9 @@ async def _read_form(request: Request, max_bytes: int) -> Body:
         raise InvalidRequest(f"The form could not be read. Send {AS_A_FILE}, or application/json.") from None
     try:
         fields, file = _form_fields(form)
-        content = await _content(file) if file is not None else None
+        content: FileContent | None = None
+        if file is not None:  # a large file is already on disk and stays there
+            content = map_file(file.file) if (file.size or 0) > MAPPED_BYTES else await file.read()
         return Body(fields, content, is_json=False, file_name=_file_name(file))
     finally:
         await form.close()
@@ -157,11 +159,6 @@ def _file_name(file: UploadFile | None) -> str | None:
     name = (file.filename or "") if file is not None else ""
     printable = "".join(character for character in re.split(r"[/\\]", name)[-1] if character.isprintable())
     return printable[-MAX_FILE_NAME:] or None
-
-
-async def _content(file: UploadFile) -> FileContent:
-    """Return the uploaded content. A large file is already on disk and stays there."""
-    return map_file(file.file) if (file.size or 0) > MAPPED_BYTES else await file.read()
 
 
 def _form_fields(form: FormData) -> tuple[dict[str, Any], UploadFile | None]:
