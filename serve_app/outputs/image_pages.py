@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pikepdf import Pdf
 from PIL import Image, ImageChops, ImageStat
@@ -41,10 +42,11 @@ _ALIKE = 2.0
 
 
 def add_image_pages(
-    result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont, *, straighten: bool
+    result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont, *, straighten: bool, decode_all: bool
 ) -> list[Layer]:
     """Add pages of the image `data` to `result`, each with its picture; return their layers of text.
 
+    With `decode_all`, pictures are as the decoder gives them, in grey or RGB, without loss.
     A page that failed and cannot be decoded is blank. Raises the errors of `open_source`.
     """
     layers: list[Layer] = []
@@ -53,7 +55,7 @@ def add_image_pages(
         limit = page.width * page.height or UNREAD_MAX_PIXELS
         try:
             source = source or open_image_source(data, limit)
-            frame = _add_page(result, source, page, limit)
+            frame = _add_page(result, source, page, limit, decode=decode_all)
         except ServiceError:
             if page.error is None:
                 raise
@@ -64,8 +66,8 @@ def add_image_pages(
     return layers
 
 
-def _add_page(result: Pdf, source: ImageSource | TiffSource, page: Page, max_pixels: int) -> PageFrame:
-    picture = _picture_of(source, page.number, max_pixels)
+def _add_page(result: Pdf, source: ImageSource | TiffSource, page: Page, max_pixels: int, *, decode: bool) -> PageFrame:
+    picture = _picture_of(source, page.number, max_pixels, decode=decode)
     width, height, dpi = page.width, page.height, page.dpi
     if page.error is not None:
         height, width, _ = (decoded := _decoded(source, page.number, max_pixels)).pixels.shape
@@ -73,16 +75,15 @@ def _add_page(result: Pdf, source: ImageSource | TiffSource, page: Page, max_pix
     return add_picture_page(result, picture, 72 * width / dpi, 72 * height / dpi)
 
 
-def _picture_of(source: ImageSource | TiffSource, number: int, max_pixels: int) -> Picture:
+def _picture_of(source: ImageSource | TiffSource, number: int, max_pixels: int, *, decode: bool) -> Picture:
     """Return the picture of a page. Raises CorruptDocument and TooLarge."""
     if number > source.page_count:
         raise CorruptDocument("The image is damaged: it has fewer pages than have been read.")
-    try:
-        with image_errors(source.kind):
+    # The decoder knows more of damaged files than their formats allow.
+    with suppress(CorruptDocument), image_errors(source.kind):
+        if not decode:
             return _as_it_came(source.open_page(number, max_pixels), source.data)
-    except CorruptDocument:
-        # The decoder knows more of damaged files than their formats allow.
-        return lossless_picture(Image.fromarray(_decoded(source, number, max_pixels).pixels))
+    return lossless_picture(Image.fromarray(_decoded(source, number, max_pixels).pixels))
 
 
 def _decoded(source: ImageSource | TiffSource, number: int, max_pixels: int) -> DecodedImage:

@@ -11,12 +11,14 @@ class OutputOptions:
 
     `include_images` embeds the pictures in JSON and Markdown; HTML always has them.
     `straighten` turns the pages of a PDF so that their text is upright and level.
+    `pdf_a` makes a PDF one for archives, PDF/A-2b.
     `page_marks` puts the page's number before each page in Markdown and text.
     """
 
     include_images: bool = False
     page_marks: bool = False
     straighten: bool = False
+    pdf_a: bool = False
 
 
 DEFAULT = OutputOptions()

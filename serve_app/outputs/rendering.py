@@ -101,7 +101,12 @@ class Renderer:
                 return WrittenFile(await docx_file(self._spool, title=summary.id, timeout_s=timeout_s))
             source = await self._source()
             return await searchable_pdf(
-                source, self._spool, password=self._password, straighten=options.straighten, timeout_s=timeout_s
+                source,
+                self._spool,
+                password=self._password,
+                straighten=options.straighten,
+                pdf_a=options.pdf_a,
+                timeout_s=timeout_s,
             )
 
     async def _archive(self, summary: DocumentSummary, to: BinaryIO, options: OutputOptions) -> None:

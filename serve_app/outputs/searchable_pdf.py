@@ -35,6 +35,7 @@ def write_searchable_pdf(
     password: str | None,
     to: BinaryIO,
     straighten: bool = False,
+    pdf_a: bool = False,
     draw_all: bool = False,
 ) -> int:
     """Write `pages` of the document `source` to `to`, as a PDF whose text can be searched.
@@ -46,7 +47,11 @@ def write_searchable_pdf(
     their text is upright and level, and notes and fields become part of the pages. Title, author, subject, keywords,
     language and page labels stay. The result is not encrypted, and the same input gives the same bytes.
 
-    A page that cannot be kept is drawn as a picture, and so is each page of a PDF with `draw_all`; returns their number.
+    With `pdf_a`, the result is PDF/A-2b, or CorruptDocument is raised if pages cannot be kept in it; only the date in its
+    metadata differs each time.
+
+    A page that cannot be kept is drawn as a picture, and so is each page with `draw_all`; returns the number of such pages
+    of a PDF.
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
     """
@@ -72,7 +77,7 @@ def write_searchable_pdf(
                 copy_catalog(result, original, numbers)
             drawn = drawer.count
         else:
-            layers = add_image_pages(result, source.read(), pages, font, straighten=straighten)
+            layers = add_image_pages(result, source.read(), pages, font, straighten=straighten, decode_all=draw_all)
             drawn = 0
         if not layers:
             raise EmptyDocument("There is no page to write.")
@@ -84,6 +89,11 @@ def write_searchable_pdf(
                 if layer.turn is not None:
                     turn_page(result, page.obj, layer.turn)
                 add_layer(result, page.obj, layer.name, layer.content, faces)
+            if pdf_a:
+                from serve_app.outputs.pdf_a import save_pdf_a  # takes a tenth of a second
+
+                save_pdf_a(result, to)
+                return drawn
             result.save(
                 to,
                 deterministic_id=True,

@@ -7,7 +7,7 @@ JSON) and the pages (a line of JSON each) from stdin. SOURCE and RESULT are file
 with REFUSED and prints the error's code and message as JSON. It prints PAGES_DRAWN if it drew pages of a PDF.
 
     KIND  SOURCE                      settings
-    pdf   the document's file         {"password", "straighten", "draw_all"}
+    pdf   the document's file         {"password", "straighten", "pdf_a", "draw_all"}
     docx  its pictures, concatenated  {"title", "pictures": {path: [start, size]}}
     pages the same                    {"pictures"}; the result is a ZIP with `page-N.docx` for each page
 """
@@ -73,7 +73,13 @@ class WrittenFile:
 
 
 async def searchable_pdf(
-    source: bytes | memoryview, spool: PageSpool, *, password: str | None, straighten: bool = False, timeout_s: float
+    source: bytes | memoryview,
+    spool: PageSpool,
+    *,
+    password: str | None,
+    straighten: bool = False,
+    pdf_a: bool = False,
+    timeout_s: float,
 ) -> WrittenFile:
     """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning PAGES_DRAWN.
 
@@ -81,7 +87,7 @@ async def searchable_pdf(
     `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        settings = {"password": password, "straighten": straighten, "draw_all": False}
+        settings = {"password": password, "straighten": straighten, "pdf_a": pdf_a, "draw_all": False}
         try:
             return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
         except CorruptDocument as error:

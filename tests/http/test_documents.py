@@ -294,3 +294,14 @@ def test_pictures_are_in_the_stream_where_asked_for(service: Service, russian_pa
                 ((path, image),) = event["images"].items()
                 assert path == paths.format(event["page"]["number"])
                 assert base64.b64decode(image).startswith(b"\xff\xd8\xff")
+
+
+def test_a_pdf_for_archives_is_asked_for_and_a_header_says_that_pages_were_drawn(
+    service: Service, russian_page: bytes
+) -> None:
+    typed = pages_pdf([b"BT /F1 20 Tf 20 50 Td (typed) Tj ET"], size=(100, 100))  # in a font that is not embedded
+    for source, warnings in ((scan(russian_page), None), (typed, "pages_drawn")):
+        answer = read(service, source, engine="dummy", output="pdf", pdf_a="true")
+        assert answer.headers.get("X-Document-Warnings") == warnings
+        with pikepdf.open(io.BytesIO(answer.content)) as pdf, pdf.open_metadata() as metadata:
+            assert metadata.pdfa_status == "2B"

@@ -87,10 +87,13 @@ class OcrRequest(DocumentFields):
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )
     straighten: bool = Field(False, description="Turn the pages of a PDF so that their text is upright and level")
+    pdf_a: bool = Field(False, description="Write the PDF as PDF/A-2b, for archives")
     page_marks: bool = Field(False, description="Mark where each page begins in Markdown and text, with its number")
 
     def output_options(self) -> OutputOptions:
-        return OutputOptions(include_images=self.include_images, page_marks=self.page_marks, straighten=self.straighten)
+        return OutputOptions(
+            include_images=self.include_images, page_marks=self.page_marks, straighten=self.straighten, pdf_a=self.pdf_a
+        )
 
 
 class FileField(BaseModel):

@@ -82,7 +82,7 @@ class JobForm(JobFields, FileField):
     openapi_extra=body_of(JobFields, JobForm),
 )
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Takes the fields of POST /ocr, except `output`, `include_images`, `page_marks` and `straighten`: choose these when you fetch the result."""
+    """Takes the fields of POST /ocr, except `output`, `include_images`, `page_marks`, `straighten` and `pdf_a`: choose these when you fetch the result."""
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
@@ -159,11 +159,14 @@ async def result(
     include_images: bool = False,
     page_marks: bool = False,
     straighten: bool = False,
+    pdf_a: bool = False,
 ) -> Response:
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
-        options = OutputOptions(include_images=include_images, page_marks=page_marks, straighten=straighten)
+        options = OutputOptions(
+            include_images=include_images, page_marks=page_marks, straighten=straighten, pdf_a=pdf_a
+        )
         output = output or negotiate_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")

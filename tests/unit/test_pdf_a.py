@@ -1,0 +1,89 @@
+"""PDF/A: searchable PDFs for archives, as pikepdf's validator and poppler see them."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from collections.abc import Callable
+
+import pikepdf
+import pytest
+from pikepdf import Dictionary, Name, Pdf, pdfa
+from PIL import Image
+
+from serve_app.document import Block, Page, Word
+from serve_app.errors import CorruptDocument
+from serve_app.outputs.searchable_pdf import write_searchable_pdf
+from serve_app.runtime.mapped_file import unnamed_file
+
+WORD = Word(text="слово😀", bbox=(20, 20, 100, 50))
+PAGE = Page(
+    number=1,
+    width=600,
+    height=400,
+    dpi=144,
+    blocks=[Block(label="text", text=WORD.text, bbox=(0, 0, 1, 1), order=0, words=[WORD])],
+)
+
+
+def picture(mode: str, kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.linear_gradient("L").resize((600, 400)).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def pdf_page(font: bool = False) -> bytes:
+    with Pdf.new() as pdf:
+        leaf = pdf.add_blank_page(page_size=(300, 200))
+        leaf.obj.Contents = pdf.make_stream(b"0.5 g 20 20 40 40 re f" + b" BT /F 20 Tf 90 90 Td (visible) Tj ET" * font)
+        if font:  # which is not embedded
+            face = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
+            leaf.obj.Resources = Dictionary(Font=Dictionary(F=face))
+        pdf.docinfo["/Title"] = "Договор"
+        pdf.Root.Lang = pikepdf.String("ru")
+        out = io.BytesIO()
+        pdf.save(out)
+        return out.getvalue()
+
+
+def archived(source: bytes, draw_all: bool = False) -> bytes:
+    out = io.BytesIO()
+    with unnamed_file(source) as file:
+        write_searchable_pdf(file, iter([PAGE]), password=None, to=out, pdf_a=True, draw_all=draw_all)
+    return out.getvalue()
+
+
+def text_of(data: bytes) -> str:
+    return subprocess.run(["pdftotext", "-", "-"], input=data, capture_output=True, check=True).stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(lambda: picture("RGB", "JPEG"), id="jpeg"),
+        pytest.param(lambda: picture("1", "TIFF"), id="fax"),
+        pytest.param(lambda: picture("P", "PNG"), id="palette"),
+        pytest.param(pdf_page, id="pdf"),
+    ],
+)
+def test_the_result_is_pdf_a_and_can_be_searched(source: Callable[[], bytes]) -> None:
+    data = archived(source())
+
+    report = pdfa.validate_written(io.BytesIO(data), "2b")
+    assert report.passed, report.summary()
+    assert text_of(data).split() == [WORD.text]
+    with Pdf.open(io.BytesIO(data)) as pdf, pdf.open_metadata() as metadata:
+        assert metadata.pdfa_status == "2B"
+        assert metadata.get("dc:title") == pdf.docinfo.get("/Title")
+
+
+@pytest.mark.parametrize("source", [pdf_page(font=True), picture("CMYK", "JPEG")], ids=["font", "inks"])
+def test_what_pdf_a_does_not_allow_is_there_as_a_picture(source: bytes) -> None:
+    with pytest.raises(CorruptDocument):
+        archived(source)
+
+    data = archived(source, draw_all=True)
+
+    report = pdfa.validate_written(io.BytesIO(data), "2b")
+    assert report.passed, report.summary()
+    assert WORD.text in text_of(data)
