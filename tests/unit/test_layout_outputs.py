@@ -230,7 +230,9 @@ def crooked(degrees: float) -> list[Word]:
 def test_the_outline_and_the_baseline_of_a_crooked_line_follow_its_angle(rotation: int, skew: float) -> None:
     given = crooked(rotation + skew)
     read = page(block("снег мел", given=given), rotation=rotation, skew=skew)
-    ends = [given[0].polygon[3], given[1].polygon[2]]  # type: ignore[index]
+    first, last = given[0].polygon, given[1].polygon
+    assert first is not None and last is not None
+    ends = [first[3], last[2]]
     root = parsed(OutputFormat.PAGE_XML, read)
     baseline = [tuple(map(int, point.split(","))) for point in root.xpath("//Baseline/@points")[0].split()]
     assert baseline == [(round(x), round(y)) for x, y in ends]

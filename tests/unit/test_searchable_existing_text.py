@@ -150,8 +150,11 @@ def test_bullets_without_a_meaning_do_not_make_the_words_beside_them_garbled() -
     )
     boxes = [(word, box) for word, box in word_boxes(source) if word.isalpha()]
     assert len(boxes) == 10
-    found = [(word, tuple(round(2 * side) for side in box)) for word, box in boxes]
+    found = [
+        (word, (round(2 * left), round(2 * top), round(2 * right), round(2 * bottom)))
+        for word, (left, top, right, bottom) in boxes
+    ]
 
-    text = pdftotext(searchable(source, page_of(words_block(*found))))  # type: ignore[arg-type]
+    text = pdftotext(searchable(source, page_of(words_block(*found))))
 
     assert [word for word in text.split() if word.isalpha()] == [word for word, _ in boxes]

@@ -10,6 +10,7 @@ import pikepdf
 import pytest
 from pikepdf import Pdf
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from tests.support.searchable_pdfs import (
     drawn,
@@ -104,8 +105,9 @@ def test_a_failed_page_that_cannot_be_drawn_is_blank() -> None:
     source = bytearray(encoded(photo(), "TIFF", more=[photo()], compression="tiff_lzw"))
     intact = page_of(words_block(("целая", (5, 5, 55, 20))), size=(60, 40))
     second = Image.open(io.BytesIO(bytes(source)))
+    assert isinstance(second, TiffImageFile)
     second.seek(1)
-    (offset,), (length,) = second.tag_v2[273], second.tag_v2[279]  # type: ignore[attr-defined]
+    (offset,), (length,) = second.tag_v2[273], second.tag_v2[279]
     source[offset : offset + length] = b"\xff" * length
 
     data = searchable(bytes(source), intact, failed(number=2))

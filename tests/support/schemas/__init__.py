@@ -10,7 +10,7 @@ from lxml import etree
 _FOLDER = Path(__file__).parent
 
 
-class _Local(etree.Resolver):  # type: ignore[misc]
+class _Local(etree.Resolver):  # type: ignore[misc]  # lxml has no types
     """Finds a schema that another one imports beside it instead of on the web."""
 
     def resolve(self, url: str, public_id: str, context: object) -> object:
