@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -120,11 +121,14 @@ class CachedPages:
     engine: EngineInfo
 
     async def get(self, number: int) -> PageResult | None:
+        """Return a page with the milliseconds that finding it took; None if it is not cached."""
+        started = time.perf_counter()
         data = await self.cache.read(self._key(number))
         if data is None:
             return None
         try:
-            return PageResult(decode_content(data).content, self.engine)
+            content = decode_content(data).content
+            return PageResult(content, self.engine, timings_ms={"cache": (time.perf_counter() - started) * 1000})
         except ValueError as error:
             log.warning("a cached page is damaged: %s", type(error).__name__)
             return None

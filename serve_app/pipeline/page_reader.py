@@ -1,16 +1,16 @@
-"""PageReader: one page from its file to its content, through six layers.
+"""PageReader: one page from its file to its content, in three steps.
 
-Each layer adds one thing and calls the next: errors become results, a PDF's text layer is used, pages are cached,
-the fallback engine stands in, calls are retried, and waiting for a replica ends. Recognition is a pure function of a page and
-its options, so a page that dies with its replica is simply sent again.
+`read` decides where the content comes from: the PDF's text layer, the cache, or an engine. `_recognize` lets the fallback
+engine stand in. `_call_engine` makes the calls and repeats them: recognition is a pure function of a page and its options, so
+a page that dies with its replica is simply sent again.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
@@ -76,9 +76,21 @@ class PageReader:
         self._deadly_pages = DeathCount(DEADLY_PAGES)
 
     async def read(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
-        """Read page `number` (from 1). Errors are returned: an error of one page does not affect the others."""
+        """Read page `number` (from 1): its text layer if wanted, or from the cache, or with the engine.
+
+        Errors are returned: an error of one page does not affect the others.
+        """
         try:
-            return await self._with_text_layer(document, number)
+            layer = await self._read_text(document, number) if document.text_layer else None
+            if layer is not None:
+                return await self._add_pictures(document, number, layer) if layer.unread_pictures else layer
+            cached = None if document.cached is None else await document.cached.get(number)
+            if cached is not None:
+                return cached
+            result = await self._recognize(document, number)
+            if document.cached is not None and isinstance(result, PageResult):
+                await document.cached.put(number, result)
+            return result
         except Exception:
             log.exception("page %d of a document failed", number)
             return RecognitionFailed()
@@ -87,41 +99,27 @@ class PageReader:
         """Forget the failed attempts of this document. Call it when none of its pages is being read."""
         self._deadly_pages.forget(document.source.id)
 
-    async def _with_text_layer(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
-        if document.text_layer and (page := await self._read_text(document, number)) is not None:
-            return await self._with_pictures(document, number, page) if page.unread_pictures else page
-        return await self._with_cache(document, number)
-
-    async def _with_pictures(self, document: DocumentContext, number: int, layer: PageResult) -> PageResult:
+    async def _add_pictures(self, document: DocumentContext, number: int, layer: PageResult) -> PageResult:
         """Recognize the pictures of a page with a text layer, and add their text."""
         words = tuple(word.bbox for block in layer.page.blocks for word in block.words)
         part = PagePart(inside=layer.unread_pictures, outside=words)
-        return with_pictures(layer, await self._with_fallback(document, number, part))
+        return with_pictures(layer, await self._recognize(document, number, part))
 
-    async def _with_cache(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
-        if document.cached is None:
-            return await self._with_fallback(document, number)
-        started = time.perf_counter()
-        if (cached := await document.cached.get(number)) is not None:
-            return replace(cached, timings_ms={"cache": (time.perf_counter() - started) * 1000})
-        result = await self._with_fallback(document, number)
-        if isinstance(result, PageResult):
-            await document.cached.put(number, result)
-        return result
-
-    async def _with_fallback(
+    async def _recognize(
         self, document: DocumentContext, number: int, part: PagePart | None = None
     ) -> PageResult | ServiceError:
-        result = await self._with_retries(document, number, document.engine, part)
+        """Recognize a page, or a `part` of it, with the requested engine, then with its fallback if there is one."""
+        result = await self._call_engine(document, number, document.engine, part)
         fallback = self._fallbacks.get(document.engine)
         # A page on which one engine fails may be easy for another. If the page itself is bad, it is so for both.
         if fallback is None or not isinstance(result, (*ENGINE_UNAVAILABLE, RecognitionFailed)):
             return result
-        return _from_fallback(await self._with_retries(document, number, fallback, part), result)
+        return _from_fallback(await self._call_engine(document, number, fallback, part), result)
 
-    async def _with_retries(
+    async def _call_engine(
         self, document: DocumentContext, number: int, engine: str, part: PagePart | None
     ) -> PageResult | ServiceError:
+        """Rasterize a page and recognize it with `engine`. Calls whose replica dies are retried."""
         source, retry = document.source, self._retry
         pixels = None
         for attempt in range(1, retry.attempts + 1):
@@ -134,10 +132,18 @@ class PageReader:
                     *source.as_arguments(), number, document.dpi, part, owner=source.owner
                 )
             try:
-                result = await self._recognize(document, engine, pixels)
+                result = await wait_for_replica(
+                    self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
+                    has_replicas=partial(self._has_replicas, engine),
+                    # The fallback is there at once; without one, a replica is worth waiting for.
+                    wait_s=0 if engine in self._fallbacks else self._engine_wait_s,
+                    poll_s=retry.poll_s,
+                )
                 if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):
                     return result
                 reason = "a replica cannot load its engine"  # another one could
+            except NoReplica:
+                return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
             except BackPressureError:  # if a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
             except DeploymentUnavailableError:
@@ -154,19 +160,6 @@ class PageReader:
             await retry.pause(attempt)
         self._deadly_pages.add(source.id)
         return RecognitionFailed("The page could not be recognized: every replica that tried it died.")
-
-    async def _recognize(self, document: DocumentContext, engine: str, pixels: Any) -> PageResult | ServiceError:
-        """Make one attempt. An engine with a fallback does not wait for a replica."""
-        source = document.source
-        try:
-            return await wait_for_replica(
-                self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
-                has_replicas=lambda: self._has_replicas(engine),
-                wait_s=0 if engine in self._fallbacks else self._engine_wait_s,
-                poll_s=self._retry.poll_s,
-            )
-        except NoReplica:
-            return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
 
     async def _read_text(self, document: DocumentContext, number: int) -> PageResult | None:
         """Return the page's text layer; None if it has none, or if reading it fails: the page can still be recognized."""
