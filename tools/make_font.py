@@ -4,7 +4,8 @@
 
 Text in this font can be searched but is invisible. Glyph 0 is the obligatory .notdef, without a contour. Glyph 1 stands for every
 character: one contour of two points, at opposite corners of the character. It has no ink, and yet extends over the
-whole character. PDFium takes the size of a glyph for that of its text and would skip an empty one.
+whole character. PDFium takes the size of a glyph for that of its text and skips an empty one: so it does with glyph 2, a
+space that marks places.
 
 The same fontTools gives the same bytes: dates are zero, and nothing else depends on the day.
 Table by table: https://learn.microsoft.com/typography/opentype/spec/.
@@ -30,13 +31,13 @@ def main(file: Path) -> None:
     pen.moveTo((0, DESCENT))
     pen.lineTo((ADVANCE, ASCENT))
     pen.closePath()
-    glyphs = {".notdef": empty, "character": pen.glyph()}
+    glyphs = {".notdef": empty, "character": pen.glyph(), "space": empty}
 
     builder = FontBuilder(UNITS_PER_EM, isTTF=True)
     builder.font.recalcTimestamp = False
     builder.updateHead(created=0, modified=0, lowestRecPPEM=8)
     builder.setupGlyphOrder(list(glyphs))
-    builder.setupCharacterMap({})  # the PDF maps codes to glyphs
+    builder.setupCharacterMap({0x20: "space"})  # for the face that marks places; for the other, the PDF maps codes
     builder.setupGlyf(glyphs)
     builder.setupHorizontalMetrics({name: (ADVANCE, 0) for name in glyphs})
     builder.setupHorizontalHeader(ascent=ASCENT, descent=DESCENT)

@@ -88,7 +88,7 @@ class InvisibleFont:
         )
         faces: dict[str, pikepdf.Object] = {"": pdf.make_indirect(text)}
         if self._has_places:
-            faces[PLACES] = pdf.make_indirect(_face_of_a_space(described))
+            faces[PLACES] = pdf.make_indirect(_face_of_a_space(pdf, descriptor))
         return faces
 
     def _to_unicode(self) -> bytes:
@@ -106,7 +106,9 @@ class InvisibleFont:
         ).encode()
 
 
-def _face_of_a_space(descriptor: pikepdf.Object) -> Dictionary:
+def _face_of_a_space(pdf: pikepdf.Pdf, descriptor: Dictionary) -> Dictionary:
+    latin = Dictionary(dict(descriptor.items()))
+    latin.Flags = 32  # not symbolic: PDF/A allows no symbolic TrueType face with an encoding
     return Dictionary(
         Type=Name.Font,
         Subtype=Name.TrueType,
@@ -114,8 +116,8 @@ def _face_of_a_space(descriptor: pikepdf.Object) -> Dictionary:
         FirstChar=32,
         LastChar=32,
         Widths=Array([ADVANCE]),
-        FontDescriptor=descriptor,
-        Encoding=Dictionary(Type=Name.Encoding, Differences=Array([32, Name.space])),
+        FontDescriptor=pdf.make_indirect(latin),
+        Encoding=Name.WinAnsiEncoding,
     )
 
 

@@ -15,6 +15,7 @@ from serve_app.document import Block, Page, Word
 from serve_app.errors import CorruptDocument
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
+from tests.support.searchable_pdfs import crooked
 
 WORD = Word(text="слово😀", bbox=(20, 20, 100, 50))
 PAGE = Page(
@@ -46,10 +47,11 @@ def pdf_page(font: bool = False) -> bytes:
         return out.getvalue()
 
 
-def archived(source: bytes, draw_all: bool = False) -> bytes:
+def archived(source: bytes, page: Page = PAGE, *, draw_all: bool = False, straighten: bool = False) -> bytes:
     out = io.BytesIO()
+    options = {"pdf_a": True, "draw_all": draw_all, "straighten": straighten}
     with unnamed_file(source) as file:
-        write_searchable_pdf(file, iter([PAGE]), password=None, to=out, pdf_a=True, draw_all=draw_all)
+        write_searchable_pdf(file, iter([page]), password=None, to=out, **options)
     return out.getvalue()
 
 
@@ -75,6 +77,16 @@ def test_the_result_is_pdf_a_and_can_be_searched(source: Callable[[], bytes]) ->
     with Pdf.open(io.BytesIO(data)) as pdf, pdf.open_metadata() as metadata:
         assert metadata.pdfa_status == "2B"
         assert metadata.get("dc:title") == pdf.docinfo.get("/Title")
+
+
+@pytest.mark.parametrize("straighten", [False, True])
+@pytest.mark.parametrize("rotation", [0, 270])
+def test_a_crooked_page_is_pdf_a_too(rotation: int, straighten: bool) -> None:
+    data = archived(picture("L", "PNG"), crooked(PAGE, 3, rotation), straighten=straighten)
+
+    report = pdfa.validate_written(io.BytesIO(data), "2b")
+    assert report.passed, report.summary()
+    assert text_of(data).split() == [WORD.text]
 
 
 @pytest.mark.parametrize("source", [pdf_page(font=True), picture("CMYK", "JPEG")], ids=["font", "inks"])
