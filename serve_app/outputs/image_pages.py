@@ -20,16 +20,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument, ServiceError
 from serve_app.outputs.glyphless_font import InvisibleFont
-from serve_app.outputs.jpeg_parts import EOI, IN_PDF, jpeg_parts
 from serve_app.outputs.pdf_layer import FONT_NAME, Layer, text_layer
 from serve_app.outputs.pdf_picture import Picture, jpeg_picture, lossless_picture, png_picture
 from serve_app.outputs.picture_page import add_picture_page
 from serve_app.outputs.reading_frame import Matrix, PageFrame
-from serve_app.outputs.tiff_jpeg import jpeg_of_page
 from serve_app.raster.images import DecodedImage, image_errors
+from serve_app.raster.jpeg_parts import EOI, IN_PDF, jpeg_parts
 from serve_app.raster.metadata import turn_upright, upright_method
 from serve_app.raster.page_source import ImageSource, TiffSource, open_image_source
 from serve_app.raster.rgb import on_white_palette, to_rgb
+from serve_app.raster.tiff_jpeg import jpeg_of_page
 
 UNREAD_MAX_PIXELS = 10**8
 """Pixel limit for the image of a failed page, whose true size is unknown."""

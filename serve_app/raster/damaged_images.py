@@ -20,7 +20,7 @@ DAMAGED = ErrorInfo(
 )
 
 _END_OF_JPEG = b"\xff\xd9"
-_IS_DAMAGED = "is_damaged"  # a key in Pillow's `info`
+IS_DAMAGED = "is_damaged"  # a key in Pillow's `info`: the image was damaged before it was decoded
 
 
 def open_png(data: bytes) -> PngImageFile:
@@ -35,7 +35,7 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> tuple[ImageFile.Imag
     """
     try:
         image.load()
-        return image, bool(image.info.get(_IS_DAMAGED))
+        return image, bool(image.info.get(IS_DAMAGED))
     except MemoryError:
         raise
     except Exception:  # on damaged data, Pillow raises nearly any exception
@@ -57,7 +57,7 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> tuple[ImageFile.Imag
 def _open_prepared(data: bytes, *, check_pixels: bool) -> PngImageFile:
     prepared = prepare_png(data, check_pixels=check_pixels)
     image = PngImageFile(io.BytesIO(prepared.data))
-    image.info[_IS_DAMAGED] = prepared.is_damaged
+    image.info[IS_DAMAGED] = prepared.is_damaged
     return image
 
 

@@ -19,13 +19,13 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from serve_app.document import ErrorInfo
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
 from serve_app.raster.damaged_images import DAMAGED, load_pixels, open_png
 from serve_app.raster.metadata import file_resolution, square_size, turn_upright
+from serve_app.raster.old_style_jpeg import open_tiff
 from serve_app.raster.png_chunks import png_size
 from serve_app.raster.rgb import to_rgb
 
@@ -151,7 +151,7 @@ def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
         case "BMP":
             image = BmpImageFile(stream)
         case _:
-            image = TiffImageFile(stream)
+            image = open_tiff(stream)
     check_size(image.size, max_pixels)
     return image
 

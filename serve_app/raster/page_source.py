@@ -22,6 +22,7 @@ from serve_app.raster.images import (
     open_image,
     sniff,
 )
+from serve_app.raster.old_style_jpeg import open_tiff
 from serve_app.raster.pdf import PdfSource
 from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.mapped_file import FileContent
@@ -144,7 +145,7 @@ class TiffSource:
         with image_errors("TIFF"):
             self._directories.put_first(self._stream, self._pages[number - 1])
             self._stream.seek(0)
-            image = TiffImageFile(self._stream)
+            image = open_tiff(self._stream)
             check_size(image.size, max_pixels)
             return image
 

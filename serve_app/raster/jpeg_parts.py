@@ -38,6 +38,12 @@ class JpegParts:
         return self.frame[0]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = struct.unpack_from(">HH", self.frame, 1)
+        return width, height
+
+    @property
     def components(self) -> int:
         return self.frame[5]
 
