@@ -61,6 +61,7 @@ def add_pdf_pages(
         seen: set[tuple[int, int]] = set()
         for leaf, is_replaced in zip(result.pages, replaced, strict=True):
             defuse_page(leaf.obj, seen)
+            _mend_boxes(leaf)
             if is_replaced:
                 remove_hidden_text(result, leaf)
         defuse_fields(result)
@@ -115,12 +116,32 @@ def _labels(labels: pikepdf.NumberTree, numbers: Sequence[int]) -> list[Any]:
 
 
 def _frame(leaf: pikepdf.Page) -> PageFrame:
-    """Return the visible part of the page. A missing or empty box is ignored, as PDFium does."""
-    media = _rectangle(leaf.mediabox) or pikepdf.Rectangle(0, 0, 612, 792)
-    crop = _rectangle(leaf.cropbox) or media
+    box = _media_box(leaf)
+    box = _meet(box, _rectangle(leaf.cropbox)) or box
+    return PageFrame(box.llx, box.lly, box.width, box.height, int(leaf.rotation / 90) % 4 * 90)
+
+
+def _mend_boxes(leaf: pikepdf.Page) -> None:
+    """Give a page without a usable box, such as a crop box beside the media box, the box in which it was read."""
+    media = _media_box(leaf)
+    if _rectangle(leaf.mediabox) is None:
+        leaf.mediabox = media.as_array()
+    if _meet(media, _rectangle(leaf.cropbox)) is None:
+        leaf.cropbox = media.as_array()
+
+
+def _media_box(leaf: pikepdf.Page) -> pikepdf.Rectangle:
+    """Return the media box, or the size that PDFium takes if it is missing or empty."""
+    return _rectangle(leaf.mediabox) or pikepdf.Rectangle(0, 0, 612, 792)
+
+
+def _meet(media: pikepdf.Rectangle, crop: pikepdf.Rectangle | None) -> pikepdf.Rectangle | None:
+    """Return what both show. Returns None if that is nothing: PDFium and `PdfSource` then show the media box."""
+    if crop is None:
+        return None
     left, bottom = max(media.llx, crop.llx), max(media.lly, crop.lly)
     right, top = min(media.urx, crop.urx), min(media.ury, crop.ury)
-    return PageFrame(left, bottom, right - left, top - bottom, int(leaf.rotation / 90) % 4 * 90)
+    return pikepdf.Rectangle(left, bottom, right, top) if right > left and top > bottom else None
 
 
 def _rectangle(box: pikepdf.Object) -> pikepdf.Rectangle | None:

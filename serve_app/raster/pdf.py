@@ -128,6 +128,7 @@ class PdfSource:
         except pdfium.PdfiumError as error:
             raise _damaged(number) from error
         try:
+            _show_something(page)
             yield page
         except pdfium.PdfiumError as error:
             raise _damaged(number) from error
@@ -183,6 +184,13 @@ def _refusal(code: int) -> Exception:
 
 def _damaged(number: int) -> CorruptDocument:
     return CorruptDocument(f"Page {number} of the PDF is damaged and could not be read.")
+
+
+def _show_something(page: Any) -> None:
+    """Make a page whose crop box lies beside its media box show the media box, as other viewers do."""
+    left, bottom, right, top = page.get_bbox()
+    if not (right > left and top > bottom):
+        pdfium_c.FPDFPage_SetCropBox(page, 0, 0, 0, 0)  # PDFium ignores an empty one
 
 
 def _is_blank(pixels: RgbPixels) -> bool:

@@ -100,8 +100,7 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
     Blocks are paragraphs with the label "text" and a newline between lines, in the reading order of
     `text_layout.group_paragraphs`. Returns None if the layer is missing or untrustworthy.
     """
-    left, bottom, right, top = page.get_bbox()
-    if not (right > left and top > bottom) or has_text_in_annotations(page):
+    if has_text_in_annotations(page):
         return None
     text = read_visible_text(page, width=width, height=height, dpi=dpi, least=MIN_CHARACTERS)
     if text is None or not text.is_trusted:
@@ -114,6 +113,7 @@ def read_text_layer(page: Any, *, width: int, height: int, dpi: int) -> TextPage
 def read_visible_text(page: Any, *, width: int, height: int, dpi: int, least: int = 0) -> VisibleText | None:
     """Return the visible text of a `pypdfium2.PdfPage`, in pixels of the page drawn at `width` x `height` and `dpi`.
 
+    The page shows something: its bounding box is not empty.
     Returns None if the page has too many objects, over MAX_CHARACTERS, or fewer than `least`.
     """
     contents = scan_contents(page)

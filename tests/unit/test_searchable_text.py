@@ -13,6 +13,7 @@ import pytest
 from pikepdf import Array, Pdf
 
 from serve_app.document import Block, Box, Page
+from serve_app.raster.page_source import open_source
 from tests.support.searchable_pdfs import (
     DPI,
     crooked,
@@ -268,6 +269,26 @@ def test_the_visible_part_is_the_one_that_the_rasterizer_sees(crop: list[int] | 
     textpage = pdfium.PdfDocument(data)[0].get_textpage()
     (left, bottom, _, _), (_, _, right, top) = (textpage.get_charbox(index, loose=True) for index in (0, 1))
     assert np.allclose(sorted((left, right)) + sorted((bottom, top)), (130, 160, 90, 110), atol=1.5)
+
+
+@pytest.mark.parametrize(
+    "boxes", [{"MediaBox": [0, 0, 300, 200], "CropBox": [500, 500, 600, 600]}, {"MediaBox": [1, 2]}]
+)
+def test_a_page_without_a_usable_box_is_written_in_the_box_in_which_it_is_read(boxes: dict[str, list[int]]) -> None:
+    def change(pdf: Pdf) -> None:
+        pdf.pages[0].obj.Contents = pdf.make_stream(b"0 g 130 90 30 20 re f")
+        for key, box in boxes.items():
+            pdf.pages[0].obj["/" + key] = Array(box)
+
+    source = plain_pdf(change=change)
+    picture = open_source(source, password=None, max_pixels=10**7).render(1, dpi=DPI, default_dpi=DPI, max_pixels=10**7)
+    height, width, _ = picture.pixels.shape
+
+    data = searchable(source, page_of(words_block(("он", dark_box(picture.pixels))), size=(width, height)))
+
+    assert np.array_equal(drawn(data), picture.pixels)
+    ((word, place),) = word_boxes(data)
+    assert word == "он" and np.allclose(np.array(place) * DPI / 72, dark_box(picture.pixels), atol=3)
 
 
 def test_graphics_state_left_over_by_the_page_does_not_move_text() -> None:
