@@ -33,7 +33,7 @@ def to_rgb(image: ImageFile, data: bytes) -> Image.Image:
         return _on_white(image.convert("RGBA"))
     key = image.info.get("transparency")
     if key is None:
-        return image.convert("RGB")  # 1, L, P, RGB, CMYK, YCbCr
+        return image if image.mode == "RGB" else image.convert("RGB")  # 1, L, P, CMYK, YCbCr
     if image.mode == "P":
         return _on_white(image.convert("RGBA"))
     return _without_key_colour(image, key, png_depth=data[24] if isinstance(image, PngImageFile) else 8)
