@@ -10,9 +10,11 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from serve_app.document import ErrorInfo
 from serve_app.errors import CorruptDocument
+from serve_app.raster.cut_webp import beginning_of_webp
 from serve_app.raster.png_chunks import prepare_png
 
 DAMAGED = ErrorInfo(
@@ -26,6 +28,16 @@ IS_DAMAGED = "is_damaged"  # a key in Pillow's `info`: the image was damaged bef
 def open_png(data: bytes) -> PngImageFile:
     """Open a PNG without its metadata. Raises CorruptDocument."""
     return _open_prepared(data, check_pixels=False)
+
+
+def open_webp(data: bytes) -> ImageFile.ImageFile:
+    """Open a WebP, or as much of it as there is. Raises CorruptDocument."""
+    try:
+        return WebPImageFile(io.BytesIO(data))
+    except (OSError, SyntaxError):
+        image = beginning_of_webp(data)
+        image.info[IS_DAMAGED] = True
+        return image
 
 
 def load_pixels(image: ImageFile.ImageFile, data: bytes) -> tuple[ImageFile.ImageFile, bool]:
@@ -44,6 +56,9 @@ def load_pixels(image: ImageFile.ImageFile, data: bytes) -> tuple[ImageFile.Imag
             rest.load()
         elif isinstance(image, PngImageFile):
             rest = _open_prepared(data, check_pixels=True)
+            rest.load()
+        elif isinstance(image, WebPImageFile):
+            rest = beginning_of_webp(data)
             rest.load()
         elif isinstance(image, TiffImageFile | BmpImageFile | GifImageFile):
             rest = _load_on_white(image)

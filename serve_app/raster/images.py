@@ -19,11 +19,10 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from serve_app.document import ErrorInfo
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, TooLarge, UnsupportedMediaType
-from serve_app.raster.damaged_images import DAMAGED, load_pixels, open_png
+from serve_app.raster.damaged_images import DAMAGED, load_pixels, open_png, open_webp
 from serve_app.raster.metadata import file_resolution, square_size, turn_upright
 from serve_app.raster.old_style_jpeg import open_tiff
 from serve_app.raster.png_chunks import png_size
@@ -145,7 +144,7 @@ def open_image(kind: str, data: bytes, max_pixels: int) -> ImageFile:
             image = open_png(data)
         case "WebP":
             check_size(_webp_size(data), max_pixels)  # its decoder allocates the canvas when it is opened
-            image = WebPImageFile(stream)
+            image = open_webp(data)
         case "GIF":
             image = GifImageFile(stream)
         case "BMP":

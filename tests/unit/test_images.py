@@ -154,7 +154,10 @@ def noise() -> Image.Image:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("JPEG", {}), ("PNG", {}), ("GIF", {"interlace": 0}), ("TIFF", {})],
+    [
+        *(("JPEG", {}), ("PNG", {}), ("GIF", {"interlace": 0}), ("TIFF", {})),
+        *(("WEBP", {"quality": 60}), ("WEBP", {"lossless": True})),
+    ],
 )
 @pytest.mark.parametrize("kept", [0.5, 0.95])
 def test_an_image_without_its_end_is_read_as_far_as_it_goes(kind: str, options: dict[str, Any], kept: float) -> None:
@@ -173,6 +176,19 @@ def test_a_progressive_jpeg_without_its_last_bytes_is_whole_but_for_the_warning(
     assert [warning.code for warning in part.warnings] == ["damaged_image"]
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_missing_rows_of_a_webp_are_white_and_so_is_what_is_transparent(lossless: bool) -> None:
+    image = noise().resize((120, 300))
+    image.putalpha(Image.new("L", image.size, 0))
+    image.paste(noise(), (0, 0, 120, 90))
+    data = save(image, "WEBP", lossless=lossless)
+    part = decode(data[: len(data) * 7 // 8])
+    assert [warning.code for warning in part.warnings] == ["damaged_image"]
+    rows = 32
+    assert (part.pixels[:rows] == decode(data).pixels[:rows]).all()
+    assert (part.pixels[100:] == 255).all() and part.pixels.shape == (300, 120, 3)
+
+
 def test_a_bmp_without_its_end_lacks_its_upper_rows() -> None:
     data = save(noise(), "BMP")
     part = decode(data[: len(data) // 2])
@@ -183,8 +199,7 @@ def test_a_bmp_without_its_end_lacks_its_upper_rows() -> None:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("WEBP", {}),
-        ("WEBP", {"lossless": True}),
+        ("WEBP", {"save_all": True, "append_images": [Image.new("RGB", (120, 90))]}),
         ("TIFF", {"compression": "tiff_lzw"}),  # Pillow writes the directory of a compressed TIFF at the end
         ("TIFF", {"compression": "jpeg"}),
     ],
@@ -196,7 +211,7 @@ def test_an_image_of_which_nothing_can_be_decoded_is_corrupt(kind: str, options:
         decode(data[: int(len(data) * kept)])
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("kept", [20, 60])
 def test_an_image_that_ends_before_its_pixels_is_corrupt(kind: str, kept: int) -> None:
     data = save(noise(), kind, **({"progressive": True} if kind == "JPEG" else {}))
