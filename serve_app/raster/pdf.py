@@ -25,6 +25,7 @@ from serve_app.errors import (
     CorruptDocument,
     EmptyDocument,
     PasswordRequired,
+    ServiceError,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -33,6 +34,7 @@ from serve_app.raster.fonts import system_fonts
 from serve_app.raster.glyphs import undrawn_fonts
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.passwords import open_with
+from serve_app.raster.pdf_repair import repaired
 from serve_app.raster.text_layer import TextPage, VisibleText, read_text_layer, read_visible_text
 from serve_app.raster.visibility import has_text_in_annotations
 from serve_app.runtime.mapped_file import FileContent
@@ -52,19 +54,25 @@ logging.getLogger("pypdfium2").setLevel(logging.ERROR)
 
 
 class PdfSource:
-    """An opened PDF; see `page_source.PageSource`.
+    """An opened PDF; see `page_source.PageSource`. A file that PDFium refuses is mended first, if that can be done.
 
     Raises EmptyDocument for a PDF without pages, PasswordRequired, CorruptDocument, and UnsupportedMediaType
     for a PDF that is encrypted by other means than a password.
     """
 
     def __init__(self, data: FileContent, password: str | None) -> None:
-        self._file = data
-        # PDFium reads from this memory as long as the document is open.
-        self._data = data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
         self._fonts = system_fonts()
         self._requests_before = self._fonts.requests
-        self._document, self._password = _open(self._data, password)
+        try:
+            self._data: _Buffer = _readable(data)
+            self._document, self._password = _open(self._data, password)
+        except ServiceError:
+            mended = repaired(data, password)
+            if mended is None:
+                raise
+            data = self._data = mended
+            self._document, self._password = _open(mended, None)
+        self._file = data
         self._user_units: dict[int, float] | None = None  # read with the first page
         self._pages_loaded = 0
         self.page_count = len(self._document)
@@ -134,6 +142,11 @@ class PdfSource:
             raise _damaged(number) from error
         finally:
             page.close()
+
+
+def _readable(data: FileContent) -> _Buffer:
+    """PDFium reads from this memory as long as the document is open."""
+    return data if isinstance(data, bytes) else (ctypes.c_char * len(data)).from_buffer(data)
 
 
 def _open(data: _Buffer, password: str | None) -> tuple[Any, bytes]:

@@ -1,0 +1,62 @@
+"""PDFs that PDFium refuses and qpdf opens are read and written as others are."""
+
+from __future__ import annotations
+
+import io
+
+import pikepdf
+import pypdfium2 as pdfium
+import pytest
+
+from serve_app.errors import CorruptDocument, PasswordRequired
+from serve_app.raster.page_source import open_source
+from tests.support.pdfs import encrypted, page_pdf, text_pdf
+from tests.support.searchable_pdfs import page_of, pdftotext, searchable, words_block
+
+PASSWORD = "secret"
+LETTER = [(40, 120, 16, "Письмо с приложением")]
+
+
+def cut_off_in_the_trailer() -> bytes:
+    data = text_pdf(LETTER, size=(300, 200))
+    return data[: data.index(b"trailer")] + b"trailer\n<</Root 1 0 R/Size 9/ID[<904e5a\xe4\x9e\xc1"
+
+
+def with_strings_in_clear_text(password: str = PASSWORD) -> bytes:
+    # Streams are encrypted, strings are not, which is the default if a file does not say.
+    data = encrypted(text_pdf(LETTER, size=(300, 200)), password, revision=4)
+    assert data.count(b"/StrF /StdCF") == 1
+    return data.replace(b"/StrF /StdCF", b"            ")
+
+
+@pytest.mark.parametrize(
+    ("data", "password"),
+    [
+        (cut_off_in_the_trailer(), None),
+        (with_strings_in_clear_text(), PASSWORD),
+        (with_strings_in_clear_text(""), None),
+    ],
+    ids=["trailer", "strings", "strings-no-password"],
+)
+def test_a_pdf_that_pdfium_refuses_is_read_and_written(data: bytes, password: str | None) -> None:
+    with pytest.raises(pdfium.PdfiumError):
+        pdfium.PdfDocument(data, password=password)
+
+    source = open_source(data, password=password, max_pixels=10**7)
+
+    assert source.page_count == 1
+    picture = source.render(1, dpi=144, default_dpi=144, max_pixels=10**7).pixels
+    assert picture.shape == (400, 600, 3) and picture.min() < 50
+    page = page_of(words_block(("печать", (300, 300, 400, 340))), dpi=144)
+    result = searchable(data, page, password=password)
+    assert "Письмо с приложением" in pdftotext(result)
+    assert not pikepdf.open(io.BytesIO(result)).is_encrypted
+
+
+def test_what_cannot_be_mended_is_refused_for_its_own_reason() -> None:
+    with pytest.raises(PasswordRequired, match="Send its password"):
+        open_source(with_strings_in_clear_text(), password=None, max_pixels=10**7)
+    with pytest.raises(PasswordRequired, match="password is wrong"):
+        open_source(with_strings_in_clear_text(), password="другая", max_pixels=10**7)
+    with pytest.raises(CorruptDocument, match="could not be opened"):
+        open_source(page_pdf(b"")[:60], password=None, max_pixels=10**7)
