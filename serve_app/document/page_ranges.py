@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _TERM = re.compile(r"([1-9][0-9]{0,8})(?:(-)([1-9][0-9]{0,8})?)?")
 
@@ -23,6 +24,14 @@ def parse_page_ranges(text: str) -> list[tuple[int, int | None]]:
             raise ValueError(f"the range {first}-{last} goes backwards")
         ranges.append((first, last))
     return ranges
+
+
+def page_ranges(numbers: Sequence[int], *, most: int) -> str:
+    """Write ascending page numbers as ranges, at most so many; the last one is then `5-`, though not all later pages count."""
+    firsts = [number for number, before in zip(numbers, (-1, *numbers), strict=False) if number != before + 1]
+    ends = [number for number, after in zip(numbers, (*numbers[1:], -1), strict=False) if after != number + 1]
+    terms = [str(first) if first == last else f"{first}-{last}" for first, last in zip(firsts, ends, strict=True)]
+    return ",".join(terms if len(terms) <= most else [*terms[: most - 1], f"{firsts[most - 1]}-"])
 
 
 def select_pages(ranges: list[tuple[int, int | None]], page_count: int) -> list[int]:

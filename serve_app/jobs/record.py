@@ -41,12 +41,14 @@ class Priority(StrEnum):
 class OutputFile(BaseModel):
     """A requested output: its key in the store once it is made, or why it could not be made.
 
-    `warnings` are codes of what the file could not keep of the document.
+    `warnings` are codes of what the file could not keep of the document; `pages_drawn` are the numbers of pages of a PDF
+    that are pictures now.
     """
 
     key: str | None = None
     error: ErrorInfo | None = None
     warnings: tuple[str, ...] = ()
+    pages_drawn: tuple[int, ...] = ()
 
 
 class Webhook(BaseModel):

@@ -223,7 +223,7 @@ class Runner:
                 log.warning("job %s: cannot make %s: %s", record.id, output, error.message)
                 record.outputs[output] = OutputFile(error=ErrorInfo(code=error.code, message=error.message))
             else:
-                record.outputs[output] = OutputFile(key=key, warnings=written.warnings)
+                record.outputs[output] = OutputFile(key=key, warnings=written.warnings, pages_drawn=written.pages_drawn)
 
     async def _save_dialect_result(self, record: JobRecord, run: DocumentRun) -> None:
         if record.dialect is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from serve_app.document import Page
-from serve_app.errors import ServiceError
+from serve_app.errors import CorruptDocument, ServiceError
 from serve_app.outputs.pdf_picture import Picture, drawn_picture
 from serve_app.raster.canvas import POINTS_PER_INCH
 from serve_app.raster.pdf import PdfSource
@@ -16,6 +18,17 @@ _FAILED_MAX_PIXELS = 10**7
 """Limit for a page that failed, whose size is unknown."""
 
 
+class PagesNotKept(CorruptDocument):
+    """Some pages cannot be kept in the form that was asked for: write the document again, with these drawn.
+
+    `positions` are those of the pages in the result, from 0.
+    """
+
+    def __init__(self, positions: Sequence[int]) -> None:
+        super().__init__("The document has pages that cannot be kept.")
+        self.positions = tuple(positions)
+
+
 class PageDrawer:
     """Draws pages at the resolution at which they were read. Opens the file when the first page is drawn."""
 
@@ -23,14 +36,15 @@ class PageDrawer:
         self._data = data
         self._password = password
         self._source: PdfSource | None = None
-        self.count = 0
+        self.numbers: list[int] = []
+        """Pages that were drawn."""
 
     def draw(self, page: Page) -> tuple[Picture, float, float] | None:
         """Return the picture of a page, and its width and height in points; None for a page that failed and cannot be drawn.
 
         Raises the errors of `PdfSource`.
         """
-        self.count += 1
+        self.numbers.append(page.number)
         if self._source is None:
             self._source = PdfSource(self._data, self._password)
         dpi = page.dpi or _FAILED_DPI

@@ -7,7 +7,7 @@ PNG. All others are encoded without loss.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 
 from pikepdf import Pdf
@@ -42,11 +42,19 @@ _ALIKE = 2.0
 
 
 def add_image_pages(
-    result: Pdf, data: bytes, pages: Iterable[Page], font: InvisibleFont, *, straighten: bool, decode_all: bool
+    result: Pdf,
+    data: bytes,
+    pages: Iterable[Page],
+    font: InvisibleFont,
+    *,
+    straighten: bool,
+    decode_all: bool,
+    decode: Container[int],
 ) -> list[Layer]:
     """Add pages of the image `data` to `result`, each with its picture; return their layers of text.
 
-    With `decode_all`, pictures are as the decoder gives them, in grey or RGB, without loss.
+    Pictures of pages whose position in the result is in `decode`, and all with `decode_all`, are as the decoder gives
+    them, in grey or RGB, without loss.
     A page that failed and cannot be decoded is blank. Raises the errors of `open_source`.
     """
     layers: list[Layer] = []
@@ -55,7 +63,7 @@ def add_image_pages(
         limit = page.width * page.height or UNREAD_MAX_PIXELS
         try:
             source = source or open_image_source(data, limit)
-            frame = _add_page(result, source, page, limit, decode=decode_all)
+            frame = _add_page(result, source, page, limit, decode=decode_all or len(layers) in decode)
         except ServiceError:
             if page.error is None:
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import pikepdf
@@ -32,10 +32,12 @@ def add_pdf_pages(
     drawer: PageDrawer,
     *,
     straighten: bool,
+    draw: Container[int],
 ) -> list[Layer]:
     """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides.
 
-    `drawer` draws the pages that `original` lacks: all of them, if that is None.
+    `drawer` draws the pages that `original` lacks (all of them, if that is None), and those whose position in the result is
+    in `draw`.
     """
     indices: list[int] = []
     layers: list[Layer] = []
@@ -44,7 +46,7 @@ def add_pdf_pages(
     with pdf_errors():
         count = 0 if original is None else len(original.pages)
     for page in pages:
-        if original is None or page.number > count:
+        if original is None or page.number > count or len(layers) in draw:
             drawn[len(layers)], layer = _draw(result, page, font, drawer, straighten)
             layers.append(layer)
             continue

@@ -7,7 +7,7 @@ The source is untrusted: run this in a process whose crash or hang harms nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import BinaryIO
 
@@ -37,7 +37,8 @@ def write_searchable_pdf(
     straighten: bool = False,
     pdf_a: bool = False,
     draw_all: bool = False,
-) -> int:
+    draw: Container[int] = (),
+) -> list[int]:
     """Write `pages` of the document `source` to `to`, as a PDF whose text can be searched.
 
     `source` is a file with a PDF or an image, as `open_source` takes them; a PDF is read only as far as needed.
@@ -47,11 +48,10 @@ def write_searchable_pdf(
     their text is upright and level, and notes and fields become part of the pages. Title, author, subject, keywords,
     language and page labels stay. The result is not encrypted, and the same input gives the same bytes.
 
-    With `pdf_a`, the result is PDF/A-2b, or CorruptDocument is raised if pages cannot be kept in it; only the date in its
-    metadata differs each time.
+    With `pdf_a`, the result is PDF/A-2b, or PagesNotKept is raised; only the date in its metadata differs each time.
 
-    A page that cannot be kept is drawn as a picture, and so is each page with `draw_all`; returns the number of such pages
-    of a PDF.
+    A page that cannot be kept is drawn as a picture, and so is one whose position in the result, from 0, is in `draw`, and
+    each with `draw_all`; returns the numbers of such pages of a PDF.
     Raises EmptyDocument (no bytes, no pages), UnsupportedMediaType, PasswordRequired, CorruptDocument and TooLarge;
     and whatever `pages` raises.
     """
@@ -71,14 +71,17 @@ def write_searchable_pdf(
                 opened.enter_context(original)
             numbers: list[int] = []
             noted = _noted(pages, numbers)
-            layers = add_pdf_pages(result, original, noted, font, existing_text, drawer, straighten=straighten)
+            layers = add_pdf_pages(
+                result, original, noted, font, existing_text, drawer, straighten=straighten, draw=draw
+            )
             if original is not None:
                 copy_title(result, original)
                 copy_catalog(result, original, numbers)
-            drawn = drawer.count
+            drawn = drawer.numbers
         else:
-            layers = add_image_pages(result, source.read(), pages, font, straighten=straighten, decode_all=draw_all)
-            drawn = 0
+            data = source.read()
+            layers = add_image_pages(result, data, pages, font, straighten=straighten, decode_all=draw_all, decode=draw)
+            drawn = []
         if not layers:
             raise EmptyDocument("There is no page to write.")
         with pdf_errors():

@@ -4,10 +4,11 @@ The file behind a PDF is untrusted, and a DOCX takes a megabyte of memory for a 
 
 `python -m serve_app.outputs.writer_process PARENT_PID MEMORY_BYTES KIND SOURCE RESULT` reads its settings (a line of
 JSON) and the pages (a line of JSON each) from stdin. SOURCE and RESULT are file descriptors. It writes RESULT, or exits
-with REFUSED and prints the error's code and message as JSON. It prints PAGES_DRAWN if it drew pages of a PDF.
+with REFUSED and prints the error's code and message as JSON. It prints the numbers of pages of a PDF that it drew. If more
+have to be drawn, it exits with NOT_KEPT and prints their positions.
 
     KIND  SOURCE                      settings
-    pdf   the document's file         {"password", "straighten", "pdf_a", "draw_all"}
+    pdf   the document's file         {"password", "straighten", "pdf_a"}, and "draw_all" or "draw"
     docx  its pictures, concatenated  {"title", "pictures": {path: [start, size]}}
     pages the same                    {"pictures"}; the result is a ZIP with `page-N.docx` for each page
 """
@@ -40,6 +41,7 @@ from serve_app.errors import (
     document_error,
 )
 from serve_app.outputs.docx import write_docx
+from serve_app.outputs.drawn_pages import PagesNotKept
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
 from serve_app.runtime.child_process import child_command, child_environment, enter_child, exit_reason
 from serve_app.runtime.mapped_file import unnamed_file
@@ -48,7 +50,7 @@ from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 
 log = logging.getLogger("ray.serve.ingress")
 
-REFUSED = 3  # exit status
+REFUSED, NOT_KEPT = 3, 4  # exit statuses
 PAGES_DRAWN = "pages_drawn"
 """Warning: some pages of a PDF could not be kept, and are pictures now."""
 
@@ -60,10 +62,14 @@ MEMORY_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A temporary file, positioned at its start, which the caller closes; `warnings` are codes."""
+    """A temporary file, positioned at its start, which the caller closes.
+
+    `warnings` are codes; `pages_drawn` are the numbers of the pages of a PDF that could not be kept, and are pictures now.
+    """
 
     file: BinaryIO
     warnings: tuple[str, ...] = ()
+    pages_drawn: tuple[int, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +93,14 @@ async def searchable_pdf(
     `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
-        settings = {"password": password, "straighten": straighten, "pdf_a": pdf_a, "draw_all": False}
+        settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}
         try:
-            return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
+            try:
+                return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
+            except PagesNotKept as error:
+                log.info("the PDF is written anew, with %d pages drawn", len(error.positions))
+                again = {**settings, "draw": error.positions}
+                return await _write("pdf", original, again, spool.pages_as_json, timeout_s)
         except CorruptDocument as error:
             log.info("the PDF is written anew, with its pages drawn: %s", error.message)
             return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, timeout_s)
@@ -172,6 +183,8 @@ async def _run_writer(
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+        if status == NOT_KEPT:
+            raise PagesNotKept(json.loads(printed))
         if status == REFUSED:
             raise document_error(**json.loads(printed))
         if status != 0:
@@ -185,7 +198,8 @@ async def _run_writer(
     except BaseException:
         result.close()
         raise
-    return WrittenFile(result, tuple(printed.decode().split()))
+    drawn = tuple(map(int, printed.split()))
+    return WrittenFile(result, (PAGES_DRAWN,) if drawn else (), drawn)
 
 
 async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:
@@ -207,12 +221,14 @@ def main() -> None:
     try:
         with os.fdopen(int(source), "rb") as original, os.fdopen(int(result), "wb") as to:
             if kind == "pdf":
-                if write_searchable_pdf(original, pages, to=to, **settings):
-                    print(PAGES_DRAWN, flush=True)
+                print(*write_searchable_pdf(original, pages, to=to, **settings), flush=True)
             elif kind == "docx":
                 write_docx(pages, title=settings["title"], figure=_reader(original, settings["pictures"]), to=to)
             else:
                 _write_pages(original, pages, settings, to)
+    except PagesNotKept as error:
+        print(json.dumps(error.positions), flush=True)
+        sys.exit(NOT_KEPT)
     except ServiceError as error:
         _refuse(error)
     except OSError as error:

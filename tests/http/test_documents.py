@@ -303,5 +303,6 @@ def test_a_pdf_for_archives_is_asked_for_and_a_header_says_that_pages_were_drawn
     for source, warnings in ((scan(russian_page), None), (typed, "pages_drawn")):
         answer = read(service, source, engine="dummy", output="pdf", pdf_a="true")
         assert answer.headers.get("X-Document-Warnings") == warnings
+        assert answer.headers.get("X-Pages-Drawn") == (None if warnings is None else "1")
         with pikepdf.open(io.BytesIO(answer.content)) as pdf, pdf.open_metadata() as metadata:
             assert metadata.pdfa_status == "2B"

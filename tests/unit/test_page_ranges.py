@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.document.page_ranges import parse_page_ranges, select_pages
+from serve_app.document.page_ranges import page_ranges, parse_page_ranges, select_pages
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,11 @@ def test_a_malformed_range_is_refused(text: str) -> None:
 def test_a_page_past_the_end_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"there is no page \d+: the document has 10 pages"):
         select_pages(parse_page_ranges(text), 10)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([1], "1"), ([2, 3], "2-3"), ([1, 3, 4, 9], "1,3-4,9"), ([1, 3, 5, 6, 8], "1,3,5-")],
+)
+def test_page_numbers_are_written_as_ranges_of_which_there_are_not_too_many(numbers: list[int], text: str) -> None:
+    assert page_ranges(numbers, most=3) == text

@@ -11,9 +11,11 @@ import pytest
 from pikepdf import Dictionary, Name, Pdf, pdfa
 from PIL import Image
 
-from serve_app.document import Block, Page, Word
+from serve_app.document import Block, Page, PageContent, Word
+from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
+from serve_app.outputs.writer_process import searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
 from tests.support.searchable_pdfs import crooked
 
@@ -33,13 +35,16 @@ def picture(mode: str, kind: str) -> bytes:
     return out.getvalue()
 
 
-def pdf_page(font: bool = False) -> bytes:
+def pdf_page(*fonts: bool) -> bytes:
+    """A page for each value: with text in a font that is not embedded, or without. One without, if none is given."""
     with Pdf.new() as pdf:
-        leaf = pdf.add_blank_page(page_size=(300, 200))
-        leaf.obj.Contents = pdf.make_stream(b"0.5 g 20 20 40 40 re f" + b" BT /F 20 Tf 90 90 Td (visible) Tj ET" * font)
-        if font:  # which is not embedded
-            face = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
-            leaf.obj.Resources = Dictionary(Font=Dictionary(F=face))
+        for font in fonts or (False,):
+            leaf = pdf.add_blank_page(page_size=(300, 200))
+            text = b" BT /F 20 Tf 90 90 Td (visible) Tj ET" * font
+            leaf.obj.Contents = pdf.make_stream(b"0.5 g 20 20 40 40 re f" + text)
+            if font:
+                face = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
+                leaf.obj.Resources = Dictionary(Font=Dictionary(F=face))
         pdf.docinfo["/Title"] = "Договор"
         pdf.Root.Lang = pikepdf.String("ru")
         out = io.BytesIO()
@@ -49,9 +54,10 @@ def pdf_page(font: bool = False) -> bytes:
 
 def archived(source: bytes, page: Page = PAGE, *, draw_all: bool = False, straighten: bool = False) -> bytes:
     out = io.BytesIO()
-    options = {"pdf_a": True, "draw_all": draw_all, "straighten": straighten}
     with unnamed_file(source) as file:
-        write_searchable_pdf(file, iter([page]), password=None, to=out, **options)
+        write_searchable_pdf(
+            file, iter([page]), password=None, to=out, pdf_a=True, draw_all=draw_all, straighten=straighten
+        )
     return out.getvalue()
 
 
@@ -89,7 +95,7 @@ def test_a_crooked_page_is_pdf_a_too(rotation: int, straighten: bool) -> None:
     assert text_of(data).split() == [WORD.text]
 
 
-@pytest.mark.parametrize("source", [pdf_page(font=True), picture("CMYK", "JPEG")], ids=["font", "inks"])
+@pytest.mark.parametrize("source", [pdf_page(True), picture("CMYK", "JPEG")], ids=["font", "inks"])
 def test_what_pdf_a_does_not_allow_is_there_as_a_picture(source: bytes) -> None:
     with pytest.raises(CorruptDocument):
         archived(source)
@@ -99,3 +105,41 @@ def test_what_pdf_a_does_not_allow_is_there_as_a_picture(source: bytes) -> None:
     report = pdfa.validate_written(io.BytesIO(data), "2b")
     assert report.passed, report.summary()
     assert WORD.text in text_of(data)
+
+
+async def archived_by_the_writer(source: bytes, pages: int) -> tuple[bytes, tuple[int, ...]]:
+    spool = PageSpool()
+    for number in range(1, pages + 1):
+        spool.add(PageContent(PAGE.model_copy(update={"number": number})))
+    try:
+        with await searchable_pdf(source, spool, password=None, pdf_a=True, timeout_s=60) as written:
+            return written.file.read(), written.pages_drawn
+    finally:
+        spool.close()
+
+
+async def test_only_the_page_that_cannot_be_kept_is_drawn() -> None:
+    data, drawn = await archived_by_the_writer(pdf_page(False, True, False), 3)
+
+    assert drawn == (2,)
+    report = pdfa.validate_written(io.BytesIO(data), "2b")
+    assert report.passed, report.summary()
+    assert text_of(data).split() == [WORD.text] * 3
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert ["/XObject" in page.resources for page in pdf.pages] == [False, True, False]
+
+
+async def test_a_document_none_of_whose_pages_is_at_fault_is_drawn_as_a_whole() -> None:
+    source = pdf_page(False, False)
+    with Pdf.open(io.BytesIO(source)) as pdf:
+        for page in pdf.pages:  # the field is a page's, and its form the document's
+            field = Dictionary(Type=Name.Annot, Subtype=Name.Widget, FT=Name.Tx, T="name", Rect=[0, 0, 9, 9], F=4)
+            page.obj.Annots = pikepdf.Array([pdf.make_indirect(field)])
+        pdf.Root.AcroForm = Dictionary(Fields=[page.Annots[0] for page in pdf.pages], XFA=b"<xfa/>")
+        out = io.BytesIO()
+        pdf.save(out)
+
+    data, drawn = await archived_by_the_writer(out.getvalue(), 2)
+
+    assert drawn == (1, 2)
+    assert pdfa.validate_written(io.BytesIO(data), "2b").passed

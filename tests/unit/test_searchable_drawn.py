@@ -26,11 +26,11 @@ trailer<</Root 1 0 R/Size 5>>
 """
 
 
-def written(source: bytes, *pages: Page, draw_all: bool = False) -> tuple[bytes, int]:
+def written(source: bytes, *pages: Page, draw_all: bool = False) -> tuple[bytes, list[int]]:
     out = io.BytesIO()
     with unnamed_file(source) as file:
-        count = write_searchable_pdf(file, iter(pages), password=None, to=out, draw_all=draw_all)
-    return out.getvalue(), count
+        numbers = write_searchable_pdf(file, iter(pages), password=None, to=out, draw_all=draw_all)
+    return out.getvalue(), numbers
 
 
 @pytest.fixture
@@ -42,17 +42,17 @@ def test_a_pdf_that_qpdf_refuses_is_drawn_with_its_text(word: Page) -> None:
     with pytest.raises(PdfError), Pdf.open(io.BytesIO(A_LOOP_OF_PAGES)) as pdf:
         len(pdf.pages)
 
-    data, count = written(A_LOOP_OF_PAGES, word)
+    data, numbers = written(A_LOOP_OF_PAGES, word)
 
-    assert count == 1
+    assert numbers == [1]
     assert np.array_equal(drawn(data), drawn(plain_pdf()))
     assert np.allclose(dict(word_boxes(data))["слово"], (50, 30, 100, 50), atol=0.5)
 
 
 def test_a_page_that_qpdf_lacks_is_drawn_and_the_others_are_kept(word: Page) -> None:
-    data, count = written(plain_pdf(2), word, failed(3))
+    data, numbers = written(plain_pdf(2), word, failed(3))
 
-    assert count == 1
+    assert numbers == [3]
     with Pdf.open(io.BytesIO(data)) as pdf:
         kept, blank = pdf.pages
         assert b"re f" in kept.Contents[-1].read_bytes()
@@ -61,9 +61,9 @@ def test_a_page_that_qpdf_lacks_is_drawn_and_the_others_are_kept(word: Page) -> 
 
 
 def test_drawn_pages_have_their_size_and_are_small(word: Page) -> None:
-    data, count = written(plain_pdf(3), word, draw_all=True)
+    data, numbers = written(plain_pdf(3), word, draw_all=True)
 
-    assert count == 1
+    assert numbers == [1]
     with Pdf.open(io.BytesIO(data)) as pdf:
         assert [float(side) for side in pdf.pages[0].mediabox] == [0, 0, *SIZE]
     assert len(data) < 12_000
@@ -74,9 +74,9 @@ async def test_the_writer_says_that_pages_were_drawn(word: Page) -> None:
     spool.add(PageContent(word))
     try:
         with await searchable_pdf(A_LOOP_OF_PAGES, spool, password=None, timeout_s=30) as file:
-            assert file.warnings == (PAGES_DRAWN,)
+            assert (file.warnings, file.pages_drawn) == ((PAGES_DRAWN,), (1,))
             assert pdftotext(file.file.read()).split() == ["слово"]
         with await searchable_pdf(plain_pdf(), spool, password=None, timeout_s=30) as file:
-            assert file.warnings == ()
+            assert (file.warnings, file.pages_drawn) == ((), ())
     finally:
         spool.close()

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve_app.document import DocumentSummary
+from serve_app.document.page_ranges import page_ranges
 from serve_app.outputs.formats import OutputFormat, file_type
 from serve_app.outputs.writer_process import WrittenFile
 
@@ -23,6 +24,9 @@ CHUNK_BYTES = 256 * 2**10
 BYTES_PER_SECOND = 32 * 2**20
 """Pace of large responses. Serve puts chunks into an unbounded queue, so a file sent as fast as it is read would be in
 memory twice before its first byte leaves. A thousand pages of dense text are 75 MB."""
+
+_MAX_RANGES = 100
+"""Most ranges of pages in a header: clients and proxies take headers of 8 kB."""
 
 _FILES = (
     OutputFormat.DOCX,
@@ -60,6 +64,8 @@ def document_response(
     }
     if written.warnings:
         headers["X-Document-Warnings"] = ", ".join(written.warnings)
+    if written.pages_drawn:
+        headers["X-Pages-Drawn"] = page_ranges(written.pages_drawn, most=_MAX_RANGES)
     if kind in _FILES:
         extension = name.partition(".")[2]
         headers["Content-Disposition"] = f'attachment; filename="{summary.id}.{extension}"'

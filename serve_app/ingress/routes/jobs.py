@@ -184,7 +184,8 @@ async def result(
             with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, file_type(output, pages)[0])
                 resources.callback(file.close)
-                return respond(WrittenFile(file, stored.warnings), output, await context.job_store.summary(job_id))
+                written = WrittenFile(file, stored.warnings, stored.pages_drawn)
+                return respond(written, output, await context.job_store.summary(job_id))
         try:
             summary, written = await _render(context, record, output, options)
         except KeyError:
