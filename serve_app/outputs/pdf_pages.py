@@ -77,7 +77,8 @@ def _draw(
 ) -> tuple[pikepdf.Page, Layer]:
     picture = drawer.draw(page)
     if picture is None:
-        return pikepdf.Page(Dictionary(Type=Name.Page, MediaBox=Array([0, 0, *_A4]))), Layer(FONT_NAME, b"")
+        blank = Dictionary(Type=Name.Page, MediaBox=Array([0, 0, *_A4]), Resources=Dictionary())
+        return pikepdf.Page(blank), Layer(FONT_NAME, b"")
     leaf, frame = picture_page(result, *picture)
     return leaf, text_layer(page, frame, font, FONT_NAME, straighten=straighten)
 

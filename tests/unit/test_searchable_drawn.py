@@ -57,6 +57,7 @@ def test_a_page_that_qpdf_lacks_is_drawn_and_the_others_are_kept(word: Page) -> 
         kept, blank = pdf.pages
         assert b"re f" in kept.Contents[-1].read_bytes()
         assert "/Contents" not in blank
+        assert pdf.check_pdf_syntax() == []
     assert pdftotext(data).split() == ["слово"]
 
 
