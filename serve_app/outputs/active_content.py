@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pikepdf
-from pikepdf import Array, Dictionary, Pdf
+from pikepdf import Array, Dictionary, Name, Pdf
 
 _PAGE_KEYS = (
     *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
@@ -11,6 +11,9 @@ _PAGE_KEYS = (
 )
 _HARMLESS_ACTIONS = ("/GoTo", "/Named", "/URI")
 _HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
+_EMPTY_WITHOUT_FILE = ("/FileAttachment", "/Sound", "/Movie", "/RichMedia", "/3D")
+"""Subtypes of annotations that are invalid without the file or medium that they carry."""
+
 _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
 
 
@@ -28,6 +31,13 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
         seen.add(annotations.objgen)
     for annotation in annotations:
         _defuse(annotation)
+    for position in reversed(range(len(annotations))):
+        annotation = annotations[position]
+        if isinstance(annotation, Dictionary) and annotation.get("/Subtype") in _EMPTY_WITHOUT_FILE:
+            if "/AP" in annotation:
+                annotation.Subtype = Name.Stamp  # it looks the same
+            else:
+                del annotations[position]
 
 
 def defuse_fields(result: Pdf) -> None:

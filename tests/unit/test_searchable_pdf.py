@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,6 +117,25 @@ def test_what_acts_or_hides_in_the_original_is_gone_and_web_links_stay() -> None
     for trace in (b"marker", b"/JavaScript", b"/JS", b"/AA", b"/Launch", b"/EF", b"/EmbeddedFile", b"/XFA", b"/GoToR"):
         assert trace not in everything
     assert b"https://example.org/" in everything
+
+
+@pytest.mark.parametrize("subtype", ["FileAttachment", "Sound", "Movie", "RichMedia", "3D"])
+def test_a_note_whose_file_is_left_out_looks_the_same_and_is_valid(subtype: str) -> None:
+    def change(pdf: Pdf) -> None:
+        sign = pdf.make_stream(b"1 0 0 rg 0 0 20 20 re f", Type=Name.XObject, Subtype=Name.Form, BBox=[0, 0, 20, 20])
+        note = {"Type": Name.Annot, "Subtype": Name("/" + subtype), "Rect": Array([30, 30, 50, 50])}
+        seen = Dictionary(**note, AP=Dictionary(N=sign))
+        pdf.pages[0].obj.Annots = Array([Dictionary(**note), pdf.make_indirect(seen), Dictionary(**note)])
+
+    source = plain_pdf(change=change)
+
+    data = searchable(source, page_of(words_block(("слово", (100, 60, 200, 100)))))
+
+    assert np.array_equal(drawn(data), drawn(source))
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert [note.Subtype for note in pdf.pages[0].obj.Annots] == [Name.Stamp]
+    said = subprocess.run(["pdfinfo", "-"], input=data, capture_output=True, check=True).stderr
+    assert said == b""
 
 
 def test_a_selection_keeps_what_leads_within_it_and_nothing_of_other_pages() -> None:
