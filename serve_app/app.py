@@ -29,6 +29,8 @@ STATE_CALLS = 2
 JOBS_CALLS = 10_000
 # Short, since jobs resume in the next replica.
 JOBS_GRACE_S = 2
+# Calls about one Idempotency-Key, or about one job that nobody has, come to one replica.
+BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
 # Dialects, besides the service's own, in which jobs can write results.
 RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
 
@@ -67,8 +69,10 @@ def build(settings: Settings) -> Application:
     }
 
     jobs = serve.deployment(
-        num_replicas=1,
+        num_replicas=settings.jobs.replicas,
         max_ongoing_requests=JOBS_CALLS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        request_router_config=BY_SESSION,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,

@@ -101,10 +101,15 @@ class JobSettings(_Strict):
         (),
         description="Prefixes (`s3://bucket/folder/`) that jobs may read documents from. Needs a store of kind `s3`, whose credentials are used",
     )
+    replicas: int = Field(
+        1,
+        ge=1,
+        description="Jobs replicas, which share the jobs. Use 2 or more in production: when one dies, the others take its jobs over within seconds",
+    )
     in_flight: int = Field(
         4,
         ge=1,
-        description="Maximum jobs running at once. Beyond it, up to twice as many in all, an interactive job starts only if its key has no interactive job running",
+        description="Maximum jobs running at once per Jobs replica. Beyond it, up to twice as many in all, an interactive job starts only if its key has no interactive job running",
     )
     waiting: int = Field(
         10_000, ge=1, description="Maximum jobs waiting or running, over all keys; beyond it submissions get 503"

@@ -16,6 +16,7 @@ from serve_app import __version__
 from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.ingress.context import Context
 from serve_app.ingress.jobs_monitor import JobsMonitor
+from serve_app.ingress.jobs_replicas import JobsReplicas
 from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.middleware import error_responses
 from serve_app.ingress.middleware.auth import Authentication
@@ -66,6 +67,7 @@ class Ingress:
 def open_context(
     settings: Settings, secrets: Secrets, services: PipelineServices, jobs: DeploymentHandle[Any]
 ) -> Context:
+    replicas = JobsReplicas(jobs)
     return Context(
         settings=settings,
         services=services,
@@ -79,8 +81,8 @@ def open_context(
         watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
         job_store=JobStore(services.store, services.documents.cache),
         idempotency_store=IdempotencyStore(services.store),
-        jobs=jobs,
-        jobs_monitor=JobsMonitor(jobs),
+        jobs=replicas,
+        jobs_monitor=JobsMonitor(replicas),
         has_webhook_secret=secrets.webhook_secret is not None,
     )
 

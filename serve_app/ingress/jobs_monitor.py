@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
 
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
-
+from serve_app.errors import ServiceUnavailable
+from serve_app.ingress.jobs_replicas import JobsReplicas
 from serve_app.jobs.deployment import JobsReport
 
 log = logging.getLogger("ray.serve.monitor")
@@ -27,7 +24,7 @@ class JobsMonitor:
 
     def __init__(
         self,
-        jobs: DeploymentHandle[Any],
+        jobs: JobsReplicas,
         *,
         poll_s: float = POLL_S,
         timeout_s: float = TIMEOUT_S,
@@ -52,19 +49,17 @@ class JobsMonitor:
     async def run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    self.report = await self._jobs.report.remote()
+                self.report = await self._jobs.report(limit_s=self._timeout_s)
                 self._responded_at = time.monotonic()
                 if self._is_outage_logged:
                     log.warning("the Jobs deployment responds again")
                 self._is_outage_logged = False
-            except (TimeoutError, RayError, RayServeException) as error:
+            except ServiceUnavailable:
                 if self.is_away and not self._is_outage_logged:
                     log.warning(
-                        "the Jobs deployment has not responded for %.0f s (%s), as happens while it is replaced; "
+                        "the Jobs deployment has not responded for %.0f s, as happens while it is replaced; "
                         "accepted jobs go on once it does",
                         self._away_s,
-                        type(error).__name__,
                     )
                     self._is_outage_logged = True
             await asyncio.sleep(self._poll_s)

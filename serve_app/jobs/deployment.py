@@ -1,4 +1,4 @@
-"""The Jobs deployment: one replica, which finishes every accepted job, also after crashes."""
+"""The Jobs deployment: its replicas share the jobs, and finish every accepted one, also after crashes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,11 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.document import ErrorInfo
 from serve_app.fetching.sources import Sources
 from serve_app.fetching.url_fetcher import Fetcher
+from serve_app.jobs.holders import BEAT_S, Holders
 from serve_app.jobs.idempotency_store import Claim, IdempotencyStore
 from serve_app.jobs.janitor import INTERVAL_S, Janitor
 from serve_app.jobs.job_store import JobStore
+from serve_app.jobs.leases import Leases
 from serve_app.jobs.locks import Locks
 from serve_app.jobs.progress import JobView, ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState
@@ -30,10 +33,29 @@ from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
 
+log = logging.getLogger("ray.serve.jobs")
+
+SETTLING_S = 10.0
+"""Seconds after another replica came or went in which calls about one key may still reach two replicas."""
+
+SETTLED_S = 0.5
+"""Seconds until a claim is read back while replicas come or go: longer than the other one's write takes."""
+
+LEAVE_S = 1.5
+"""Seconds that a stopping replica waits for the writes of its jobs."""
+
+
+class Elsewhere(Enum):
+    """The response of a replica to a call about a job that another one may have."""
+
+    ELSEWHERE = "elsewhere"
+
 
 @dataclass(frozen=True)
 class JobsReport:
-    """Number of jobs of all owners, and of unreadable records; `store_reason` is why the store cannot be used, if so."""
+    """Number of jobs of all owners at all replicas, and of unreadable records; `store_reason` is why the store cannot be
+    used, if so.
+    """
 
     running: int
     waiting: int
@@ -42,9 +64,9 @@ class JobsReport:
 
 
 class Jobs:
-    """Runs the jobs in the store: those it finds there when it starts, and new ones.
+    """Runs the jobs in the store that this replica has leases of: those it finds there when it starts, and new ones.
 
-    If two replicas overlap briefly, both do the same work and leave the same result.
+    If two replicas have the same job for a while, both do the same work and leave the same result.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -57,10 +79,12 @@ class Jobs:
         sharing: FileSharing | None = None,
         *,
         janitor_interval_s: float = INTERVAL_S,
+        beat_s: float = BEAT_S,
     ) -> None:
         """`result_writers` make the results of dialects, by their names in job records.
 
-        Every `janitor_interval_s` seconds it looks through the store for jobs to resume and results to delete.
+        Every `janitor_interval_s` seconds it looks through the store for jobs to resume and results to delete. With other
+        replicas, it renews its leases every `beat_s` seconds.
         """
         limit_arenas()
         logging.getLogger("ray.serve").addFilter(_is_for_operators)
@@ -68,6 +92,8 @@ class Jobs:
         self._keep_s = settings.jobs.keep_s
         self._job_store = JobStore(services.store, services.documents.cache)
         self._idempotency_store = IdempotencyStore(services.store)
+        self._holders = Holders(services.store, beat_s=beat_s)
+        self._leases = Leases(services.store, self._holders, alone=settings.jobs.replicas == 1, beat_s=beat_s)
         self._locks = Locks()
         self._board = ProgressBoard()
         fetcher = partial(
@@ -96,33 +122,61 @@ class Jobs:
             services.documents.cache,
             self._scheduler,
             self._webhooks,
+            self._leases,
             self._locks,
             keep_s=self._keep_s,
             interval_s=janitor_interval_s,
+            beat_s=beat_s,
         )
         self._tasks = [asyncio.create_task(each) for each in (*services.watches(), *self._janitor.loops())]
 
+    async def __del__(self) -> None:
+        """Stop, and leave the jobs to the other replicas. Serve awaits this when it stops the replica."""
+        for task in self._tasks:
+            task.cancel()
+        if self._leases.is_alone:
+            return
+        try:
+            async with asyncio.timeout(LEAVE_S):
+                await self._scheduler.stop_all()
+                await self._holders.leave()
+        except (TimeoutError, StoreUnavailable):
+            log.warning("stopped without a word to the other replicas; they take over the jobs in some seconds")
+
     async def wake(self, record: JobRecord) -> None:
         """Queue a job that has just been stored. It starts at once if there is a slot."""
-        self._scheduler.add(record)
+        async with self._locks[record.id]:
+            try:
+                await self._leases.take(record.id)
+            except StoreUnavailable as error:
+                log.warning("job %s: cannot be leased, and starts later: %s", record.id, error)
+                return
+            self._scheduler.add(record)
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim | StoreUnavailable:
         """Claim an Idempotency-Key. Return the valid claim: an earlier one, or this one after it has been stored.
 
-        Returns StoreUnavailable as a value (see errors.py).
+        Calls about one key come to one replica, unless replicas have just come or gone. Returns StoreUnavailable as a value
+        (see errors.py).
         """
         try:
             async with self._locks[f"claim {owner} {name}"]:
                 earlier = await self._idempotency_store.get(owner, name)
-                if earlier is None:
-                    await self._idempotency_store.put(owner, name, claim)
-                return earlier or claim
+                if earlier is not None:
+                    return earlier
+                await self._idempotency_store.put(owner, name, claim)
+                if self._leases.is_alone or self._holders.unchanged_s > SETTLING_S:
+                    return claim
+                await asyncio.sleep(SETTLED_S)
+                return await self._idempotency_store.get(owner, name) or claim
         except StoreUnavailable as error:
             return error
 
     async def report(self) -> JobsReport:
+        """Return the numbers of this replica, and those of the others at their last beats."""
         store_reason = self._services.store_monitor.reason or self._janitor.failure
-        return JobsReport(self._scheduler.running, self._scheduler.waiting, store_reason, self._janitor.unreadable)
+        load = self._janitor.load + self._holders.load_of_others
+        return JobsReport(load.running, load.waiting, store_reason, load.unreadable)
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """Return a job once its version is above `seen`, or after `wait_s`; None if it is not active here."""
@@ -133,11 +187,15 @@ class Jobs:
         left_s = self._board.left_s(progress.record, self._scheduler.running)
         return JobView(progress.record.model_copy(), progress.version, position, left_s, dict(progress.pages))
 
-    async def end(self, job_id: str, state: JobState) -> JobRecord | StoreUnavailable | None:
-        """Cancel or delete a job; return its record, or None if it was deleted already.
+    async def end(self, job_id: str, state: JobState) -> JobRecord | Elsewhere | StoreUnavailable | None:
+        """Cancel or delete a job that this replica has; return its record, or None if it was deleted already.
 
         Cancelling a job that has ended changes nothing. Returns StoreUnavailable as a value (see errors.py).
         """
+        return await self.end_for_others(job_id, state) if self._leases.holds(job_id) else Elsewhere.ELSEWHERE
+
+    async def end_for_others(self, job_id: str, state: JobState) -> JobRecord | StoreUnavailable | None:
+        """Cancel or delete a job whether this replica has it or not. Otherwise as `end`."""
         try:
             return await self._end(job_id, state)
         except StoreUnavailable as error:
@@ -160,9 +218,11 @@ class Jobs:
             await (self._job_store.begin_purge(ended) if state.is_gone else self._job_store.save(ended))
             await self._webhooks.stop(job_id)
             await self._scheduler.stop(job_id)
+            await self._leases.end_others(job_id)
             if state.is_gone:
                 await self._job_store.purge(ended)
             else:
+                await self._leases.take(job_id)
                 await self._job_store.finish(ended)
                 self._webhooks.deliver(ended)
             return ended

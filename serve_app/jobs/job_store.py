@@ -119,6 +119,10 @@ class JobStore:
             await self._expiries.add(record.expires, record.id)
         await self._store.delete(_active_key(record.id))
 
+    async def keep_active(self, job_id: str) -> None:
+        """Have a job looked at again by whichever replica has it then."""
+        await self._store.put(_active_key(job_id), b"", OCTETS)
+
     async def abandon(self, job_id: str) -> None:
         """Remove a job whose record is lost from the indexes of work; its other files stay."""
         await self._store.delete(_webhook_key(job_id))

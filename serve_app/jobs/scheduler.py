@@ -44,11 +44,21 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._records) - len(self._tasks)
 
+    @property
+    def free(self) -> int:
+        """How many more jobs would start at once."""
+        return max(0, self._in_flight - len(self._records))
+
+    @property
+    def in_line(self) -> list[str]:
+        """The jobs that wait, roughly in the order in which they will start."""
+        return self._queue.in_order()
+
     def position(self, job_id: str) -> int | None:
         """Return a job's position in the queue, from 1; None if it is not in the queue."""
         if job_id in self._tasks or job_id not in self._records:
             return None
-        return self._queue.in_order().index(job_id) + 1
+        return self.in_line.index(job_id) + 1
 
     def add(self, record: JobRecord) -> None:
         """Queue a job, and start it if there is a slot. Does nothing if it is here already, or has ended."""
@@ -69,6 +79,11 @@ class Scheduler:
             task.cancel()
             await asyncio.wait({task})
         self._start_next()
+
+    async def stop_all(self) -> None:
+        """Stop all jobs, and start none of those that wait."""
+        self._in_flight = 0
+        await asyncio.gather(*(self.stop(job_id) for job_id in list(self._records)))
 
     def _start_next(self) -> None:
         while (job_id := self._next()) is not None:

@@ -73,3 +73,41 @@ def test_killed_processes_cost_no_page_of_a_job(deployed: Callable[..., Service]
     assert len(pages) == len(set(pages)), "and none is recognized again"
     unlogged = set(range(1, PAGES + 1)) - set(pages)
     assert len(unlogged) <= 2, "a page may be stored and not logged each time Jobs is killed"
+
+
+def test_the_jobs_of_a_killed_replica_go_on_at_the_other_within_seconds(
+    deployed: Callable[..., Service], swift: SwiftServer
+) -> None:
+    prefix = uuid.uuid4().hex
+    store, keys = swift.store_settings(prefix)
+    service = deployed(
+        {"engines": [ENGINE], "store": store, "jobs": {"replicas": 2, "in_flight": 4}, "ingress_replicas": 2},
+        secrets=keys,
+    )
+    service.wait_until_engines_are_ready()
+
+    def holders(ids: Sequence[str]) -> dict[str, set[str]]:
+        """The Jobs replicas that have leases of each job."""
+        leases = [Path(key).name.split(".") for key in swift.written(prefix) if "/jobs/leases/" in key]
+        return {job_id: {holder for leased, holder in leases if leased == job_id} for job_id in ids}
+
+    with service.client() as client:
+        ids = [submit(client, book(PAGES)) for _ in range(6)]
+        for job_id in ids:
+            wait_until_done(client, job_id, 2)
+        before = set.union(*holders(ids).values())
+        assert len(before) == 2, "both have some"
+        victim, survivor = service.replicas("Jobs")
+        victim.kill()
+        killed = time.monotonic()
+        while len(now := set.union(*holders(ids).values()) & before) > 1:
+            assert time.monotonic() - killed < 30, (now, before)
+            time.sleep(0.2)
+        print(f"taken over after {time.monotonic() - killed:.1f} s")
+        assert survivor.is_running()
+        for job_id in ids:
+            assert_whole(client, wait_for_end(client, job_id), PAGES)
+        deadline = time.monotonic() + END_S
+        while left := [key for key in swift.written(prefix) if "/jobs/leases/" in key or "/jobs/active/" in key]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.5)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_service import local_deployments
-from tests.support.service import Service, standard_settings
+from tests.support.local_service import LocalService, local_deployments
+from tests.support.service import standard_settings
 
 
 @pytest.fixture(scope="session")
-def service(output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
     with local_deployments(tmp_path_factory.mktemp("service")) as deploy_one:
         service = deploy_one(standard_settings(output_dir))
@@ -21,12 +21,12 @@ def service(output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
-def deployed(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+def deployed(tmp_path: Path) -> Iterator[Callable[..., LocalService]]:
     with local_deployments(tmp_path) as deploy_one:
         yield deploy_one
 
 
 @pytest.fixture(scope="module")
-def deployed_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+def deployed_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LocalService]]:
     with local_deployments(tmp_path_factory.mktemp("module")) as deploy_one:
         yield deploy_one

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import io
+import itertools
 import logging
 import pickle
 import socket
@@ -15,10 +16,12 @@ import tempfile
 import threading
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import uvicorn
@@ -38,6 +41,8 @@ from tests.support.recognizer import LocalRecognizer
 from tests.support.service import KEYS, Service, environment
 
 JANITOR_INTERVAL_S = 1
+BEAT_S = 0.3
+T = TypeVar("T")
 START_S = 30
 STOP_S = 30
 
@@ -114,17 +119,44 @@ class LocalResponse:
 
 
 class LocalHandle:
-    """Stands for a DeploymentHandle: `.method.remote(...)` calls the method of an object in this event loop.
+    """Stands for a DeploymentHandle: `.method.remote(...)` calls the method of one of the objects in this event loop.
 
-    Arguments and results are copied, as between processes. Errors come as Serve delivers them: as a RayTaskError that is
-    an instance of the error's own class too.
+    They take turns, but for calls of one session, which come to one of them. Arguments and results are copied, as between
+    processes. Errors come as Serve delivers them: as a RayTaskError that is an instance of the error's own class too.
     """
 
-    def __init__(self, replica: Any) -> None:
-        self._replica = replica
+    def __init__(self, *replicas: Any, session_id: str | None = None) -> None:
+        self.replicas = list(replicas)
+        self._session_id = session_id
+        self._turns = itertools.count()
+
+    def options(self, *, session_id: str) -> LocalHandle:
+        return LocalHandle(*self.replicas, session_id=session_id)
+
+    def broadcast(self, method: str, *arguments: Any, **named: Any) -> LocalBroadcast:
+        return LocalBroadcast(
+            [getattr(LocalHandle(each), method).remote(*arguments, **named) for each in self.replicas]
+        )
 
     def __getattr__(self, name: str) -> LocalMethod:
-        return LocalMethod(getattr(self._replica, name))
+        turn = next(self._turns) if self._session_id is None else zlib.crc32(self._session_id.encode())
+        return LocalMethod(getattr(self.replicas[turn % len(self.replicas)], name))
+
+
+class LocalBroadcast:
+    """Stands for a DeploymentBroadcastResponse."""
+
+    def __init__(self, responses: list[LocalResponse]) -> None:
+        self._responses = responses
+
+    async def results_async(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
+        return await asyncio.wait_for(
+            asyncio.gather(*map(_result, self._responses), return_exceptions=return_exceptions), timeout_s
+        )
+
+
+async def _result(response: LocalResponse) -> Any:
+    return await response
 
 
 class LocalMethod:
@@ -143,17 +175,54 @@ class LocalMethod:
             raise RayTaskError(self._method.__name__, traceback.format_exc(), error).as_instanceof_cause() from None
 
 
-class _Proxy:
-    """What Serve's proxy does to a request: an application's route prefix, and an id in the request and the response."""
+class LocalJobs(Jobs):
+    """Only Serve awaits an asynchronous `__del__`; here `close` does its work."""
 
-    def __init__(self, app: ASGIApp, prefix: str) -> None:
-        self._app = app
+    def __del__(self) -> None:  # type: ignore[override]
+        """Do nothing, so the garbage collector does not create a coroutine that is never awaited."""
+
+    async def close(self) -> None:
+        await super().__del__()
+
+    async def die(self) -> None:
+        """Stop as a killed process does: without a word to the others."""
+        for task in self._tasks:
+            task.cancel()
+        await self._scheduler.stop_all()
+
+
+@dataclass(frozen=True)
+class LocalService(Service):
+    """A service in this process, whose Jobs replicas the test may cut off, kill, or call from outside."""
+
+    thread: _ServerThread
+
+    @property
+    def jobs(self) -> list[LocalJobs]:
+        """The Jobs replicas that handles reach."""
+        return self.thread.jobs.replicas
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the event loop of the service."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.thread.loop).result(30)
+
+    def kill(self, replica: LocalJobs) -> None:
+        self.jobs.remove(replica)
+        self.call(replica.die())
+
+
+class _Proxy:
+    """What Serve's proxy does to a request: an application's route prefix, and an id in the request and the response.
+
+    The ingress replicas take turns.
+    """
+
+    def __init__(self, apps: Sequence[ASGIApp], prefix: str) -> None:
+        self._apps = itertools.cycle(apps)
         self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        assert scope["type"] == "http"
         scope = {**scope, "root_path": self._prefix, "headers": list(scope["headers"])}
         headers = MutableHeaders(scope=scope)
         request_id = headers.get("x-request-id") or uuid.uuid4().hex
@@ -165,22 +234,24 @@ class _Proxy:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await next(self._apps)(scope, receive, send_with_id)
 
 
 @contextmanager
-def running(settings: dict[str, Any], *, name: str, secrets: dict[str, str] | None = None) -> Iterator[Service]:
-    """Serve these settings at /`name` of a free port, until the end of the context."""
+def running(
+    settings: dict[str, Any], *, name: str, secrets: dict[str, str] | None = None, beat_s: float = BEAT_S
+) -> Iterator[LocalService]:
+    """Serve these settings at /`name` of a free port, until the end of the context. `beat_s`: of Jobs replicas."""
     temp_dir = tempfile.tempdir  # a process has one, and this one serves several applications
     with environment(OCR_API_KEYS=KEYS, **(secrets or {})):
         validated = with_environment(Settings.model_validate(settings))
         loaded = Secrets.from_environment()
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
-        thread = _ServerThread(validated, loaded, name, listener)
+        thread = _ServerThread(validated, loaded, name, listener, beat_s)
         thread.start()
         try:
             thread.wait_until_started()
-            yield Service(name, f"http://127.0.0.1:{listener.getsockname()[1]}/{name}")
+            yield LocalService(name, f"http://127.0.0.1:{listener.getsockname()[1]}/{name}", thread)
         finally:
             thread.stop()
             tempfile.tempdir = temp_dir
@@ -189,8 +260,10 @@ def running(settings: dict[str, Any], *, name: str, secrets: dict[str, str] | No
 class _ServerThread(threading.Thread):
     """An event loop with every part of the service in it."""
 
-    def __init__(self, settings: Settings, secrets: Secrets, name: str, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, secrets: Secrets, name: str, listener: socket.socket, beat_s: float) -> None:
         super().__init__(name=f"service-{name}", daemon=True)
+        self.jobs = LocalHandle()
+        self._beat_s = beat_s
         self._settings, self._secrets, self._prefix = settings, secrets, f"/{name}"
         self._listener = listener
         self._server: uvicorn.Server | None = None
@@ -203,6 +276,7 @@ class _ServerThread(threading.Thread):
             self._error = error
 
     async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
         settings, secrets = self._settings, self._secrets
         rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
         replicas: dict[str, LocalRecognizer] = {}
@@ -210,18 +284,41 @@ class _ServerThread(threading.Thread):
             replicas[engine.name] = replica = LocalRecognizer.__new__(LocalRecognizer)
             await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
-        jobs = Jobs.__new__(Jobs)
-        await jobs.__init__(  # type: ignore[misc]  # as Serve does
-            settings, secrets, rasterizer, recognizers, RESULT_WRITERS, SHARING, janitor_interval_s=JANITOR_INTERVAL_S
-        )
-        handle: Any = LocalHandle(jobs)
-        services = open_services(settings, secrets, rasterizer, recognizers, SHARING)
-        context = open_context(settings, secrets, services, handle)
-        app = create_app(context, KeyRing(configured_keys(settings, secrets)), docs_open=settings.docs_without_key)
+        for _ in range(settings.jobs.replicas):
+            each = LocalJobs.__new__(LocalJobs)
+            self.jobs.replicas.append(each)
+            await each.__init__(  # type: ignore[misc]  # as Serve does
+                settings,
+                secrets,
+                rasterizer,
+                recognizers,
+                RESULT_WRITERS,
+                SHARING,
+                janitor_interval_s=JANITOR_INTERVAL_S,
+                beat_s=self._beat_s,
+            )
+        handle: Any = self.jobs
+        apps = []
+        for _ in range(settings.ingress_replicas):
+            services = open_services(settings, secrets, rasterizer, recognizers, SHARING)
+            context = open_context(settings, secrets, services, handle)
+            keys = KeyRing(configured_keys(settings, secrets))
+            apps.append(create_app(context, keys, docs_open=settings.docs_without_key))
         self._server = uvicorn.Server(
-            uvicorn.Config(_Proxy(app, self._prefix), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                _Proxy(apps, self._prefix),
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=1,
+                lifespan="off",
+            )
         )
-        await self._server.serve(sockets=[self._listener])
+        async with AsyncExitStack() as lifespans:
+            for app in apps:
+                await lifespans.enter_async_context(app.router.lifespan_context(app))
+            await self._server.serve(sockets=[self._listener])
+        for each in self.jobs.replicas:
+            await each.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         for replica in replicas.values():
@@ -247,18 +344,18 @@ class _ServerThread(threading.Thread):
 
 
 @contextmanager
-def local_deployments(folder: Path) -> Iterator[Callable[..., Service]]:
+def local_deployments(folder: Path) -> Iterator[Callable[..., LocalService]]:
     """Runs applications as the fixture `deployed` does, with a store and a temporary folder below `folder`."""
     names: list[str] = []
     with ExitStack() as services:
 
-        def deploy_one(settings: dict[str, Any], *, secrets: dict[str, str] | None = None) -> Service:
+        def deploy_one(settings: dict[str, Any], **options: Any) -> LocalService:
             names.append(f"app-{len(names)}")
             defaults = {
                 "store": {"kind": "folder", "path": str(folder / "output")},
                 "temp_dir": str(folder / "temp"),
             }
-            return services.enter_context(running({**defaults, **settings}, name=names[-1], secrets=secrets))
+            return services.enter_context(running({**defaults, **settings}, name=names[-1], **options))
 
         yield deploy_one
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,17 +26,13 @@ class Jobs:
     def __init__(self, store: IdempotencyStore) -> None:
         self.store = store
         self.delay_s = 0.0
-        self.claim = SimpleNamespace(remote=self._remote)
 
-    def _remote(self, owner: str, name: str, claim: Claim) -> Awaitable[Claim]:
-        async def claimed() -> Claim:
-            await asyncio.sleep(self.delay_s)
-            earlier = await self.store.get(owner, name)
-            if earlier is None:
-                await self.store.put(owner, name, claim)
-            return earlier or claim
-
-        return claimed()
+    async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
+        await asyncio.sleep(self.delay_s)
+        earlier = await self.store.get(owner, name)
+        if earlier is None:
+            await self.store.put(owner, name, claim)
+        return earlier or claim
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ import pytest
 
 from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
+from serve_app.jobs.holders import Holders
 from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.janitor import Janitor
 from serve_app.jobs.job_store import JobStore
+from serve_app.jobs.leases import Leases
 from serve_app.jobs.locks import Locks
 from serve_app.jobs.progress import ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState, Webhook
@@ -54,6 +56,7 @@ class House:
             no_cache(),
             self.scheduler,
             Webhooks(self.job_store, self._post, "secret"),
+            Leases(self.store, Holders(self.store), alone=True),
             Locks(),
             keep_s=KEEP_S,
             interval_s=0.01,
@@ -116,12 +119,12 @@ async def test_an_unreadable_record_is_counted_and_said_once_and_stops_no_other_
     for _ in range(2):
         await house.janitor.resume()
     await asyncio.sleep(0)
-    assert house.ran == [good.id] and house.janitor.unreadable == 1
+    assert house.ran == [good.id] and house.janitor.load.unreadable == 1
     assert caplog.text.count("cannot read") == 1 and bad.id in caplog.text
     record.write_bytes(whole)
     await house.janitor.resume()
     await asyncio.sleep(0)
-    assert house.ran == [good.id, bad.id] and house.janitor.unreadable == 0
+    assert house.ran == [good.id, bad.id] and house.janitor.load.unreadable == 0
 
 
 async def test_a_finished_job_that_was_not_indexed_yet_is_not_run_again(house: House) -> None:

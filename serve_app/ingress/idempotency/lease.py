@@ -29,7 +29,7 @@ from typing import BinaryIO
 from fastapi import Request
 
 from serve_app.errors import IdempotencyMismatch, InvalidField
-from serve_app.ingress.context import Context, call_jobs, store_unavailable
+from serve_app.ingress.context import Context, store_unavailable
 from serve_app.ingress.requests.body import Body
 from serve_app.jobs.idempotency_store import LEASE_S, Claim
 from serve_app.storage import StoreUnavailable
@@ -119,8 +119,7 @@ class IdempotencyLease:
         return claim
 
     async def _claim_key(self) -> Claim:
-        claim: Claim = await call_jobs(self._context.jobs.claim.remote(self.owner, self.name, self._renewed_claim()))
-        return claim
+        return await self._context.jobs.claim(self.owner, self.name, self._renewed_claim())
 
     def _renewed_claim(self) -> Claim:
         return replace(self._claim, until=time.time() + self._lease_s)

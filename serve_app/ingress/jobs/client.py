@@ -1,4 +1,4 @@
-"""Submits, looks up, cancels and deletes jobs, also while the Jobs replica is being replaced."""
+"""Submits, looks up, cancels and deletes jobs, also while a Jobs replica is being replaced."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from serve_app.errors import (
     ServiceUnavailable,
 )
 from serve_app.fetching.sources import S3, check_source
-from serve_app.ingress.context import Context, call_jobs, store_unavailable
+from serve_app.ingress.context import Context, store_unavailable
 from serve_app.ingress.idempotency.lease import RETRY_AFTER_S, IdempotencyLease, idempotency_key, request_digest
 from serve_app.ingress.requests.body import Body, read_body
-from serve_app.jobs.deployment import JobsReport
 from serve_app.jobs.idempotency_store import ClaimState
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, decode_record, encode_record
@@ -34,9 +33,6 @@ SUBMIT_S = 20.0
 """How long to wait until the first request with an Idempotency-Key has stored its job."""
 
 SUBMIT_POLL_S = 0.2
-
-END_S = 60.0
-"""How long to wait for a job to be deleted. The deletion continues after that."""
 
 
 async def read_submission(request: Request, context: Context) -> Body:
@@ -94,7 +90,7 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     except ValueError:
         raise InvalidField("The request contains text or values that cannot be stored.") from None
     await _check_source(context, record.url, source)
-    report: JobsReport = await call_jobs(context.jobs.report.remote())
+    report = await context.jobs.report()
     if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The job queue is full.", retry_after_s=60)
     try:
@@ -102,7 +98,7 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
     with suppress(ServiceUnavailable):  # the job is stored, so a Jobs replica will find it
-        await call_jobs(context.jobs.wake.remote(record))
+        await context.jobs.wake(record)
     return record
 
 
@@ -121,7 +117,7 @@ async def _check_source(context: Context, url: str | None, source: FileContent |
 async def end_job(context: Context, job_id: str, state: JobState) -> JobRecord:
     """Cancel or delete a job, and return its new record. Raises JobGone and ServiceUnavailable."""
     try:
-        record: JobRecord | None = await call_jobs(context.jobs.end.remote(job_id, state), limit_s=END_S)
+        record = await context.jobs.end(job_id, state)
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
     if record is None:
@@ -133,7 +129,7 @@ async def view_job(request: Request, context: Context, job_id: str) -> JobView:
     """Look up a job of the requesting key. Raises NotFound, also for a job of another key, JobGone and ServiceUnavailable."""
     view: JobView | None = None
     with suppress(ServiceUnavailable):  # the store has it while Jobs is being replaced
-        view = await call_jobs(context.jobs.view.remote(job_id))
+        view = await context.jobs.view(job_id)
     if view is None:
         try:
             record = await context.job_store.record(job_id)

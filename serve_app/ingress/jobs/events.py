@@ -12,7 +12,7 @@ from fastapi import Request
 
 from serve_app.document import Page
 from serve_app.errors import ServiceError, ServiceUnavailable
-from serve_app.ingress.context import JOBS_CALL_S, Context, call_jobs, store_unavailable
+from serve_app.ingress.context import Context, store_unavailable
 from serve_app.ingress.jobs.client import view_job
 from serve_app.ingress.responses.document_events import EventResponse, as_sse
 from serve_app.jobs.progress import JobView
@@ -73,9 +73,7 @@ async def _next_view(view: JobView, request: Request, context: Context) -> JobVi
     """Wait for a newer view of the job, for WAIT_S at most."""
     latest: JobView | None = None
     with suppress(ServiceUnavailable):
-        latest = await call_jobs(
-            context.jobs.view.remote(view.record.id, view.version, WAIT_S), limit_s=WAIT_S + JOBS_CALL_S
-        )
+        latest = await context.jobs.view(view.record.id, view.version, WAIT_S)
     if latest is None:  # it has ended, or continues in another replica, whose versions start again
         latest = await view_job(request, context, view.record.id)
         if latest.record.state.is_active:

@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.document.page_ranges import parse_page_ranges
 from serve_app.errors import InvalidField, QueueFull, ServiceUnavailable
-from serve_app.ingress.context import JOBS_CALL_S, Context, call_jobs, context_of
+from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.jobs.client import read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS
 from serve_app.ingress.requests.body import Body
@@ -106,9 +106,7 @@ async def _wait_for_end(view: JobView, request: Request, context: Context) -> Jo
             break
         latest: JobView | None = None
         with suppress(ServiceUnavailable):  # Jobs is being replaced
-            latest = await call_jobs(
-                context.jobs.view.remote(view.record.id, view.version, left_s), limit_s=left_s + JOBS_CALL_S
-            )
+            latest = await context.jobs.view(view.record.id, view.version, left_s)
         if latest is None:
             return await view_job(request, context, view.record.id)
         view = latest

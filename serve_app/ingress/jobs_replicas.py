@@ -1,0 +1,108 @@
+"""Calls to the replicas of the Jobs deployment: to any of them, to the one that has a job, or to the one of a key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Any
+
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import ServiceUnavailable
+from serve_app.jobs.deployment import Elsewhere, JobsReport
+from serve_app.jobs.idempotency_store import Claim
+from serve_app.jobs.progress import JobView
+from serve_app.jobs.record import JobRecord, JobState
+from serve_app.storage import StoreUnavailable
+
+log = logging.getLogger("ray.serve.ingress")
+
+CALL_S = 2.0
+"""Seconds to wait for a response. While a replica is being replaced, records are read from the store."""
+
+END_S = 60.0
+"""How long to wait for a job to be deleted. The deletion continues after that."""
+
+RETRY_S = 0.2
+
+
+class JobsReplicas:
+    """Methods raise ServiceUnavailable if no replica responds in time, and StoreUnavailable if that is the response."""
+
+    def __init__(self, jobs: DeploymentHandle[Any]) -> None:
+        self._jobs = jobs
+
+    async def report(self, *, limit_s: float = CALL_S) -> JobsReport:
+        """Return what one replica knows of itself and of the others."""
+        report: JobsReport = await _respond(self._jobs.report.remote(), limit_s)
+        return report
+
+    async def wake(self, record: JobRecord) -> None:
+        """Have some replica run a job that is stored."""
+        await _respond(self._jobs.wake.remote(record), CALL_S)
+
+    async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
+        """Return a job once its version is above `seen`, or after `wait_s`; None if no replica has it."""
+        views = await self._ask_all("view", job_id, seen, wait_s, limit_s=wait_s + CALL_S)
+        # Two may have it for a while, after one was taken for dead. The one that has done more is believed.
+        return max(filter(None, views), key=lambda view: view.record.done + view.record.failed, default=None)
+
+    async def end(self, job_id: str, state: JobState) -> JobRecord | None:
+        """Cancel or delete a job; return its record, or None if it was deleted already."""
+        deadline = asyncio.get_running_loop().time() + END_S
+        while True:
+            try:
+                responses = await self._ask_all("end", job_id, state, limit_s=END_S)
+                break
+            except ServiceUnavailable:  # the only replica is being replaced
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(RETRY_S)
+        ends = [each for each in responses if each is not Elsewhere.ELSEWHERE]
+        if not ends:  # one replica for all such calls about this job, so that they take turns
+            handle = self._jobs.options(session_id=job_id)
+            ends = [await _respond(handle.end_for_others.remote(job_id, state), END_S)]
+        return next((each for each in ends if each is not None), None)
+
+    async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
+        """Claim an Idempotency-Key at the replica that decides on it; return the valid claim."""
+        handle = self._jobs.options(session_id=f"{owner} {name}")
+        valid: Claim = await _respond(handle.claim.remote(owner, name, claim), CALL_S)
+        return valid
+
+    async def _ask_all(self, method: str, *arguments: Any, limit_s: float) -> list[Any]:
+        """Call a method of every replica; return the responses of those that are there."""
+        call = self._jobs.broadcast(method, *arguments)
+        returned = await _respond(call.results_async(timeout_s=limit_s, return_exceptions=True), limit_s)
+        responses = []
+        for each in returned:
+            if isinstance(each, StoreUnavailable):
+                raise each
+            if isinstance(each, BaseException):
+                _log_failure(each)
+            else:
+                responses.append(each)
+        if not responses:
+            raise ServiceUnavailable(retry_after_s=5)
+        return responses
+
+
+async def _respond(response: Awaitable[Any], limit_s: float) -> Any:
+    try:
+        async with asyncio.timeout(limit_s):
+            returned = await response
+    except (TimeoutError, RayError, RayServeException) as error:
+        _log_failure(error)
+        raise ServiceUnavailable(retry_after_s=5) from None
+    if isinstance(returned, StoreUnavailable):
+        raise returned
+    return returned
+
+
+def _log_failure(error: BaseException) -> None:
+    """Log what is a bug. A replica that is dead or missing is not one."""
+    if isinstance(error, RayTaskError) and not isinstance(error, RayActorError):
+        log.error("a call to Jobs failed", exc_info=error)
