@@ -123,7 +123,7 @@ def test_what_acts_or_hides_in_the_original_is_gone_and_web_links_stay() -> None
 def test_a_note_whose_file_is_left_out_looks_the_same_and_is_valid(subtype: str) -> None:
     def change(pdf: Pdf) -> None:
         sign = pdf.make_stream(b"1 0 0 rg 0 0 20 20 re f", Type=Name.XObject, Subtype=Name.Form, BBox=[0, 0, 20, 20])
-        note = {"Type": Name.Annot, "Subtype": Name("/" + subtype), "Rect": Array([30, 30, 50, 50])}
+        note: dict[str, Any] = {"Type": Name.Annot, "Subtype": Name("/" + subtype), "Rect": Array([30, 30, 50, 50])}
         seen = Dictionary(**note, AP=Dictionary(N=sign))
         pdf.pages[0].obj.Annots = Array([Dictionary(**note), pdf.make_indirect(seen), Dictionary(**note)])
 
