@@ -25,9 +25,14 @@ class DenseRecognizer(Recognizer):
     """Adds words to each block, spread over the page as a real engine would find them."""
 
     async def recognize(
-        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""
+        self,
+        image: PageImage | ServiceError,
+        options: RecognitionOptions,
+        document: str,
+        owner: str = "",
+        behind: float = 0.0,
     ) -> PageResult | ServiceError:
-        result = await super().recognize(image, options, document, owner)
+        result = await super().recognize(image, options, document, owner, behind)
         if isinstance(result, PageResult):
             for block in result.page.blocks:
                 block.words = list(_words(block))

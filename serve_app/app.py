@@ -2,11 +2,14 @@
 
 # No `from __future__ import annotations` here: Serve reads the annotation of build() to construct Settings.
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
 from serve_app.ingress.deployment import Ingress
@@ -17,7 +20,8 @@ from serve_app.paddlex.job import DIALECT as PADDLEX
 from serve_app.paddlex.job import PaddlexResultWriter
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.deployment import Recognizer
-from serve_app.settings import EngineSettings, Secrets, Settings, with_environment
+from serve_app.scheduling.page_scaling import PageScaling
+from serve_app.settings import EngineSettings, ReplicaRange, Secrets, Settings, with_environment
 
 # Seconds. A replica that exceeds this in three health checks in a row is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
@@ -31,6 +35,8 @@ JOBS_CALLS = 10_000
 JOBS_GRACE_S = 2
 # Calls about one Idempotency-Key, or about one job that nobody has, come to one replica.
 BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
+# Seconds. The autoscaler sees the mean over the last LOOK_BACK_S, from reports that replicas and callers send every REPORT_S.
+LOOK_BACK_S, REPORT_S = 5, 1
 # Dialects, besides the service's own, in which jobs can write results.
 RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
 
@@ -46,7 +52,7 @@ def build(settings: Settings) -> Application:
     grace_s = settings.limits.request_s
 
     rasterizer = serve.deployment(
-        num_replicas=settings.raster.replicas,
+        **_scaling(settings.raster.replicas),
         max_ongoing_requests=RASTERIZER_CALLS,
         ray_actor_options={"num_cpus": 0},
         logging_config=quiet,
@@ -57,7 +63,7 @@ def build(settings: Settings) -> Application:
     recognizers = {
         engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
-            num_replicas=replicas[engine.name],
+            **_scaling(replicas[engine.name]),
             max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
@@ -87,16 +93,47 @@ def build(settings: Settings) -> Application:
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
 
 
-def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int]:
+def _scaling(replicas: int | ReplicaRange) -> dict[str, Any]:
+    """Return the options of a deployment with that many replicas, or with as many as its pages need."""
+    if not isinstance(replicas, ReplicaRange):
+        return {"num_replicas": replicas}
+    with warnings.catch_warnings():
+        # Ray deprecates the interval in favour of environment variables, which Ray 2.60 does not read yet.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=replicas.min,
+                max_replicas=replicas.max,
+                upscale_delay_s=replicas.upscale_delay_s,
+                downscale_delay_s=replicas.downscale_delay_s,
+                look_back_period_s=LOOK_BACK_S,
+                metrics_interval_s=REPORT_S,
+                policy=AutoscalingPolicy(
+                    policy_function=PageScaling, policy_kwargs={"target_wait_s": replicas.target_wait_s}
+                ),
+            )
+        }
+
+
+def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int | ReplicaRange]:
     """Return the number of replicas of each engine: as configured, or as many as Ray's resources allow.
 
     Engines with a GPU get one replica per GPU; the others share the remaining CPUs. Ray respects a container's limits.
     """
     resources = ray.cluster_resources()
-    fit: dict[str, int] = {engine.name: engine.replicas or max(1, int(resources.get("GPU", 0) // engine.gpus))
-           for engine in engines if engine.replicas or engine.gpus}  # fmt: skip
-    left = resources.get("CPU", 1) - sum(engine.num_cpus * fit[engine.name] for engine in engines if engine.name in fit)
+    fit: dict[str, int | ReplicaRange] = {
+        engine.name: engine.replicas or max(1, int(resources.get("GPU", 0) // engine.gpus))
+        for engine in engines
+        if engine.replicas or engine.gpus
+    }
+    left = resources.get("CPU", 1) - sum(
+        engine.num_cpus * _most(fit[engine.name]) for engine in engines if engine.name in fit
+    )
     others = [engine for engine in engines if engine.name not in fit]
     for engine in others:
         fit[engine.name] = max(1, int(left / len(others) // max(engine.num_cpus, 1)))
     return fit
+
+
+def _most(replicas: int | ReplicaRange) -> int:
+    return replicas.max if isinstance(replicas, ReplicaRange) else replicas

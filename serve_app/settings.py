@@ -124,8 +124,38 @@ class JobSettings(_Strict):
     )
 
 
+class ReplicaRange(_Strict):
+    """A number of replicas that follows the pages waiting and running, between `min` and `max`."""
+
+    min: int = Field(
+        1,
+        ge=0,
+        description="Fewest replicas. 0 (engines only): none while there are no pages; the next page starts one and waits for it",
+    )
+    max: int = Field(ge=1, description="Most replicas")
+    target_wait_s: float = Field(
+        2,
+        gt=0,
+        description="Replicas are added while a page would wait longer than about this, in seconds. A larger value needs fewer replicas",
+    )
+    upscale_delay_s: float = Field(
+        5, ge=0, description="How long more replicas must be needed before they start, in seconds"
+    )
+    downscale_delay_s: float = Field(
+        120, ge=0, description="How long fewer replicas must be enough before some stop, in seconds"
+    )
+
+    @model_validator(mode="after")
+    def _check_range(self) -> ReplicaRange:
+        if self.min > self.max:
+            raise ValueError("'min' is greater than 'max'")
+        return self
+
+
 class RasterSettings(_Strict):
-    replicas: int = Field(1, ge=1, description="Rasterizer replicas")
+    replicas: Annotated[int, Field(ge=1)] | ReplicaRange = Field(
+        1, description="Rasterizer replicas: a number, or a range within which they follow the load"
+    )
     default_dpi: int = Field(
         200,
         ge=50,
@@ -133,10 +163,18 @@ class RasterSettings(_Strict):
         description="Resolution at which PDF pages are rendered, in dots per inch. Images that state no resolution are taken to have this one",
     )
 
+    @field_validator("replicas")
+    @classmethod
+    def _check_replicas(cls, replicas: int | ReplicaRange) -> int | ReplicaRange:
+        if isinstance(replicas, ReplicaRange) and replicas.min == 0:
+            raise ValueError("the rasterizer needs at least one replica")
+        return replicas
+
 
 class _Engine(_Strict):
-    replicas: int | None = Field(
-        None, ge=1, description="Recognizer replicas. Unset: as many as Ray's CPUs or GPUs allow"
+    replicas: Annotated[int, Field(ge=1)] | ReplicaRange | None = Field(
+        None,
+        description="Recognizer replicas: a number, or a range within which they follow the load. Unset: as many as Ray's CPUs or GPUs allow",
     )
     load: Literal["eager", "lazy"] = Field(
         "eager", description="When to load the engine: `eager` at startup, in the background; `lazy` on first use"
@@ -154,6 +192,11 @@ class _Engine(_Strict):
         None,
         description="Name of another configured engine, which reads a page if this one is unavailable or fails on it",
     )
+
+    @property
+    def least_replicas(self) -> int:
+        """Replicas that must find room at the start."""
+        return self.replicas.min if isinstance(self.replicas, ReplicaRange) else self.replicas or 1
 
     @property
     def gpus(self) -> float:

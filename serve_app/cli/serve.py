@@ -116,7 +116,7 @@ def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
                 f"The engine {engine.name} needs {engine.gpus:g} GPU, but Ray finds "
                 f"{resources.get('GPU', 0):g} on this machine. Set device: cpu in the config, or use configs/local.yaml."
             )
-    cpus = sum(engine.num_cpus * (engine.replicas or 1) for engine in settings.engines)
+    cpus = sum(engine.num_cpus * engine.least_replicas for engine in settings.engines)
     if cpus > resources.get("CPU", 0):
         sys.exit(
             f"The engines need {cpus:g} CPUs, but Ray finds {resources.get('CPU', 0):g} on this machine. Lower their num_cpus."

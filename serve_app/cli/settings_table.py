@@ -54,13 +54,13 @@ def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
     for name, field in model.model_fields.items():
         # The dummy engine is for tests; only the code documents its settings.
         nested = [kind for kind in _models(field.annotation) if kind is not DummySettings]
+        if not nested or _has_number(field.annotation):
+            default = "required" if field.is_required() else _format_default(field.default)
+            yield f"{path}{name}", default, field.description or ""
         for kind in nested:
             # Each model of a union has a constant that names it: `engines[tesseract]`, `store[s3]`.
             label = f"[{_constant(kind)}]" if len(nested) > 1 else ""
             yield from _settings(kind, f"{path}{name}{label}.")
-        if not nested:
-            default = "required" if field.is_required() else _format_default(field.default)
-            yield f"{path}{name}", default, field.description or ""
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -68,6 +68,11 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _has_number(annotation: Any) -> bool:
+    """Whether a number may stand where a model may, as in `int | ReplicaRange`."""
+    return annotation is int or any(_has_number(part) for part in get_args(annotation)[:1])
 
 
 def _constant(model: type[BaseModel]) -> str:

@@ -18,6 +18,7 @@ from serve_app.raster.decoder_client import IsolatedDecoder
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.scheduling.batch_queue import BatchQueue
+from serve_app.scheduling.work_meter import BusyClock, WorkMeter
 from serve_app.settings import Limits, RasterSettings, resolve
 
 Result = TypeVar("Result")
@@ -44,6 +45,8 @@ class Rasterizer:
         # A single thread, since the decoding process ends with the thread that started it.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rasterizer")
         self._queue: BatchQueue[Callable[[], Any], Any] = BatchQueue(self._run, max_batch=1)
+        self._clock = BusyClock()
+        self._work = WorkMeter(lambda: self._clock.worked_s)
 
     async def count_pages(
         self, document: str, data: Any, password: str | None, *, owner: str = ""
@@ -74,6 +77,10 @@ class Rasterizer:
         """Read the text layer of page `number`. Returns None if it has none, or an untrustworthy one."""
         return await self._submit(self._read_text, document, data, password, owner, number, dpi)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Measure the work here, for Serve's autoscaler: see WorkMeter.report. Any call on a document counts as a page."""
+        return self._work.report()
+
     def __del__(self) -> None:
         # Submits nothing to the executor: garbage collection may run within its `submit`, whose lock is not reentrant.
         self._thread.shutdown(wait=False)
@@ -93,13 +100,19 @@ class Rasterizer:
         try:
             # The log's request id is in the context.
             call = partial(contextvars.copy_context().run, work, source, *arguments)
-            return cast(Result, (await self._queue.submit(call, caller=source.id, owner=source.owner)).result)
+            with self._work.page():
+                return cast(Result, (await self._queue.submit(call, caller=source.id, owner=source.owner)).result)
         except ServiceError as error:
             return error
 
     async def _run(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         (call,) = calls
-        return [await asyncio.get_running_loop().run_in_executor(self._thread, call)]
+        self._clock.start()
+        try:
+            return [await asyncio.get_running_loop().run_in_executor(self._thread, call)]
+        finally:
+            self._clock.stop()
+            self._work.done()
 
     def _read_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
         started = time.perf_counter()

@@ -29,6 +29,7 @@ from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import ReaderThreads
 from serve_app.scheduling.batch_queue import BatchQueue
+from serve_app.scheduling.work_meter import WorkMeter
 from serve_app.settings import EngineSettings, Limits
 
 log = logging.getLogger("ray.serve.recognizer")
@@ -85,6 +86,10 @@ class Recognizer:
         self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
             self._analyze, max_batch=self._engine.max_batch, wait_until_ready=self._readers.wait_until_ready
         )
+        # Analyzing and reading overlap if the engine has threads for both; the slower of the two sets the pace.
+        self._work = WorkMeter(
+            lambda: max(self._thread.worked_s, self._readers.worked_s), at_once=self._engine.pages_at_once
+        )
         self._memory = MemoryLimit(settings, self._engine)
         self._phase = EnginePhase.NOT_INITIALIZED
         self._reason: str | None = None
@@ -97,15 +102,27 @@ class Recognizer:
             await self._wait_until_settled(settings.warm_up_s)
 
     async def recognize(
-        self, image: PageImage | ServiceError, options: RecognitionOptions, document: str, owner: str = ""
+        self,
+        image: PageImage | ServiceError,
+        options: RecognitionOptions,
+        document: str,
+        owner: str = "",
+        behind: float = 0.0,
     ) -> PageResult | ServiceError:
         """Recognize one page. Returns errors as values (see errors.py).
 
         `image` may be the rasterizer's error, which is returned unchanged: the pipeline forwards the
         rasterizer's response without waiting for it. `document` is the document's id; `owner` is the key's name.
+        `behind` is this call's share of the pages that wait at its caller for this engine: autoscaling counts them.
         """
         if isinstance(image, ServiceError):
             return image
+        with self._work.page(behind):
+            return await self._recognize(image, options, document, owner)
+
+    async def _recognize(
+        self, image: PageImage, options: RecognitionOptions, document: str, owner: str
+    ) -> PageResult | ServiceError:
         if (unavailable := await self._unavailable()) is not None:
             return unavailable
         try:
@@ -118,6 +135,7 @@ class Recognizer:
         except Exception:
             log.exception("engine %s failed", self._engine.name)
             return RecognitionFailed()
+        self._work.done()
         if isinstance(read.result, ServiceError):
             return read.result
         content = _with_warnings(read.result, image.warnings)
@@ -182,6 +200,10 @@ class Recognizer:
             reason=self._reason,
             vlm_server=self._engine.vlm_server() if self._phase is EnginePhase.INITIALIZED else None,
         )
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Measure the work here, for Serve's autoscaler: see WorkMeter.report."""
+        return self._work.report()
 
     def check_health(self) -> None:
         """Check the replica, every `health_check_s` seconds, for Serve. Raises MemoryLimitPassed.
@@ -259,10 +281,9 @@ class Recognizer:
             self._phase = EnginePhase.FAILED if reason else EnginePhase.INITIALIZED
             self._settled.set()
             if reason is None:
-                log.info(
-                    "engine %s %s loaded in %.1f s",
-                    self._engine.name, self._engine.version, time.perf_counter() - started,
-                )  # fmt: skip
+                load_s = time.perf_counter() - started
+                log.info("engine %s %s loaded in %.1f s", self._engine.name, self._engine.version, load_s)
+                self._work.started(load_s)
                 self._memory.drop_exceeded()
                 return
             await asyncio.sleep(self._load_retry_s)

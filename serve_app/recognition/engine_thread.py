@@ -11,10 +11,11 @@ import asyncio
 import contextvars
 import os
 import threading
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+from serve_app.scheduling.work_meter import BusyClock
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class EngineThread:
     def __init__(self, name: str, *, nice: int = 0) -> None:
         self._calls: SimpleQueue[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = SimpleQueue()
         self._nice = nice
-        self._busy_since: float | None = None
+        self._clock = BusyClock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -48,8 +49,12 @@ class EngineThread:
     @property
     def busy_s(self) -> float:
         """Seconds for which the current call has been running; 0 when idle."""
-        since = self._busy_since
-        return 0.0 if since is None else time.monotonic() - since
+        return self._clock.busy_s
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds for which the thread has run calls so far."""
+        return self._clock.worked_s
 
     @property
     def is_alive(self) -> bool:
@@ -68,13 +73,13 @@ class EngineThread:
             os.setpriority(os.PRIO_PROCESS, thread, nice)
         while (call := self._calls.get()) is not None:
             future, function, args = call
-            self._busy_since = time.monotonic()
+            self._clock.start()
             result, failure = None, None
             try:
                 result = function(*args)
             except BaseException as error:
                 failure = error
-            self._busy_since = None
+            self._clock.stop()
             if failure is not None and not isinstance(failure, Exception):
                 # A library called sys.exit(): its state can no longer be trusted.
                 _deliver(future, error=EngineThreadDead(f"the engine's thread was ended by {type(failure).__name__}"))

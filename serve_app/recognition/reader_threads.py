@@ -72,6 +72,11 @@ class ReaderThreads:
         """Seconds for which the longest current read has been running; 0 when idle."""
         return max((thread.busy_s for thread in self._extra), default=0.0)
 
+    @property
+    def worked_s(self) -> float:
+        """Seconds for which all threads together have read, divided by their number; 0 if the engine's thread reads."""
+        return sum(thread.worked_s for thread in self._extra) / max(1, len(self._extra))
+
     def stop(self) -> None:
         for thread in self._extra:
             thread.stop()

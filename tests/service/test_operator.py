@@ -111,8 +111,8 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     vl = application["args"]["engines"][0]
     vl |= {"device": "cpu", "layout_model_dir": str(models.layout)}
     vl["vlm"]["model_dir"] = str(models.vlm)
-    for deployment in application["deployments"]:
-        deployment["autoscaling_config"]["max_replicas"] = 2  # what this machine has room for
+    for scaled in (*application["args"]["engines"], application["args"]["raster"]):
+        scaled["replicas"]["max"] = 2  # what this machine has room for
     return config
 
 

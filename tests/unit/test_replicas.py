@@ -10,12 +10,12 @@ import ray
 import yaml
 
 from serve_app import app
-from serve_app.settings import Settings
+from serve_app.settings import ReplicaRange, Settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def fit(monkeypatch: pytest.MonkeyPatch, engines: list[dict[str, Any]], **resources: float) -> dict[str, int]:
+def fit(monkeypatch: pytest.MonkeyPatch, engines: list[dict[str, Any]], **resources: float) -> dict[str, Any]:
     monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
     return app._replicas_that_fit(Settings.model_validate({"engines": engines}).engines)
 
@@ -34,6 +34,11 @@ ON_GPU: dict[str, Any] = {"name": "paddleocr-vl"}
         ([ON_GPU | {"num_gpus": 0.5}, TESSERACT], {"CPU": 8, "GPU": 1}, {"paddleocr-vl": 2, "tesseract": 6}),
         ([ON_GPU | {"device": "cpu", "replicas": 1}, TESSERACT], {"CPU": 2}, {"paddleocr-vl": 1, "tesseract": 1}),
         ([ON_GPU | {"device": "cpu"}, TESSERACT], {"CPU": 8}, {"paddleocr-vl": 4, "tesseract": 4}),
+        (
+            [ON_GPU | {"device": "cpu", "replicas": {"min": 1, "max": 6}}, TESSERACT],
+            {"CPU": 8},
+            {"paddleocr-vl": ReplicaRange(max=6), "tesseract": 2},
+        ),
         ([ON_GPU | {"replicas": 3}, TESSERACT | {"replicas": 5}], {"CPU": 8}, {"paddleocr-vl": 3, "tesseract": 5}),
     ],
 )

@@ -1,0 +1,121 @@
+"""What a replica measures of its work, for the autoscaler."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serve_app.document import PageImage
+from serve_app.document.options import RecognitionOptions
+from serve_app.raster.deployment import Rasterizer
+from serve_app.recognition.engines import PageTask
+from serve_app.scheduling.work_meter import BusyClock, WorkMeter
+from serve_app.settings import DummySettings, Limits, RasterSettings
+from tests.support.pictures import noise_page
+from tests.support.recognizer import LocalRecognizer
+
+IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
+
+
+class Time:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("serve_app.scheduling.work_meter.time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+def test_a_page_counts_with_those_behind_it_while_it_is_held() -> None:
+    meter = WorkMeter(lambda: 0.0)
+    with meter.page(behind=2.5), meter.page():
+        assert meter.report()["pages"] == 4.5
+    assert meter.report()["pages"] == 0
+
+
+def test_busy_is_the_share_of_the_time_since_the_last_report(clock: Time) -> None:
+    busy = BusyClock()
+    meter = WorkMeter(lambda: busy.worked_s)
+    busy.start()
+    clock.now += 1
+    busy.stop()
+    clock.now += 3
+    assert meter.report()["busy"] == pytest.approx(0.25)
+    clock.now += 1
+    assert meter.report()["busy"] == 0
+    busy.start()
+    clock.now += 1
+    assert meter.report()["busy"] == 1, "work that has not ended counts"
+
+
+def test_a_page_takes_the_mean_of_the_last_ones(clock: Time) -> None:
+    busy = BusyClock()
+    meter = WorkMeter(lambda: busy.worked_s)
+
+    def read(seconds: float) -> float:
+        busy.start()
+        clock.now += seconds
+        busy.stop()
+        meter.done()
+        return meter.report()["page_s"]
+
+    assert meter.report()["page_s"] == 0
+    assert read(2) == pytest.approx(2)
+    assert read(4) == pytest.approx(3, rel=0.05)
+    for _ in range(200):
+        latest = read(0.5)
+    assert latest == pytest.approx(0.5, rel=0.05), "what is long ago no longer counts"
+
+
+def test_the_first_page_takes_at_least_as_long_as_it_has_run(clock: Time) -> None:
+    busy = BusyClock()
+    meter = WorkMeter(lambda: busy.worked_s)
+    busy.start()
+    clock.now += 40
+    assert meter.report()["page_s"] == pytest.approx(40)
+
+
+async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    recognizer = LocalRecognizer.__new__(LocalRecognizer)
+    await recognizer.__init__(DummySettings(load_s=0.2, max_batch=1), Limits())  # type: ignore[misc]  # as Serve does
+    loaded = await recognizer.record_autoscaling_stats()
+    assert loaded.pop("start_s") >= 0.2
+    assert loaded.pop("busy") < 1, "loading is not work on pages"
+    assert loaded == {"pages": 0, "page_s": 0, "at_once": 1}
+    go_on = threading.Event()
+
+    def analyze(tasks: Sequence[PageTask]) -> Sequence[PageTask]:
+        assert go_on.wait(30)
+        return tasks
+
+    monkeypatch.setattr(recognizer._engine, "analyze", analyze)
+    options = RecognitionOptions()
+    calls = [asyncio.create_task(recognizer.recognize(IMAGE, options, "document", behind=3)) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    await recognizer.record_autoscaling_stats()
+    await asyncio.sleep(0.1)
+    during = await recognizer.record_autoscaling_stats()
+    assert during["pages"] == 12 and during["busy"] > 0.9 and during["page_s"] >= 0.1
+    go_on.set()
+    await asyncio.gather(*calls)
+    after = await recognizer.record_autoscaling_stats()
+    assert after["pages"] == 0 and 0.06 < after["page_s"] < during["page_s"], "three pages took about as long as one"
+    await recognizer.close()
+
+
+async def test_a_rasterizer_reports_what_it_decodes(tmp_path: Any) -> None:
+    rasterizer = Rasterizer(RasterSettings(), Limits(), str(tmp_path))
+    data = np.frombuffer(noise_page(), np.uint8)
+    calls = [asyncio.create_task(rasterizer.rasterize(f"document-{n}", data, None, 1, None)) for n in range(3)]
+    await asyncio.sleep(0)
+    assert (await rasterizer.record_autoscaling_stats())["pages"] == 3
+    await asyncio.gather(*calls)
+    stats = await rasterizer.record_autoscaling_stats()
+    assert stats["pages"] == 0 and stats["busy"] > 0 and stats["page_s"] > 0
