@@ -60,6 +60,8 @@ def desired_replicas(load: Load, target_wait_s: float) -> float:
         wanted = min(wanted, arriving + ahead / (WORK_PER_START * load.start_s))
     # Without this, replicas would be given up as soon as they keep waits short, and be ordered again once pages wait.
     hold = min(float(load.target), load.busy / BUSY_SHARE)
+    if wanted > load.running:
+        hold = float(load.target)  # those that are starting are needed, though not all of them, as it seems now
     return max(1.0, wanted, hold)
 
 

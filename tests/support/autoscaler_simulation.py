@@ -74,6 +74,7 @@ class Gauge:
 class Simulation:
     """One deployment whose pages take `page_s` seconds and whose replicas need `start_s` to start.
 
+    `load_s` is the part of the start that replicas measure, if not all of it: not the start of their processes.
     `room` is how many replicas the cluster has room for. `waits` has the seconds that each page waited until it was read.
     """
 
@@ -84,6 +85,7 @@ class Simulation:
         *,
         page_s: float = 1.0,
         start_s: float = 3.0,
+        load_s: float | None = None,
         room: int = 10_000,
         seed: int = 1,
     ) -> None:
@@ -102,6 +104,7 @@ class Simulation:
             deployment_config=deployment_config, target_capacity=None, target_capacity_direction=None
         )
         self._page_s, self._start_s, self._room = page_s, start_s, room
+        self._load_s = start_s if load_s is None else load_s
         self._replicas: list[Replica] = []
         self._count = 0
         self._next = 0.0
@@ -189,7 +192,7 @@ class Simulation:
                 "busy": min(1.0, max(0.0, worked_s - replica.reported_s) / REPORT_S),
                 "page_s": self._page_s if worked_s else 0.0,
                 "at_once": 1.0,
-                "start_s": self._start_s,
+                "start_s": self._load_s,
             }
             replica.reported_s = worked_s
             for name, value in values.items():

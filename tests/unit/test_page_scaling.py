@@ -18,9 +18,11 @@ Simulate = Callable[..., Simulation]
 
 @pytest.fixture
 def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
-    def make(*, page_s: float = 1.0, start_s: float = 3.0, room: int = 1000, **replicas: Any) -> Simulation:
+    def make(
+        *, page_s: float = 1.0, start_s: float = 3.0, load_s: float | None = None, room: int = 1000, **replicas: Any
+    ) -> Simulation:
         wanted = ReplicaRange(**{"min": 1, "max": 100, "downscale_delay_s": 60, **replicas})
-        return Simulation(monkeypatch, wanted, page_s=page_s, start_s=start_s, room=room)
+        return Simulation(monkeypatch, wanted, page_s=page_s, start_s=start_s, load_s=load_s, room=room)
 
     return make
 
@@ -84,6 +86,17 @@ def test_bursts_do_not_end_replicas_between_them(simulate: Simulate) -> None:
         simulation.add(30)
         simulation.run(45)
     assert changes(simulation.moments[60:]) <= 3
+
+
+def test_replicas_that_are_starting_are_not_given_up_while_the_others_do_not_suffice(simulate: Simulate) -> None:
+    """Their start takes longer than the delay after which spare replicas stop."""
+    simulation = simulate(page_s=0.3, start_s=20, load_s=0, target_wait_s=1, upscale_delay_s=1, downscale_delay_s=3)
+    many, few = simulation.callers(20), simulation.callers(8)
+    for _ in range(3):
+        simulation.run(6, many)
+        simulation.run(6, few)
+    assert targets(simulation.moments) == sorted(targets(simulation.moments))
+    assert targets(simulation.moments)[-1] >= 3
 
 
 def test_a_slow_start_does_not_order_for_what_is_read_by_then(simulate: Simulate) -> None:
