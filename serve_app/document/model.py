@@ -130,7 +130,8 @@ class Page(BaseModel):
         "if the engine detects it",
     )
     text_source: Literal["recognition", "text_layer"] = Field(
-        "recognition", description="`text_layer` if the text was taken from the PDF instead of recognized"
+        "recognition",
+        description="`text_layer` if the text was taken from the PDF, and only that of its pictures recognized",
     )
     text: str = ""
     markdown: str = ""
@@ -223,6 +224,9 @@ class DocumentSummary(BaseModel):
     engine: EngineInfo
     degraded: bool = Field(False, description="Some page is degraded, or was read by the fallback engine")
     warnings: list[ErrorInfo] = Field(default_factory=list, description="Problems of the document as a whole")
+    page_warnings: dict[str, list[int]] = Field(
+        default_factory=dict, description="Codes of the pages' warnings, each with the numbers of its pages"
+    )
     timings_ms: dict[str, float] = Field(
         description="Milliseconds by stage: receive, fetch, cache, text_layer, rasterize, queue, analyze, "
         "recognize, restructure, store, total. Stages of pages are summed"

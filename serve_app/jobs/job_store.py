@@ -34,6 +34,7 @@ from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.ids import document_folder
 from serve_app.document.outline import BlockChange, Structure
 from serve_app.document.spool import PageSpool
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.jobs.record import JobRecord, decode_record, encode_record
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.runtime.mapped_file import FileContent, unnamed_file
@@ -250,7 +251,7 @@ class JobStore:
 
 
 def _figure_lost(path: str) -> ErrorInfo:
-    return ErrorInfo(code="figure_lost", message=f"The picture {path} was read, but is no longer in the store.")
+    return warning(WarningCode.FIGURE_LOST, f"The picture {path} was read, but is no longer in the store.")
 
 
 def _record_key(job_id: str) -> str:

@@ -39,16 +39,14 @@ class Priority(StrEnum):
 
 
 class OutputFile(BaseModel):
-    """A requested output: its key in the store once it is made, or why it could not be made.
-
-    `warnings` are codes of what the file could not keep of the document; `pages_drawn` are the numbers of pages of a PDF
-    that are pictures now.
-    """
+    """A requested output: its key in the store once it is made, or why it could not be made."""
 
     key: str | None = None
     error: ErrorInfo | None = None
-    warnings: tuple[str, ...] = ()
-    pages_drawn: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = Field(
+        (), description="Codes of warnings about this file alone, such as `pages_drawn`; pages have their own"
+    )
+    pages_drawn: tuple[int, ...] = Field((), description="Numbers of the pages of a PDF that are pictures now")
 
 
 class Webhook(BaseModel):

@@ -214,7 +214,7 @@ class Runner:
     async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
         for output in record.request.outputs:
             try:
-                with await run.renderer.render(output, summary) as written:
+                with await run.renderer.render(output, summary, record.request.output_options) as written:
                     name, media_type = file_type(output, len(run.numbers))
                     key = await self._job_store.save_output(record.id, name, written.file, media_type)
             except ServiceError as error:  # one output that fails must not cost the others

@@ -75,9 +75,10 @@ class Renderer:
         if kind in (OutputFormat.PDF, OutputFormat.DOCX):
             return await self._render_in_process(kind, summary, options)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above
+        written = WrittenFile(file)
         try:
             if kind is OutputFormat.ZIP:
-                await self._archive(summary, file, replace(options, include_images=False))
+                written = await self._archive(summary, file, replace(options, include_images=False))
             else:
                 write = partial(write_output, kind, summary, self._spool, file, options)
                 # A few pages are written in less time than a thread takes to start.
@@ -91,7 +92,7 @@ class Renderer:
         except BaseException:
             file.close()
             raise
-        return WrittenFile(file)
+        return written
 
     async def _render_in_process(
         self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions
@@ -109,14 +110,20 @@ class Renderer:
                 timeout_s=timeout_s,
             )
 
-    async def _archive(self, summary: DocumentSummary, to: BinaryIO, options: OutputOptions) -> None:
+    async def _archive(self, summary: DocumentSummary, to: BinaryIO, options: OutputOptions) -> WrittenFile:
+        """Write the ZIP, which has the warnings of the PDF in it."""
+        archive = WrittenFile(to)
         with ExitStack() as opened:
             files: dict[str, BinaryIO] = {}
             for kind, name in IN_ARCHIVE.items():
                 try:
-                    files[name] = opened.enter_context(await self.render(kind, summary, options)).file
+                    written = opened.enter_context(await self.render(kind, summary, options))
+                    files[name] = written.file
+                    if kind is OutputFormat.PDF:
+                        archive = replace(written, file=to)
                 except ServiceError as error:
                     if error.status >= 500:
                         raise  # not the document's fault: a later try may succeed
                     files[f"{name}.error.txt"] = io.BytesIO(error.message.encode())
             await asyncio.to_thread(write_zip, files, self._spool, to)
+        return archive

@@ -32,6 +32,7 @@ from typing import Any, BinaryIO, Self, cast
 
 from serve_app.document import Page
 from serve_app.document.spool import PageSpool
+from serve_app.document.warnings import WarningCode
 from serve_app.errors import (
     CorruptDocument,
     DocumentTimeout,
@@ -51,8 +52,6 @@ from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 log = logging.getLogger("ray.serve.ingress")
 
 REFUSED, NOT_KEPT = 3, 4  # exit statuses
-PAGES_DRAWN = "pages_drawn"
-"""Warning: some pages of a PDF could not be kept, and are pictures now."""
 
 _FORMAT_NAMES = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
 NICE = 10  # writing a long file must not slow down the rest of the service
@@ -87,7 +86,7 @@ async def searchable_pdf(
     pdf_a: bool = False,
     timeout_s: float,
 ) -> WrittenFile:
-    """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning PAGES_DRAWN.
+    """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning `pages_drawn`.
 
     Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout after
     `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
@@ -199,7 +198,7 @@ async def _run_writer(
         result.close()
         raise
     drawn = tuple(map(int, printed.split()))
-    return WrittenFile(result, (PAGES_DRAWN,) if drawn else (), drawn)
+    return WrittenFile(result, (WarningCode.PAGES_DRAWN,) if drawn else (), drawn)
 
 
 async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:

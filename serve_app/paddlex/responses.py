@@ -54,7 +54,7 @@ def layout_parsing_results(
             input_image = f"{PICTURES}page-{page.number}.jpg"
             if input_image in spool.figures_of(page.number):
                 result["inputImage"] = picture(input_image)
-        yield result | exports.for_page(page.number)
+        yield result | exports.for_page(page.number) | _warnings(page)
 
 
 def ocr_results(
@@ -72,7 +72,7 @@ def ocr_results(
                 path = f"{folder}page-{page.number}.jpg"
                 if path in spool.figures_of(page.number):
                     result[name] = picture(path)
-        yield result
+        yield result | _warnings(page)
 
 
 def write_pages(
@@ -87,7 +87,7 @@ def write_pages(
 ) -> None:
     """Write the response of /layout-parsing or /ocr, with `results` as `name`. `kind` is the file's, by `sniff`.
 
-    `warnings` are about the document as a whole; only this service has them.
+    `warnings` are about the document as a whole. Only this service has them, and those of a page beside its result.
     """
     more: dict[str, Any] = {"dataInfo": data_info(spool, kind)}
     if warnings:
@@ -155,6 +155,10 @@ def _failed(page: Page, fields: dict[str, Any]) -> dict[str, Any]:
         **fields,
         "error": {"code": page.error.code, "message": page.error.message},
     }
+
+
+def _warnings(page: Page) -> dict[str, Any]:
+    return {"warnings": [warning.model_dump() for warning in page.warnings]} if page.warnings else {}
 
 
 def data_info(spool: PageSpool, kind: str) -> dict[str, Any]:

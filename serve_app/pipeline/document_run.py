@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, PageContent, SourceFile, StorageInfo
+from serve_app.document.warnings import NOT_RESTRUCTURED
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     DocumentTimeout,
@@ -155,6 +156,7 @@ class DocumentRun:
             engine=self.collector.engine,
             degraded=self.collector.degraded,
             warnings=warnings,
+            page_warnings=self.collector.warnings,
             timings_ms=self._timings.stages_ms(),
             storage=StorageInfo(status="failed"),
         )
@@ -201,7 +203,7 @@ class DocumentRun:
         except (ServiceError, TimeoutError) as error:
             reason = error.code if isinstance(error, ServiceError) else f"it took longer than {limit_s:g} s"
             log.warning("document %s: pages are not restructured: %s", self.id, reason)
-            return [ErrorInfo(code="not_restructured", message="Tables and headings were not connected across pages.")]
+            return [NOT_RESTRUCTURED]
         return []
 
 

@@ -28,6 +28,7 @@ class PageCollector:
         self._qualify = qualify
         self._engine: EngineInfo | None = None
         self._failed: set[int] = set()
+        self._warned: dict[str, set[int]] = {}
         self._outlines: dict[int, PageOutline] = {}
 
     @property
@@ -50,6 +51,11 @@ class PageCollector:
     def failed(self) -> int:
         """Number of pages with an error."""
         return len(self._failed)
+
+    @property
+    def warnings(self) -> dict[str, list[int]]:
+        """The numbers of the pages with warnings, by the warnings' codes."""
+        return {code: sorted(self._warned[code]) for code in sorted(self._warned)}
 
     @property
     def outlines(self) -> list[PageOutline]:
@@ -98,6 +104,8 @@ class PageCollector:
 
     def _add_content(self, content: PageContent) -> None:
         self.degraded |= content.page.degraded
+        for warning in content.page.warnings:
+            self._warned.setdefault(warning.code, set()).add(content.page.number)
         self.spool.add(content)
         if self._request.restructure and (outline := outline_of(content.page)) is not None:
             self._outlines[content.page.number] = outline

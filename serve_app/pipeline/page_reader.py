@@ -17,8 +17,9 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.document import ErrorInfo, PagePart, PageResult, SourceFile
+from serve_app.document import PagePart, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import (
     ENGINE_UNAVAILABLE,
     EngineFailed,
@@ -180,7 +181,5 @@ def _from_fallback(result: PageResult | ServiceError, error: ServiceError) -> Pa
         # If neither engine is available, the client waits for the one that it requested.
         return error if isinstance(result, ENGINE_UNAVAILABLE) else result
     result.page.degraded = True
-    result.page.warnings.append(
-        ErrorInfo(code="fallback_engine", message=f"Read by the fallback engine: {error.message}")
-    )
+    result.page.warnings.append(warning(WarningCode.FALLBACK_ENGINE, f"Read by the fallback engine: {error.message}"))
     return result

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serve_app.document import Block, Box, ErrorInfo, PageContent, PageResult
+from serve_app.document import Block, Box, PageContent, PageResult
 from serve_app.document.markdown import page_markdown
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import ServiceError
 
 MIN_CONFIDENCE = 0.6
 """Least confidence of a block: below it are drawings taken for letters."""
 
-NOT_READ = ErrorInfo(code="pictures_not_read", message="The text in this page's pictures could not be recognized.")
+NOT_READ = warning(WarningCode.PICTURES_NOT_READ, "The text in this page's pictures could not be recognized.")
 
 
 def with_pictures(layer: PageResult, recognized: PageResult | ServiceError) -> PageResult:

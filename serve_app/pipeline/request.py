@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from serve_app.document.options import RecognitionOptions
 from serve_app.document.page_ranges import parse_page_ranges, select_pages
 from serve_app.outputs.formats import OutputFormat
+from serve_app.outputs.options import DEFAULT, OutputOptions
 
 
 class DocumentRequest(BaseModel):
@@ -30,6 +31,7 @@ class DocumentRequest(BaseModel):
     restructure: bool = Field(True, description="Join tables and level headings across pages")
     keep_native: bool = Field(False, description="Also store pages in the engine's native form, if it has one")
     outputs: tuple[OutputFormat, ...] = Field((), description="Further formats for a job to store")
+    output_options: OutputOptions = Field(DEFAULT, description="How a job writes them")
 
     @model_validator(mode="before")
     @classmethod

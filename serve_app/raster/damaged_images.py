@@ -12,14 +12,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from serve_app.document import ErrorInfo
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import CorruptDocument
 from serve_app.raster.cut_webp import beginning_of_webp
 from serve_app.raster.png_chunks import prepare_png
 
-DAMAGED = ErrorInfo(
-    code="damaged_image", message="Part of the image is missing or damaged; only the rest could be read."
-)
+DAMAGED = warning(WarningCode.DAMAGED_IMAGE, "Part of the image is missing or damaged; only the rest could be read.")
 
 _END_OF_JPEG = b"\xff\xd9"
 IS_DAMAGED = "is_damaged"  # a key in Pillow's `info`: the image was damaged before it was decoded

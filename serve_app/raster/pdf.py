@@ -21,6 +21,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from serve_app.document import ErrorInfo, RgbPixels
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import (
     CorruptDocument,
     EmptyDocument,
@@ -122,7 +123,7 @@ class PdfSource:
         message = (
             f"Some letters are missing or wrong: the PDF does not embed its font ({listed}), and none here has them."
         )
-        return (ErrorInfo(code="font_missing", message=message),)
+        return (warning(WarningCode.FONT_MISSING, message),)
 
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:

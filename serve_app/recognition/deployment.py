@@ -21,6 +21,7 @@ from ray.serve.exceptions import RayServeException
 from serve_app.document import EngineInfo, ErrorInfo, NativePage, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
@@ -161,8 +162,8 @@ class Recognizer:
                 figures.append(await asyncio.to_thread(picture_figure, image.pixels, image.number))
         except Exception:
             log.exception("could not draw the picture of page %d", image.number)
-            warning = ErrorInfo(code="no_overlay", message="The picture of this page could not be drawn.")
-            page = content.page.model_copy(update={"warnings": [*content.page.warnings, warning]})
+            not_drawn = warning(WarningCode.NO_OVERLAY, "The picture of this page could not be drawn.")
+            page = content.page.model_copy(update={"warnings": [*content.page.warnings, not_drawn]})
             return replace(content, page=page)
         return replace(content, figures=(*content.figures, *figures))
 

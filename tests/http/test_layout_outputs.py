@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import pikepdf
 import pytest
 from lxml import etree
 from PIL import Image
@@ -140,3 +141,22 @@ def test_the_result_of_a_job_is_marked_where_asked_for(service: Service, russian
         assert client.get(address, params={"output": "text"}).text == "Привет\n"
         marked = client.get(address, params={"output": "text", "page_marks": "true"})
     assert marked.text == "[page 1]\n\nПривет\n"
+
+
+def test_a_job_keeps_and_sends_its_outputs_as_it_was_asked_to(
+    service: Service, output_dir: Path, russian_page: bytes
+) -> None:
+    with service.client() as client:
+        options = {"page_marks": "true", "pdf_a": "true", "straighten": "true", "outputs": "text,pdf"}
+        job = wait_for_end(client, submit(client, scan(russian_page), engine="dummy", **options))
+        kept = {name: (output_dir / file["key"]).read_bytes() for name, file in job["outputs"].items()}
+        address = f"/jobs/{job['id']}/result"
+        sent = {name: client.get(address, params={"output": name}).content for name in kept}
+        bare = client.get(address, params={"output": "text", "page_marks": "false"}).text
+        markdown = client.get(address, params={"output": "markdown"}).text
+    assert sent == kept
+    assert kept["text"].decode() == "[page 1]\n\nПривет\n"
+    with pikepdf.open(io.BytesIO(kept["pdf"])) as pdf, pdf.open_metadata() as metadata:
+        assert metadata.pdfa_status == "2B"
+    assert bare == "Привет\n"
+    assert markdown.startswith("<!-- page 1 -->"), "also of what was not kept"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pikepdf import pdfa
 
 from tests.support.documentation import DOCUMENTATION, ROOT, code_blocks
 from tests.support.http_server import http_server
@@ -30,6 +31,7 @@ def only(commands: list[str]) -> str:
 
 
 SEARCHABLE = only(re.findall(r"^curl .* -o searchable.pdf .*$", TEXT, re.M))
+ARCHIVE = only(re.findall(r"^curl .* -o archive.pdf .*$", TEXT, re.M))
 JOB = only([block for block in SHELL if block.startswith("JOB=")])
 (JOB_STATUS,) = [
     content for language, content in code_blocks(TEXT) if language == "json" and '"waiting_for"' in content
@@ -38,7 +40,7 @@ API_CLIENT = only(re.findall(r"^paddleocr api .*$", TEXT, re.M))
 
 
 def test_every_curl_of_the_documentation_is_run() -> None:
-    run = {*(command for command, _, _ in EXAMPLES), f"{SEARCHABLE}\n", JOB}
+    run = {*(command for command, _, _ in EXAMPLES), f"{SEARCHABLE}\n", f"{ARCHIVE}\n", JOB}
     with_curl = {re.sub(r" +#.*", "", block) for block in SHELL if "curl " in block}
     (rest,) = with_curl - run
     assert "options=" in rest, "test_paddleocr_vl runs this one"
@@ -81,6 +83,14 @@ def test_the_searchable_pdf_has_the_text_of_both_pages(
         ["pdftotext", str(tmp_path / "searchable.pdf"), "-"], capture_output=True, text=True, check=True
     ).stdout
     assert [page.split() for page in text.split("\f")[:2]] == [russian_text.split(), english_text.split()]
+
+
+def test_the_archive_is_pdf_a(service: Service, tmp_path: Path) -> None:
+    command = ARCHIVE.replace("-o archive.pdf", f"-o {tmp_path}/archive.pdf")
+    environment = {**os.environ, "OCR": service.url, "KEY": KEY}
+    subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, timeout=60, check=True)
+    report = pdfa.validate_written(tmp_path / "archive.pdf", "2b")
+    assert report.passed, report.summary()
 
 
 def test_the_job_ends_as_a_searchable_pdf(service: Service, russian_text: str, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 
 from serve_app import errors
 from serve_app.cli.settings_table import settings_page
+from serve_app.document.warnings import WarningCode
 from serve_app.errors import ServiceError
 from serve_app.ingress.requests.document_fields import OcrRequest
 from serve_app.ingress.routes.jobs import JobFields
@@ -76,6 +77,15 @@ def test_every_error_is_documented_with_its_status() -> None:
     for kind in kinds:
         (row,) = [row for row in rows if f"`{kind.code}`" in row]
         assert str(kind.status) in row.split("|")[1], kind.code
+
+
+def test_every_warning_is_documented_and_has_no_code_of_an_error() -> None:
+    assert rows_below("## Warnings") == set(WarningCode)
+    listed = {code for row in API.splitlines() if re.match(r"\| [45]\d\d", row) for code in re.findall("`(\\w+)`", row)}
+    assert not listed & set(WarningCode)
+    # Codes that are written out are those of errors, so no warning passes by the list.
+    source = "".join(file.read_text() for file in (ROOT / "serve_app").rglob("*.py"))
+    assert set(re.findall(r'ErrorInfo\(\s*code=f?"(\w+)"', source)) <= listed
 
 
 def test_every_number_of_a_test_is_a_row_of_the_threat_model() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.document import Block, EngineInfo, Figure, NativePage, Page, PageContent, PageResult
+from serve_app.document import Block, EngineInfo, ErrorInfo, Figure, NativePage, Page, PageContent, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import PageTimeout
 from serve_app.pipeline.dispatch import PageOutcome
@@ -40,6 +40,15 @@ def test_pages_are_collected_with_what_they_add_up_to() -> None:
     assert [outline.number for outline in pages.outlines] == [1, 3]
     assert timings.stages_ms() == {"recognize": 10.0}
     assert collector(1, restructure=False).outlines == []
+
+
+def test_warnings_are_collected_with_the_numbers_of_their_pages() -> None:
+    pages = collector(1, 2, 3, 10)
+    cut, font = ErrorInfo(code="damaged_image", message="?"), ErrorInfo(code="font_missing", message="?")
+    for number, warnings in ((10, [font]), (2, [font, cut, cut]), (1, [])):
+        pages.add(outcome(number, warnings=warnings))
+    pages.restore(PageContent(Page(number=3, width=9, height=9, dpi=72, warnings=[cut])), ENGINE)
+    assert pages.warnings == {"damaged_image": [2, 3], "font_missing": [2, 10]}
 
 
 @pytest.mark.parametrize("qualify", [True, False])

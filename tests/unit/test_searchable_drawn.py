@@ -10,8 +10,9 @@ from pikepdf import Pdf, PdfError
 
 from serve_app.document import Page, PageContent
 from serve_app.document.spool import PageSpool
+from serve_app.document.warnings import WarningCode
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
-from serve_app.outputs.writer_process import PAGES_DRAWN, searchable_pdf
+from serve_app.outputs.writer_process import searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
 from tests.support.searchable_pdfs import SIZE, drawn, failed, page_of, pdftotext, plain_pdf, word_boxes, words_block
 
@@ -75,7 +76,7 @@ async def test_the_writer_says_that_pages_were_drawn(word: Page) -> None:
     spool.add(PageContent(word))
     try:
         with await searchable_pdf(A_LOOP_OF_PAGES, spool, password=None, timeout_s=30) as file:
-            assert (file.warnings, file.pages_drawn) == ((PAGES_DRAWN,), (1,))
+            assert (file.warnings, file.pages_drawn) == ((WarningCode.PAGES_DRAWN,), (1,))
             assert pdftotext(file.file.read()).split() == ["слово"]
         with await searchable_pdf(plain_pdf(), spool, password=None, timeout_s=30) as file:
             assert (file.warnings, file.pages_drawn) == ((), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -41,7 +42,7 @@ class DocumentFields(BaseModel):
         None, ge=1, description="Refuse the document if more pages would be read; the service has a limit too"
     )
     text_layer: Literal["auto", "ignore"] = Field(
-        "ignore", description="`auto`: take the text of PDF pages that contain it, instead of recognizing them"
+        "ignore", description="`auto`: take the text of PDF pages that contain it, and recognize only their pictures"
     )
     restructure: bool = Field(
         True,
@@ -79,21 +80,29 @@ class DocumentFields(BaseModel):
         return pages
 
 
-class OcrRequest(DocumentFields):
+class OutputFields(DocumentFields):
+    """Also how to write the result, whatever its format: an option that does not concern it has no effect."""
+
+    straighten: bool = Field(
+        False, description="Turn the pages of the searchable PDF so that their text is upright and level"
+    )
+    pdf_a: bool = Field(False, description="Write the searchable PDF as PDF/A-2b, for archives")
+    page_marks: bool = Field(False, description="Mark where each page begins in Markdown and text, with its number")
+
+    def output_options(self) -> OutputOptions:
+        return OutputOptions(page_marks=self.page_marks, straighten=self.straighten, pdf_a=self.pdf_a)
+
+
+class OcrRequest(OutputFields):
     output: OutputFormat | None = Field(
         None, description="Format of the response; default: the one that `Accept` selects, or JSON"
     )
     include_images: bool = Field(
         False, description="Include pictures in the response: as base64 in JSON, inline in Markdown"
     )
-    straighten: bool = Field(False, description="Turn the pages of a PDF so that their text is upright and level")
-    pdf_a: bool = Field(False, description="Write the PDF as PDF/A-2b, for archives")
-    page_marks: bool = Field(False, description="Mark where each page begins in Markdown and text, with its number")
 
     def output_options(self) -> OutputOptions:
-        return OutputOptions(
-            include_images=self.include_images, page_marks=self.page_marks, straighten=self.straighten, pdf_a=self.pdf_a
-        )
+        return replace(super().output_options(), include_images=self.include_images)
 
 
 class FileField(BaseModel):

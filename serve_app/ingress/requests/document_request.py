@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from serve_app.ingress.requests.document_fields import DocumentFields
 from serve_app.ingress.requests.engine_options import recognition_options, select_engine
 from serve_app.outputs.formats import OutputFormat
+from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import EngineSettings
 
 
 def document_request(
-    fields: DocumentFields, engines: Sequence[EngineSettings], *, outputs: Sequence[OutputFormat] = ()
+    fields: DocumentFields,
+    engines: Sequence[EngineSettings],
+    *,
+    outputs: Sequence[OutputFormat] = (),
+    output_options: OutputOptions = DEFAULT,
 ) -> DocumentRequest:
-    """Make the DocumentRequest. Raises InvalidField for an engine that is not configured, and for options that it lacks."""
+    """Make the DocumentRequest; `outputs` and their options are those of a job. Raises InvalidField for an engine that is not configured, and for options that it lacks."""
     engine = select_engine(fields, engines)
     return DocumentRequest(
         engine=engine.name,
@@ -26,4 +31,5 @@ def document_request(
         text_layer=fields.text_layer == "auto",
         restructure=fields.restructure,
         outputs=tuple(dict.fromkeys(outputs)),
+        output_options=output_options,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -61,9 +61,8 @@ def document_response(
         "X-Pages-Failed": str(failed),
         "X-Storage-Status": summary.storage.status,
         "X-Content-Type-Options": "nosniff",
+        **warning_headers(summary, written.warnings),
     }
-    if written.warnings:
-        headers["X-Document-Warnings"] = ", ".join(written.warnings)
     if written.pages_drawn:
         headers["X-Pages-Drawn"] = page_ranges(written.pages_drawn, most=_MAX_RANGES)
     if kind in _FILES:
@@ -77,6 +76,12 @@ def document_response(
             "sandbox"  # in addition to the policy within the page, since a browser may open the page from this origin
         )
     return file_response(written.file, media_type, headers, resources)
+
+
+def warning_headers(summary: DocumentSummary, of_file: Sequence[str] = ()) -> dict[str, str]:
+    """Return the header with the codes of all warnings, which most formats cannot show. `of_file` are the file's own."""
+    codes = dict.fromkeys([*(warning.code for warning in summary.warnings), *summary.page_warnings, *of_file])
+    return {"X-Document-Warnings": ", ".join(codes)} if codes else {}
 
 
 def file_response(file: BinaryIO, media_type: str, headers: dict[str, str], resources: ExitStack) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ from serve_app.errors import (
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.jobs.client import end_job, read_submission, submit_job, view_job, view_jobs
 from serve_app.ingress.jobs.events import job_events
-from serve_app.ingress.requests.document_fields import DocumentFields, FileField
+from serve_app.ingress.requests.document_fields import FileField, OcrRequest, OutputFields
 from serve_app.ingress.requests.document_request import document_request
 from serve_app.ingress.requests.negotiation import negotiate_format
 from serve_app.ingress.requests.schema import body_of
@@ -38,7 +39,7 @@ from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, Priority, Webhook
 from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat, file_type
-from serve_app.outputs.options import DEFAULT, OutputOptions
+from serve_app.outputs.options import OutputOptions
 from serve_app.outputs.rendering import Renderer
 from serve_app.outputs.writer_process import WrittenFile
 from serve_app.runtime.mapped_file import map_file
@@ -51,7 +52,7 @@ ID_PATTERN = "^[0-9]{8}-[0-9a-f]{24}$"
 _ENDED = {JobState.CANCELLED: "was cancelled", JobState.FAILED: "has failed"}
 
 
-class JobFields(DocumentFields):
+class JobFields(OutputFields):
     outputs: tuple[
         Literal["json", "markdown", "text", "html", "docx", "pdf", "zip", "hocr", "alto", "page_xml"], ...
     ] = Field(
@@ -74,6 +75,13 @@ class JobForm(JobFields, FileField):
     """The fields of POST /jobs in a form."""
 
 
+_AS_SUBMITTED = "; default: as the job was submitted"
+
+
+def _field(name: str) -> str:
+    return OcrRequest.model_fields[name].description or ""
+
+
 @router.post(
     "",
     summary="Submit a document as a job",
@@ -82,7 +90,7 @@ class JobForm(JobFields, FileField):
     openapi_extra=body_of(JobFields, JobForm),
 )
 async def submit(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
-    """Takes the fields of POST /ocr, except `output`, `include_images`, `page_marks`, `straighten` and `pdf_a`: choose these when you fetch the result."""
+    """Takes the fields of POST /ocr, except `output` and `include_images`: choose these when you fetch the result."""
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await read_submission(request, context)
@@ -92,7 +100,12 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
             id=new_document_id(),
             owner=request.state.key_name,
             priority=fields.priority,
-            request=document_request(fields, context.settings.engines, outputs=list(map(OutputFormat, fields.outputs))),
+            request=document_request(
+                fields,
+                context.settings.engines,
+                outputs=list(map(OutputFormat, fields.outputs)),
+                output_options=fields.output_options(),
+            ),
             url=fields.image_url,
             webhook=await _webhook(fields.webhook, context),
             file_name=body.file_name,
@@ -155,18 +168,21 @@ async def result(
     job_id: str,
     request: Request,
     context: Annotated[Context, Depends(context_of)],
-    output: OutputFormat | None = None,
-    include_images: bool = False,
-    page_marks: bool = False,
-    straighten: bool = False,
-    pdf_a: bool = False,
+    output: Annotated[
+        OutputFormat | None, Query(description="Format; default: the one that `Accept` selects, or JSON")
+    ] = None,
+    include_images: Annotated[bool, Query(description=_field("include_images"))] = False,
+    page_marks: Annotated[bool | None, Query(description=_field("page_marks") + _AS_SUBMITTED)] = None,
+    straighten: Annotated[bool | None, Query(description=_field("straighten") + _AS_SUBMITTED)] = None,
+    pdf_a: Annotated[bool | None, Query(description=_field("pdf_a") + _AS_SUBMITTED)] = None,
 ) -> Response:
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         record = (await view_job(request, context, job_id)).record
-        options = OutputOptions(
-            include_images=include_images, page_marks=page_marks, straighten=straighten, pdf_a=pdf_a
-        )
+        as_submitted = record.request.output_options
+        given = {"page_marks": page_marks, "straighten": straighten, "pdf_a": pdf_a}
+        changes = {name: value for name, value in given.items() if value is not None}
+        options = replace(as_submitted, include_images=include_images, **changes)
         output = output or negotiate_format(request.headers.get("accept", ""))
         if output in STREAMED:
             raise InvalidField(f"output: get a job's events from /jobs/{job_id}/events.")
@@ -180,7 +196,7 @@ async def result(
             document_response, resources=resources, pages=pages, failed=record.failed, file_name=record.file_name
         )
         stored = record.outputs.get(output)
-        if stored is not None and stored.key is not None and options == DEFAULT:
+        if stored is not None and stored.key is not None and options == as_submitted:
             with suppress(KeyError):  # if it is lost, render it again
                 file = await context.job_store.open_output(job_id, file_type(output, pages)[0])
                 resources.callback(file.close)

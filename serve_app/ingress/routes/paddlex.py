@@ -14,8 +14,9 @@ from typing import Annotated, Any, BinaryIO, TypeVar, cast
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ValidationError
 
-from serve_app.document import DocumentSummary, ErrorInfo, NativePage
+from serve_app.document import DocumentSummary, NativePage
 from serve_app.document.ids import document_folder
+from serve_app.document.warnings import NOT_RESTRUCTURED
 from serve_app.errors import InvalidField, ServiceError, TooManyPages, UnsupportedMediaType
 from serve_app.ingress.context import Context, context_of, request_deadline
 from serve_app.ingress.middleware.request_scope import mark_paddlex, request_id_of
@@ -24,7 +25,7 @@ from serve_app.ingress.requests.body import Body, read_body
 from serve_app.ingress.requests.schema import inline_references
 from serve_app.ingress.requests.submission import SOURCES
 from serve_app.ingress.requests.validation_errors import fields_error
-from serve_app.ingress.responses.files import file_response
+from serve_app.ingress.responses.files import file_response, warning_headers
 from serve_app.outputs.rendering import BYTES_IN_MEMORY
 from serve_app.paddlex.engine_options import is_preprocessed, layout_request, lines_request
 from serve_app.paddlex.exports import export_spool, export_uploaded
@@ -54,7 +55,6 @@ router = APIRouter(tags=["paddlex"])
 MAX_RESTRUCTURED_PARTS = 3_000_000
 """Parts of JSON in pages to restructure: six hundred pages of a hundred blocks."""
 
-NOT_RESTRUCTURED = ErrorInfo(code="not_restructured", message="Tables and headings were not connected across pages.")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -161,6 +161,7 @@ def _headers(summary: DocumentSummary) -> dict[str, str]:
         "X-Document-ID": summary.id,
         "X-Document-Status": summary.status,
         "X-Storage-Status": summary.storage.status,
+        **warning_headers(summary),
     }
 
 

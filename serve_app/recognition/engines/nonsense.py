@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_app.document import Block, ErrorInfo
+from serve_app.document.warnings import WarningCode, warning
 from serve_app.recognition.engines.tesseract_blocks import mean_confidence, words_of
 
 PAGE_CONFIDENCE = 0.6
@@ -21,9 +22,10 @@ its page."""
 FEW_WORDS = 5
 """Fewer words than this are too few to judge a page by: only LEAST_CONFIDENCE holds for them."""
 
-WARNING = ErrorInfo(
-    code="low_confidence_text_dropped",
-    message="Something on this page looked like text but could not be read, such as print of the other side. It was left out.",
+WARNING = warning(
+    WarningCode.LOW_CONFIDENCE_TEXT_DROPPED,
+    "Something on this page looked like text but could not be read, such as print of the other side or a language that "
+    "was not asked for. It was left out.",
 )
 
 

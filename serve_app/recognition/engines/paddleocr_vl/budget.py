@@ -9,16 +9,17 @@ from contextvars import ContextVar
 from enum import StrEnum
 
 from serve_app.document import ErrorInfo
+from serve_app.document.warnings import WarningCode, warning
 
 
 class Shortfall(StrEnum):
     """Why a block has less text than it should. The values are warning codes."""
 
-    OUT_OF_TIME = "page_out_of_time"
-    OUT_OF_TOKENS = "page_out_of_tokens"
-    CUT = "block_cut"
-    REPEATS = "block_repeats"
-    FAILED = "block_failed"
+    OUT_OF_TIME = WarningCode.PAGE_OUT_OF_TIME
+    OUT_OF_TOKENS = WarningCode.PAGE_OUT_OF_TOKENS
+    CUT = WarningCode.BLOCK_CUT
+    REPEATS = WarningCode.BLOCK_REPEATS
+    FAILED = WarningCode.BLOCK_FAILED
 
 
 _MESSAGES = {
@@ -83,7 +84,7 @@ class PageBudget:
 
     def warnings(self) -> list[ErrorInfo]:
         return [
-            ErrorInfo(code=shortfall, message=_MESSAGES[shortfall].format(self._shortfalls[shortfall]))
+            warning(WarningCode(shortfall), _MESSAGES[shortfall].format(self._shortfalls[shortfall]))
             for shortfall in Shortfall
             if shortfall in self._shortfalls
         ]
