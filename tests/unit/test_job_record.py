@@ -34,7 +34,7 @@ def test_the_response_has_exactly_the_documented_fields() -> None:
     request = REQUEST.model_copy(update={"outputs": (OutputFormat.PDF,)})
     record = JobRecord(id=new_document_id(), owner="me", request=request, webhook=Webhook(url="http://example.com"))
     response = job_response(JobView(record, position=2))
-    assert response["outputs"] == {"pdf": {"key": None, "error": None, "warnings": []}}, (
+    assert response["outputs"] == {"pdf": {"key": None, "error": None, "warnings": [], "pages_drawn": []}}, (
         "requested outputs are listed before they are made"
     )
     assert JobResponse.model_validate(response).model_dump(mode="json") == response
