@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from samples.make_samples import SAMPLES, draw_page, load_font
 from serve_app.document import Page, PageImage, RgbPixels
@@ -274,6 +274,14 @@ def test_a_page_that_is_noisy_all_over_is_read(engine: Engine) -> None:
     assert (
         flat(read(engine, noisy.clip(0, 255).astype(np.uint8)).text) == "Контора порта открыта с семи до девяти часов"
     )
+
+
+def test_a_blurred_page_is_not_read_sideways(engine: Engine) -> None:
+    sharp = SAMPLES["page-en"]
+    page = draw_page(sharp.body, title=sharp.title, columns=2, margin=160).crop((0, 0, 1654, 700))
+    blurred = read(engine, rgb(page.filter(ImageFilter.GaussianBlur(2.5))), "eng", "rus")
+    assert blurred.rotation == 0
+    assert len(set(words(blurred)) & set(words(read(engine, rgb(page), "eng", "rus")))) >= 60
 
 
 @pytest.mark.parametrize(("quarters", "rotation"), [(1, 270), (2, 180)])

@@ -8,7 +8,7 @@ import pytest
 from samples.make_samples import draw_page
 from serve_app.document import Block, Box, RgbPixels, Word
 from serve_app.recognition.engines.figures import IMAGE
-from serve_app.recognition.engines.grey import even, luminance
+from serve_app.recognition.engines.grey import even, even_plain, luminance
 from serve_app.recognition.engines.two_readings import merged
 from serve_app.recognition.engines.unread import has_unread_text
 
@@ -48,6 +48,22 @@ def test_letters_outside_the_words_are_unread_text_and_rules_and_pictures_are_no
     assert not has_unread_text(ruled, [], LETTER)
 
 
+@pytest.mark.parametrize("ink", [(0, 0, 0), (200, 30, 30)])
+@pytest.mark.parametrize("ground", [(255, 255, 255), (250, 235, 200)])
+def test_a_plain_page_is_evened_alike_and_sooner(ink: tuple[int, ...], ground: tuple[int, ...]) -> None:
+    share = page() / 255
+    coloured = (np.array(ink) * (1 - share) + np.array(ground) * share).astype(np.uint8)
+    assert np.abs(even_plain(coloured).astype(int) - even(coloured, LETTER)).max() <= 1
+
+
+def test_light_letters_in_a_dark_box_are_unread_text() -> None:
+    pixels = np.full((900, 600, 3), 255, np.uint8)
+    pixels[:300] = 255 - page()
+    pixels[600:] = page()
+    assert has_unread_text(pixels, [(0, 600, 600, 900)], LETTER)
+    assert not has_unread_text(pixels, [(0, 0, 600, 300), (0, 600, 600, 900)], LETTER)
+
+
 def test_noise_is_no_unread_text() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 400, 3), np.uint8)
     assert not has_unread_text(noise, [], LETTER)
@@ -72,3 +88,8 @@ def test_the_surer_reading_gets_what_only_the_first_has() -> None:
     both = merged(first, second)
     assert [(each.text, each.order) for each in both] == [("TITLE", 0), ("line", 1), ("", 2), ("another line", 3)]
     assert merged(first, second[:1]) == first
+
+
+def test_a_second_reading_that_finds_nothing_more_is_not_used() -> None:
+    first = [block("twelve of them", (0, 0, 600, 40), 0.880)]
+    assert merged(first, [block("twe1ve of them", (0, 0, 600, 40), 0.881)]) == first

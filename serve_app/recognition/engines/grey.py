@@ -56,6 +56,17 @@ def even(pixels: RgbPixels, letter: int) -> GreyPixels:
     return 255 - contrast
 
 
+def even_plain(pixels: RgbPixels) -> GreyPixels:
+    """Return a page in grey as `even` does, if its ground is the same everywhere. What has another ground counts as ink."""
+    contrast = np.zeros(pixels.shape[:2], np.uint8)
+    levels = np.arange(256, dtype=np.uint8)
+    for channel in range(1 if (pixels[..., :1] == pixels).all() else pixels.shape[2]):
+        values = pixels[..., channel]
+        ground = np.uint8(np.median(values[::4, ::4]))
+        np.maximum(contrast, _contrast(levels, np.full(256, ground))[values], out=contrast)
+    return 255 - contrast
+
+
 def _ground(channel: GreyPixels, step: int) -> GreyPixels:
     """Return the ground of each square of `step` pixels, for the whole page."""
     height, width = channel.shape

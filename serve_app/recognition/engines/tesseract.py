@@ -142,7 +142,7 @@ class TesseractEngine(Engine):
         first = self._recognize(api, grey, dpi, OTSU, deadline)
         with suppress(ServiceError):  # then the first result is used
             first = in_other_directions(grey, *first, partial(upright, modes.AUTO))
-            first = read_upright(grey, *first, partial(upright, modes.AUTO)), first[1]
+            first = read_upright(grey, *first, partial(upright, modes.AUTO))
         blocks, rotation = self._read_again(api, pixels, grey, dpi, deadline, *first)
         if not blocks:
             lone = (modes.SINGLE_BLOCK, modes.SINGLE_LINE, modes.SINGLE_WORD, modes.SINGLE_CHAR)

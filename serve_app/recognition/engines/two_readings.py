@@ -9,14 +9,18 @@ from serve_app.recognition.engines.tesseract_blocks import certainty
 SURE = 0.7
 """Mean confidence from which a block of the first reading is kept if the second has nothing in its place."""
 
+GAIN = 1.01
+"""Least certainty of the second reading as a multiple of the first's. With less, it found no text that the first lacks, and
+letters are read best from the page as it is: a table that is blurred by two pixels loses four of its 83 words."""
+
 
 def merged(first: list[Block], second: list[Block]) -> list[Block]:
     """Return the surer of two readings of one page, in reading order, with all pictures of the first.
 
-    The second cannot tell pictures from paper. If it is surer, what only the first has read is kept as well: letters larger
+    The second cannot tell pictures from paper. If it is surer by GAIN, what only the first has read is kept as well: letters larger
     than the ground that evening compares with.
     """
-    if certainty(second) <= certainty(first):
+    if certainty(second) <= GAIN * certainty(first):
         return first
     blocks = [block for block in second if block.label != IMAGE]
     for block in first:
