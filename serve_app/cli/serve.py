@@ -49,6 +49,7 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
     `settings` are those of its application, `keys` maps names to API keys. A Ray that already runs on this
     machine is neither used nor affected.
     """
+    stop = _StopSignal()
     host, port = raw["http_options"]["host"], raw["http_options"]["port"]
     _require_free(host, port)
     _require_language_data(settings)
@@ -63,14 +64,14 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     schema: ServeDeploySchema = ServeDeploySchema.model_validate(raw)
     application = schema.applications[0].name
-    stop = threading.Event()
     started = False
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting, the same as Ctrl-C
     try:
+        stop.check()
         context = ray.init(
             address="local", namespace="serve", logging_level=logging.WARNING, _node_ip_address="127.0.0.1"
         )
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ray.init() has replaced the handler
+        stop.install()  # ray.init() has replaced the handler of SIGTERM
+        stop.check()
         _require_room(settings, ray.cluster_resources())
         client = serve_start(
             http_options=schema.http_options.model_dump(),
@@ -78,7 +79,7 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
             global_logging_config=schema.logging_config,
         )
         client.deploy_apps(schema, _blocking=False)  # if blocking, Ray would give up after a minute
-        loading = _wait_until_running(application)
+        loading = _wait_until_running(application, stop)
         started = True
         failed = _failed_engines(
             application, [engine.name for engine in settings.engines if engine.name not in loading]
@@ -89,13 +90,46 @@ def run(raw: dict[str, Any], settings: Settings, keys: dict[str, str]) -> None:
                 f"Still loading: {', '.join(loading)}. Missing models are downloaded first; /health shows the state.",
                 flush=True,
             )
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, lambda *_: stop.set())
         stop.wait()
     except KeyboardInterrupt:
         print("Stopping...", flush=True)  # what has started already
+    except SystemExit as exited:
+        if exited.code != signal.SIGTERM:
+            raise
+        print("Stopping...", flush=True)  # ray.init() has a handler of its own for SIGTERM
     finally:
         _stop(application if started else None, settings)
+
+
+class _StopSignal:
+    """SIGINT and SIGTERM: during the start they raise KeyboardInterrupt, later they end `wait`.
+
+    Handles SIGINT also if the parent has it ignored, as a shell's script does for what it runs in the background.
+    """
+
+    def __init__(self) -> None:
+        self._received = threading.Event()
+        self._raises = True
+        self.install()
+
+    def install(self) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._receive)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has come. A library may have caught the one that was raised at once."""
+        if self._received.is_set():
+            raise KeyboardInterrupt
+
+    def wait(self) -> None:
+        """Wait for a signal. From now on, none raises."""
+        self._raises = False
+        self._received.wait()
+
+    def _receive(self, *_: object) -> None:
+        self._received.set()
+        if self._raises:
+            raise KeyboardInterrupt
 
 
 def _require_language_data(settings: Settings) -> None:
@@ -123,7 +157,7 @@ def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
         )
 
 
-def _wait_until_running(application: str) -> list[str]:
+def _wait_until_running(application: str, stop: _StopSignal) -> list[str]:
     """Wait until every deployment is running, or after PATIENCE_S until only engines are still loading.
 
     Returns these engines. Exits if Serve could not deploy the application.
@@ -132,6 +166,7 @@ def _wait_until_running(application: str) -> list[str]:
 
     started = time.monotonic()
     while True:
+        stop.check()
         status = serve.status().applications[application]
         if status.status == "RUNNING":
             return []

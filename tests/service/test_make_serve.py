@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,23 @@ ROOT = Path(__file__).parents[2]
 # than are read in the second before that.
 BOOK_PAGES = 100
 PAGES = 30  # of a job
+START_S = 120  # on a machine with other work
 # Makes Ray count a GPU that is not there; the models run on the CPU.
 ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}'}
 
 
 class Running:
-    """`python -m serve_app serve`, which is what `make serve` runs, in a process group of its own as in a shell."""
+    """`python -m serve_app serve`, which is what `make serve` runs, in a process group of its own as in a shell.
 
-    def __init__(self, home: Path, port: int, **environment: str) -> None:
+    `in_background`: as a script starts it with `&`, which makes it ignore SIGINT.
+    """
+
+    def __init__(self, home: Path, port: int, in_background: bool = False, /, **environment: str) -> None:
+        shell = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"] if in_background else []
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_"))}
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "serve_app", "serve", str(home / "config.yaml"), "--port", str(port)],
+            [*shell, sys.executable, "-m", "serve_app", "serve", str(home / "config.yaml"), "--port", str(port)],
             cwd=ROOT,
             env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), **environment},
             stdout=subprocess.PIPE,
@@ -70,7 +75,10 @@ class Running:
             time.sleep(0.1)
 
     def ctrl_c(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
+        self.stop(signal.SIGINT)
+
+    def stop(self, signum: signal.Signals) -> None:
+        os.killpg(self.process.pid, signum)
         self.process.wait(60)
         self._reader.join(10)
 
@@ -179,6 +187,58 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_g
         assert (read["engine"]["name"], read["degraded"]) == ("paddleocr-vl", False)
     assert "Traceback" not in again.output
     assert "Warning" not in again.output, again.output
+
+
+@pytest.mark.parametrize(
+    ("moment", "signum"),
+    [
+        ("Starting", signal.SIGINT),  # its first line
+        ("gcs_server", signal.SIGINT),  # a process of Ray
+        ("gcs_server", signal.SIGTERM),
+        ("ray::ServeReplica", signal.SIGINT),  # the first replica
+    ],
+)
+def test_a_signal_during_the_start_ends_it_also_in_the_background_of_a_script(
+    home: Path, moment: str, signum: signal.Signals
+) -> None:
+    """`moment` is what is there when the signal comes: a line that is printed, or the name of a process."""
+    with in_background(home) as running:
+        deadline = time.monotonic() + START_S
+        while moment not in running.output + commands_of(running.process):
+            assert running.process.poll() is None and time.monotonic() < deadline, running.output
+            time.sleep(0.02)
+        running.stop(signum)
+    assert "Press Ctrl-C to stop" not in running.output, "it was to come before the start was over"
+    assert running.process.returncode in {0, 130}, running.output
+    assert "Traceback" not in running.output
+    _, left = psutil.wait_procs(processes_below(home), timeout=5)
+    assert left == []
+
+
+@contextmanager
+def in_background(home: Path) -> Iterator[Running]:
+    running = Running(home, free_port(), True)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            kill_tree(running.process)
+
+
+def commands_of(process: subprocess.Popen[Any]) -> str:
+    """The command lines of all processes below a process."""
+    lines = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            lines += child.cmdline()
+    return "\n".join(lines)
+
+
+def test_in_the_background_of_a_script_a_service_that_runs_ends_with_sigint(home: Path) -> None:
+    with in_background(home) as running:
+        running.wait_for("Press Ctrl-C to stop.", START_S)
+        running.ctrl_c()
+    assert running.process.returncode == 0 and "finishing the requests in flight" in running.output
 
 
 def test_without_models_it_answers_and_jobs_go_on_where_they_were_when_all_is_killed(home: Path) -> None:
