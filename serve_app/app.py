@@ -37,6 +37,8 @@ JOBS_GRACE_S = 2
 BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
 # Seconds. The autoscaler sees the mean over the last LOOK_BACK_S, from reports that replicas and callers send every REPORT_S.
 LOOK_BACK_S, REPORT_S = 5, 1
+# Of the resource `cpu_nodes`, so that an amount of 1 at a node has room for a thousand replicas.
+CPU_NODE_SHARE = 0.001
 # Dialects, besides the service's own, in which jobs can write results.
 RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
 
@@ -48,18 +50,20 @@ def build(settings: Settings) -> Application:
     # Serve logs each call. That is useful where a call is an HTTP request, and noise in the other deployments.
     access_log = LoggingConfig(encoding=settings.log_format.upper())
     quiet = LoggingConfig(encoding=settings.log_format.upper(), enable_access_log=False)
+    on_cpu_nodes = {settings.cpu_nodes: CPU_NODE_SHARE} if settings.cpu_nodes is not None else {}
+    without_cpu = {"num_cpus": 0, "resources": on_cpu_nodes}
     # A stopping replica first finishes the calls that it has accepted.
     grace_s = settings.limits.request_s
 
     rasterizer = serve.deployment(
         **_scaling(settings.raster.replicas),
         max_ongoing_requests=RASTERIZER_CALLS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=without_cpu,
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,
     )(Rasterizer).bind(settings.raster, settings.limits, settings.temp_dir)
 
-    replicas = _replicas_that_fit(settings.engines)
+    replicas = _replicas_that_fit(settings.engines, settings.cpu_nodes)
     recognizers = {
         engine.name: serve.deployment(
             name=f"Recognizer-{engine.name}",
@@ -67,7 +71,11 @@ def build(settings: Settings) -> Application:
             max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
-            ray_actor_options={"num_cpus": engine.num_cpus, "num_gpus": engine.gpus},
+            ray_actor_options={
+                "num_cpus": engine.num_cpus,
+                "num_gpus": engine.gpus,
+                "resources": {} if engine.gpus else on_cpu_nodes,
+            },
             logging_config=quiet,
             graceful_shutdown_timeout_s=grace_s,
         )(Recognizer).bind(engine, settings.limits, secrets.vlm_api_key)
@@ -79,7 +87,7 @@ def build(settings: Settings) -> Application:
         max_ongoing_requests=JOBS_CALLS,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         request_router_config=BY_SESSION,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=without_cpu,
         logging_config=quiet,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,
     )(Jobs).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
@@ -87,7 +95,7 @@ def build(settings: Settings) -> Application:
     return serve.deployment(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=without_cpu,
         logging_config=access_log,
         graceful_shutdown_timeout_s=max(grace_s, settings.limits.document_s),
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
@@ -115,10 +123,13 @@ def _scaling(replicas: int | ReplicaRange) -> dict[str, Any]:
         }
 
 
-def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int | ReplicaRange]:
+def _replicas_that_fit(
+    engines: Sequence[EngineSettings], cpu_nodes: str | None = None
+) -> dict[str, int | ReplicaRange]:
     """Return the number of replicas of each engine: as configured, or as many as Ray's resources allow.
 
-    Engines with a GPU get one replica per GPU; the others share the remaining CPUs. Ray respects a container's limits.
+    Engines with a GPU get one replica per GPU; the others share the remaining CPUs, with `cpu_nodes` those of the nodes
+    that have this resource. Ray respects a container's limits.
     """
     resources = ray.cluster_resources()
     fit: dict[str, int | ReplicaRange] = {
@@ -126,9 +137,10 @@ def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int | Rep
         for engine in engines
         if engine.replicas or engine.gpus
     }
-    left = resources.get("CPU", 1) - sum(
-        engine.num_cpus * _most(fit[engine.name]) for engine in engines if engine.name in fit
-    )
+    # GPUs have their own nodes then, whose CPUs the others cannot have.
+    beside = [engine for engine in engines if engine.name in fit and not (cpu_nodes and engine.gpus)]
+    cpus = _cpus_of_nodes_with(cpu_nodes) if cpu_nodes else resources.get("CPU", 1)
+    left = cpus - sum(engine.num_cpus * _most(fit[engine.name]) for engine in beside)
     others = [engine for engine in engines if engine.name not in fit]
     for engine in others:
         fit[engine.name] = max(1, int(left / len(others) // max(engine.num_cpus, 1)))
@@ -137,3 +149,8 @@ def _replicas_that_fit(engines: Sequence[EngineSettings]) -> dict[str, int | Rep
 
 def _most(replicas: int | ReplicaRange) -> int:
     return replicas.max if isinstance(replicas, ReplicaRange) else replicas
+
+
+def _cpus_of_nodes_with(resource: str) -> float:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return float(sum(node.get("CPU", 0) for node in nodes if resource in node))

@@ -240,6 +240,11 @@ class DummySettings(_Engine):
     page_s: float = Field(0, ge=0, description="Time per page of a batch, in seconds")
     max_batch: int = Field(8, ge=1, description="Maximum batch size, in pages")
     leak_mb: float = Field(0, ge=0, description="Memory leaked per page, in MB")
+    num_gpus: float = Field(0, ge=0, description="GPUs that Ray reserves per replica")
+
+    @property
+    def gpus(self) -> float:
+        return self.num_gpus
 
     @property
     def pages_at_a_replica(self) -> int:
@@ -409,6 +414,11 @@ class Settings(_Strict):
     jobs: JobSettings = JobSettings()
     raster: RasterSettings = RasterSettings()
     ingress_replicas: int = Field(1, ge=1, description="Ingress replicas. Use 2 or more in production")
+    cpu_nodes: str | None = Field(
+        None,
+        min_length=1,
+        description="Name of a resource of Ray that nodes for work without a GPU have, such as `cpu_work`. All deployments except engines with a GPU then run on these nodes only. Unset: they may run on any node",
+    )
     temp_dir: str = Field(
         "temp",
         description="Folder on each node for uploads, open documents and unfinished outputs, relative to the directory in which the service was started",

@@ -150,6 +150,10 @@ def _require_room(settings: Settings, resources: Mapping[str, float]) -> None:
                 f"The engine {engine.name} needs {engine.gpus:g} GPU, but Ray finds "
                 f"{resources.get('GPU', 0):g} on this machine. Set device: cpu in the config, or use configs/local.yaml."
             )
+    if settings.cpu_nodes is not None and settings.cpu_nodes not in resources:
+        sys.exit(
+            f"The config asks for nodes with the resource {settings.cpu_nodes!r} (cpu_nodes), which this machine does not have."
+        )
     cpus = sum(engine.num_cpus * engine.least_replicas for engine in settings.engines)
     if cpus > resources.get("CPU", 0):
         sys.exit(

@@ -6,12 +6,7 @@ The GPUs exist in Ray's books only, so the models run on the CPU. Ray treats the
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,135 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.nodes import Nodes, until
 from tests.support.pictures import noise_page
-from tests.support.processes import kill_tree
-from tests.support.service import Service
-from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "support" / "vlm_server.py"
 CLIENTS = 8
-DEADLINE_S = 90.0
 RECOGNIZER = "Recognizer-paddleocr-vl"
-
-# A process of its own, because the test run's process belongs to the run's Ray already. It takes a command a line
-# and answers each with a line of JSON. A node is known by the process of its raylet, the parent of its replicas.
-NODES = """
-import json, sys, time
-import ray
-from ray import serve
-from ray.cluster_utils import Cluster
-from tests.support.service import deploy
-
-port = int(sys.argv[1])
-answers, sys.stdout = sys.stdout, sys.stderr
-ip = "127.0.0.2"  # Ray takes 127.0.0.1 in an address for the machine's outer one
-cluster = Cluster()
-# A node that is killed is missed within a second, not within half a minute.
-checks = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-cluster.add_node(num_cpus=4, include_dashboard=False, node_ip_address=ip, _system_config=checks)
-ray.init(address=cluster.address, _node_ip_address=ip, namespace="serve", log_to_driver=False)
-serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-nodes = {}
-
-
-def add(gpus):
-    node = cluster.add_node(num_cpus=2, num_gpus=gpus, node_ip_address=ip)
-    (raylet,) = node.all_processes["raylet"]
-    nodes[raylet.process.pid] = node
-    return raylet.process.pid
-
-
-def lose(pid):
-    cluster.remove_node(nodes.pop(pid), allow_graceful=False)
-
-
-def run(settings):
-    deploy(settings, name="gpus", port=port)
-
-
-def states(deployment):
-    return serve.status().applications["gpus"].deployments[deployment].replica_states
-
-
-def clear(_):
-    serve.delete("gpus")
-    for pid in list(nodes):
-        lose(pid)
-    while ray.cluster_resources().get("GPU"):
-        time.sleep(0.1)
-
-
-for line in sys.stdin:
-    command, argument = json.loads(line)
-    result = {"add": add, "lose": lose, "run": run, "states": states, "clear": clear}[command](argument)
-    print(json.dumps(result), file=answers, flush=True)
-"""
-
-
-class Nodes:
-    """A Ray without GPUs, to which nodes with GPUs are added."""
-
-    def __init__(self, folder: Path) -> None:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_", "CUDA_"))}
-        environment = {
-            **clean,
-            "HOME": str(folder),
-            "PYTHONPATH": str(ROOT),
-            "RAY_TMPDIR": str(folder),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
-        }
-        port = free_port()
-        self.service = Service("gpus", f"http://127.0.0.1:{port}/gpus")
-        self._log = folder / "nodes.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", NODES, str(port)],
-                cwd=folder, env=environment, text=True, bufsize=1,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def add(self, gpus: int = 1) -> int:
-        """Add a node; the process id of its raylet."""
-        return int(self._ask("add", gpus))
-
-    def lose(self, raylet: int) -> None:
-        """Kill all of a node at once, as a power cut does."""
-        self._ask("lose", raylet)
-
-    def run(self, settings: dict[str, Any]) -> None:
-        """Deploy the application, and wait until its engines are ready."""
-        self._ask("run", settings)
-        self.service.wait_until_engines_are_ready()
-
-    def states(self) -> dict[str, int]:
-        """How many replicas of the recognizer are in which state, as Serve tells."""
-        states: dict[str, int] = self._ask("states", RECOGNIZER)
-        return states
-
-    def clear(self) -> None:
-        """Delete the application, then kill all nodes with GPUs."""
-        self._ask("clear")
-
-    def placement(self, deployment: str = RECOGNIZER) -> Counter[int]:
-        """How many replicas of a deployment each node has, by the process id of its raylet."""
-        parents = [replica.parent() for replica in self.service.replicas(deployment)]
-        return Counter(parent.pid for parent in parents if parent is not None)
-
-    def stop(self) -> None:
-        kill_tree(self._process)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-    def _ask(self, command: str, argument: Any = None) -> Any:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([command, argument]) + "\n")
-        answer = self._process.stdout.readline()
-        assert answer, self._log.read_text()[-5000:]
-        return json.loads(answer)
 
 
 @pytest.fixture(scope="module")
@@ -179,20 +53,13 @@ def settings(folder: Path, models: TinyModels, vlm: dict[str, Any]) -> dict[str,
     }
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not after {DEADLINE_S:g} s: {what}"
-        await asyncio.sleep(0.2)
-
-
 async def test_a_replica_on_each_gpu_and_a_lost_node_costs_no_request(
     nodes: Nodes, tmp_path: Path, tiny_models: TinyModels
 ) -> None:
-    gpus = {nodes.add(), nodes.add()}
+    gpus = {nodes.add(gpus=1), nodes.add(gpus=1)}
     nodes.run(settings(tmp_path, tiny_models, {"backend": "native", "model_dir": str(tiny_models.vlm)}))
-    assert nodes.states() == {"RUNNING": 2}
-    assert nodes.placement() == dict.fromkeys(gpus, 1)
+    assert nodes.states(RECOGNIZER) == {"RUNNING": 2}
+    assert nodes.placement(RECOGNIZER) == dict.fromkeys(gpus, 1)
 
     done = asyncio.Event()
     answers: list[httpx.Response] = []
@@ -213,11 +80,11 @@ async def test_a_replica_on_each_gpu_and_a_lost_node_costs_no_request(
     (left,) = gpus - {lost}
     await asyncio.to_thread(nodes.lose, lost)
     await until_answered(3 * CLIENTS)
-    assert nodes.placement() == {left: 1}, "there is no GPU for a second one"
+    assert nodes.placement(RECOGNIZER) == {left: 1}, "there is no GPU for a second one"
 
-    new = await asyncio.to_thread(nodes.add)
-    await until(lambda: nodes.placement() == {left: 1, new: 1}, "a replica on the new node")
-    await until(lambda: nodes.states() == {"RUNNING": 2}, "the new replica runs")
+    new = await asyncio.to_thread(nodes.add, gpus=1)
+    await until(lambda: nodes.placement(RECOGNIZER) == {left: 1, new: 1}, "a replica on the new node")
+    await until(lambda: nodes.states(RECOGNIZER) == {"RUNNING": 2}, "the new replica runs")
     await until_answered(2 * CLIENTS)
     done.set()
     await asyncio.gather(*clients)
@@ -232,7 +99,7 @@ async def test_each_replica_and_the_server_it_launches_see_one_gpu_of_their_own(
     node = nodes.add(gpus=2)
     launch = {"command": [sys.executable, str(STAND_IN), "--port", "{port}"], "log_file": str(tmp_path / "server.log")}
     nodes.run(settings(tmp_path, tiny_models, {"backend": "vllm-server", "launch": launch}))
-    assert nodes.placement() == {node: 2}
+    assert nodes.placement(RECOGNIZER) == {node: 2}
 
     servers = [
         child

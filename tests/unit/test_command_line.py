@@ -58,6 +58,13 @@ def test_a_language_without_data_is_one_line_with_its_package_before_anything_st
     assert "'chi_sim'" in message and "tesseract-ocr-chi-sim" in message and "\n" not in message
 
 
+def test_nodes_that_this_machine_is_not_are_one_clear_sentence() -> None:
+    elsewhere = Settings.model_validate({"engines": [{"name": "dummy"}], "cpu_nodes": "cpu_work"})
+    with pytest.raises(SystemExit, match=r"resource 'cpu_work' \(cpu_nodes\), which this machine does not have"):
+        serve_command._require_room(elsewhere, {"CPU": 2})
+    serve_command._require_room(elsewhere, {"CPU": 2, "cpu_work": 1})
+
+
 @pytest.mark.parametrize(
     ("failed", "ready"),
     [

@@ -51,6 +51,16 @@ def test_engines_share_what_there_is(
     assert fit(monkeypatch, engines, **resources) == expected
 
 
+def test_with_nodes_for_cpu_work_only_their_cpus_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 2.0}}
+    cpu_node = {"Alive": True, "Resources": {"CPU": 8.0, "cpu_work": 1.0}}
+    lost = {"Alive": False, "Resources": {"CPU": 8.0, "cpu_work": 1.0}}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 72.0, "GPU": 2.0, "cpu_work": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [gpu_node, cpu_node, lost])
+    engines = Settings.model_validate({"engines": [ON_GPU, TESSERACT]}).engines
+    assert app._replicas_that_fit(engines, "cpu_work") == {"paddleocr-vl": 2, "tesseract": 8}
+
+
 @pytest.mark.parametrize("config", ["local.yaml", "gpu.yaml", "vllm-server.yaml"])
 @pytest.mark.parametrize("cpus", [1, 2, 16])
 def test_every_replica_of_a_shipped_config_finds_room_on_one_machine(
