@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from PIL import Image
 
 from serve_app.document import Page
-from serve_app.errors import CorruptDocument, ServiceError
+from serve_app.errors import ServiceError
 from serve_app.outputs.pdf_picture import Picture, drawn_picture
 from serve_app.raster.canvas import POINTS_PER_INCH
 from serve_app.raster.pdf import PdfSource
@@ -16,17 +14,6 @@ from serve_app.runtime.mapped_file import FileContent
 _FAILED_DPI = 150
 _FAILED_MAX_PIXELS = 10**7
 """Limit for a page that failed, whose size is unknown."""
-
-
-class PagesNotKept(CorruptDocument):
-    """Some pages cannot be kept in the form that was asked for: write the document again, with these drawn.
-
-    `positions` are those of the pages in the result, from 0.
-    """
-
-    def __init__(self, positions: Sequence[int]) -> None:
-        super().__init__("The document has pages that cannot be kept.")
-        self.positions = tuple(positions)
 
 
 class PageDrawer:

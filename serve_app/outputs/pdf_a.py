@@ -8,7 +8,7 @@ from typing import BinaryIO
 from pikepdf import Pdf, pdfa
 
 from serve_app.errors import CorruptDocument
-from serve_app.outputs.drawn_pages import PagesNotKept
+from serve_app.outputs.writer_exit import PagesNotKept
 
 FLAVOUR = "2b"
 

@@ -17,7 +17,7 @@ from serve_app.errors import QueueFull, ServiceError
 from serve_app.outputs.archive import write_zip
 from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.options import DEFAULT, OutputOptions
-from serve_app.outputs.writer_process import WrittenFile, docx_file, searchable_pdf
+from serve_app.outputs.writer_client import WrittenFile, docx_file, searchable_pdf
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
 

@@ -11,7 +11,7 @@ from serve_app.document import NativePage, Page
 from serve_app.document.figures import local_figure_path
 from serve_app.document.spool import PageSpool
 from serve_app.outputs.rendering import WriterPool
-from serve_app.outputs.writer_process import page_docx_files
+from serve_app.outputs.writer_client import page_docx_files
 from serve_app.paddlex.pages import from_paddlex
 
 

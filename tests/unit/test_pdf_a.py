@@ -15,7 +15,7 @@ from serve_app.document import Block, Page, PageContent, Word
 from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
-from serve_app.outputs.writer_process import searchable_pdf
+from serve_app.outputs.writer_client import searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
 from tests.support.searchable_pdfs import crooked
 

@@ -22,7 +22,7 @@ from serve_app.errors import (
 from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer
-from serve_app.outputs.writer_process import WrittenFile
+from serve_app.outputs.writer_client import WrittenFile
 from serve_app.pipeline.results import Results
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
 

@@ -12,7 +12,7 @@ from serve_app.document import Page, PageContent
 from serve_app.document.spool import PageSpool
 from serve_app.document.warnings import WarningCode
 from serve_app.outputs.searchable_pdf import write_searchable_pdf
-from serve_app.outputs.writer_process import searchable_pdf
+from serve_app.outputs.writer_client import searchable_pdf
 from serve_app.runtime.mapped_file import unnamed_file
 from tests.support.searchable_pdfs import SIZE, drawn, failed, page_of, pdftotext, plain_pdf, word_boxes, words_block
 

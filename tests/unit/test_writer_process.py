@@ -20,8 +20,8 @@ from PIL import Image
 from serve_app.document import Block, Figure, Page, PageContent, Word
 from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired, ServiceUnavailable
-from serve_app.outputs import writer_process
-from serve_app.outputs.writer_process import docx_file, searchable_pdf
+from serve_app.outputs import writer_client
+from serve_app.outputs.writer_client import docx_file, searchable_pdf
 from tests.support.pdfs import encrypted, pages_pdf, text_pdf
 
 BOX = (10, 10, 90, 30)
@@ -99,7 +99,7 @@ async def test_a_writer_has_limits_and_is_ended_when_it_is_late_or_not_wanted_an
     left = asyncio.create_task(docx_file(spool, title="", timeout_s=30))
     (writer,) = await within(10, lambda: children() - before)
     process = psutil.Process(writer)
-    await within(10, lambda: process.rlimit(psutil.RLIMIT_AS)[0] == writer_process.MEMORY_BYTES)
+    await within(10, lambda: process.rlimit(psutil.RLIMIT_AS)[0] == writer_client.MEMORY_BYTES)
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     assert children() == before

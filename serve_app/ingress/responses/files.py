@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.document import DocumentSummary
 from serve_app.document.page_ranges import page_ranges
 from serve_app.outputs.formats import OutputFormat, file_type
-from serve_app.outputs.writer_process import WrittenFile
+from serve_app.outputs.writer_client import WrittenFile
 
 WHOLE_BYTES = 1 * 2**20
 CHUNK_BYTES = 256 * 2**10

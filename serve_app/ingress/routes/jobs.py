@@ -41,7 +41,7 @@ from serve_app.jobs.response import JobListResponse, JobResponse, job_response
 from serve_app.outputs.formats import FILE_NAMES, MEDIA_TYPES, STREAMED, OutputFormat, file_type
 from serve_app.outputs.options import OutputOptions
 from serve_app.outputs.rendering import Renderer
-from serve_app.outputs.writer_process import WrittenFile
+from serve_app.outputs.writer_client import WrittenFile
 from serve_app.runtime.mapped_file import map_file
 
 router = APIRouter(tags=["jobs"], prefix="/jobs", dependencies=[Depends(known_query_only)])

@@ -1,0 +1,185 @@
+"""Writes PDF and DOCX in a child process, one for each file: see writer_process.py.
+
+The file behind a PDF is untrusted, and a DOCX takes a megabyte of memory for a page of tables. This module does not import
+what writes them, which takes a replica a fifth of a second of CPU to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import signal
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self, cast
+
+from serve_app.document import Page
+from serve_app.document.spool import PageSpool
+from serve_app.document.warnings import WarningCode
+from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, ServiceUnavailable, document_error
+from serve_app.outputs.writer_exit import FORMAT_NAMES, NOT_KEPT, REFUSED, PagesNotKept
+from serve_app.runtime.child_process import child_command, child_environment, exit_reason
+from serve_app.runtime.mapped_file import unnamed_file
+from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
+
+log = logging.getLogger("ray.serve.ingress")
+
+MEMORY_BYTES = 4 * 2**30
+"""Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A temporary file, positioned at its start, which the caller closes.
+
+    `warnings` are codes; `pages_drawn` are the numbers of the pages of a PDF that could not be kept, and are pictures now.
+    """
+
+    file: BinaryIO
+    warnings: tuple[str, ...] = ()
+    pages_drawn: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+async def searchable_pdf(
+    source: bytes | memoryview,
+    spool: PageSpool,
+    *,
+    password: str | None,
+    straighten: bool = False,
+    pdf_a: bool = False,
+    timeout_s: float,
+) -> WrittenFile:
+    """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning `pages_drawn`.
+
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout after
+    `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
+    """
+    with await asyncio.to_thread(unnamed_file, source) as original:
+        settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}
+        try:
+            try:
+                return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
+            except PagesNotKept as error:
+                log.info("the PDF is written anew, with %d pages drawn", len(error.positions))
+                again = {**settings, "draw": error.positions}
+                return await _write("pdf", original, again, spool.pages_as_json, timeout_s)
+        except CorruptDocument as error:
+            log.info("the PDF is written anew, with its pages drawn: %s", error.message)
+            return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, timeout_s)
+
+
+async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
+    """Write the DOCX to a temporary file, positioned at its start, which the caller closes.
+
+    Raises TooLarge, DocumentTimeout and ServiceUnavailable.
+    """
+    with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
+        ranges = _concatenate(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
+        settings = {"title": title, "pictures": ranges}
+        return (await _write("docx", pictures, settings, _as_json(spool.pages), timeout_s)).file
+
+
+async def page_docx_files(
+    pages: Callable[[], Iterable[Page]], figures: Iterable[tuple[str, bytes]], *, timeout_s: float
+) -> BinaryIO:
+    """Write a ZIP with `page-N.docx` for each page to a temporary file, which the caller closes.
+
+    `figures` are (path, JPEG) pairs; pages refer to them by path. Raises what `docx_file` raises.
+    """
+    with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
+        ranges = await asyncio.to_thread(_concatenate, figures, pictures)
+        return (await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), timeout_s)).file
+
+
+def _concatenate(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
+    """Write the figures one after another; returns (start, size) by path."""
+    ranges = {}
+    for path, jpeg in figures:
+        start = to.tell()
+        ranges[path] = start, to.write(jpeg)
+    return ranges
+
+
+def _as_json(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes]]:
+    return lambda: (page.model_dump_json().encode() for page in pages())
+
+
+async def _write(
+    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], timeout_s: float
+) -> WrittenFile:
+    try:
+        return await _run_writer(kind, source, settings, pages(), timeout_s)
+    except _Killed:
+        return await _run_writer(kind, source, settings, pages(), timeout_s)
+
+
+class _Killed(ServiceUnavailable):
+    """The process got SIGKILL, which no document causes: the system is short of memory, or an operator sent it."""
+
+    default_message = "The file could not be written now; try again shortly."
+
+
+async def _run_writer(
+    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], timeout_s: float
+) -> WrittenFile:
+    source.seek(0)  # also flushes
+    result = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
+    try:
+        descriptors = source.fileno(), result.fileno()
+        process = await asyncio.create_subprocess_exec(
+            *child_command("serve_app.outputs.writer_process", MEMORY_BYTES, kind, *descriptors),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=descriptors,
+            env=child_environment(),
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _send(process, itertools.chain([json.dumps(settings).encode()], pages))
+                assert process.stdout is not None
+                printed = await process.stdout.read()
+                status = await process.wait()
+        except TimeoutError:
+            raise DocumentTimeout(f"Writing the {FORMAT_NAMES[kind]} took longer than {timeout_s:g} s.") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if status == NOT_KEPT:
+            raise PagesNotKept(json.loads(printed))
+        if status == REFUSED:
+            raise document_error(**json.loads(printed))
+        if status != 0:
+            log.warning("the process that writes a %s ended: %s", FORMAT_NAMES[kind], exit_reason(status))
+            if status == -signal.SIGKILL:
+                raise _Killed(retry_after_s=BUSY_RETRY_AFTER_S)
+            if kind != "pdf":
+                raise ServiceError
+            raise CorruptDocument("The document is damaged, and no PDF of it could be written.")
+        result.seek(0)
+    except BaseException:
+        result.close()
+        raise
+    drawn = tuple(map(int, printed.split()))
+    return WrittenFile(result, (WarningCode.PAGES_DRAWN,) if drawn else (), drawn)
+
+
+async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the process printed its error and ended
+        for line in lines:
+            process.stdin.write(line + b"\n")
+            await process.stdin.drain()
+            await asyncio.sleep(0)  # the pipe may accept everything at once; other tasks need their turn
+        process.stdin.close()
+        await process.stdin.wait_closed()
