@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -18,6 +18,8 @@ from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.storage import StoreUnavailable
 
+Response = TypeVar("Response")
+
 log = logging.getLogger("ray.serve.ingress")
 
 CALL_S = 2.0
@@ -25,6 +27,9 @@ CALL_S = 2.0
 
 END_S = 60.0
 """How long to wait for a job to be deleted. The deletion continues after that."""
+
+CLAIM_S = 20.0
+"""How long a request with an Idempotency-Key waits for a replica, while the only one is being replaced."""
 
 RETRY_S = 0.2
 
@@ -52,15 +57,7 @@ class JobsReplicas:
 
     async def end(self, job_id: str, state: JobState) -> JobRecord | None:
         """Cancel or delete a job; return its record, or None if it was deleted already."""
-        deadline = asyncio.get_running_loop().time() + END_S
-        while True:
-            try:
-                responses = await self._ask_all("end", job_id, state, limit_s=END_S)
-                break
-            except ServiceUnavailable:  # the only replica is being replaced
-                if asyncio.get_running_loop().time() > deadline:
-                    raise
-            await asyncio.sleep(RETRY_S)
+        responses = await _once_there(lambda: self._ask_all("end", job_id, state, limit_s=END_S), END_S)
         ends = [each for each in responses if each is not Elsewhere.ELSEWHERE]
         if not ends:  # one replica for all such calls about this job, so that they take turns
             handle = self._jobs.options(session_id=job_id)
@@ -68,9 +65,12 @@ class JobsReplicas:
         return next((each for each in ends if each is not None), None)
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
-        """Claim an Idempotency-Key at the replica that decides on it; return the valid claim."""
+        """Claim an Idempotency-Key at the replica that decides on it; return the valid claim.
+
+        A claim that has been stored, but whose replica died before it responded, is valid at the next one too.
+        """
         handle = self._jobs.options(session_id=f"{owner} {name}")
-        valid: Claim = await _respond(handle.claim.remote(owner, name, claim), CALL_S)
+        valid: Claim = await _once_there(lambda: _respond(handle.claim.remote(owner, name, claim), CALL_S), CLAIM_S)
         return valid
 
     async def _ask_all(self, method: str, *arguments: Any, limit_s: float) -> list[Any]:
@@ -88,6 +88,18 @@ class JobsReplicas:
         if not responses:
             raise ServiceUnavailable(retry_after_s=5)
         return responses
+
+
+async def _once_there(call: Callable[[], Awaitable[Response]], limit_s: float) -> Response:
+    """Make a call that does no harm if it is made twice. While no replica responds, as in an update of the only one, repeat it."""
+    deadline = asyncio.get_running_loop().time() + limit_s
+    while True:
+        try:
+            return await call()
+        except ServiceUnavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+        await asyncio.sleep(RETRY_S)
 
 
 async def _respond(response: Awaitable[Any], limit_s: float) -> Any:
