@@ -49,13 +49,13 @@ class Pipeline:
         is_ready: Callable[[str], bool],
         has_replicas: Callable[[str], bool],
         fallbacks: Mapping[str, str],
-        engine_wait_s: float,
+        engine_wait_s: Mapping[str, float],
         retry: RetryPolicy | None = None,
     ) -> None:
         """`is_ready`: whether some replica of an engine is known to work. `has_replicas`: whether the engine has any.
 
         `fallbacks` maps an engine to the one that stands in for it. `engine_wait_s` is how long a page waits for a
-        replica. `retry` is for calls whose replica dies.
+        replica of each engine. `retry` is for calls whose replica dies.
         """
         self._rasterizer = rasterizer
         self._recognizers = recognizers

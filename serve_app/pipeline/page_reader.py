@@ -63,7 +63,7 @@ class PageReader:
         is_ready: Callable[[str], bool],
         has_replicas: Callable[[str], bool],
         fallbacks: Mapping[str, str],
-        engine_wait_s: float,
+        engine_wait_s: Mapping[str, float],
         retry: RetryPolicy,
     ) -> None:
         """Arguments as in Pipeline."""
@@ -136,8 +136,7 @@ class PageReader:
                 result = await wait_for_replica(
                     self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
                     has_replicas=partial(self._has_replicas, engine),
-                    # The fallback is there at once; without one, a replica is worth waiting for.
-                    wait_s=0 if engine in self._fallbacks else self._engine_wait_s,
+                    wait_s=self._engine_wait_s[engine],
                     poll_s=retry.poll_s,
                 )
                 if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):

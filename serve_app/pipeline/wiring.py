@@ -19,7 +19,7 @@ from serve_app.recognition.deployment import EnginePhase
 from serve_app.recognition.engine_monitor import EngineMonitor
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.runtime.temp_dir import use_temp_dir
-from serve_app.settings import Secrets, Settings, resolve
+from serve_app.settings import EngineSettings, Limits, Secrets, Settings, resolve
 from serve_app.storage import Store, open_store
 from serve_app.storage.monitor import StoreMonitor
 
@@ -77,7 +77,7 @@ def open_services(
         window=limits.pages_in_flight,
         is_ready=lambda engine: engines[engine].is_ready,
         has_replicas=lambda engine: engines[engine].has_replicas,
-        engine_wait_s=limits.engine_wait_s,
+        engine_wait_s={engine.name: _replica_wait_s(engine, limits) for engine in settings.engines},
         fallbacks={engine.name: engine.fallback for engine in settings.engines if engine.fallback is not None},
     )
     documents = Documents(
@@ -89,6 +89,14 @@ def open_services(
         fetch=sharing.fetch,
     )
     return PipelineServices(documents, engines, store, store_monitor, temp_dir)
+
+
+def _replica_wait_s(engine: EngineSettings, limits: Limits) -> float:
+    """Return how long a page waits for a replica, in seconds: not at all if a fallback is there at once.
+
+    An engine that starts from zero is the exception: a page that waits is what starts its first replica.
+    """
+    return 0 if engine.fallback is not None and engine.least_replicas > 0 else limits.engine_wait_s
 
 
 def _share_through_ray(source: FileContent) -> Any:

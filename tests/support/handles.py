@@ -52,6 +52,17 @@ class Silent(Handle):
         return asyncio.ensure_future(asyncio.Event().wait())
 
 
+class FromZero(Handle):
+    """A deployment without replicas whose first one starts because of a call, after 50 ms."""
+
+    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
+        async def response() -> Any:
+            await asyncio.sleep(0.05)
+            return self.answers[0]
+
+        return asyncio.ensure_future(response())
+
+
 RETRY = RetryPolicy(pause_s=0, poll_s=0.02)
 
 
@@ -64,6 +75,7 @@ def pipeline_of(
     fallback: Handle | None = None,
     queue: int = 8,
     window: int = 4,
+    from_zero: bool = False,
 ) -> Pipeline:
     handles: Any = (rasterizer, {"x": recognizer, "other": fallback}, no_cache())
     return Pipeline(
@@ -73,6 +85,6 @@ def pipeline_of(
         is_ready=lambda engine: ready,
         has_replicas=lambda engine: has_replicas,
         fallbacks={"x": "other"} if fallback is not None else {},
-        engine_wait_s=0.1,
+        engine_wait_s={"x": 0.1 if fallback is None or from_zero else 0, "other": 0.1},
         retry=RETRY,
     )

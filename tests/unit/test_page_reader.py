@@ -29,7 +29,7 @@ from serve_app.pipeline.page_reader import DEADLY_PAGES
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
-from tests.support.handles import RESULT, RETRY, SOURCE, Handle, Silent, page_result, pipeline_of
+from tests.support.handles import RESULT, RETRY, SOURCE, FromZero, Handle, Silent, page_result, pipeline_of
 
 
 async def test_a_cached_page_is_not_sent_to_a_recognizer(tmp_path: Path) -> None:
@@ -37,7 +37,9 @@ async def test_a_cached_page_is_not_sent_to_a_recognizer(tmp_path: Path) -> None
     cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
     recognizer = Handle(PageResult(RESULT.content, EngineInfo(name="tesseract", version="1")))
     handles: Any = (Handle("pixels"), {"tesseract": recognizer}, cache)
-    pipeline = Pipeline(*handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s=1)
+    pipeline = Pipeline(
+        *handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s={"tesseract": 1}
+    )
     source, options = SourceFile("document", b"", digest=cache.digest(b"%PDF-")), RecognitionOptions()
     for _ in range(2):
         found = [
@@ -54,9 +56,12 @@ async def recognize(
     ready: bool = True,
     has_replicas: bool = True,
     fallback: Handle | None = None,
+    from_zero: bool = False,
 ) -> tuple[PageResult | ServiceError, Handle]:
     rasterizer = Handle("pixels")
-    pipeline = pipeline_of(rasterizer, recognizer, ready=ready, has_replicas=has_replicas, fallback=fallback)
+    pipeline = pipeline_of(
+        rasterizer, recognizer, ready=ready, has_replicas=has_replicas, fallback=fallback, from_zero=from_zero
+    )
     (outcome,) = [
         outcome async for outcome in pipeline.pages(SOURCE, [1], engine="x", options=RecognitionOptions(), dpi=None)
     ]
@@ -149,6 +154,14 @@ async def test_the_fallback_reads_a_page_while_the_engine_has_no_replica() -> No
     result, _ = await recognize(Silent(), has_replicas=False, fallback=Handle(page_result()))
     # The fallback is silent in nothing: it answers before anybody looks for its replicas.
     assert isinstance(result, PageResult) and result.page.degraded
+
+
+async def test_a_page_waits_for_the_first_replica_of_an_engine_that_starts_from_zero_though_it_has_a_fallback() -> None:
+    fallback = Handle(page_result())
+    result, _ = await recognize(FromZero(RESULT), has_replicas=False, fallback=fallback, from_zero=True)
+    assert result is RESULT and not fallback.calls
+    late, _ = await recognize(Silent(), has_replicas=False, fallback=fallback, from_zero=True)
+    assert isinstance(late, PageResult) and late.page.degraded, "not for ever"
 
 
 async def test_the_fallback_does_not_retry_a_page_that_is_bad_itself() -> None:

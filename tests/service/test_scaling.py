@@ -1,0 +1,56 @@
+"""Replicas follow the pages, in a real Serve: up under load, down after it, and to zero."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from ray import serve
+
+from tests.support.pictures import noise_page
+from tests.support.service import Service
+
+RANGE = {"target_wait_s": 1, "upscale_delay_s": 1, "downscale_delay_s": 4}
+ENGINE = {"name": "dummy", "page_s": 0.3, "max_batch": 1, "text": "Ёж"}
+DEPLOYMENT = "Recognizer-dummy"
+
+
+def running(service: Service) -> int:
+    deployments = serve.status().applications[service.name].deployments
+    return sum(count for state, count in deployments[DEPLOYMENT].replica_states.items() if state == "RUNNING")
+
+
+async def until(happened: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not await asyncio.to_thread(happened):
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def scaled(deployed_for_module: Callable[..., Service]) -> Service:
+    service = deployed_for_module({"engines": [ENGINE | {"replicas": {"min": 1, "max": 3, **RANGE}}]})
+    service.wait_until_engines_are_ready()
+    return service
+
+
+async def test_callers_get_more_replicas_and_give_them_back_without_losing_a_request(scaled: Service) -> None:
+    assert running(scaled) == 1
+    stop = asyncio.Event()
+
+    async def caller(number: int) -> list[httpx.Response]:
+        answers = []
+        async with scaled.async_client() as client:
+            while not stop.is_set():
+                answers.append(await client.post("/ocr", files={"file": noise_page(number)}))
+        return answers
+
+    callers = [asyncio.create_task(caller(number)) for number in range(12)]
+    await until(lambda: running(scaled) == 3, "no replicas were added for twelve callers")
+    stop.set()
+    answers = [answer for answers in await asyncio.gather(*callers) for answer in answers]
+    await until(lambda: running(scaled) == 1, "replicas did not stop after the load")
+    assert {answer.status_code for answer in answers} == {200}
