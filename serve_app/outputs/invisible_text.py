@@ -3,10 +3,11 @@
 Text is laid out in the reading frame: the page's picture turned so that its text stands upright, in pixels, origin top
 left. One matrix then maps that frame to the PDF page, so nothing else depends on the rotation or on the skew.
 
-Poppler finds lines by the height of their words above the page's lower edge, so it scrambles crooked ones. A crooked page
-therefore has its text twice, for two kinds of readers. Those that know ActualText (poppler, MuPDF) read it where it would
-be if the page were straight; it says that the other text means nothing. Those that do not (pdf.js, PDFium for empty
-ones, pypdf) read the text where the words are, along the lines, and nothing but spaces elsewhere.
+Poppler finds lines by the height of their words above the page's lower edge, so it scrambles crooked ones; and it mixes up
+the blocks of pages that lie on their side. Such a page therefore has its text twice, for two kinds of readers. Those that
+know ActualText (poppler, MuPDF) read it where it would be if the page were straight and upright; it says that the other
+text means nothing. Those that do not (pdf.js, PDFium for empty ones, pypdf) read the text where the words are, along the
+lines, and nothing but spaces elsewhere.
 """
 
 from __future__ import annotations
@@ -92,9 +93,12 @@ def text_content(page: Page, frame: PageFrame, font: InvisibleFont, font_name: s
     matrix, text = reading.matrix(frame), _Writer(font, font_name, reading.height)
     if turn is not None:
         return _text_object(multiply(matrix, turn.matrix), text.shown(runs))
-    if not reading.skew:
+    if _is_mixed_up(page, reading):
+        straight = reading.upright_matrix(frame, _bounds(runs, reading))
+    elif reading.skew:
+        straight = multiply(_straight(runs, reading), matrix)
+    else:
         return _text_object(matrix, text.shown(runs))
-    straight = multiply(_straight(runs, reading), matrix)
     return _text_object(matrix, text.shown_unread(runs)) + _text_object(straight, text.read_unseen(runs))
 
 
@@ -154,9 +158,36 @@ def _straight(runs: Sequence[_Run], reading: ReadingFrame) -> Matrix:
 
     Text turns around its middle, so that it moves as little as possible, and stays on the page.
     """
+    left, bottom, right, top = _bounds(runs, reading)
+    return turning(-reading.skew, ((left + right) / 2, (bottom + top) / 2))
+
+
+def _bounds(runs: Sequence[_Run], reading: ReadingFrame) -> tuple[float, float, float, float]:
+    """Return left, bottom, right and top of the text, with y upwards from the frame's lower edge."""
     left, right = min(run.left for run in runs), max(run.left + run.width for run in runs)
     top, bottom = min(run.bottom - run.height for run in runs), max(run.bottom for run in runs)
-    return turning(-reading.skew, ((left + right) / 2, reading.height - (top + bottom) / 2))
+    return left, reading.height - bottom, right, reading.height - top
+
+
+def _is_mixed_up(page: Page, reading: ReadingFrame) -> bool:
+    """Whether poppler mixes up the blocks where they are.
+
+    Where text runs upwards, it reads blocks from the last to the first. Where it runs downwards or upside down, it only
+    mixes up blocks that are side by side. See TextBlock::isBeforeByRule2 in poppler/TextOutputDev.cc.
+    """
+    if not page.rotation:
+        return False
+    blocks = [block for block in page.blocks if block.words or block.text]
+    if len(blocks) > 1 and page.rotation == 270:
+        return True
+    lefts, rights = zip(*(_across(block, reading) for block in blocks), strict=True)
+    return min(rights) <= max(lefts) or any(block.label == "table" for block in blocks)
+
+
+def _across(block: Block, reading: ReadingFrame) -> tuple[int, int]:
+    items: Sequence[Word | Block] = block.words or [block]
+    boxes = [reading.box(item) for item in items]
+    return min(box[0] for box in boxes), max(box[2] for box in boxes)
 
 
 def _page_runs(page: Page, reading: ReadingFrame) -> Iterator[_Run]:

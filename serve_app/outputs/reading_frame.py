@@ -76,6 +76,22 @@ class ReadingFrame:
         matrix = (a - e, b - f, c - e, d - f, e, f)
         return multiply(turning(self.skew, self._middle), matrix) if self.skew else matrix
 
+    def upright_matrix(self, frame: PageFrame, bounds: tuple[float, float, float, float]) -> Matrix:
+        """Return the matrix that shows the reading frame upright on the page, in its middle and as large as fits.
+
+        `bounds` (left, bottom, right, top, with y upwards) are those of the text, which may lie beyond the frame's edges.
+        """
+        page, (middle, _) = self._page, self._middle
+        left, bottom, right, top = bounds
+        left, bottom, right, top = min(left, 0), min(bottom, 0), max(right, 2 * middle), max(top, self.height)
+        scale = min(page.width / (right - left), page.height / (top - bottom))
+        start = page.width / 2 - scale * (left + right) / 2
+        end = page.height / 2 + scale * (bottom + top) / 2
+        e, f = frame.user_space(start / page.width, end / page.height)
+        a, b = frame.user_space((start + scale) / page.width, end / page.height)
+        c, d = frame.user_space(start / page.width, (end - scale) / page.height)
+        return a - e, b - f, c - e, d - f, e, f
+
     def _upright(self, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
         width, height = self._page.width, self._page.height
         match self._page.rotation:
