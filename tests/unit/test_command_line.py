@@ -140,6 +140,19 @@ def signals() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_start_even_if_a_library_swallows_its_exception(signum: signal.Signals) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    stop = serve_command._StopSignal()
+    stop.check()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signum)
+    with pytest.raises(KeyboardInterrupt):
+        stop.check()
+    stop.wait()  # it has come already
+
+
+@pytest.mark.usefixtures("signals")
 def test_only_a_service_that_has_started_has_requests_to_finish(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
