@@ -16,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 # A second batch waits behind the running one, so an engine is never idle while there is work.
 BATCHES_AT_A_REPLICA = 2
+# However small its batches: a page runs, one waits, and others are being decoded.
+LEAST_WINDOW_OF_A_REPLICA = 4
+# Callers whose windows a replica has room for. Pages of more callers wait at their callers, where documents do not take turns.
+CALLERS_OF_A_REPLICA = 2
 # While all replicas are full, Serve keeps probing them, which costs as much CPU as all other work on a page. So even an
 # engine with small batches accepts this many pages.
 LEAST_PAGES_AT_A_REPLICA = 16
@@ -75,15 +79,15 @@ class Limits(_Strict):
     health_check_s: float = Field(
         5, gt=0, description="Interval between health checks of a recognizer replica, in seconds"
     )
-    queue: int = Field(
-        64,
+    queue: int | None = Field(
+        None,
         ge=1,
-        description="Maximum pages in progress per ingress replica, including those that wait for an engine; beyond it requests get 503",
+        description="Maximum documents in progress per ingress replica, including those that wait for an engine; beyond it requests get 503. Of their pages, half as many are in progress at once beside the first of each document. Unset: 64, or more if the engines' replicas can take more",
     )
-    pages_in_flight: int = Field(
-        16,
+    pages_in_flight: int | None = Field(
+        None,
         ge=1,
-        description="Maximum pages of one document in progress at once. While half of `queue` or more is in use, a new document gets only one",
+        description="Maximum pages of one document in progress at once. Unset: as many as the engine's replicas can take, in turns with other documents",
     )
     requests: int = Field(
         128, ge=1, description="Maximum concurrent OCR requests per ingress replica; beyond it requests get 503"
@@ -204,9 +208,14 @@ class _Engine(_Strict):
         return 0
 
     @property
+    def window_of_a_replica(self) -> int:
+        """Pages that one caller has in flight for each replica, so that no replica is idle while there is work."""
+        return LEAST_WINDOW_OF_A_REPLICA
+
+    @property
     def pages_at_a_replica(self) -> int:
         """Pages that a replica accepts at once, including queued ones."""
-        return LEAST_PAGES_AT_A_REPLICA
+        return max(CALLERS_OF_A_REPLICA * self.window_of_a_replica, LEAST_PAGES_AT_A_REPLICA)
 
     @property
     def warm_up_s(self) -> float:
@@ -247,8 +256,8 @@ class DummySettings(_Engine):
         return self.num_gpus
 
     @property
-    def pages_at_a_replica(self) -> int:
-        return max(BATCHES_AT_A_REPLICA * self.max_batch, LEAST_PAGES_AT_A_REPLICA)
+    def window_of_a_replica(self) -> int:
+        return max(BATCHES_AT_A_REPLICA * self.max_batch, LEAST_WINDOW_OF_A_REPLICA)
 
 
 class NativeVlmSettings(_Strict):
@@ -357,7 +366,7 @@ class PaddleOcrVlSettings(_Engine):
         return 1 if self.vlm.backend == "native" else self.vlm.pages_at_once
 
     @property
-    def pages_at_a_replica(self) -> int:
+    def window_of_a_replica(self) -> int:
         return max(BATCHES_AT_A_REPLICA * self.layout_batch, self.pages_at_once + self.layout_batch)
 
 

@@ -6,9 +6,12 @@ Pixels go from a rasterizer to a recognizer without passing through the caller.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -20,7 +23,13 @@ from serve_app.errors import ServiceError
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.page_reader import DocumentContext, PageReader
 from serve_app.pipeline.replica_calls import RetryPolicy, call_with_retries
+from serve_app.pipeline.window_limits import WindowLimits
 from serve_app.scheduling.admission import Admission
+from serve_app.scheduling.page_slots import PageSlots
+
+UNREAD_PAGES = 16
+"""Pages of a document that may be done before its reader takes them, if fewer than these are in flight. A reader that is
+slower than the engines, or stands still, so holds little memory and no slots."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,8 @@ class PageOutcome:
 class Pipeline:
     """Sends pages to the rasterizer and on to the recognizer of the requested engine.
 
-    At most `queue` pages of all documents are in flight, and `window` of one document. A document needs a `slot`,
-    or is refused with QueueFull; its pages beyond the first wait for extra slots.
+    A document needs a `slot`, or is refused with QueueFull. Its pages share the PageSlots of its engine with those of
+    other documents.
     """
 
     def __init__(
@@ -44,30 +53,35 @@ class Pipeline:
         recognizers: Mapping[str, DeploymentHandle[Any]],
         cache: PageCache,
         *,
-        queue: int,
-        window: int,
+        limits: WindowLimits,
         is_ready: Callable[[str], bool],
         has_replicas: Callable[[str], bool],
         fallbacks: Mapping[str, str],
         engine_wait_s: Mapping[str, float],
+        in_line: Callable[[str], int] = lambda engine: 0,
         retry: RetryPolicy | None = None,
     ) -> None:
         """`is_ready`: whether some replica of an engine is known to work. `has_replicas`: whether the engine has any.
 
         `fallbacks` maps an engine to the one that stands in for it. `engine_wait_s` is how long a page waits for a
-        replica of each engine. `retry` is for calls whose replica dies.
+        replica of each engine. `in_line` counts the pages of documents that wait to be opened here. `retry` is for calls
+        whose replica dies.
         """
         self._rasterizer = rasterizer
         self._recognizers = recognizers
         self._cache = cache
-        self._admission = Admission(queue)
-        self._window = window
+        self._limits = limits
+        self._admission = Admission(lambda: limits.documents(recognizers))
+        self._slots = {
+            engine: PageSlots(partial(limits.pages, engine), partial(in_line, engine)) for engine in recognizers
+        }
         self._retry = retry or RetryPolicy()
         self._reader = PageReader(
             rasterizer,
             recognizers,
             is_ready=is_ready,
             has_replicas=has_replicas,
+            behind=lambda engine: self._slots[engine].behind,
             fallbacks=fallbacks,
             engine_wait_s=engine_wait_s,
             retry=self._retry,
@@ -97,34 +111,58 @@ class Pipeline:
     ) -> AsyncGenerator[PageOutcome, None]:
         """Yield each of these pages as soon as it is done, in any order. Closing it cancels the pages in flight.
 
-        `text_layer`: pages of a PDF that contain text are not recognized. The caller has a `slot`, which is for one
-        page; more pages are in flight while extra slots are free.
+        `text_layer`: pages of a PDF that contain text are not recognized. The caller has a `slot`.
         """
         cached = self._cache.pages_of(source, engine, options, dpi)
         document = DocumentContext(source, engine, options, dpi, text_layer, cached)
-        waiting = list(reversed(numbers))
+        waiting = deque(numbers)
         running: set[asyncio.Task[PageOutcome]] = set()
-        extra_slots = 0
-        try:
-            while waiting or running:
-                while waiting and len(running) < self._window:
-                    if len(running) > extra_slots:
-                        if not self._admission.try_acquire_extra():
-                            break
-                        extra_slots += 1
-                    running.add(asyncio.create_task(self._read(document, waiting.pop())))
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                while extra_slots and 1 + extra_slots > len(running) + len(waiting):
-                    self._admission.release_extra()
-                    extra_slots -= 1
-                for task in done:
-                    yield task.result()
-        finally:
-            for task in running:
-                task.cancel()
-            for _ in range(extra_slots):
-                self._admission.release_extra()
-            self._reader.forget(document)
+        done: deque[PageOutcome] = deque()
+        has_news = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def start_pages() -> None:
+            while waiting:
+                if len(done) >= max(UNREAD_PAGES, len(running)):
+                    window.pause()
+                    return
+                if not window.take():
+                    return
+                task = asyncio.create_task(self._read(document, waiting.popleft()))
+                running.add(task)
+                task.add_done_callback(on_done)
+
+        def on_done(task: asyncio.Task[PageOutcome]) -> None:
+            running.remove(task)
+            if not task.cancelled():
+                done.append(task.result())
+            window.release()
+            start_pages()
+            has_news.set()
+
+        with self._slots[engine].open(
+            len(waiting),
+            owner=source.owner,
+            document=source.id,
+            most=self._limits.pages_of_document,
+            # In this context, whoever releases the slot: the log's request id is in it.
+            on_grant=partial(loop.call_soon, start_pages, context=contextvars.copy_context()),
+        ) as window:
+            try:
+                start_pages()
+                while waiting or running or done:
+                    if done:
+                        yield done.popleft()
+                        start_pages()
+                    else:
+                        has_news.clear()
+                        await has_news.wait()
+            finally:
+                waiting.clear()
+                for task in running:
+                    task.remove_done_callback(on_done)
+                    task.cancel()
+                self._reader.forget(document)
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:
         """Let the engine that read these pages find the structure across them. Raises ServiceError."""

@@ -62,15 +62,17 @@ class PageReader:
         *,
         is_ready: Callable[[str], bool],
         has_replicas: Callable[[str], bool],
+        behind: Callable[[str], float],
         fallbacks: Mapping[str, str],
         engine_wait_s: Mapping[str, float],
         retry: RetryPolicy,
     ) -> None:
-        """Arguments as in Pipeline."""
+        """`behind`: the pages that wait for an engine, for each of its pages in flight. Other arguments as in Pipeline."""
         self._rasterizer = rasterizer
         self._recognizers = recognizers
         self._is_ready = is_ready
         self._has_replicas = has_replicas
+        self._behind = behind
         self._fallbacks = fallbacks
         self._engine_wait_s = engine_wait_s
         self._retry = retry
@@ -134,7 +136,14 @@ class PageReader:
                 )
             try:
                 result = await wait_for_replica(
-                    self._recognizers[engine].recognize.remote(pixels, document.options, source.id, source.owner),
+                    self._recognizers[engine].recognize.remote(
+                        # The pages wait for the document's engine, also where this is the fallback: it reads them then.
+                        pixels,
+                        document.options,
+                        source.id,
+                        source.owner,
+                        behind=self._behind(document.engine),
+                    ),
                     has_replicas=partial(self._has_replicas, engine),
                     wait_s=self._engine_wait_s[engine],
                     poll_s=retry.poll_s,

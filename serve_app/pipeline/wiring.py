@@ -15,6 +15,7 @@ from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.results import Results
+from serve_app.pipeline.window_limits import WindowLimits
 from serve_app.recognition.deployment import EnginePhase
 from serve_app.recognition.engine_monitor import EngineMonitor
 from serve_app.runtime.mapped_file import FileContent
@@ -53,8 +54,10 @@ def open_services(
     rasterizer: DeploymentHandle[Any],
     recognizers: Mapping[str, DeploymentHandle[Any]],
     sharing: FileSharing | None = None,
+    *,
+    in_line: Callable[[str], int] = lambda engine: 0,
 ) -> PipelineServices:
-    """Open the services of a replica. By default, `sharing` is through Ray's object store."""
+    """Open the services of a replica. By default, `sharing` is through Ray's object store. `in_line`: see Pipeline."""
     sharing = sharing or THROUGH_RAY
     limits = settings.limits
     store = open_store(settings.store, secrets)
@@ -68,16 +71,19 @@ def open_services(
         )
         for engine in settings.engines
     }
+    windows: dict[str, int] = {engine.name: engine.window_of_a_replica for engine in settings.engines}
     cache = PageCache(store, store_monitor, settings, lambda engine: engines[engine].state.version)
     pipeline = Pipeline(
         rasterizer,
         recognizers,
         cache,
-        queue=limits.queue,
-        window=limits.pages_in_flight,
+        limits=WindowLimits(
+            lambda engine: engines[engine].replicas * windows[engine], limits.queue, limits.pages_in_flight
+        ),
         is_ready=lambda engine: engines[engine].is_ready,
         has_replicas=lambda engine: engines[engine].has_replicas,
         engine_wait_s={engine.name: _replica_wait_s(engine, limits) for engine in settings.engines},
+        in_line=in_line,
         fallbacks={engine.name: engine.fallback for engine in settings.engines if engine.fallback is not None},
     )
     documents = Documents(

@@ -1,4 +1,4 @@
-"""Polls the engines in the background, for /health.
+"""Polls the engines in the background, for /health and for the windows of documents.
 
 /health itself calls no engine and no store, so it responds even while they are busy or away.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ray import serve
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.recognition.deployment import EnginePhase, EngineState
@@ -20,81 +20,88 @@ from serve_app.recognition.deployment import EnginePhase, EngineState
 log = logging.getLogger("ray.serve.monitor")
 
 POLL_S = 1.0
-READY_POLL_S = 5.0
+READY_POLL_S = 2.0
 POLL_TIMEOUT_S = 5.0
-STATE_EXPIRES_S = 12.0
-"""Seconds after which a replica's state expires. Serve picks the replica of each poll, so the only sign that a replica is
-gone is that its state is not renewed."""
+POLLED_PER_S = 200
+"""Replicas that a monitor asks in a second, at most, so that a thousand of them cost it no more than a tenth of a core."""
 
 NO_REPLICA = "no replica is running yet: either it is still loading, or the cluster has no room for it"
 
 
 class EngineMonitor:
-    """Polls the replicas of one recognizer for their state. Serve picks the replica of each poll.
-
-    A replica's state expires after STATE_EXPIRES_S.
-    """
+    """Polls all replicas of one recognizer for their state. That wakes no deployment that is scaled to zero."""
 
     def __init__(self, recognizer: DeploymentHandle[Any], *, initial_phase: EnginePhase) -> None:
         self._recognizer = recognizer
         self._state = EngineState(replica="", phase=initial_phase)
-        self._seen: dict[str, tuple[float, EngineState]] = {}
         self._initial_phase = initial_phase
-        self._has_replicas = True  # assumed until Serve reports none
+        self._replicas: int | None = None  # unknown until Serve has reported it
+        self._settled = False
+
+    @property
+    def replicas(self) -> int:
+        """The number of replicas that run now; 0 if it is not known yet."""
+        return self._replicas or 0
 
     @property
     def has_replicas(self) -> bool:
         """Whether a replica can take a page now. False, for example, if the cluster has no room for one."""
-        return self._has_replicas
+        return self._replicas != 0
 
     @property
     def lost_replicas(self) -> bool:
         """Whether there were replicas and all of them are gone."""
-        return not self._has_replicas and self._state.replica != ""
+        return not self.has_replicas and self._state.replica != ""
 
     @property
     def state(self) -> EngineState:
-        """The best state that has not expired, since one ready replica is enough; the last known state if all have expired."""
-        since = time.monotonic() - STATE_EXPIRES_S
-        self._seen = {replica: (at, state) for replica, (at, state) in self._seen.items() if at > since}
-        states = [state for _, state in self._seen.values()]
-        known = min(states, key=_rank, default=self._state)
-        if not self._has_replicas and known.phase is not EnginePhase.FAILED:
-            return replace(known, phase=self._initial_phase, reason=NO_REPLICA)
-        return known
+        """The best state of the replicas, since one ready replica is enough; the last known one if there are none."""
+        if not self.has_replicas and self._state.phase is not EnginePhase.FAILED:
+            return replace(self._state, phase=self._initial_phase, reason=NO_REPLICA)
+        return self._state
 
     @property
     def is_ready(self) -> bool:
         return self.state.phase is EnginePhase.INITIALIZED
 
-    def report(self, state: EngineState) -> None:
-        """Record a replica's state."""
-        self._state = state
-        self._has_replicas = True
-        self._seen[state.replica] = (time.monotonic(), state)
+    def report(self, states: Sequence[EngineState], replicas: int) -> None:
+        """Record the states of the replicas that have responded, out of this many."""
+        self._replicas = replicas
+        self._settled = 0 < len(states) == replicas and all(_rank(state) == (0, False) for state in states)
+        self._state = min(states, key=_rank, default=self._state)
 
     async def run(self) -> None:
         while True:
-            try:
-                await self._poll()
-            except Exception as error:
-                # The replica or the controller died during the poll; the next round polls again.
-                log.debug("could not get the engine's state: %s", type(error).__name__)
-            settled = bool(self._seen) and all(_rank(state) == (0, False) for _, state in self._seen.values())
-            await asyncio.sleep(READY_POLL_S if settled else POLL_S)
+            await self.poll()
+            await asyncio.sleep(max(READY_POLL_S if self._settled else POLL_S, self.replicas / POLLED_PER_S))
 
-    async def _poll(self) -> None:
+    async def poll(self) -> None:
+        """Ask all replicas."""
         try:
-            self.report(await asyncio.wait_for(self._recognizer.state.remote(), POLL_TIMEOUT_S))
+            answers = await self._recognizer.broadcast("state").results_async(
+                timeout_s=POLL_TIMEOUT_S, return_exceptions=True
+            )
+        except DeploymentUnavailableError:  # Serve's way to say that there are none
+            self.report([], 0)
         except TimeoutError:
-            # Either every replica is busy, and the known state stays, or there is none.
-            self._has_replicas = await asyncio.to_thread(_running_replicas, self._recognizer) > 0
+            # Either some replica is too busy, and the known state stays, or Serve does not know the deployment yet.
+            replicas = await asyncio.to_thread(_running_replicas, self._recognizer)
+            self._replicas = self._replicas if replicas is None else replicas
+        except Exception as error:
+            # The controller died during the poll; the next round polls again.
+            log.debug("could not get the states of an engine: %s", type(error).__name__)
+        else:
+            self.report([answer for answer in answers if isinstance(answer, EngineState)], len(answers))
 
 
-def _running_replicas(recognizer: DeploymentHandle[Any]) -> int:
-    """Count the running replicas, as Serve's controller knows them. Called only if none responds."""
+def _running_replicas(recognizer: DeploymentHandle[Any]) -> int | None:
+    """Count the running replicas, as Serve's controller knows them; None if it does not respond."""
     deployment_id = recognizer.deployment_id
-    application = serve.status().applications.get(deployment_id.app_name)
+    try:
+        application = serve.status().applications.get(deployment_id.app_name)
+    except Exception as error:
+        log.debug("could not get the status of an engine: %s", type(error).__name__)
+        return None
     deployment = application.deployments.get(deployment_id.name) if application is not None else None
     if deployment is None:
         return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serve_app.errors import QueueFull, ServiceUnavailable
@@ -12,10 +12,10 @@ BUSY_RETRY_AFTER_S = 5
 
 
 class Admission:
-    """A pool of `limit` slots. A request gets a slot at once or is refused; none waits."""
+    """A pool of `limit` slots, a number or a function that gives it. A request gets a slot at once or is refused."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int | Callable[[], int]) -> None:
+        self._limit = limit if callable(limit) else lambda: limit
         self._in_use = 0
         self._closed = False
 
@@ -37,23 +37,13 @@ class Admission:
         """Use one slot. Raises QueueFull if none is free, and ServiceUnavailable after `close`."""
         if self._closed:
             raise ServiceUnavailable("The service is shutting down.", retry_after_s=BUSY_RETRY_AFTER_S)
-        if self._in_use >= self._limit:
+        if self._in_use >= self._limit():
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
         self._in_use += 1
         try:
             yield
         finally:
             self._in_use -= 1
-
-    def try_acquire_extra(self) -> bool:
-        """Take one more slot if at least half of all slots stay free for new requests. Return it with `release_extra`."""
-        if 2 * (self._in_use + 1) > self._limit:
-            return False
-        self._in_use += 1
-        return True
-
-    def release_extra(self) -> None:
-        self._in_use -= 1
 
 
 class SharedAdmission:

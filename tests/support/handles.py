@@ -12,6 +12,7 @@ from serve_app.errors import (
 )
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.replica_calls import RetryPolicy
+from serve_app.pipeline.window_limits import WindowLimits
 from tests.support.caches import no_cache
 
 
@@ -33,7 +34,7 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         return self
 
-    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
+    def remote(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         self.calls.append(arguments)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
@@ -48,7 +49,7 @@ class Handle:
 class Silent(Handle):
     """A deployment without replicas: Serve keeps a call until there is one."""
 
-    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
+    def remote(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         return asyncio.ensure_future(asyncio.Event().wait())
 
 
@@ -73,15 +74,16 @@ def pipeline_of(
     ready: bool = True,
     has_replicas: bool = True,
     fallback: Handle | None = None,
-    queue: int = 8,
-    window: int = 4,
     from_zero: bool = False,
+    queue: int | None = None,
+    window: int | None = 4,
+    capacity: int = 0,
 ) -> Pipeline:
+    """`window`: pages of a document in flight; `queue` and `capacity`: see WindowLimits."""
     handles: Any = (rasterizer, {"x": recognizer, "other": fallback}, no_cache())
     return Pipeline(
         *handles,
-        queue=queue,
-        window=window,
+        limits=WindowLimits(lambda engine: capacity, queue, window),
         is_ready=lambda engine: ready,
         has_replicas=lambda engine: has_replicas,
         fallbacks={"x": "other"} if fallback is not None else {},

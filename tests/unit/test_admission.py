@@ -19,13 +19,18 @@ def test_a_slot_is_free_again_whatever_happens_in_it() -> None:
     assert admission.in_use == 0
 
 
-def test_extra_slots_leave_half_of_all_free() -> None:
-    admission = Admission(5)
+def test_the_limit_may_change_while_slots_are_in_use() -> None:
+    limit = 1
+    admission = Admission(lambda: limit)
     with admission.slot():
-        assert admission.try_acquire_extra()
-        assert not admission.try_acquire_extra()
-        admission.release_extra()
-        assert admission.in_use == 1
+        with pytest.raises(QueueFull), admission.slot():
+            pass
+        limit = 2
+        with admission.slot():
+            limit = 1
+            assert admission.in_use == 2
+        with pytest.raises(QueueFull), admission.slot():
+            pass
 
 
 def test_a_closed_pool_admits_nobody_and_slots_in_use_stay_valid() -> None:

@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve_app.document import SourceFile
 from serve_app.document.options import RecognitionOptions
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.errors import (
@@ -29,9 +30,14 @@ class Gate(Handle):
     def __init__(self) -> None:
         super().__init__(None)
         self.waiting: dict[int, asyncio.Future[Any]] = {}
+        self.behind: list[float] = []
+        self.at_once = False
 
-    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
+    def remote(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         number = arguments[0]
+        self.behind.append(named["behind"])
+        if self.at_once:
+            return asyncio.sleep(0, page_result())
         self.waiting[number] = asyncio.get_running_loop().create_future()
         return self.waiting[number]
 
@@ -42,13 +48,21 @@ class Gate(Handle):
 class Numbers(Handle):
     """A rasterizer whose pixels are the page's number."""
 
-    def remote(self, *arguments: Any, owner: str = "") -> Any:
+    def remote(self, *arguments: Any, **named: Any) -> Any:
         return arguments[3]
 
 
-def gated(queue: int = 8, window: int = 3) -> tuple[Pipeline, Gate]:
+def gated(queue: int | None = None, window: int | None = 3, capacity: int = 0) -> tuple[Pipeline, Gate]:
     gate = Gate()
-    return pipeline_of(Numbers(None), gate, queue=queue, window=window), gate
+    return pipeline_of(Numbers(None), gate, queue=queue, window=window, capacity=capacity), gate
+
+
+OTHER = SourceFile("other", b"")
+
+
+async def cancelled(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def settle() -> None:
@@ -78,33 +92,61 @@ async def test_a_document_has_a_window_of_pages_in_flight_and_yields_each_when_i
     assert sorted(got) == [1, 2, 3, 4, 5]
 
 
-async def test_documents_leave_half_of_the_slots_to_others_and_release_theirs() -> None:
+async def test_a_limit_of_the_queue_bounds_documents_and_half_as_many_pages_beside_their_first_ones() -> None:
     pipeline, gate = gated(queue=4, window=4)
     with pipeline.slot():
         document = pipeline.pages(SOURCE, range(1, 9), engine="x", options=RecognitionOptions(), dpi=None)
         first = asyncio.ensure_future(anext(document))
         await settle()
-        assert len(gate.waiting) == 2, "the document's slot and one extra slot"
-        with pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull), pipeline.slot():
+        assert len(gate.waiting) == 2
+        with pipeline.slot(), pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull), pipeline.slot():
             pass
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await document.aclose()
-    with pipeline.slot(), pipeline.slot(), pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull):
-        pipeline.slot().__enter__()
 
 
-async def test_a_document_releases_slots_as_its_last_pages_finish() -> None:
-    pipeline, gate = gated(queue=4, window=4)
-    with pipeline.slot():
-        document = pipeline.pages(SOURCE, [1, 2], engine="x", options=RecognitionOptions(), dpi=None)
-        first = asyncio.ensure_future(anext(document))
+async def test_a_reader_that_stands_still_holds_no_slots_and_few_pages() -> None:
+    pipeline, gate = gated(window=None, capacity=40)
+    slow = pipeline.pages(SOURCE, range(1, 301), engine="x", options=RecognitionOptions(), dpi=None)
+    first = asyncio.ensure_future(anext(slow))
+    await settle()
+    assert len(gate.waiting) == 40
+    sent = 0
+    while gate.waiting:
+        sent += 1
+        gate.done(next(iter(gate.waiting)))
         await settle()
-        gate.done(1)
-        await first
-        with pipeline.slot(), pipeline.slot(), pipeline.slot(), pytest.raises(QueueFull):
-            pipeline.slot().__enter__()
-        await document.aclose()
+    assert (await first).number == 1
+    assert 40 < sent <= 1 + 2 * 40, "the pages that were in flight, and as many more"
+    other = pipeline.pages(OTHER, range(1, 301), engine="x", options=RecognitionOptions(), dpi=None)
+    beside = asyncio.ensure_future(anext(other))
+    await settle()
+    assert len(gate.waiting) == 40, "the other document has all slots"
+    await cancelled(beside)
+    await slow.aclose()
+    await other.aclose()
+
+
+async def test_a_reader_goes_on_where_it_stood_still() -> None:
+    pipeline, gate = gated(window=None, capacity=40)
+    gate.at_once = True
+    document = pipeline.pages(SOURCE, range(1, 101), engine="x", options=RecognitionOptions(), dpi=None)
+    numbers = []
+    async for outcome in document:
+        numbers.append(outcome.number)
+        await settle()
+    assert sorted(numbers) == list(range(1, 101))
+
+
+async def test_each_call_says_how_many_pages_wait_behind_it() -> None:
+    pipeline, gate = gated(window=None, capacity=20)
+    document = pipeline.pages(SOURCE, range(1, 101), engine="x", options=RecognitionOptions(), dpi=None)
+    first = asyncio.ensure_future(anext(document))
+    await settle()
+    assert len(gate.behind) == 20 and sum(1 + behind for behind in gate.behind) == pytest.approx(100)
+    await cancelled(first)
+    await document.aclose()
 
 
 async def test_pages_in_flight_are_cancelled_when_their_document_is_closed() -> None:

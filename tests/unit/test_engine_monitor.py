@@ -6,23 +6,50 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve_app.recognition import engine_monitor
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.engine_monitor import EngineMonitor
+from serve_app.recognition.engine_monitor import NO_REPLICA, EngineMonitor
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
 from serve_app.storage.store import StoreUnavailable
 
 
-def monitor() -> EngineMonitor:
-    no_handle: Any = None  # these tests say what replicas say; nothing is asked
-    return EngineMonitor(no_handle, initial_phase=EnginePhase.INITIALIZING)
+class Recognizer:
+    """Stands for the handle of a recognizer: `answers` are what its replicas say, or what ends the call."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers: list[Any] = list(answers)
+        self.error: Exception | None = None
+
+    def broadcast(self, method: str) -> Recognizer:
+        assert method == "state"
+        return self
+
+    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[Any]:
+        assert timeout_s and return_exceptions
+        if self.error is not None:
+            raise self.error
+        return self.answers
+
+
+NOBODY = DeploymentUnavailableError(DeploymentID("x"))
 
 
 def said(replica: str, phase: EnginePhase, reason: str | None = None) -> EngineState:
     return EngineState(replica=replica, phase=phase, reason=reason)
+
+
+READY, FAILED = said("a", EnginePhase.INITIALIZED), said("b", EnginePhase.FAILED, "out of memory")
+
+
+def monitor(recognizer: Recognizer) -> EngineMonitor:
+    handle: Any = recognizer
+    return EngineMonitor(handle, initial_phase=EnginePhase.INITIALIZING)
 
 
 def phase_and_reason(engines: EngineMonitor) -> tuple[str, str | None]:
@@ -34,30 +61,73 @@ def is_degraded(looks: StoreMonitor) -> bool:
 
 
 def test_before_any_replica_has_answered_the_phase_is_what_the_settings_say() -> None:
-    assert monitor().state.phase is EnginePhase.INITIALIZING
+    engines = monitor(Recognizer())
+    assert engines.state.phase is EnginePhase.INITIALIZING
+    assert engines.has_replicas and engines.replicas == 0 and not engines.lost_replicas
 
 
-def test_one_replica_that_is_ready_serves_everybody() -> None:
-    engines = monitor()
-    engines.report(said("a", EnginePhase.INITIALIZED))
-    engines.report(said("b", EnginePhase.FAILED, "out of memory"))
-    assert engines.is_ready
+async def test_one_replica_that_is_ready_serves_everybody() -> None:
+    engines = monitor(Recognizer(FAILED, READY))
+    await engines.poll()
+    assert engines.is_ready and engines.replicas == 2
 
 
-def test_a_replica_that_is_gone_does_not_hide_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines = monitor()
-    now = 1000.0
-    monkeypatch.setattr("serve_app.recognition.engine_monitor.time.monotonic", lambda: now)
-    engines.report(said("old", EnginePhase.INITIALIZED))
-    now += engine_monitor.STATE_EXPIRES_S - 1
-    engines.report(said("new", EnginePhase.FAILED, "no language data"))
-    assert phase_and_reason(engines) == ("initialized", None), "the old one may still be there"
-    now += 2
-    assert phase_and_reason(engines) == ("failed", "no language data")
-    now += engine_monitor.STATE_EXPIRES_S + 1
-    assert phase_and_reason(engines) == ("failed", "no language data"), (
-        "with nobody heard of lately, the last word stands"
-    )
+async def test_a_replica_that_is_gone_does_not_hide_one_that_failed() -> None:
+    recognizer = Recognizer(READY, FAILED)
+    engines = monitor(recognizer)
+    await engines.poll()
+    assert phase_and_reason(engines) == ("initialized", None)
+    recognizer.answers = [ActorDiedError(), FAILED]
+    await engines.poll()
+    assert phase_and_reason(engines) == ("failed", "out of memory")
+
+
+async def test_without_replicas_the_phase_is_what_the_settings_say_until_one_is_back() -> None:
+    recognizer = Recognizer(READY)
+    engines = monitor(recognizer)
+    await engines.poll()
+    recognizer.error = NOBODY
+    await engines.poll()
+    assert engines.lost_replicas and not engines.is_ready
+    assert phase_and_reason(engines) == ("initializing", NO_REPLICA)
+    recognizer.error = None
+    await engines.poll()
+    assert phase_and_reason(engines) == ("initialized", None) and engines.replicas == 1
+
+
+async def test_an_engine_that_failed_stays_failed_while_its_replicas_are_replaced() -> None:
+    recognizer = Recognizer(FAILED)
+    engines = monitor(recognizer)
+    await engines.poll()
+    recognizer.error = NOBODY
+    await engines.poll()
+    assert phase_and_reason(engines) == ("failed", "out of memory")
+
+
+async def test_while_a_replica_is_too_busy_to_answer_the_controller_counts_them_and_states_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recognizer = Recognizer(READY)
+    engines = monitor(recognizer)
+    await engines.poll()
+    counts = iter([5, None, 0])
+    monkeypatch.setattr(engine_monitor, "_running_replicas", lambda handle: next(counts))
+    recognizer.error = TimeoutError()
+    await engines.poll()
+    assert engines.is_ready and engines.replicas == 5
+    await engines.poll()
+    assert engines.is_ready and engines.replicas == 5, "the controller is away"
+    await engines.poll()
+    assert not engines.has_replicas
+
+
+async def test_a_failed_poll_changes_nothing() -> None:
+    recognizer = Recognizer(READY)
+    engines = monitor(recognizer)
+    await engines.poll()
+    recognizer.error = ActorDiedError()
+    await engines.poll()
+    assert engines.is_ready and engines.replicas == 1
 
 
 @pytest.fixture

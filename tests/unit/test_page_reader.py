@@ -26,6 +26,7 @@ from serve_app.errors import (
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.page_reader import DEADLY_PAGES
+from serve_app.pipeline.window_limits import WindowLimits
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
@@ -37,8 +38,9 @@ async def test_a_cached_page_is_not_sent_to_a_recognizer(tmp_path: Path) -> None
     cache = PageCache(store, StoreMonitor(store), Settings(cache_days=1), lambda engine: "1")
     recognizer = Handle(PageResult(RESULT.content, EngineInfo(name="tesseract", version="1")))
     handles: Any = (Handle("pixels"), {"tesseract": recognizer}, cache)
+    limits = WindowLimits(lambda engine: 4)
     pipeline = Pipeline(
-        *handles, queue=8, window=4, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s={"tesseract": 1}
+        *handles, limits=limits, is_ready=bool, has_replicas=bool, fallbacks={}, engine_wait_s={"tesseract": 1}
     )
     source, options = SourceFile("document", b"", digest=cache.digest(b"%PDF-")), RecognitionOptions()
     for _ in range(2):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_limits_are_those_that_were_promised() -> None:
     limits = Settings().limits
-    promised = {"body_mb": 50, "image_megapixels": 100, "fetch_s": 20, "request_s": 300, "queue": 64}
+    promised = {"body_mb": 50, "image_megapixels": 100, "fetch_s": 20, "request_s": 300}
     assert {name: getattr(limits, name) for name in promised} == promised
 
 
