@@ -27,6 +27,8 @@ from serve_app.settings import EngineSettings, ReplicaRange, Secrets, Settings, 
 HEALTH_CHECK_TIMEOUT_S = 10
 # High, so that pages queue within a rasterizer, where documents take turns, and not in Serve's own queue.
 RASTERIZER_CALLS = 256
+# A page goes to the replica with the fewest pages.
+BY_PAGES = {"request_router_class": "serve_app.scheduling.shortest_queue.ShortestQueueRouter"}
 # Calls that read an engine's state, in addition to those with its pages.
 STATE_CALLS = 2
 # Each watcher of a job, at any ingress replica, has one call that waits in Jobs.
@@ -58,6 +60,7 @@ def build(settings: Settings) -> Application:
     rasterizer = serve.deployment(
         **_scaling(settings.raster.replicas),
         max_ongoing_requests=RASTERIZER_CALLS,
+        request_router_config=BY_PAGES,
         ray_actor_options=without_cpu,
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,
@@ -69,6 +72,7 @@ def build(settings: Settings) -> Application:
             name=f"Recognizer-{engine.name}",
             **_scaling(replicas[engine.name]),
             max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
+            request_router_config=BY_PAGES,
             health_check_period_s=settings.limits.health_check_s,
             health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
             ray_actor_options={

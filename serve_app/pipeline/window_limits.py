@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 LEAST_DOCUMENTS = 64
-LEAST_PAGES = 16
-"""Also without a replica: the first one starts only if pages wait for it. And with one, while its pages are decoded."""
+LEAST_PAGES = 8
+"""Also without a replica: the first one starts only if pages wait for it. Enough for an engine that is faster than decoding, and
+few, since they have all queued at the first replica when others start."""
 
 
 @dataclass(frozen=True)

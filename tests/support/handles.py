@@ -56,7 +56,7 @@ class Silent(Handle):
 class FromZero(Handle):
     """A deployment without replicas whose first one starts because of a call, after 50 ms."""
 
-    def remote(self, *arguments: Any, owner: str = "") -> Awaitable[Any]:
+    def remote(self, *arguments: Any, **named: Any) -> Awaitable[Any]:
         async def response() -> Any:
             await asyncio.sleep(0.05)
             return self.answers[0]
