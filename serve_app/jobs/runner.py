@@ -106,8 +106,7 @@ class Runner:
 
     async def _attempt(self, record: JobRecord, failures: _Failures) -> None:
         """Run the job to its end, or until an error, which it raises. `verdict` decides what follows."""
-        if (ended := await self._ended_elsewhere(record.id)) is not None:
-            self._on_change(ended, {})
+        if await self._is_ended_elsewhere(record.id):
             return
         if record.started is None:
             record.started = datetime.now(UTC)
@@ -115,6 +114,8 @@ class Runner:
         with await self._open(record) as run:
             await self._restore(record, run, failures)
             await self._read(record, run, failures)
+            if await self._is_ended_elsewhere(record.id):  # it may have been deleted, with its pages
+                return
             await self._save_lost_pages(record, run)
             summary = await run.finish_job()
             await self._job_store.save_summary(record.id, summary, run.spool)
@@ -122,6 +123,13 @@ class Runner:
             await self._save_dialect_result(record, run)
         state = JobState.PARTIAL if summary.status is DocumentStatus.PARTIAL else JobState.DONE
         await self._end(record, state, None)
+
+    async def _is_ended_elsewhere(self, job_id: str) -> bool:
+        """Whether another replica has stored the end of a job; announces it then."""
+        if (ended := await self._ended_elsewhere(job_id)) is None:
+            return False
+        self._on_change(ended, {})
+        return True
 
     async def _open(self, record: JobRecord) -> DocumentRun:
         return await self._documents.open(

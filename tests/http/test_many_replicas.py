@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import httpx
+import pytest
+
+from serve_app.jobs.idempotency_store import Claim
+from serve_app.jobs.record import JobState
 from tests.support.job_client import END_S, assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.support.local_service import BEAT_S, LocalJobs, LocalService
+from tests.support.service import KEY
+from tests.support.swift_fixture import SwiftServer
 
 ENGINE = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1, "text": "Привет"}
 MANY: dict[str, Any] = {"engines": [ENGINE], "jobs": {"replicas": 2, "in_flight": 2}, "ingress_replicas": 2}
@@ -113,3 +125,215 @@ def test_a_job_whose_holder_is_dead_can_be_cancelled_and_deleted_before_it_is_ta
         assert job_of(client, cancelled)["state"] == "cancelled"
         assert client.get(f"/jobs/{deleted}").status_code == 410
     assert {path.name for path in (tmp_path / "output").rglob(f"{deleted}/**/*") if path.is_file()} == {"job.json"}
+
+
+@pytest.fixture(params=["folder", "swift"])
+def two_holders(
+    request: pytest.FixtureRequest, deployed: Callable[..., LocalService], tmp_path: Path
+) -> tuple[LocalService, Callable[[str], list[str]]]:
+    """A service whose Jobs replicas never beat by themselves, and what its store has of a job."""
+    settings: dict[str, Any] = {**MANY, "jobs": {"replicas": 2}}
+    if request.param == "folder":
+        output = tmp_path / "output"
+
+        def stored(job_id: str) -> list[str]:
+            return sorted(
+                str(each.relative_to(output)) for each in output.rglob("*") if each.is_file() and job_id in str(each)
+            )
+
+        return started(deployed, settings, beat_s=LONG_S), stored
+    swift: SwiftServer = request.getfixturevalue("swift")
+    prefix = uuid.uuid4().hex
+    store, keys = swift.store_settings(prefix)
+
+    def stored_in_swift(job_id: str) -> list[str]:
+        return sorted(key.removeprefix(f"{prefix}/") for key in swift.written(prefix) if job_id in key)
+
+    return started(deployed, {**settings, "store": store}, secrets=keys, beat_s=LONG_S), stored_in_swift
+
+
+def give_to_both(service: LocalService, job_id: str) -> tuple[LocalJobs, LocalJobs]:
+    """Have a job run at both replicas; return the one that had it, and the other."""
+    (holder,) = holders(service, job_id)
+    (other,) = (each for each in service.jobs if each is not holder)
+    progress = holder._board.get(job_id)
+    assert progress is not None
+    service.call(other.wake(progress.record.model_copy(deep=True)))
+    wait_until(lambda: at_work(other, job_id), "the other one is at work too")
+    return holder, other
+
+
+def at_work(replica: LocalJobs, job_id: str) -> bool:
+    """Whether a replica has read pages of a job itself, and is not at its end."""
+    progress = replica._board.get(job_id)
+    return progress is not None and progress.record.total is not None and progress.version > 2
+
+
+def beat(service: LocalService, replica: LocalJobs) -> None:
+    service.call(replica._janitor.renew())
+    service.call(replica._janitor.pass_on())
+
+
+def test_two_holders_at_once_read_a_job_whole(
+    two_holders: tuple[LocalService, Callable[[str], list[str]]],
+) -> None:
+    service, stored = two_holders
+    with service.client() as client:
+        job_id = submit(client, book(20))
+        wait_until_done(client, job_id, 2)
+        both = give_to_both(service, job_id)
+        assert_whole(client, wait_for_end(client, job_id), 20)
+        wait_until(lambda: not any(job_id in each._scheduler for each in both), "both come to their ends")
+        assert_whole(client, job_of(client, job_id), 20)
+    for each in both:
+        beat(service, each)
+    pages = [key for key in stored(job_id) if "/page-results/" in key]
+    indexes = [key for key in stored(job_id) if key.startswith("jobs/")]
+    assert len(pages) == 20
+    assert [key.split("/")[1] for key in indexes] == ["expires", "of"], "neither work nor a lease is left"
+
+
+def test_of_two_holders_one_gives_the_job_up_at_its_next_beat(
+    two_holders: tuple[LocalService, Callable[[str], list[str]]],
+) -> None:
+    service, _ = two_holders
+    with service.client() as client:
+        job_id = submit(client, book(40))
+        wait_until_done(client, job_id, 2)
+        both = give_to_both(service, job_id)
+        for each in (*both, *both):
+            beat(service, each)
+        assert len([each for each in both if job_id in each._scheduler]) == 1
+        assert_whole(client, wait_for_end(client, job_id), 40)
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["beats again", "runs to its end"])
+@pytest.mark.parametrize("state", [JobState.CANCELLED, JobState.DELETED])
+def test_the_end_of_a_job_holds_although_a_replica_that_is_cut_off_goes_on(
+    two_holders: tuple[LocalService, Callable[[str], list[str]]], state: JobState, comes_back: bool
+) -> None:
+    service, stored = two_holders
+    with service.client() as client:
+        job_id = submit(client, book(200 if comes_back else 40))
+        wait_until_done(client, job_id, 2)
+        cut_off, other = give_to_both(service, job_id)
+        service.jobs.remove(cut_off)
+        if state is JobState.CANCELLED:
+            assert client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
+        else:
+            assert client.delete(f"/jobs/{job_id}").status_code == 204
+        assert job_id in cut_off._scheduler and job_id not in other._scheduler
+        done = cut_off._board.get(job_id)
+        assert done is not None
+        pages = done.record.done
+        wait_until(lambda: job_id not in cut_off._scheduler or done.record.done > pages, "it goes on")
+        if comes_back:
+            beat(service, cut_off)
+        wait_until(lambda: job_id not in cut_off._scheduler, "it stops")
+        service.jobs.append(cut_off)
+        for each in service.jobs:
+            beat(service, each)
+        for _ in range(2):
+            answer = client.get(f"/jobs/{job_id}")
+            if state is JobState.CANCELLED:
+                assert answer.json()["state"] == "cancelled"
+            else:
+                assert answer.status_code == 410
+    kept = [key for key in stored(job_id) if not key.startswith("jobs/expires/")]
+    assert not [key for key in kept if key.startswith(("jobs/active/", "jobs/leases/"))], "no work is left"
+    if state is JobState.DELETED:
+        assert [Path(key).name for key in kept] == ["job.json"], kept
+
+
+def test_a_replica_that_is_stopped_hands_its_jobs_over_at_once(deployed: Callable[..., LocalService]) -> None:
+    service = started(deployed, MANY)
+    with service.client() as client:
+        ids = [submit(client, book(30)) for _ in range(2)]
+        for job_id in ids:
+            wait_until_done(client, job_id, 2)
+        stopped = next(each for each in service.jobs if any(each._leases.holds(job_id) for job_id in ids))
+        service.jobs.remove(stopped)
+        service.call(stopped.close())
+        wait_until(lambda: all(holders(service, job_id) for job_id in ids), "they are taken over", 4 * BEAT_S + 2)
+        for job_id in ids:
+            assert_whole(client, wait_for_end(client, job_id), 30)
+
+
+def test_the_webhook_of_a_replica_that_dies_is_sent_by_another(deployed: Callable[..., LocalService]) -> None:
+    heard: list[str] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append(self.headers["webhook-id"])
+            self.send_response(500 if len(heard) == 1 else 204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    receiver = ThreadingHTTPServer(("127.0.0.2", 0), Receiver)
+    Thread(target=receiver.serve_forever, daemon=True).start()
+    settings = {**MANY, "allowed_private_networks": ["127.0.0.2/32"]}
+    try:
+        service = started(deployed, settings, secrets={"OCR_WEBHOOK_SECRET": "secret"})
+        with service.client() as client:
+            job_id = submit(client, book(1), webhook=f"http://127.0.0.2:{receiver.server_address[1]}/hook")
+            wait_until(lambda: bool(heard), "it is sent at the end")
+            (holder,) = holders(service, job_id)
+            service.kill(holder)
+            wait_until(lambda: job_of(client, job_id)["webhook"]["state"] == "delivered", "it is sent again")
+    finally:
+        receiver.shutdown()
+        receiver.server_close()
+    assert heard == [job_id, job_id]
+
+
+def test_of_requests_with_one_key_at_two_ingress_replicas_one_is_processed(
+    deployed: Callable[..., LocalService],
+) -> None:
+    service = started(deployed, MANY)
+
+    def ask(path: str, key: str, pages: int) -> httpx.Response:
+        headers = {"X-API-Key": KEY, "Idempotency-Key": key}
+        return httpx.post(f"{service.url}{path}", headers=headers, files={"file": book(pages)}, timeout=60)
+
+    with ThreadPoolExecutor() as clients:
+        jobs = list(clients.map(lambda _: ask("/jobs", "a job", 2), range(6)))
+        documents = list(clients.map(lambda _: ask("/ocr", "a document", 8), range(6)))
+    assert {answer.status_code for answer in jobs} == {202} and len({answer.json()["id"] for answer in jobs}) == 1
+    assert sorted(answer.status_code for answer in documents) == [200, *[409] * 5]
+    (first,) = (answer for answer in documents if answer.status_code == 200)
+    for _ in range(2):
+        again = ask("/ocr", "a document", 8)
+        assert again.content == first.content and again.headers["idempotent-replayed"] == "true"
+
+
+def test_a_key_that_reaches_two_jobs_replicas_while_one_is_added_is_claimed_once(
+    deployed: Callable[..., LocalService],
+) -> None:
+    service = started(deployed, MANY)
+
+    async def claim_at_both(key: str) -> list[str]:
+        claims = [Claim(f"request {number}", "digest", time.time()) for number in range(2)]
+        valid = await asyncio.gather(
+            *(each.claim("alice", key, claim) for each, claim in zip(service.jobs, claims, strict=True))
+        )
+        assert all(isinstance(each, Claim) for each in valid), valid
+        return [each.id for each in valid if isinstance(each, Claim)]
+
+    for number in range(5):
+        first, second = service.call(claim_at_both(f"key {number}"))
+        assert first == second
+
+
+def test_a_key_may_watch_as_many_jobs_at_each_ingress_replica(deployed: Callable[..., LocalService]) -> None:
+    service = started(deployed, MANY)
+    with service.client() as client, ExitStack() as streams:
+        job_id = submit(client, book(200))
+        statuses = []
+        for _ in range(36):
+            watcher = streams.enter_context(service.client())
+            statuses.append(streams.enter_context(watcher.stream("GET", f"/jobs/{job_id}/events")).status_code)
+        assert statuses.count(200) == 32 and set(statuses[32:]) == {503}, "the limit of each of two is 16"
+        assert client.post(f"/jobs/{job_id}/cancel").status_code == 200

@@ -189,6 +189,8 @@ class LocalJobs(Jobs):
         for task in self._tasks:
             task.cancel()
         await self._scheduler.stop_all()
+        for job_id in list(self._webhooks._deliveries):
+            await self._webhooks.stop(job_id)
 
 
 @dataclass(frozen=True)
