@@ -6,12 +6,11 @@ Illustration. Each block has a tag with its label. Lines of an engine that gives
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Sequence
 
 from serve_app import __version__
 from serve_app.document import Block, Box, DocumentSummary, Page
-from serve_app.document.characters import xml_text
+from serve_app.document.characters import escaped
 from serve_app.document.ids import created_at
 from serve_app.document.model import Polygon
 from serve_app.outputs.lines import (
@@ -40,16 +39,16 @@ def alto_document(pages: Iterable[Page], summary: DocumentSummary, *, labels: Se
         f'<alto xmlns="{_NAMESPACE}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
         f'xsi:schemaLocation="{_NAMESPACE} {_SCHEMA}" SCHEMAVERSION="4.4">\n'
         "<Description>\n<MeasurementUnit>pixel</MeasurementUnit>\n"
-        f"<sourceImageInformation><documentIdentifier>{_text(summary.id)}</documentIdentifier></sourceImageInformation>\n"
+        f"<sourceImageInformation><documentIdentifier>{escaped(summary.id)}</documentIdentifier></sourceImageInformation>\n"
         '<Processing ID="processing_1">\n<processingCategory>contentGeneration</processingCategory>\n'
         f"<processingDateTime>{created_at(summary.id):%Y-%m-%dT%H:%M:%SZ}</processingDateTime>\n"
-        f"<processingStepSettings>PaddleOCR-VL Serve {_text(__version__)}</processingStepSettings>\n"
-        f"<processingSoftware><softwareName>{_text(summary.engine.name)}</softwareName>"
-        f"<softwareVersion>{_text(summary.engine.version)}</softwareVersion></processingSoftware>\n"
+        f"<processingStepSettings>PaddleOCR-VL Serve {escaped(__version__)}</processingStepSettings>\n"
+        f"<processingSoftware><softwareName>{escaped(summary.engine.name)}</softwareName>"
+        f"<softwareVersion>{escaped(summary.engine.version)}</softwareVersion></processingSoftware>\n"
         "</Processing>\n</Description>\n"
     )
     if tags:
-        layout_tags = (f'<LayoutTag ID="{tag}" LABEL="{_text(label)}"/>\n' for label, tag in tags.items())
+        layout_tags = (f'<LayoutTag ID="{tag}" LABEL="{escaped(label)}"/>\n' for label, tag in tags.items())
         yield f"<Tags>\n{''.join(layout_tags)}</Tags>\n"
     yield "<Layout>\n"
     for page in pages:
@@ -58,7 +57,7 @@ def alto_document(pages: Iterable[Page], summary: DocumentSummary, *, labels: Se
 
 
 def _page(page: Page, tags: dict[str, str]) -> Iterator[str]:
-    note = "" if page.note is None else f' QUALITY_DETAIL="{_text(page.note)}"'
+    note = "" if page.note is None else f' QUALITY_DETAIL="{escaped(page.note)}"'
     yield (
         f'<Page ID="page_{page.number}" PHYSICAL_IMG_NR="{page.number}" WIDTH="{page.width}" HEIGHT="{page.height}"'
         f"{_rotation(page)}{note}>\n"
@@ -79,7 +78,7 @@ def _block(page: Page, block: Block, name: str, tag: str) -> Iterator[str]:
     place = f' TAGREFS="{tag}"{_place(within_page(page, block.bbox))}'
     if block.figure is not None:
         yield (
-            f'<Illustration ID="illustration_{name}"{place} TYPE="{_text(block.label)}" FILEID="{_text(block.figure)}">'
+            f'<Illustration ID="illustration_{name}"{place} TYPE="{escaped(block.label)}" FILEID="{escaped(block.figure)}">'
             f"{_shape(page, outline(block.polygon))}</Illustration>\n"
         )
     lines = block_lines(page, block)
@@ -99,7 +98,7 @@ def _block(page: Page, block: Block, name: str, tag: str) -> Iterator[str]:
 def _line(page: Page, line: Line, name: str) -> str:
     places = line.places
     if places is None:
-        words = "<SP/>".join(f'<String CONTENT="{_text(word)}"/>' for word in line.text.split())
+        words = "<SP/>".join(f'<String CONTENT="{escaped(word)}"/>' for word in line.text.split())
         return f'<TextLine ID="line_{name}">{words}</TextLine>\n'
     words = "<SP/>".join(_word(page, word, f"{name}_{number}") for number, word in enumerate(line.words, 1))
     return f'<TextLine ID="line_{name}"{_place(places.box)} BASELINE="{_points(page, places.baseline)}">{_shape(page, places.polygon)}{words}</TextLine>\n'
@@ -107,7 +106,7 @@ def _line(page: Page, line: Line, name: str) -> str:
 
 def _word(page: Page, word: PlacedWord, name: str) -> str:
     confidence = "" if word.confidence is None else f' WC="{word.confidence:.4g}"'
-    start = f'<String ID="word_{name}"{_place(word.box)} CONTENT="{_text(word.text)}"{confidence}'
+    start = f'<String ID="word_{name}"{_place(word.box)} CONTENT="{escaped(word.text)}"{confidence}'
     shape = _shape(page, word.polygon)
     return f"{start}>{shape}</String>" if shape else f"{start}/>"
 
@@ -125,7 +124,3 @@ def _shape(page: Page, polygon: Polygon | None) -> str:
 
 def _points(page: Page, polygon: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x},{y}" for x, y in points_within(page, polygon))
-
-
-def _text(text: str) -> str:
-    return html.escape(xml_text(text))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from serve_app.document import Block, Box, DocumentSummary, Page
-from serve_app.document.characters import xml_text
+from serve_app.document.characters import escaped
 from serve_app.document.model import Polygon
 from serve_app.outputs.lines import (
     Line,
@@ -37,9 +37,9 @@ def hocr_document(pages: Iterable[Page], summary: DocumentSummary, *, page_count
     yield (
         '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE html>\n'
         '<html xmlns="http://www.w3.org/1999/xhtml">\n<head>\n'
-        f"<title>{_text(summary.id)}</title>\n"
+        f"<title>{escaped(summary.id)}</title>\n"
         '<meta http-equiv="Content-Type" content="text/html; charset=utf-8"/>\n'
-        f'<meta name="ocr-system" content="{_text(engine)}"/>\n'
+        f'<meta name="ocr-system" content="{escaped(engine)}"/>\n'
         f'<meta name="ocr-capabilities" content="{_CAPABILITIES}"/>\n'
         f'<meta name="ocr-number-of-pages" content="{page_count}"/>\n'
         "</head>\n<body>\n"
@@ -56,7 +56,7 @@ def _page(page: Page) -> Iterator[str]:
     )
     yield f'<div class="ocr_page" id="page_{page.number}" title="{html.escape(title)}">\n'
     if page.note is not None:
-        yield f'<p class="note">{_text(page.note)}</p>\n'
+        yield f'<p class="note">{escaped(page.note)}</p>\n'
     for number, block in enumerate(blocks_in_order(page), 1):
         yield from _block(page, block, f"{page.number}_{number}")
     yield "</div>\n"
@@ -85,7 +85,7 @@ def _line(page: Page, line: Line, part: Box, name: str) -> str:
     """Write a line; `part` is its place if nothing better is known."""
     places = line.places
     if places is None:
-        return f'<span class="ocr_line" id="line_{name}" title="{_bbox(part)}">{_text(line.text)}</span>\n'
+        return f'<span class="ocr_line" id="line_{name}" title="{_bbox(part)}">{escaped(line.text)}</span>\n'
     title = _bbox(places.box) + _poly(page, places.polygon)
     if page.rotation == 0:
         (left, base), _ = places.baseline
@@ -102,7 +102,7 @@ def _line(page: Page, line: Line, part: Box, name: str) -> str:
 def _word(page: Page, word: PlacedWord, name: str) -> str:
     confidence = "" if word.confidence is None else f"; x_wconf {round(100 * word.confidence)}"
     title = f"{_bbox(word.box)}{_poly(page, word.polygon)}{confidence}"
-    return f'<span class="ocrx_word" id="word_{name}" title="{title}">{_text(word.text)}</span>'
+    return f'<span class="ocrx_word" id="word_{name}" title="{title}">{escaped(word.text)}</span>'
 
 
 def _part(box: Box, number: int, count: int) -> Box:
@@ -121,7 +121,3 @@ def _poly(page: Page, polygon: Polygon | None) -> str:
 def _number(value: float) -> str:
     number = f"{value:.4f}".rstrip("0").rstrip(".")
     return "0" if number == "-0" else number
-
-
-def _text(text: str) -> str:
-    return html.escape(xml_text(text))

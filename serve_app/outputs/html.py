@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from PIL import Image
 
 from serve_app.document import Block, Page
-from serve_app.document.characters import xml_text
+from serve_app.document.characters import escaped, xml_text
 from serve_app.document.tables import table_html, table_pictures
 from serve_app.outputs.text import CAPTIONS, MARGINALS, heading_level, is_formula
 
@@ -66,12 +66,12 @@ def html_document(pages: Iterable[Page], *, title: str, figure: Callable[[str], 
         '<!DOCTYPE html>\n<html>\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(_POLICY)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(' '.join(title.split()) or 'Document')}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escaped(' '.join(title.split()) or 'Document')}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
     )
     for page in pages:
         yield f'<section id="page-{page.number}">\n'
         if page.note is not None:
-            yield f'<p class="note">{_text(page.note)}</p>\n'
+            yield f'<p class="note">{escaped(page.note)}</p>\n'
         for block in page.blocks:
             yield from _block(block, page, figure)
         yield "</section>\n"
@@ -87,7 +87,7 @@ def _block(block: Block, page: Page, figure: Callable[[str], bytes | None]) -> I
             yield _picture(path, page, figure)
         return
     text = (block.content or block.text) if is_formula(block) else block.text
-    lines = [_text(stripped) for line in xml_text(text).split("\n") if (stripped := line.strip())]
+    lines = [escaped(stripped) for line in xml_text(text).split("\n") if (stripped := line.strip())]
     if not lines:
         return
     level = heading_level(block)
@@ -114,7 +114,3 @@ def _picture(path: str, page: Page, figure: Callable[[str], bytes | None]) -> st
     data = base64.b64encode(jpeg).decode()
     alt = f"Picture on page {page.number}"
     return f'<figure><img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{width}"></figure>\n'
-
-
-def _text(text: str) -> str:
-    return html.escape(xml_text(text))

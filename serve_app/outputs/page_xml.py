@@ -6,14 +6,13 @@ lines. Tables and formulas have their text in a region within theirs.
 
 from __future__ import annotations
 
-import html
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from serve_app import __version__
 from serve_app.document import Block, DocumentSummary, Page
-from serve_app.document.characters import xml_text
+from serve_app.document.characters import escaped
 from serve_app.document.ids import created_at
 from serve_app.document.model import Polygon
 from serve_app.outputs.archive import archive_entry
@@ -68,10 +67,10 @@ def page_xml(page: Page, summary: DocumentSummary) -> Iterator[str]:
     """Yield a page in parts, to be concatenated and encoded in UTF-8. The error of a failed page is a comment."""
     created = f"{created_at(summary.id):%Y-%m-%dT%H:%M:%SZ}"
     creator = f"PaddleOCR-VL Serve {__version__}, {summary.engine.name} {summary.engine.version}".strip()
-    note = "" if page.note is None else f"<Comments>{_text(page.note)}</Comments>"
+    note = "" if page.note is None else f"<Comments>{escaped(page.note)}</Comments>"
     yield (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<PcGts xmlns="{_NAMESPACE}" pcGtsId="page_{page.number}">\n'
-        f"<Metadata><Creator>{_text(creator)}</Creator><Created>{created}</Created><LastChange>{created}</LastChange>"
+        f"<Metadata><Creator>{escaped(creator)}</Creator><Created>{created}</Created><LastChange>{created}</LastChange>"
         f"{note}</Metadata>\n"
         f'<Page imageFilename="page-{page.number}.png" imageWidth="{page.width}" imageHeight="{page.height}" '
         f'imageXResolution="{page.dpi}" imageYResolution="{page.dpi}" imageResolutionUnit="PPI"{_orientation(page)}>\n'
@@ -100,7 +99,7 @@ def _region(page: Page, block: Block, name: str) -> Iterator[str]:
     if kind == "TextRegion":
         yield from _text_region(page, block, lines, name, coordinates)
         return
-    yield f'<{kind} id="{name}" custom="label {{type:{_text(block.label)};}}">{coordinates}\n'
+    yield f'<{kind} id="{name}" custom="label {{type:{escaped(block.label)};}}">{coordinates}\n'
     if lines:
         yield from _text_region(page, block, lines, f"{name}_text", coordinates)
     yield f"</{kind}>\n"
@@ -120,7 +119,7 @@ def _text_region(page: Page, block: Block, lines: list[Line], name: str, coordin
     whole = "\n".join(line.text for line in lines)
     direction = ' readingDirection="right-to-left"' if is_right_to_left(whole) else ""
     kind = _TEXT_TYPES.get(block.label, "other")
-    custom = f' custom="label {{type:{_text(block.label)};}}"'
+    custom = f' custom="label {{type:{escaped(block.label)};}}"'
     yield f'<TextRegion id="{name}" type="{kind}"{direction}{custom}>{coordinates}\n'
     for number, line in enumerate(lines, 1):
         yield _line(page, line, f"{name}_line_{number}")
@@ -155,8 +154,4 @@ def _points(page: Page, polygon: Sequence[tuple[float, float]]) -> str:
 
 def _equivalent(text: str, confidence: float | None) -> str:
     known = "" if confidence is None else f' conf="{min(max(confidence, 0), 1):.4g}"'
-    return f"<TextEquiv{known}><Unicode>{_text(text)}</Unicode></TextEquiv>"
-
-
-def _text(text: str) -> str:
-    return html.escape(xml_text(text))
+    return f"<TextEquiv{known}><Unicode>{escaped(text)}</Unicode></TextEquiv>"

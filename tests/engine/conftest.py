@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from serve_app.recognition.engines.tesseract import TesseractEngine
+from serve_app.settings import TesseractSettings
 from tests.support.vlm_server import VlmServer
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[TesseractEngine]:
+    """Tesseract as it is set by default. Modules about another engine have their own fixture of this name."""
+    engine = TesseractEngine(TesseractSettings(), page_s=60)
+    engine.load()
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

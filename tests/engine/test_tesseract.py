@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,9 @@ from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed
 from serve_app.recognition.engines import Engine, EngineLoadError, PageTask, create_engine, tessdata, tesseract
 from serve_app.recognition.engines.tessdata import find_tessdata
 from serve_app.settings import TesseractSettings
-from tests.support.engines import read_pages
+from tests.support.engines import page_task, read_page, read_pages
 
 SAMPLE_FOLDER = Path(__file__).parents[2] / "samples"
-
-
-def make_task(pixels: RgbPixels, *languages: str, number: int = 1) -> PageTask:
-    return PageTask(PageImage(np.ascontiguousarray(pixels), number, 200, 0.0), RecognitionOptions(languages))
 
 
 def rgb(image: Image.Image) -> RgbPixels:
@@ -44,12 +39,6 @@ def strip(text: str, size: tuple[int, int] = (900, 200)) -> RgbPixels:
     return rgb(draw_page(text, size=size, margin=50))
 
 
-def read(engine: Engine, pixels: RgbPixels, *languages: str) -> Page:
-    (page,) = read_pages(engine, [make_task(pixels, *languages)])
-    assert isinstance(page, Page), page
-    return page
-
-
 def words(page: Page) -> list[str]:
     return sorted(page.text.split())
 
@@ -59,16 +48,8 @@ def flat(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = create_engine(TesseractSettings(), page_s=60)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def russian(engine: Engine) -> Page:
-    return read(engine, sample("page-ru"))
+    return read_page(engine, sample("page-ru"))
 
 
 # what is read
@@ -79,7 +60,7 @@ def test_the_russian_sample_has_no_wrong_character(russian: Page) -> None:
 
 
 def test_two_columns_are_read_one_after_the_other(engine: Engine) -> None:
-    assert flat(read(engine, sample("page-en")).text) == flat(SAMPLES["page-en"].text)
+    assert flat(read_page(engine, sample("page-en")).text) == flat(SAMPLES["page-en"].text)
 
 
 def test_blocks_are_paragraphs_with_their_lines_and_words(russian: Page) -> None:
@@ -103,7 +84,7 @@ def test_turned_pages_read_right_with_boxes_on_the_page_as_given(
     engine: Engine, russian: Page, quarters: int, rotation: int
 ) -> None:
     pixels = np.rot90(sample("page-ru"), quarters)  # counter-clockwise
-    page = read(engine, pixels)
+    page = read_page(engine, pixels)
     assert (page.rotation, russian.rotation) == (rotation, 0)
     assert flat(page.text) == flat(russian.text)
     assert (page.height, page.width) == pixels.shape[:2]
@@ -136,14 +117,14 @@ def test_a_words_box_encloses_its_ink(russian: Page) -> None:
 
 @pytest.mark.parametrize("text", ["Привет, мир", "Hello world", "Итого к оплате: 62 850,00 руб.", "12345", "Да"])
 def test_short_texts_are_neither_lost_nor_turned(engine: Engine, text: str) -> None:
-    page = read(engine, strip(text))
+    page = read_page(engine, strip(text))
     assert (page.text, page.rotation) == (text, 0)
 
 
 def test_a_few_words_on_noisy_paper_are_not_lost(engine: Engine) -> None:
     pixels = rgb(draw_page("Акт приёмки подписан\n\nСанкт-Петербург", size=(1000, 1100), margin=60))
     noise = np.random.default_rng(3).normal(0, 18, pixels.shape[:2])[..., None]
-    page = read(engine, np.clip(pixels * 0.85 + noise, 0, 255).astype(np.uint8))
+    page = read_page(engine, np.clip(pixels * 0.85 + noise, 0, 255).astype(np.uint8))
     assert (flat(page.text), page.rotation) == ("Акт приёмки подписан Санкт-Петербург", 0)
 
 
@@ -151,7 +132,7 @@ def test_pictures_and_rules_are_not_text(engine: Engine) -> None:
     pixels = rgb(draw_page("Первый абзац стоит над рисунком.", size=(1000, 900), margin=80)).copy()
     pixels[300:306, 80:920] = 0
     pixels[400:700, 200:800] = np.linspace(30, 220, 600, dtype=np.uint8)[None, :, None]
-    page = read(engine, pixels)
+    page = read_page(engine, pixels)
     assert [(block.label, block.text) for block in page.blocks] == [
         ("text", "Первый абзац стоит над рисунком."),
         ("image", ""),
@@ -194,22 +175,22 @@ def test_a_page_reads_the_same_alone_and_after_another(engine: Engine) -> None:
     fresh = create_engine(TesseractSettings(), page_s=60)
     fresh.load()
     page = sample("page-en")[:700]
-    alone = read(fresh, page)
+    alone = read_page(fresh, page)
     fresh.close()
-    read(engine, sample("page-ru")[:900])
-    assert read(engine, page) == alone
+    read_page(engine, sample("page-ru")[:900])
+    assert read_page(engine, page) == alone
 
 
 def test_a_request_picks_its_languages(engine: Engine) -> None:
     pixels = strip("Счёт оплачен")
-    assert read(engine, pixels, "rus").text == "Счёт оплачен"
-    assert not set("чёт") & set(read(engine, pixels, "eng").text)
+    assert read_page(engine, pixels, "rus").text == "Счёт оплачен"
+    assert not set("чёт") & set(read_page(engine, pixels, "eng").text)
 
 
 def test_a_language_that_is_not_configured_is_an_error_of_its_page_only(engine: Engine) -> None:
     pixels = strip("Hello world")
     first, second, third = read_pages(
-        engine, [make_task(pixels), make_task(pixels, "../eng"), make_task(pixels, "eng")]
+        engine, [page_task(pixels), page_task(pixels, "../eng"), page_task(pixels, "eng")]
     )
     assert isinstance(first, Page) and isinstance(third, Page)
     assert isinstance(second, InvalidField) and "rus, eng" in second.message and "../" not in second.message
@@ -221,10 +202,10 @@ def test_prepared_languages_are_bounded(monkeypatch: pytest.MonkeyPatch, capfd: 
     engine.load()
     pixels = strip("Hello world")
     for languages in (("eng",), ("rus",), ("eng", "rus"), ("eng",)):
-        read(engine, pixels, *languages)
+        read_page(engine, pixels, *languages)
         assert len(engine._prepared) <= 2
     assert list(engine._prepared) == [("eng", "rus"), ("eng",)]
-    assert read(engine, np.full((300, 300, 3), 255, np.uint8), "eng").text == ""
+    assert read_page(engine, np.full((300, 300, 3), 255, np.uint8), "eng").text == ""
     engine.close()
     engine.close()
     assert not engine._prepared
@@ -236,9 +217,9 @@ def test_prepared_languages_are_bounded(monkeypatch: pytest.MonkeyPatch, capfd: 
 
 def test_one_page_does_not_colour_the_next(engine: Engine) -> None:
     pixels = strip("WON MOW SOS H2O Привет", size=(900, 160))
-    before = read(engine, pixels)
-    read(engine, strip("Привет WON MOW", size=(900, 160)))
-    assert read(engine, pixels) == before
+    before = read_page(engine, pixels)
+    read_page(engine, strip("Привет WON MOW", size=(900, 160)))
+    assert read_page(engine, pixels) == before
 
 
 # Run in a process of its own: what a C library prints at load is printed once.
@@ -272,7 +253,8 @@ def test_a_page_that_is_noisy_all_over_is_read(engine: Engine) -> None:
     page = strip("Контора порта открыта с семи до девяти часов", size=(1100, 400)).astype(float)
     noisy = page + np.random.default_rng(3).normal(0, 50, (*page.shape[:2], 1))
     assert (
-        flat(read(engine, noisy.clip(0, 255).astype(np.uint8)).text) == "Контора порта открыта с семи до девяти часов"
+        flat(read_page(engine, noisy.clip(0, 255).astype(np.uint8)).text)
+        == "Контора порта открыта с семи до девяти часов"
     )
 
 
@@ -294,10 +276,10 @@ def test_a_narrow_column_of_a_turned_table_is_read(engine: Engine, quarters: int
         for left, right, cell in zip((100, 170, 760), (170, 760, 1060), cells, strict=True):
             draw.rectangle((left, 80 + 62 * row, right, 142 + 62 * row), outline="black", width=2)
             draw.text((left + 14, 94 + 62 * row), cell, font=font, fill="black")
-    upright, turned = (words(read(engine, np.rot90(rgb(page), turns))) for turns in (0, quarters))
+    upright, turned = (words(read_page(engine, np.rot90(rgb(page), turns))) for turns in (0, quarters))
     assert sum(word in "123456789" for word in upright) == 9
     assert turned == upright
-    assert read(engine, np.rot90(rgb(page), quarters)).rotation == rotation
+    assert read_page(engine, np.rot90(rgb(page), quarters)).rotation == rotation
 
 
 @pytest.mark.parametrize(("quarters", "rotation"), [(0, 0), (1, 270), (2, 180), (3, 90)])
@@ -305,7 +287,7 @@ def test_a_page_longer_than_16_bits_is_read_in_pieces(engine: Engine, quarters: 
     pixels = np.full((33_000, 400, 3), 255, np.uint8)
     for number, top in enumerate((0, 15_900, 32_700), 1):  # the second where a piece would end
         pixels[top : top + 200] = strip(f"Запись {number}", size=(400, 200))
-    page = read(engine, np.rot90(pixels, quarters))
+    page = read_page(engine, np.rot90(pixels, quarters))
     assert flat(page.text) == "Запись 1 Запись 2 Запись 3"
     assert page.rotation == rotation
     boxes = [word.bbox for block in page.blocks for word in block.words if word.text == "Запись"]
@@ -316,14 +298,14 @@ def test_a_page_longer_than_16_bits_is_read_in_pieces(engine: Engine, quarters: 
 def test_a_page_over_its_time_is_an_error_and_the_engine_goes_on() -> None:
     engine = create_engine(TesseractSettings(), page_s=0.001)
     engine.load()
-    results = read_pages(engine, [make_task(sample("page-ru"), number=n) for n in (1, 2)])
+    results = read_pages(engine, [page_task(sample("page-ru"), number=n) for n in (1, 2)])
     assert [type(result) for result in results] == [PageTimeout, PageTimeout]
     engine.close()
 
 
 def test_an_image_the_library_refuses_is_an_error_of_its_page(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    good = make_task(strip("Hello world"))
-    first, second = read_pages(engine, [make_task(np.zeros((0, 5, 3), np.uint8), number=7), good])
+    good = page_task(strip("Hello world"))
+    first, second = read_pages(engine, [page_task(np.zeros((0, 5, 3), np.uint8), number=7), good])
     assert isinstance(first, RecognitionFailed), first
     assert isinstance(second, Page) and second.text == "Hello world"
 
@@ -334,7 +316,7 @@ def test_other_threads_run_while_a_page_is_read(engine: Engine) -> None:
 
     def recognize() -> None:
         try:
-            read(engine, pixels)
+            read_page(engine, pixels)
         finally:
             done.set()
 
@@ -396,7 +378,7 @@ def test_without_osd_pages_are_read_upright_and_the_log_says_so(
     engine = create_engine(TesseractSettings(tessdata=str(tmp_path), languages=("eng",)), page_s=60)
     engine.load()
     assert "tesseract-ocr-osd" in caplog.text
-    assert read(engine, strip("Hello world")).text == "Hello world"
+    assert read_page(engine, strip("Hello world")).text == "Hello world"
     engine.close()
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from samples.make_samples import draw_page, load_font
-from serve_app.document import Page, PageImage, RgbPixels
-from serve_app.document.options import RecognitionOptions
-from serve_app.recognition.engines import Engine, PageTask, create_engine
-from serve_app.settings import TesseractSettings
-from tests.support.engines import read_pages
+from serve_app.document import Page
+from serve_app.recognition.engines import Engine
+from tests.support.engines import read_page
 
 LINES = (
     "Every crate must carry the stamp.",
@@ -22,20 +18,6 @@ LINES = (
     "Деньги возвращают за семь дней.",
 )
 SIZE = (900, 420)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = create_engine(TesseractSettings(), page_s=60)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-def read(engine: Engine, pixels: RgbPixels) -> Page:
-    (page,) = read_pages(engine, [PageTask(PageImage(np.ascontiguousarray(pixels), 1, 200, 0.0), RecognitionOptions())])
-    assert isinstance(page, Page), page
-    return page
 
 
 def lines_of(page: Page) -> list[str]:
@@ -52,7 +34,7 @@ def four_lines() -> Image.Image:
 def test_a_line_under_a_marker_is_read(engine: Engine, colour: tuple[int, int, int]) -> None:
     marks = Image.new("RGB", SIZE, "white")
     ImageDraw.Draw(marks).rectangle((40, 108, 860, 156), fill=colour)
-    page = read(engine, np.asarray(ImageChops.multiply(four_lines(), marks)))
+    page = read_page(engine, np.asarray(ImageChops.multiply(four_lines(), marks)))
     assert lines_of(page) == list(LINES)
 
 
@@ -64,16 +46,16 @@ def test_cells_of_strong_colours_are_read(engine: Engine, ink: str) -> None:
         if row % 2:
             draw.rectangle((40, 40 + 85 * row, 860, 110 + 85 * row), fill=colour)
         draw.text((60, 56 + 85 * row), line, font=font, fill=ink if row % 2 else "black")
-    assert lines_of(read(engine, np.asarray(page))) == list(LINES)
+    assert lines_of(read_page(engine, np.asarray(page))) == list(LINES)
 
 
 def test_lines_in_the_shade_are_read(engine: Engine) -> None:
     light = np.where(np.arange(SIZE[1])[:, None, None] < 150, 1.0, 0.35)
-    page = read(engine, (np.asarray(four_lines()) * light).astype(np.uint8))
+    page = read_page(engine, (np.asarray(four_lines()) * light).astype(np.uint8))
     assert lines_of(page) == list(LINES)
 
 
 def test_light_text_on_a_dark_colour_is_read(engine: Engine) -> None:
     share = np.asarray(four_lines()) / 255
     pixels = np.array((250, 240, 120)) * (1 - share) + np.array((20, 40, 110)) * share
-    assert lines_of(read(engine, pixels.astype(np.uint8))) == list(LINES)
+    assert lines_of(read_page(engine, pixels.astype(np.uint8))) == list(LINES)

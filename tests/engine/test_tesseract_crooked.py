@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.document import Block, Box, Page, PageContent, PageImage, RgbPixels
-from serve_app.document.options import RecognitionOptions
-from serve_app.recognition.engines import PageTask
+from serve_app.document import Block, Box, Page, RgbPixels
 from serve_app.recognition.engines.figures import IMAGE, drop_edges
 from serve_app.recognition.engines.straightening import straighten
 from serve_app.recognition.engines.tesseract import TesseractEngine
 from serve_app.recognition.engines.tesseract_blocks import boxes_read
-from serve_app.settings import TesseractSettings
-from tests.support.engines import read_whole
+from tests.support.engines import read_content
 from tests.support.pictures import photo
 
 TEXT = "\n\n".join(SAMPLES["page-ru"].body.split("\n\n")[:3])
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[TesseractEngine]:
-    engine = TesseractEngine(TesseractSettings(), page_s=60)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-def read(engine: TesseractEngine, pixels: RgbPixels) -> PageContent:
-    task = PageTask(PageImage(np.ascontiguousarray(pixels), 1, 200, 0.0), RecognitionOptions())
-    (reading,) = read_whole(engine, [task])
-    assert isinstance(reading, PageContent), reading
-    return reading
 
 
 def page_of_text(text: str = TEXT) -> Image.Image:
@@ -80,7 +61,7 @@ def test_a_crooked_page_is_read_whole_and_its_words_stand_where_they_were_sent(
     engine: TesseractEngine, degrees: float, quarters: int
 ) -> None:
     pixels = np.rot90(crooked(page_of_text(), degrees), -quarters)  # clockwise
-    page = read(engine, pixels).page
+    page = read_content(engine, pixels).page
     assert flat(page.text) == flat(TEXT)
     assert page.rotation == quarters * 90
     assert page.skew == pytest.approx(degrees, abs=0.2)
@@ -89,7 +70,7 @@ def test_a_crooked_page_is_read_whole_and_its_words_stand_where_they_were_sent(
 
 
 def test_a_straight_page_has_no_skew_and_no_polygons(engine: TesseractEngine) -> None:
-    page = read(engine, np.asarray(page_of_text("Ровная строка."))).page
+    page = read_content(engine, np.asarray(page_of_text("Ровная строка."))).page
     assert (page.text, page.skew) == ("Ровная строка.", 0)
     assert all(block.polygon is None for block in page.blocks)
     assert all(word.polygon is None for block in page.blocks for word in block.words)
@@ -103,7 +84,7 @@ def test_a_figure_of_a_crooked_page_is_cut_out_level_and_its_place_is_on_the_pag
     page.paste(draw_page(TEXT.split("\n\n")[0], size=(1000, 360), margin=80), (0, 0))
     page.paste(picture, (300, 400))
     pixels = crooked(page, 6)
-    reading = read(engine, pixels)
+    reading = read_content(engine, pixels)
     (figure,) = reading.figures
     (block,) = (block for block in reading.page.blocks if block.figure == figure.path)
     height, width = pixels.shape[:2]

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from samples.make_samples import SAMPLES, draw_page, load_font
-from serve_app.document import Page, PageImage, RgbPixels
-from serve_app.document.options import RecognitionOptions
-from serve_app.recognition.engines import Engine, PageTask, create_engine
-from serve_app.settings import TesseractSettings
-from tests.support.engines import read_pages
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    engine = create_engine(TesseractSettings(), page_s=60)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-def read(engine: Engine, pixels: RgbPixels) -> Page:
-    (page,) = read_pages(engine, [PageTask(PageImage(np.ascontiguousarray(pixels), 1, 200, 0.0), RecognitionOptions())])
-    assert isinstance(page, Page), page
-    return page
+from serve_app.recognition.engines import Engine
+from tests.support.engines import read_page
 
 
 @pytest.mark.parametrize("light", [False, True])
@@ -36,7 +17,7 @@ def test_a_lone_character_or_number_is_read(engine: Engine, text: str, light: bo
     picture = Image.new("RGB", (500, 400), "black" if light else "white")
     ink = "white" if light else "black"
     ImageDraw.Draw(picture).text((200, 150), text, font=load_font("DejaVuSans.ttf", 40), fill=ink)
-    page = read(engine, np.asarray(picture))
+    page = read_page(engine, np.asarray(picture))
     assert (page.text, page.rotation) == (text, 0)
     left, top, right, bottom = page.blocks[0].bbox
     assert 180 <= left < right <= 400 and 140 <= top < bottom <= 210
@@ -47,7 +28,7 @@ def test_a_lone_character_or_number_is_read(engine: Engine, text: str, light: bo
 def test_a_label_is_read_in_any_direction(engine: Engine, text: str, quarters: int) -> None:
     label = np.asarray(draw_page(text, size=(900, 200), margin=50).convert("RGB"))
     pixels = np.rot90(label, quarters)  # counter-clockwise
-    page = read(engine, pixels)
+    page = read_page(engine, pixels)
     assert (" ".join(page.text.split()), page.rotation) == (text, -90 * quarters % 360)
     ink = pixels[:, :, 0] < 128
     for left, top, right, bottom in [word.bbox for block in page.blocks for word in block.words]:
@@ -62,6 +43,6 @@ def test_print_of_the_other_side_is_left_out_with_a_warning(engine: Engine, stre
     shade = 255 - np.asarray(other.filter(ImageFilter.GaussianBlur(1.5)), np.float64)
     grain = np.random.default_rng(1).normal(0, 1.5, shade.shape)
     pixels = np.clip(255 - shade * strength + grain, 0, 255).astype(np.uint8)
-    page = read(engine, np.repeat(pixels[:, :, None], 3, axis=2))
+    page = read_page(engine, np.repeat(pixels[:, :, None], 3, axis=2))
     assert page.text == ""
     assert page.degraded and [warning.code for warning in page.warnings] == ["low_confidence_text_dropped"]

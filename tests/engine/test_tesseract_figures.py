@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
-from serve_app.document import Block, Box, Figure, Page, PageContent, PageImage, RgbPixels, Word
-from serve_app.document.options import RecognitionOptions
-from serve_app.recognition.engines import PageTask, tesseract
+from serve_app.document import Block, Box, Figure, Page, RgbPixels, Word
+from serve_app.recognition.engines import tesseract
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.tesseract import TesseractEngine
-from serve_app.settings import TesseractSettings
-from tests.support.engines import read_whole
+from tests.support.engines import read_content
 from tests.support.pictures import photo
 
 BEFORE = "Первый абзац стоит над рисунком и ни в чём от него не зависит."
 AFTER = "Второй абзац стоит под рисунком и читается после него."
 WIDTH, HEIGHT = 1000, 1100
 PLACE: Box = (300, 300, 800, 640)  # of the picture on the page
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[TesseractEngine]:
-    engine = TesseractEngine(TesseractSettings(), page_s=60)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-def read(engine: TesseractEngine, pixels: RgbPixels) -> PageContent:
-    task = PageTask(PageImage(np.ascontiguousarray(pixels), 1, 200, 0.0), RecognitionOptions())
-    (reading,) = read_whole(engine, [task])
-    assert isinstance(reading, PageContent), reading
-    return reading
 
 
 def page_with(picture: Image.Image | None) -> RgbPixels:
@@ -79,7 +61,7 @@ def alike(picture: RgbPixels, other: RgbPixels) -> bool:
 
 def test_a_photograph_is_cut_out_and_linked_where_it_stands_in_the_text(engine: TesseractEngine) -> None:
     pixels = illustrated()
-    reading = read(engine, pixels)
+    reading = read_content(engine, pixels)
     page, (figure,) = reading.page, reading.figures
     assert [block.label for block in page.blocks] == ["text", "image", "text"]
     assert [block.order for block in page.blocks] == [0, 1, 2]
@@ -94,7 +76,7 @@ def test_a_photograph_is_cut_out_and_linked_where_it_stands_in_the_text(engine: 
 
 
 def test_the_text_is_the_same_with_a_picture_and_without(engine: TesseractEngine) -> None:
-    with_picture, without = read(engine, illustrated()).page, read(engine, page_with(None)).page
+    with_picture, without = read_content(engine, illustrated()).page, read_content(engine, page_with(None)).page
     assert " ".join(with_picture.text.split()) == f"{BEFORE} {AFTER}"
     assert with_picture.text == without.text
     words = [[word for _, _, words in text_of(page) for word in words] for page in (with_picture, without)]
@@ -107,7 +89,7 @@ def test_a_figure_of_a_turned_page_is_upright_and_its_box_on_the_page_as_given(
     engine: TesseractEngine, quarters: int, rotation: int
 ) -> None:
     pixels = np.rot90(illustrated(), quarters)  # counter-clockwise
-    reading = read(engine, pixels)
+    reading = read_content(engine, pixels)
     (figure,) = reading.figures
     assert reading.page.rotation == rotation
     (block,) = (block for block in reading.page.blocks if block.label == IMAGE)
@@ -133,7 +115,7 @@ def test_a_photograph_beside_text_is_found_on_a_noisy_scan(engine: TesseractEngi
     scan = np.asarray(page.rotate(0.5, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))) * 0.85
     scan += np.random.default_rng(1).normal(0, 10, (900, 1200, 1))
     scan[:12] = 25  # the scanner's lid
-    reading = read(engine, np.clip(scan, 0, 255).astype(np.uint8))
+    reading = read_content(engine, np.clip(scan, 0, 255).astype(np.uint8))
     (figure,) = reading.figures
     (block,) = (block for block in reading.page.blocks if block.figure == figure.path)
     assert near(block.bbox, (680, 150, 1080, 650), 16)
@@ -177,7 +159,7 @@ def test_what_a_bad_scan_has_beside_its_text_is_no_figure(
         return cut_figures(pixels, blocks, rotation)
 
     monkeypatch.setattr(tesseract, "cut_figures", cut_and_note)
-    reading = read(engine, scan_with(what))
+    reading = read_content(engine, scan_with(what))
     assert regions, "this scan puts nothing to the test"
     assert reading.figures == () and "![" not in reading.page.markdown
     assert [block.order for block in reading.page.blocks] == list(range(len(reading.page.blocks)))
@@ -186,7 +168,7 @@ def test_what_a_bad_scan_has_beside_its_text_is_no_figure(
 
 @pytest.mark.parametrize("sample", ["page-ru", "page-en"])
 def test_pages_of_text_have_no_figures(engine: TesseractEngine, sample: str) -> None:
-    reading = read(engine, np.asarray(SAMPLES[sample].draw().convert("RGB")))
+    reading = read_content(engine, np.asarray(SAMPLES[sample].draw().convert("RGB")))
     assert reading.figures == () and {block.label for block in reading.page.blocks} == {"text"}
 
 
@@ -196,7 +178,7 @@ def test_a_second_reading_brings_no_pictures(engine: TesseractEngine, monkeypatc
     picture = Block(label=IMAGE, text="", bbox=PLACE, order=0)
     readings = iter([([picture, texts[0]], 0), ([picture, texts[1]], 0)])
     monkeypatch.setattr(engine, "_recognize", lambda *arguments: next(readings))
-    reading = read(engine, illustrated())
+    reading = read_content(engine, illustrated())
     assert [(block.text, block.order) for block in reading.page.blocks] == [("longer", 0)]
     assert reading.figures == ()
 

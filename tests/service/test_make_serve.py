@@ -98,8 +98,11 @@ def serving(home: Path, port: int, **environment: str) -> Iterator[Running]:
         running.wait_for("Press Ctrl-C to stop.")
         yield running
     finally:
-        if running.process.poll() is None:
-            running.ctrl_c()
+        try:
+            if running.process.poll() is None:
+                running.ctrl_c()
+        finally:
+            kill_tree(running.process)  # of a service that does not stop
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:

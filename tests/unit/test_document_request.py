@@ -78,3 +78,10 @@ def test_lines_are_read_with_the_first_engine() -> None:
 def test_the_resolution_for_pdf_applies_to_pdf_only(kind: str, dpi: int) -> None:
     request = DocumentRequest(engine="x", options=RecognitionOptions(), dpi=300, pdf_dpi=144)
     assert request.dpi_for(kind) == dpi
+
+
+@pytest.mark.parametrize(("sent", "meant"), [(True, "true"), ("True", "true"), (False, "false"), ("AUTO", "auto")])
+def test_flatten_is_taken_as_programs_spell_it(sent: object, meant: str) -> None:
+    assert OcrRequest.model_validate({"flatten": sent}).flatten == meant
+    with pytest.raises(ValidationError):
+        OcrRequest.model_validate({"flatten": "maybe"})
