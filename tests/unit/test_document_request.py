@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.errors import InvalidField
@@ -28,6 +29,7 @@ SETTINGS = Settings.model_validate(
         ({"engine": "dummy"}, {"engine": "dummy"}),
         ({"language": "eng"}, {"options": RecognitionOptions(languages=("eng",))}),
         ({"overlay": True}, {"options": RecognitionOptions(overlay=True)}),
+        ({"flatten": "true"}, {"options": RecognitionOptions(flatten="true")}),
         ({"dpi": 300}, {"dpi": 300}),
         ({"password": "x"}, {"password": "x"}),
         ({"pages": "1-3"}, {"pages": "1-3"}),

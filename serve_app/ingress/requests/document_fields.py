@@ -70,7 +70,7 @@ class DocumentFields(BaseModel):
     @field_validator("flatten", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
-        return str(value).lower() if isinstance(value, bool) else value
+        return str(value).lower() if isinstance(value, bool | str) else value  # some clients send "True" in a form
 
     @field_validator("pages")
     @classmethod
