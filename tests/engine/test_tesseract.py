@@ -261,9 +261,9 @@ def test_a_page_that_is_noisy_all_over_is_read(engine: Engine) -> None:
 def test_a_blurred_page_is_not_read_sideways(engine: Engine) -> None:
     sharp = SAMPLES["page-en"]
     page = draw_page(sharp.body, title=sharp.title, columns=2, margin=160).crop((0, 0, 1654, 700))
-    blurred = read(engine, rgb(page.filter(ImageFilter.GaussianBlur(2.5))), "eng", "rus")
+    blurred = read_page(engine, rgb(page.filter(ImageFilter.GaussianBlur(2.5))), "eng", "rus")
     assert blurred.rotation == 0
-    assert len(set(words(blurred)) & set(words(read(engine, rgb(page), "eng", "rus")))) >= 60
+    assert len(set(words(blurred)) & set(words(read_page(engine, rgb(page), "eng", "rus")))) >= 60
 
 
 @pytest.mark.parametrize(("quarters", "rotation"), [(1, 270), (2, 180)])
