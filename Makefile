@@ -88,7 +88,7 @@ $(CLIENTS)/installed: requirements/clients.txt requirements/js/package-lock.json
 	@echo "Installing clients of others for the tests into $(CLIENTS) (0.6 GB, half a minute)..."
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r requirements/clients.txt
-	@cp requirements/js/*.json $(CLIENTS) && cd $(CLIENTS) && npm ci --silent --no-audit --no-fund
+	@cp requirements/js/*.json $(CLIENTS) && cd $(CLIENTS) && npm ci --silent --no-audit --no-fund --omit=optional
 	@touch $@
 
 $(VENV)/python.checked:
