@@ -68,6 +68,7 @@ def open_services(
         engine.name: EngineMonitor(
             recognizers[engine.name],
             initial_phase=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
+            from_zero=engine.least_replicas == 0,
         )
         for engine in settings.engines
     }

@@ -26,13 +26,20 @@ POLLED_PER_S = 200
 """Replicas that a monitor asks in a second, at most, so that a thousand of them cost it no more than a tenth of a core."""
 
 NO_REPLICA = "no replica is running yet: either it is still loading, or the cluster has no room for it"
+AT_ZERO = "no replica is running, since there are no pages: the next page starts one"
 
 
 class EngineMonitor:
-    """Polls all replicas of one recognizer for their state. That wakes no deployment that is scaled to zero."""
+    """Polls all replicas of one recognizer for their state. That wakes no deployment that is scaled to zero.
 
-    def __init__(self, recognizer: DeploymentHandle[Any], *, initial_phase: EnginePhase) -> None:
+    `from_zero`: the recognizer has no replica while there are no pages.
+    """
+
+    def __init__(
+        self, recognizer: DeploymentHandle[Any], *, initial_phase: EnginePhase, from_zero: bool = False
+    ) -> None:
         self._recognizer = recognizer
+        self._from_zero = from_zero
         self._state = EngineState(replica="", phase=initial_phase)
         self._initial_phase = initial_phase
         self._replicas: int | None = None  # unknown until Serve has reported it
@@ -50,13 +57,15 @@ class EngineMonitor:
 
     @property
     def lost_replicas(self) -> bool:
-        """Whether there were replicas and all of them are gone."""
-        return not self.has_replicas and self._state.replica != ""
+        """Whether there were replicas and all of them are gone, although there should be some."""
+        return not self.has_replicas and not self._from_zero and self._state.replica != ""
 
     @property
     def state(self) -> EngineState:
         """The best state of the replicas, since one ready replica is enough; the last known one if there are none."""
         if not self.has_replicas and self._state.phase is not EnginePhase.FAILED:
+            if self._from_zero:
+                return replace(self._state, phase=EnginePhase.NOT_INITIALIZED, reason=AT_ZERO)
             return replace(self._state, phase=self._initial_phase, reason=NO_REPLICA)
         return self._state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,12 +17,14 @@ import httpx
 import pytest
 import yaml
 
+from tests.support.documentation import code_blocks
 from tests.support.processes import kill_tree
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+OPERATE = ROOT / "docs" / "operate.md"
 KEY = "operator-key"
 
 
@@ -31,6 +34,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = free_port()
+        self.metrics_port = free_port()
         self.dashboard = f"http://127.0.0.1:{free_port()}"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OCR_"))}
         self.environment = {
@@ -47,6 +51,7 @@ class Cluster:
                 BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
                 f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=4", "--num-gpus=1",
                 f"--temp-dir={folder}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
+                f"--metrics-export-port={self.metrics_port}",
             ],
             cwd=folder, env=self.environment, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -69,6 +74,11 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = yaml.safe_load(self.serve("status"))
         return status
+
+    def deployments(self) -> dict[str, Any]:
+        """What the dashboard shows of each deployment."""
+        deployments: dict[str, Any] = self._told()["applications"]["ocr"]["deployments"]
+        return deployments
 
     def wait_until_running(self) -> None:
         """Look at what `serve status` prints where it has it from: the command costs two CPU seconds each time."""
@@ -102,6 +112,13 @@ def cluster(short_tmp_path_factory: Any) -> Iterator[Cluster]:
     cluster.stop()
 
 
+def documented_deployments() -> list[dict[str, Any]]:
+    """The `deployments` that docs/operate.md shows under Scaling, with Serve's own `autoscaling_config`."""
+    (block,) = [block for _, block in code_blocks(OPERATE.read_text()) if block.startswith("deployments:")]
+    deployments: list[dict[str, Any]] = yaml.safe_load(block)["deployments"]
+    return deployments
+
+
 def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     """serve_config.yaml as it stands, on a free loopback port; the GPU that Ray counts is none, the models are tiny."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
@@ -113,6 +130,7 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     vl["vlm"]["model_dir"] = str(models.vlm)
     for scaled in (*application["args"]["engines"], application["args"]["raster"]):
         scaled["replicas"]["max"] = 2  # what this machine has room for
+    application["deployments"] += documented_deployments()
     return config
 
 
@@ -158,6 +176,22 @@ async def test_serve_deploy_then_again_with_a_changed_setting_under_load_loses_n
         cut = await once.post("/ocr", files={"file": russian_page}, timeout=30)
     assert refused.status_code == 422, "the changed setting is in force"
     assert cut.json()["degraded"] and cut.json()["engine"]["name"] == "paddleocr-vl"
+
+
+def test_the_dashboard_shows_the_targets_of_the_policy_whichever_way_it_is_set(cluster: Cluster) -> None:
+    """By `replicas` for the engines, and by Serve's `autoscaling_config` for the rasterizer."""
+    for name in ("Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract"):
+        deployment = cluster.deployments()[name]
+        assert deployment["target_num_replicas"] in (1, 2)
+        policy = deployment["deployment_config"]["autoscaling_config"]["policy"]
+        assert policy["policy_function"].replace(":", ".") == "serve_app.scheduling.page_scaling.PageScaling"
+    logs = "".join(log.read_text() for log in cluster.folder.glob("session_latest/logs/serve/controller_*.log"))
+    assert logs.count("Using custom autoscaling policy") >= 3 and "Traceback" not in logs
+    named = re.findall(r"`(ray_serve_\w+)`", OPERATE.read_text())
+    assert len(named) >= 3
+    exported = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics").text
+    for name in named:
+        assert re.search(rf'^{name}{{.*deployment="Recognizer-tesseract"', exported, re.M), name
 
 
 def test_the_dashboard_shows_the_application_and_no_key(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve_app.recognition import engine_monitor
 from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.engine_monitor import NO_REPLICA, EngineMonitor
+from serve_app.recognition.engine_monitor import AT_ZERO, NO_REPLICA, EngineMonitor
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
@@ -47,9 +47,9 @@ def said(replica: str, phase: EnginePhase, reason: str | None = None) -> EngineS
 READY, FAILED = said("a", EnginePhase.INITIALIZED), said("b", EnginePhase.FAILED, "out of memory")
 
 
-def monitor(recognizer: Recognizer) -> EngineMonitor:
+def monitor(recognizer: Recognizer, *, from_zero: bool = False) -> EngineMonitor:
     handle: Any = recognizer
-    return EngineMonitor(handle, initial_phase=EnginePhase.INITIALIZING)
+    return EngineMonitor(handle, initial_phase=EnginePhase.INITIALIZING, from_zero=from_zero)
 
 
 def phase_and_reason(engines: EngineMonitor) -> tuple[str, str | None]:
@@ -70,6 +70,17 @@ async def test_one_replica_that_is_ready_serves_everybody() -> None:
     engines = monitor(Recognizer(FAILED, READY))
     await engines.poll()
     assert engines.is_ready and engines.replicas == 2
+
+
+async def test_an_engine_that_is_at_zero_because_there_are_no_pages_has_lost_nothing() -> None:
+    recognizer = Recognizer(READY)
+    engines = monitor(recognizer, from_zero=True)
+    await engines.poll()
+    assert phase_and_reason(engines) == ("initialized", None)
+    recognizer.error = NOBODY
+    await engines.poll()
+    assert phase_and_reason(engines) == ("not_initialized", AT_ZERO)
+    assert not engines.has_replicas and not engines.lost_replicas
 
 
 async def test_a_replica_that_is_gone_does_not_hide_one_that_failed() -> None:
