@@ -44,7 +44,15 @@ def text_layer(page: Page, frame: PageFrame, font: InvisibleFont, name: str, *, 
 def pdf_errors() -> Iterator[None]:
     try:
         yield
-    except (pikepdf.PdfError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        pikepdf.PdfError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         # All but PdfError come from objects of an unexpected type.
         raise CorruptDocument("The PDF is damaged and could not be written again.") from error
 

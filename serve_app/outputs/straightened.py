@@ -5,10 +5,11 @@ The content stays as it is, vectors and pictures included, and a matrix turns it
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pikepdf
-from pikepdf import Array, Pdf
+from pikepdf import Array, Dictionary, Pdf
 
 from serve_app.document import Page
 from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, transform
@@ -52,10 +53,12 @@ def turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
     leaf.MediaBox = Array([0, 0, turn.width, turn.height])
     annotations = leaf.get("/Annots")
     for annotation in annotations if isinstance(annotations, Array) else ():
-        rectangle = annotation.get("/Rect")
-        if isinstance(rectangle, Array) and len(rectangle) == 4:
-            x1, y1, x2, y2 = (float(number) for number in rectangle)
-            annotation.Rect = Array(_bounds(turn.matrix, (x1, y1, x2, y2)))
+        rectangle = annotation.get("/Rect") if isinstance(annotation, Dictionary) else None
+        if not isinstance(rectangle, Array):
+            continue
+        with suppress(TypeError):  # not four numbers
+            place = pikepdf.Rectangle(rectangle)
+            annotation.Rect = Array(_bounds(turn.matrix, (place.llx, place.lly, place.urx, place.ury)))
             if "/QuadPoints" in annotation:
                 del annotation["/QuadPoints"]
 

@@ -72,6 +72,23 @@ def test_a_pdf_page_keeps_its_vectors_and_links_and_has_its_notes_as_content() -
         assert np.allclose([float(side) for side in link.Rect], (50, 150, 90, 160))
 
 
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_entries_of_the_notes_that_are_none_do_not_matter(rotation: int) -> None:
+    def change(pdf: Pdf) -> None:
+        link = Dictionary(Type=Name.Annot, Subtype=Name.Link, Rect=Array([50, 150, 90, 160]))
+        placeless = Dictionary(Type=Name.Annot, Subtype=Name.Link, Rect=Array([0, Name.X, None, 9]))
+        pdf.pages[0].obj.Annots = Array([None, 7, Name.X, placeless, pdf.make_indirect(link)])
+
+    page = page_of(words_block(("слово", (100, 60, 200, 100))), rotation=rotation, skew=3.0)
+
+    data = searchable(plain_pdf(change=change), page, straighten=True)
+
+    assert pdftotext(data).split() == ["слово"]
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        link = pdf.pages[0].obj.Annots[-1]
+        assert [float(side) for side in link.Rect] != [50, 150, 90, 160]
+
+
 def test_straight_pages_stay_as_they_are() -> None:
     page = page_of(words_block(("слово", (20, 20, 90, 50))))
 
