@@ -18,6 +18,7 @@ import numpy as np
 from serve_app.document import Block, Page, PageContent, PageImage, RgbPixels
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, ServiceError
+from serve_app.recognition.engines.blur import sharpened
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.few_words import in_other_directions, lone_text
 from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
@@ -133,7 +134,7 @@ class TesseractEngine(Engine):
 
     def _read(self, api: Any, pixels: RgbPixels, dpi: int, deadline: float) -> tuple[list[Block], int]:
         """Read a straightened page in every way that it needs. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
-        grey = without_noise(luminance(pixels))
+        grey = sharpened(without_noise(luminance(pixels)))
         modes = self._tesserocr.PSM
 
         def upright(mode: int, grey: GreyPixels) -> list[Block]:
