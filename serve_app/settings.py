@@ -108,7 +108,7 @@ class JobSettings(_Strict):
     replicas: int = Field(
         1,
         ge=1,
-        description="Jobs replicas, which share the jobs. Use 2 or more in production: when one dies, the others take its jobs over within seconds",
+        description="Jobs replicas, which share the jobs. Use 2 or more in production: when one dies, the others take its jobs over within seconds. Set it here, and not as `num_replicas` of the deployment",
     )
     in_flight: int = Field(
         4,

@@ -32,7 +32,7 @@ GROUPS = {
         "test_vlm_client",
         "test_outline_structure",
     ),
-    "swift": ("test_store", "test_job_stores", "test_many_replicas"),
+    "swift": ("test_store", "test_job_stores", "test_shared_jobs"),
 }
 """Modules that one worker runs, which pays once: for the import of Paddle and the tiny models, or for an S3 server."""
 

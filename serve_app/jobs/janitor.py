@@ -90,6 +90,8 @@ class Janitor:
             if job_id in self._scheduler:
                 continue
             async with self._locks[job_id]:
+                if not self._leases.to_take([job_id]):  # it has just been given away
+                    continue
                 await self._leases.take(job_id)
                 if (record := await self._record(job_id)) is not None:
                     await self._resume(record)
@@ -99,9 +101,9 @@ class Janitor:
                     await self._job_store.abandon(job_id)
         undelivered = await self._job_store.undelivered_ids()
         for job_id in self._leases.to_take(undelivered):
-            if self._webhooks.is_delivering(job_id):
-                continue
             async with self._locks[job_id]:
+                if self._webhooks.is_delivering(job_id) or not self._leases.to_take([job_id]):
+                    continue
                 await self._leases.take(job_id)
                 if (record := await self._record(job_id)) is not None:
                     self._webhooks.deliver(record)

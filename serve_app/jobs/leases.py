@@ -116,6 +116,7 @@ class Leases:
         """Give the lease of a job to another replica, which notices it at its next beat."""
         self.holders.note_given(holder)
         await self._store.put(_key(job_id, holder), b"", OCTETS)
+        self._known.setdefault(job_id, set()).add(holder)
         await self.release(job_id)
 
     async def release(self, job_id: str) -> None:

@@ -199,6 +199,7 @@ async def test_a_job_is_given_to_one_that_can_start_it(replica: Callable[[], Rep
     assert busy.leases.with_free_slots() == [idle.me] * 2
     await busy.leases.give(JOBS[0], idle.me)
     assert busy.leases.with_free_slots() == [idle.me] and not busy.leases.held
+    assert busy.leases.to_take(JOBS[:1]) == [] and not busy.leases.has_orphans, "it is not taken back"
     await beats([idle, busy], JOBS[:1], 3)
     assert not busy.leases.held and idle.leases.held == {JOBS[0]}
     assert len(await leases_in(store)) == 1
