@@ -33,6 +33,16 @@ class ExistingText:
         with suppress(ServiceError):  # PDFium cannot read the file, so no page has text
             self._document = PdfSource(data, password)
 
+    @property
+    def is_of_mended_file(self) -> bool:
+        """Whether pages are those of a file that was mended before it was read; see `PdfSource`."""
+        return self._document is not None and self._document.is_mended
+
+    @property
+    def page_count(self) -> int | None:
+        """Number of pages as PDFium counts them; None if it cannot read the file."""
+        return None if self._document is None else self._document.page_count
+
     def compare(self, page: Page) -> tuple[Page, bool]:
         """Return the page without words that its PDF page shows as text, and whether the PDF page may hide some text.
 

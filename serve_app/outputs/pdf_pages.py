@@ -26,6 +26,7 @@ _TITLE_KEYS = ("/Title", "/Author", "/Subject", "/Keywords")
 def add_pdf_pages(
     result: Pdf,
     original: Pdf | None,
+    indices_of_pages: Sequence[int | None],
     pages: Iterable[Page],
     font: InvisibleFont,
     existing_text: ExistingText,
@@ -36,6 +37,7 @@ def add_pdf_pages(
 ) -> list[Layer]:
     """Add the pages with their visible content. Text that was recognized replaces text that the page has but hides.
 
+    `indices_of_pages` has for each page, from number 1, its index in `original`.
     `drawer` draws the pages that `original` lacks (all of them, if that is None), and those whose position in the result is
     in `draw`.
     """
@@ -43,17 +45,16 @@ def add_pdf_pages(
     layers: list[Layer] = []
     replaced: list[bool] = []
     drawn: dict[int, pikepdf.Page] = {}  # by position in the result
-    with pdf_errors():
-        count = 0 if original is None else len(original.pages)
     for page in pages:
-        if original is None or page.number > count or len(layers) in draw:
+        index = indices_of_pages[page.number - 1] if page.number <= len(indices_of_pages) else None
+        if original is None or index is None or len(layers) in draw:
             drawn[len(layers)], layer = _draw(result, page, font, drawer, straighten)
             layers.append(layer)
             continue
         with pdf_errors():
-            leaf = original.pages[page.number - 1]
+            leaf = original.pages[index]
             name, frame = unused_font_name(leaf), _frame(leaf)
-        indices.append(page.number - 1)
+        indices.append(index)
         page, hides_text = existing_text.compare(page)
         replaced.append(hides_text)
         layers.append(text_layer(page, frame, font, name, straighten=straighten))

@@ -7,7 +7,7 @@ The source is untrusted: run this in a process whose crash or hang harms nothing
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from typing import BinaryIO
 
@@ -24,6 +24,7 @@ from serve_app.outputs.pdf_layer import add_layer, pdf_errors
 from serve_app.outputs.pdf_pages import add_pdf_pages, copy_catalog, copy_title
 from serve_app.outputs.straightened import turn_page
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
+from serve_app.raster.page_tree import page_indices
 from serve_app.raster.passwords import open_with
 from serve_app.runtime.mapped_file import map_file
 
@@ -67,12 +68,15 @@ def write_searchable_pdf(
             existing_text = opened.enter_context(closing(ExistingText(file, password)))
             drawer = opened.enter_context(closing(PageDrawer(file, password)))
             original = None if draw_all else _open_pdf(source, password)
+            indices: Sequence[int | None] = ()
             if original is not None:
                 opened.enter_context(original)
+                with pdf_errors():
+                    indices = _page_indices(original, existing_text, source, password)
             numbers: list[int] = []
             noted = _noted(pages, numbers)
             layers = add_pdf_pages(
-                result, original, noted, font, existing_text, drawer, straighten=straighten, draw=draw
+                result, original, indices, noted, font, existing_text, drawer, straighten=straighten, draw=draw
             )
             if original is not None:
                 copy_title(result, original)
@@ -112,13 +116,30 @@ def _noted(pages: Iterable[Page], numbers: list[int]) -> Iterator[Page]:
         yield page
 
 
-def _open_pdf(source: BinaryIO, password: str | None) -> Pdf | None:
-    """Open the PDF with qpdf, which refuses some that PDFium reads. Returns None then."""
+def _page_indices(original: Pdf, read: ExistingText, source: BinaryIO, password: str | None) -> Sequence[int | None]:
+    """Return for each page of the document, as it was read, its index among those that qpdf finds; see `page_indices`.
+
+    In a file whose table of objects is damaged, qpdf mends the tree at once. It is trusted if the number of pages is right;
+    otherwise no page has an index.
+    """
+    count = len(original.pages)
+    if not read.is_of_mended_file:
+        unmended = _open_pdf(source, password, mend=False)
+        if unmended is not None:
+            with unmended, suppress(pikepdf.PdfError):
+                return page_indices(original, unmended)
+        if read.page_count != count:
+            return ()
+    return range(count)
+
+
+def _open_pdf(source: BinaryIO, password: str | None, *, mend: bool = True) -> Pdf | None:
+    """Open the PDF with qpdf, which refuses some that PDFium reads. Returns None then. Without `mend`, it changes nothing."""
 
     def attempt(spelling: bytes) -> Pdf | None:
         source.seek(0)
         with suppress(pikepdf.PasswordError):
-            return Pdf.open(source, password=spelling)
+            return Pdf.open(source, password=spelling, attempt_recovery=mend, inherit_page_attributes=mend)
         return None
 
     try:

@@ -16,6 +16,7 @@ import pypdfium2.raw as pdfium_c
 from serve_app.errors import CorruptDocument
 from serve_app.raster.images import MAX_SIDE
 from serve_app.raster.metadata import MAX_DPI
+from serve_app.raster.page_tree import leaves
 from serve_app.raster.visibility import COVERING_SHARE, page_objects
 from serve_app.runtime.mapped_file import FileContent
 
@@ -123,8 +124,9 @@ def user_units(data: FileContent, password: bytes) -> dict[int, float]:
 
     logging.getLogger("pikepdf").setLevel(logging.ERROR)
     try:
-        with pikepdf.open(io.BytesIO(data), password=password, suppress_warnings=True) as pdf:
-            units = {number: _user_unit(page.obj) for number, page in enumerate(pdf.pages, 1)}
+        stream = io.BytesIO(data)
+        with pikepdf.open(stream, password=password, suppress_warnings=True, inherit_page_attributes=False) as pdf:
+            units = {number: _user_unit(page) for number, page in enumerate(leaves(pdf), 1) if page is not None}
     except (pikepdf.PdfError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
         return {}
     return {number: unit for number, unit in units.items() if unit != 1}

@@ -64,6 +64,7 @@ class PdfSource:
     def __init__(self, data: FileContent, password: str | None) -> None:
         self._fonts = system_fonts()
         self._requests_before = self._fonts.requests
+        self.is_mended = False
         try:
             self._data: _Buffer = _readable(data)
             self._document, self._password = _open(self._data, password)
@@ -72,6 +73,7 @@ class PdfSource:
             if mended is None:
                 raise
             data = self._data = mended
+            self.is_mended = True
             self._document, self._password = _open(mended, None)
         self._file = data
         self._user_units: dict[int, float] | None = None  # read with the first page
