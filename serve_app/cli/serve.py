@@ -184,7 +184,7 @@ def _wait_until_running(application: str, stop: _StopSignal) -> list[str]:
 
 
 def _failed_engines(application: str, engines: Sequence[str]) -> dict[str, str]:
-    """Return why each of these engines could not be loaded; leave out the others."""
+    """Return why each of these engines could not be loaded by any replica; leave out the others."""
     from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
@@ -193,11 +193,13 @@ def _failed_engines(application: str, engines: Sequence[str]) -> dict[str, str]:
     for engine in engines:
         handle: Any = serve.get_deployment_handle(f"Recognizer-{engine}", application)
         try:
-            state = handle.state.remote().result(timeout_s=CALL_S)
+            # A call to all replicas does not start one where there is none, as a call to any of them would.
+            states = handle.broadcast("state").results(timeout_s=CALL_S)
         except (RayError, RayServeException, TimeoutError):
-            continue  # its replica is busy or being replaced; /health will show its state
-        if state.reason is not None:
-            failed[engine] = state.reason
+            continue  # its replica is busy or being replaced, or there is none; /health will show its state
+        reasons = [state.reason for state in states if state.reason is not None]
+        if reasons and len(reasons) == len(states):
+            failed[engine] = reasons[0]
     return failed
 
 

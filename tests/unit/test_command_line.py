@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import ray
 from ray import serve
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve_app.cli import doctor
 from serve_app.cli import main as command_line
@@ -101,18 +103,21 @@ class Handles:
 
             return SimpleNamespace(result=result)
 
-        method = SimpleNamespace(remote=remote)
-        return SimpleNamespace(state=method, drain=method)
+        def broadcast(method: str) -> Any:
+            return SimpleNamespace(results=remote().result)
+
+        return SimpleNamespace(broadcast=broadcast, drain=SimpleNamespace(remote=remote))
 
 
 def test_the_engines_that_could_not_be_loaded_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     handles = Handles(
-        Recognizer_a=[SimpleNamespace(reason=None)],
-        Recognizer_b=[SimpleNamespace(reason="no models")],
+        Recognizer_a=[[SimpleNamespace(reason=None), SimpleNamespace(reason="no models")]],
+        Recognizer_b=[[SimpleNamespace(reason="no models")] * 2],
         Recognizer_c=[TimeoutError()],
+        Recognizer_d=[DeploymentUnavailableError(DeploymentID("Recognizer-d"))],
     )
     monkeypatch.setattr(serve, "get_deployment_handle", handles)
-    assert serve_command._failed_engines("ocr", ["a", "b", "c"]) == {"b": "no models"}
+    assert serve_command._failed_engines("ocr", ["a", "b", "c", "d"]) == {"b": "no models"}
 
 
 @pytest.mark.parametrize("update", ["none", "refused"])
