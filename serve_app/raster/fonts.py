@@ -15,6 +15,8 @@ import ctypes
 import re
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -24,6 +26,9 @@ import pypdfium2.raw as pdfium_c
 _SANS = ("Liberation Sans", "Arimo", "DejaVu Sans")
 _SERIF = ("Liberation Serif", "Tinos", "DejaVu Serif")
 _MONO = ("Liberation Mono", "Cousine", "DejaVu Sans Mono")
+
+_WIDEST = ("DejaVu Sans",)
+"""Fonts that have what the others lack: Hebrew, Arabic, Armenian and Georgian letters."""
 
 _FAMILIES: dict[str, tuple[str, ...]] = {
     "arialnarrow": ("Arial Narrow", "Liberation Sans Narrow", *_SANS),
@@ -78,6 +83,7 @@ class SystemFonts:
     def __init__(self) -> None:
         self._default = pdfium_c.FPDF_GetDefaultSystemFontInfo()
         self.requests = 0
+        self._widest_first = False
         info = pdfium_c.FPDF_SYSFONTINFO(version=1)
         kinds = dict(pdfium_c.FPDF_SYSFONTINFO._fields_)
         for name in ("EnumFonts", "GetFont", "GetFaceName", "GetFontCharset", "DeleteFont"):
@@ -93,6 +99,15 @@ class SystemFonts:
             if font := self._default.contents.GetFont(self._default, f"{face}{style}".encode()):
                 return font
         return None
+
+    @contextmanager
+    def widest_first(self) -> Iterator[None]:
+        """Give documents that are opened in this context the fonts with the most letters, not those of the right widths."""
+        self._widest_first = True
+        try:
+            yield
+        finally:
+            self._widest_first = False
 
     def _passed_on(self, name: str) -> Any:
         function = getattr(self._default.contents, name)
@@ -111,6 +126,8 @@ class SystemFonts:
         bold = weight >= _BOLD_WEIGHT or "bold" in wanted.lower()
         italic = bool(is_italic) or "italic" in wanted.lower() or "oblique" in wanted.lower()
         faces = (_spaced(wanted), *_stand_ins(family, pitch))
+        if self._widest_first:
+            faces = (*_WIDEST, *faces)
         return next((found for face in faces if (found := self.find(face, bold=bold, italic=italic))), None)
 
     def _font_data(self, _: Any, font: Any, table: int, buffer: Any, size: int) -> int:

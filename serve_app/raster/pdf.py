@@ -65,6 +65,7 @@ class PdfSource:
         self._fonts = system_fonts()
         self._requests_before = self._fonts.requests
         self.is_mended = False
+        self._in_vain: list[tuple[ErrorInfo, ...]] = []  # missing fonts of pages that no other font helped
         try:
             self._data: _Buffer = _readable(data)
             self._document, self._password = _open(self._data, password)
@@ -81,6 +82,19 @@ class PdfSource:
         self.page_count = len(self._document)
 
     def render(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
+        image = self._drawn(number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
+        if not image.warnings or image.warnings in self._in_vain:
+            return image
+        with self._fonts.widest_first():
+            self._reopen()
+            other = self._drawn(number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
+        self._reopen()
+        if other.warnings:
+            self._in_vain = [*self._in_vain[-9:], image.warnings]
+            return image
+        return other
+
+    def _drawn(self, number: int, *, dpi: int | None, default_dpi: int, max_pixels: int) -> DecodedImage:
         with self._page(number) as page:
             canvas = self._canvas(page, number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
             try:
@@ -127,12 +141,15 @@ class PdfSource:
         )
         return (warning(WarningCode.FONT_MISSING, message),)
 
+    def _reopen(self) -> None:
+        self._document.close()
+        self._document = _opened(self._data, self._password)
+        self._pages_loaded = 0
+
     @contextmanager
     def _page(self, number: int) -> Iterator[Any]:
         if self._pages_loaded >= PAGES_PER_OPENING:
-            self._document.close()
-            self._document = _opened(self._data, self._password)
-            self._pages_loaded = 0
+            self._reopen()
         self._pages_loaded += 1
         try:
             page = self._document[number - 1]

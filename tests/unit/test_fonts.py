@@ -64,6 +64,26 @@ def test_letters_beyond_latin_are_drawn(name: bytes) -> None:
     assert letters_drawn(image, 5) == [True] * 5 and image.warnings == ()
 
 
+@pytest.mark.parametrize(
+    "letters",
+    [
+        (0x391, 0x3B2, 0x3C9),
+        (0x5D0, 0x5D1, 0x5E9),
+        (0x627, 0x628, 0x634),
+        (0x531, 0x562, 0x577),
+        (0x10D0, 0x10D1, 0x10E8),
+    ],
+    ids=["Greek", "Hebrew", "Arabic", "Armenian", "Georgian"],
+)
+@pytest.mark.parametrize("name", [b"Arial", b"TimesNewRoman", b"CourierNew", b"David"])
+def test_letters_that_the_font_of_the_same_widths_lacks_are_drawn_in_another(
+    name: bytes, letters: tuple[int, ...]
+) -> None:
+    glyphs = b"/Differences[1%b]" % b"".join(b"/uni%04X" % letter for letter in letters)
+    image = draw(page_in(simple_font(name).replace(NAMES_OF_GLYPHS, glyphs), CODES[:3]))
+    assert letters_drawn(image, 3) == [True] * 3 and image.warnings == ()
+
+
 @pytest.mark.parametrize(("flags", "subtype"), [(4, b"TrueType"), (None, b"TrueType"), (None, b"Type1")])
 def test_letters_are_those_that_the_pdf_names(flags: int | None, subtype: bytes) -> None:
     expected = draw(page_in(simple_font(b"Arial"), CODES)).pixels
