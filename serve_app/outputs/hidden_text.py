@@ -1,13 +1,13 @@
 """Removes the text that a page of a PDF has but does not show: the layer of an earlier recognition.
 
 That is text in the invisible mode, and text drawn before a picture that covers it, wherever it is: on the page or in forms.
-Text that clips (mode 7) stays, as pictures may be drawn through it.
+Text that clips (modes 4 to 7) stays, as pictures may be drawn through it; such a picture covers nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pikepdf
@@ -24,7 +24,7 @@ MAX_FORM_DEPTH = 8
 COVERING_SHARE = 0.5
 """A picture that covers this share of the page hides the text drawn before it, as in `raster.visibility`."""
 
-_INVISIBLE = 3  # text rendering mode
+_INVISIBLE, _CLIPPING = 3, 4  # text rendering modes; all from the second one on clip
 _SHOWING = {"Tj", "TJ", "'", '"'}
 _DRAWING = _SHOWING | {"S", "s", "f", "F", "f*", "B", "B*", "b", "b*", "sh", "Do", "INLINE IMAGE"}
 _IDENTITY: Matrix = (1, 0, 0, 1, 0, 0)
@@ -44,6 +44,19 @@ class _Content:
     @property
     def has_hidden(self) -> bool:
         return bool(self.hidden) or any(content.has_hidden for _, content in self.forms.values())
+
+
+@dataclass(frozen=True)
+class _State:
+    """The graphics state: its matrix, the text rendering mode, and whether text clips what is drawn."""
+
+    matrix: Matrix = _IDENTITY
+    mode: int = 0
+    is_clipped: bool = False
+
+    def moved(self, numbers: Iterable[Any]) -> _State:
+        a, b, c, d, e, f = map(float, numbers)
+        return replace(self, matrix=multiply((a, b, c, d, e, f), self.matrix))
 
 
 def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
@@ -69,50 +82,52 @@ class _Scan:
         self._left, self._bottom, self._right, self._top = map(float, page.mediabox.as_list())
         self._operators = 0
         self._shown: list[tuple[_Content, int]] = []
-        self.content = self._scan(page, page.obj.get("/Resources"), _IDENTITY, 0, 0)
+        self.content = self._scan(page, page.obj.get("/Resources"), _State(), 0)
 
-    def _scan(self, stream: Any, resources: Any, matrix: Matrix, mode: int, depth: int) -> _Content:
+    def _scan(self, stream: Any, resources: Any, state: _State, depth: int) -> _Content:
         content = _Content(pikepdf.parse_content_stream(stream))
         self._operators += len(content.instructions)
         if self._operators > MAX_OPERATORS:
             raise _TooLong
-        saved: list[tuple[Matrix, int]] = []
+        saved: list[_State] = []
         for index, instruction in enumerate(content.instructions):
             operands = instruction.operands
             match str(instruction.operator):
                 case "q":
-                    saved.append((matrix, mode))
+                    saved.append(state)
                 case "Q" if saved:
-                    matrix, mode = saved.pop()
+                    state = saved.pop()
                 case "cm" if len(operands) == 6:
-                    a, b, c, d, e, f = map(float, operands)
-                    matrix = multiply((a, b, c, d, e, f), matrix)
+                    state = state.moved(operands)
                 case "Tr" if operands:
-                    mode = int(operands[0])
+                    state = replace(state, mode=int(operands[0]))
                 case "Do" if operands:
-                    self._draw(content, str(operands[0]), resources, matrix, mode, depth)
+                    self._draw(content, str(operands[0]), resources, state, depth)
                 case operator if operator in _SHOWING:
+                    if state.mode >= _CLIPPING:
+                        state = replace(state, is_clipped=True)
+                        continue
                     self._shown.append((content, index))
-                    if mode == _INVISIBLE:
+                    if state.mode == _INVISIBLE:
                         content.hidden.add(index)
         return content
 
-    def _draw(self, content: _Content, name: str, resources: Any, matrix: Matrix, mode: int, depth: int) -> None:
+    def _draw(self, content: _Content, name: str, resources: Any, state: _State, depth: int) -> None:
         objects = resources.get("/XObject") if isinstance(resources, Dictionary) else None
         drawn = objects.get(name) if isinstance(objects, Dictionary) else None
         if not isinstance(drawn, pikepdf.Stream):
             return
         if drawn.get("/Subtype") == "/Image":
-            if self._covers(matrix) and not any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask")):
+            see_through = state.is_clipped or any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask"))
+            if not see_through and self._covers(state.matrix):
                 for shown, index in self._shown:
                     shown.hidden.add(index)
         elif drawn.get("/Subtype") == "/Form" and depth < MAX_FORM_DEPTH:
             own = drawn.get("/Matrix")
             if isinstance(own, Array) and len(own) == 6:
-                a, b, c, d, e, f = (float(number) for number in own)
-                matrix = multiply((a, b, c, d, e, f), matrix)
+                state = state.moved(own)
             known = content.forms.get(name)
-            scanned = self._scan(drawn, drawn.get("/Resources", resources), matrix, mode, depth + 1)
+            scanned = self._scan(drawn, drawn.get("/Resources", resources), state, depth + 1)
             if known is not None:  # drawn twice, perhaps shown once
                 scanned.hidden &= known[1].hidden
             content.forms[name] = drawn, scanned

@@ -55,6 +55,24 @@ def at(left: float, top: float, text: str) -> tuple[str, Box]:
 NEW = (at(20, 90, "new"), at(60, 90, "words"))
 
 
+@pytest.mark.parametrize("wrap", [b"%b", b"q %b Q 0 g"], ids=["page", "group"])
+@pytest.mark.parametrize("in_form", [False, True], ids=["", "in-a-form"])
+def test_a_picture_drawn_through_letters_stays_and_covers_nothing(wrap: bytes, in_form: bool) -> None:
+    through = wrap % (b"BT 7 Tr /F1 60 Tf 20 60 Td (ink) Tj ET " + PICTURE)
+    source = with_content(SHOWN + HIDDEN + (b"/Form Do" if in_form else through), through, _scan_in_form)
+
+    data = searchable(source, page_of(words_block(at(20, 120, "слово"))))
+
+    assert (drawn(source) == 0xC0).any(), "the picture is seen"
+    assert np.array_equal(drawn(data), drawn(source))
+    assert "shown on paper" in pdftotext(data) and "слово" in pdftotext(data) and "0ld" not in pdftotext(data)
+
+
+def _scan_in_form(pdf: Pdf) -> None:
+    objects = pdf.pages[0].obj.Resources.XObject
+    objects.Form.Resources.XObject = Dictionary(Scan=objects.Scan)
+
+
 @pytest.mark.parametrize(
     ("content", "form"),
     [
