@@ -110,10 +110,10 @@ class JobSettings(_Strict):
         ge=1,
         description="Jobs replicas, which share the jobs. Use 2 or more in production: when one dies, the others take its jobs over within seconds. Set it here, and not as `num_replicas` of the deployment",
     )
-    in_flight: int = Field(
-        4,
+    in_flight: int | None = Field(
+        None,
         ge=1,
-        description="Maximum jobs running at once per Jobs replica. Beyond it, up to twice as many in all, an interactive job starts only if its key has no interactive job running",
+        description="Maximum jobs running at once per Jobs replica. Beyond it, up to twice as many in all, an interactive job starts only if its key has no interactive job running. Unset: 4, or more while the running ones have fewer pages left than the engines' replicas can take",
     )
     waiting: int = Field(
         10_000, ge=1, description="Maximum jobs waiting or running, over all keys; beyond it submissions get 503"

@@ -88,7 +88,14 @@ class Jobs:
         """
         limit_arenas()
         logging.getLogger("ray.serve").addFilter(_is_for_operators)
-        self._services = services = open_services(settings, secrets, rasterizer, recognizers, sharing)
+        self._services = services = open_services(
+            settings,
+            secrets,
+            rasterizer,
+            recognizers,
+            sharing,
+            in_line=lambda engine: self._scheduler.pages_in_line(engine),
+        )
         self._keep_s = settings.jobs.keep_s
         self._job_store = JobStore(services.store, services.documents.cache)
         self._idempotency_store = IdempotencyStore(services.store)
@@ -109,7 +116,12 @@ class Jobs:
             settings.jobs,
             self._note_change,
         )
-        self._scheduler = Scheduler(runner.run, self._board, in_flight=settings.jobs.in_flight)
+        self._scheduler = Scheduler(
+            runner.run,
+            self._board,
+            in_flight=settings.jobs.in_flight,
+            capacity=lambda: services.documents.pipeline.capacity,
+        )
         secret = secrets.webhook_secret
         self._webhooks = Webhooks(
             self._job_store,
@@ -233,6 +245,7 @@ class Jobs:
         self._board.update(record, pages)
         if not record.state.is_active:
             self._webhooks.deliver(record)
+        self._scheduler.start_next()
 
 
 def _is_for_operators(record: logging.LogRecord) -> bool:

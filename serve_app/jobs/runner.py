@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
-from serve_app.document import DocumentStatus, DocumentSummary, ErrorInfo, Page
+from serve_app.document import DocumentStatus, DocumentSummary, EngineInfo, ErrorInfo, Page, PageContent
 from serve_app.errors import RequestTimeout, ServiceError, ServiceUnavailable
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
@@ -25,6 +25,7 @@ from serve_app.pipeline.timings import Timings
 from serve_app.runtime.mapped_file import FileContent, map_file
 from serve_app.runtime.temp_dir import no_room
 from serve_app.scheduling.backoff import backoff
+from serve_app.scheduling.few_at_once import FewAtOnce
 from serve_app.settings import JobSettings
 from serve_app.storage import StoreUnavailable
 
@@ -32,6 +33,10 @@ log = logging.getLogger("ray.serve.jobs")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+
+SAVES_AT_ONCE = 8
+"""Pages of a job that are being stored at once. S3 takes some 50 ms a page, and one after another they would hold up all but
+twenty engines of a second a page."""
 
 
 @dataclass
@@ -184,7 +189,7 @@ class Runner:
         retries: list[int] = []
         outage: ErrorInfo | None = None
         try:
-            async with aclosing(run.pages()) as pages:
+            async with FewAtOnce(SAVES_AT_ONCE) as saves, aclosing(run.pages()) as pages:
                 async for content in pages:
                     page = content.page
                     tries = failures.tries[page.number] + 1
@@ -197,9 +202,8 @@ class Runner:
                             retries.append(page.number)
                             continue
                         case Verdict.DONE:
-                            await self._job_store.save_page(record.id, content, run.collector.engine)
-                            record.done += 1
-                            log.info("job %s: page %d is done", record.id, page.number)
+                            await saves.start(self._save_page(record, content, run.collector.engine))
+                            continue
                         case Verdict.FAIL:
                             failures.pages[page.number] = page
                             record.failed += 1
@@ -210,6 +214,12 @@ class Runner:
         if outage is not None:
             raise ServiceUnavailable(outage.message)
         return retries
+
+    async def _save_page(self, record: JobRecord, content: PageContent, engine: EngineInfo) -> None:
+        await self._job_store.save_page(record.id, content, engine)
+        record.done += 1
+        log.info("job %s: page %d is done", record.id, content.page.number)
+        self._on_change(record, {content.page.number: content.page.error})
 
     async def _save_lost_pages(self, record: JobRecord, run: DocumentRun) -> None:
         """Store pages again that were done and have since been lost from the store."""

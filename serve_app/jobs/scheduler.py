@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -15,19 +16,36 @@ from serve_app.jobs.record import JobRecord, Priority
 log = logging.getLogger("ray.serve.jobs")
 
 
+LEAST_IN_FLIGHT = 4
+"""Jobs that run at once at least, so that a long one does not hold up the others."""
+
+
 class Scheduler:
     """Runs up to `in_flight` jobs at once, of any kind. All active jobs are on `board`.
 
-    Up to as many again run so that no owner waits behind others: interactive jobs of owners who have no interactive job
+    Without that limit it runs as many as keep the engines busy: the next one starts while the pages that are left of the
+    running ones are fewer than the engines' `capacity`, and LEAST_IN_FLIGHT run in any case.
+
+    Up to twice as many run so that no owner waits behind others: interactive jobs of owners who have no interactive job
     running.
     """
 
     def __init__(
-        self, run: Callable[[JobRecord], Coroutine[Any, Any, None]], board: ProgressBoard, *, in_flight: int
+        self,
+        run: Callable[[JobRecord], Coroutine[Any, Any, None]],
+        board: ProgressBoard,
+        *,
+        in_flight: int | None,
+        capacity: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`capacity`: pages that the engines can take from here now."""
         self._run = run
         self._board = board
-        self._in_flight = in_flight
+        self._follows_capacity = in_flight is None
+        self._in_flight = in_flight or LEAST_IN_FLIGHT
+        self._capacity = capacity
+        self._in_line: dict[str, int] = {}
+        self._pages_in_line: Counter[str] = Counter()
         self._queue = JobQueue()
         self._records: dict[str, JobRecord] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -47,12 +65,18 @@ class Scheduler:
     @property
     def free(self) -> int:
         """How many more jobs would start at once."""
+        if self._has_room and not self.waiting:
+            return self._in_flight
         return max(0, self._in_flight - len(self._records))
 
     @property
     def in_line(self) -> list[str]:
         """The jobs that wait, roughly in the order in which they will start."""
         return self._queue.in_order()
+
+    def pages_in_line(self, engine: str) -> int:
+        """The pages of all waiting jobs for this engine; a job whose pages are not counted yet has one."""
+        return self._pages_in_line[engine]
 
     def position(self, job_id: str) -> int | None:
         """Return a job's position in the queue, from 1; None if it is not in the queue."""
@@ -67,34 +91,39 @@ class Scheduler:
         self._records[record.id] = record
         self._queue.add(record.id, record.owner, record.priority)
         self._board.add(record)
-        self._start_next()
+        self._enter_line(record)
+        self.start_next()
 
     async def stop(self, job_id: str) -> None:
         """Remove a job. On return its task has ended, so it writes nothing any more."""
         task = self._tasks.pop(job_id, None)
         self._queue.remove(job_id)
-        self._records.pop(job_id, None)
+        if (record := self._records.pop(job_id, None)) is not None:
+            self._leave_line(record)
         self._board.remove(job_id)
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-        self._start_next()
+        self.start_next()
 
     async def stop_all(self) -> None:
         """Stop all jobs, and start none of those that wait."""
-        self._in_flight = 0
+        self._in_flight, self._follows_capacity = 0, False
         await asyncio.gather(*(self.stop(job_id) for job_id in list(self._records)))
 
-    def _start_next(self) -> None:
-        while (job_id := self._next()) is not None:
+    def start_next(self) -> None:
+        """Start the next jobs for which there is room. Call it when pages of a running job are done."""
+        while self.waiting and (job_id := self._next()) is not None:
             if not self._tasks:
                 self._board.restart_pace()
-            task = asyncio.create_task(self._run(self._records[job_id]))
+            record = self._records[job_id]
+            self._leave_line(record)
+            task = asyncio.create_task(self._run(record))
             self._tasks[job_id] = task
             task.add_done_callback(partial(self._on_task_end, job_id))
 
     def _next(self) -> str | None:
-        if len(self._tasks) < self._in_flight:
+        if len(self._tasks) < self._in_flight or self._has_room:
             return self._queue.pop()
         if len(self._tasks) >= 2 * self._in_flight:
             return None
@@ -102,6 +131,25 @@ class Scheduler:
         return self._queue.pop_interactive(
             exclude_owners={record.owner for record in running if record.priority is Priority.INTERACTIVE}
         )
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the engines can take more pages than the running jobs have left."""
+        if not self._follows_capacity:
+            return False
+        capacity = self._capacity()
+        # A job whose pages are not counted yet may be long: only a few of them are opened at once.
+        uncounted = capacity // LEAST_IN_FLIGHT
+        left = (_pages_left(self._records[job_id]) for job_id in self._tasks)
+        # A job whose pages are done still has to be stored: it counts as one page.
+        return sum(max(1, uncounted if pages is None else pages) for pages in left) < capacity
+
+    def _enter_line(self, record: JobRecord) -> None:
+        self._in_line[record.id] = pages = _pages_left(record) or 1
+        self._pages_in_line[record.request.engine] += pages
+
+    def _leave_line(self, record: JobRecord) -> None:
+        self._pages_in_line[record.request.engine] -= self._in_line.pop(record.id, 0)
 
     def _on_task_end(self, job_id: str, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # by `stop`, which does the rest
@@ -111,4 +159,9 @@ class Scheduler:
         self._tasks.pop(job_id, None)
         self._records.pop(job_id, None)
         self._board.remove(job_id)
-        self._start_next()
+        self.start_next()
+
+
+def _pages_left(record: JobRecord) -> int | None:
+    """Count the pages of a job that are neither done nor given up, as far as is known; None if it was not opened yet."""
+    return None if record.total is None else record.total - record.done - record.failed

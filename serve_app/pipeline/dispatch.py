@@ -87,6 +87,11 @@ class Pipeline:
             retry=self._retry,
         )
 
+    @property
+    def capacity(self) -> int:
+        """Pages that all engines together can take from here now."""
+        return sum(map(self._limits.pages, self._recognizers))
+
     def slot(self) -> AbstractContextManager[None]:
         """Return a slot for a document, for use from its opening until its pages are done. Raises QueueFull."""
         return self._admission.slot()

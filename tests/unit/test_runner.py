@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.document import EngineInfo, PageContent
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.errors import (
     CorruptDocument,
@@ -89,7 +90,9 @@ async def test_outages_of_the_engine_and_the_store_are_waited_for(tmp_path: Path
     bench.store.fails = 2
     job = await bench.run()
     assert (job.state, job.done, job.failed) == (JobState.DONE, 3, 0)
-    assert pages.tried.count(1) == 8, "five times its engine was loading, and twice the store was away"
+    assert pages.tried.count(1) in (7, 8), (
+        "five times its engine was loading, and then the store was away for two pages"
+    )
 
 
 async def test_a_document_that_cannot_be_read_fails_the_job_at_once(tmp_path: Path) -> None:
@@ -209,3 +212,30 @@ async def test_a_page_that_is_lost_while_the_job_runs_is_stored_again(tmp_path: 
     bench.then = lose_page_1
     job = await bench.run()
     assert await bench.job_store.page_numbers(job.id) == [1, 2, 3]
+
+
+async def test_several_pages_are_stored_at_once_and_none_after_the_job_is_stopped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Pages())
+    saving: list[int] = []
+    all_begun, go_on = asyncio.Event(), asyncio.Event()
+    save_page = bench.job_store.save_page
+
+    async def slow(job_id: str, content: PageContent, engine: EngineInfo) -> None:
+        saving.append(content.page.number)
+        if len(saving) == 3:
+            all_begun.set()
+        await go_on.wait()
+        await save_page(job_id, content, engine)
+
+    bench.job_store.save_page = slow  # type: ignore[method-assign]
+    running = asyncio.create_task(bench.run())
+    await all_begun.wait()
+    assert not [path for path in files_in(tmp_path) if "page-results" in str(path)]
+    running.cancel()
+    await asyncio.wait({running})
+    go_on.set()
+    await asyncio.sleep(0.05)
+    assert not [path for path in files_in(tmp_path) if "page-results" in str(path)]
+    (job_id,) = await bench.job_store.active_ids()
+    await bench.runner.run(await bench.job_store.record(job_id))
+    assert (await bench.job_store.record(job_id)).done == 3

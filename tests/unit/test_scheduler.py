@@ -10,7 +10,7 @@ from serve_app.document.ids import new_document_id
 from serve_app.document.options import RecognitionOptions
 from serve_app.jobs.progress import ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState, Priority
-from serve_app.jobs.scheduler import Scheduler
+from serve_app.jobs.scheduler import LEAST_IN_FLIGHT, Scheduler
 from serve_app.pipeline.request import DocumentRequest
 
 REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
@@ -23,9 +23,10 @@ def job(owner: str = "a", priority: Priority = Priority.INTERACTIVE) -> JobRecor
 class Desk:
     """A scheduler whose jobs end when they are told to, with an exception perhaps."""
 
-    def __init__(self, in_flight: int) -> None:
+    def __init__(self, in_flight: int | None, capacity: int = 0) -> None:
         self.board = ProgressBoard()
-        self.scheduler = Scheduler(self._run, self.board, in_flight=in_flight)
+        self.capacity = capacity
+        self.scheduler = Scheduler(self._run, self.board, in_flight=in_flight, capacity=lambda: self.capacity)
         self.started: list[str] = []
         self._ends: dict[str, asyncio.Future[None]] = {}
 
@@ -150,3 +151,52 @@ def test_the_estimate_is_the_pace_of_new_pages_times_what_is_left() -> None:
     record.done = 4
     board.update(record, {4: None})
     assert board.left_s(record, 1) == 18.0, "a fifth of the latest page, four of the earlier ones: 3 s a page"
+
+
+async def test_without_a_limit_jobs_start_while_the_running_ones_do_not_keep_the_engines_busy() -> None:
+    desk = Desk(in_flight=None, capacity=128)
+    jobs = [job() for _ in range(10)]
+    for each in jobs:
+        desk.scheduler.add(each)
+    await settle()
+    assert len(desk.started) == LEAST_IN_FLIGHT, "how long they are is not known yet"
+    for each in jobs[:4]:
+        each.total = 100
+    desk.scheduler.start_next()
+    await settle()
+    assert len(desk.started) == 4, "400 pages are enough"
+    for each in jobs[:4]:
+        each.done, each.failed = 60, 10
+    desk.scheduler.start_next()
+    await settle()
+    assert len(desk.started) == 5, "120 pages are too few; the next job may be long"
+    for each in jobs[:5]:
+        each.total = each.done = 1
+    desk.scheduler.start_next()
+    await settle()
+    assert len(desk.started) == 9 and desk.scheduler.free == 0, "5 of one page, and 4 that may be long"
+
+
+async def test_without_a_limit_and_without_engines_some_jobs_run() -> None:
+    desk = Desk(in_flight=None)
+    assert desk.scheduler.free == LEAST_IN_FLIGHT
+    for _ in range(6):
+        desk.scheduler.add(job())
+    await settle()
+    assert len(desk.started) == LEAST_IN_FLIGHT
+    await desk.scheduler.stop_all()
+    assert len(desk.started) == LEAST_IN_FLIGHT and desk.scheduler.waiting == 0
+
+
+async def test_the_pages_of_waiting_jobs_are_counted_by_engine() -> None:
+    desk = Desk(in_flight=1)
+    running, fresh, resumed = job(), job(), job()
+    resumed.total, resumed.done, resumed.failed = 50, 20, 5
+    for each in (running, fresh, resumed):
+        desk.scheduler.add(each)
+    assert (desk.scheduler.pages_in_line("x"), desk.scheduler.pages_in_line("other")) == (1 + 25, 0)
+    await settle()
+    await desk.end(running)
+    assert desk.scheduler.pages_in_line("x") == 25
+    await desk.scheduler.stop(resumed.id)
+    assert desk.scheduler.pages_in_line("x") == 0
