@@ -121,6 +121,13 @@ def test_short_texts_are_neither_lost_nor_turned(engine: Engine, text: str) -> N
     assert (page.text, page.rotation) == (text, 0)
 
 
+def test_a_page_of_noise_does_not_hold_the_engine(engine: Engine) -> None:
+    specks = np.random.default_rng(1).random((2339, 1654)) < 0.5
+    started = time.process_time()
+    assert read_page(engine, rgb(Image.fromarray(specks))).text == ""
+    assert time.process_time() - started < 12  # a second reading takes more than 20 s
+
+
 def test_a_few_words_on_noisy_paper_are_not_lost(engine: Engine) -> None:
     pixels = rgb(draw_page("Акт приёмки подписан\n\nСанкт-Петербург", size=(1000, 1100), margin=60))
     noise = np.random.default_rng(3).normal(0, 18, pixels.shape[:2])[..., None]

@@ -134,7 +134,9 @@ class TesseractEngine(Engine):
 
     def _read(self, api: Any, pixels: RgbPixels, dpi: int, deadline: float) -> tuple[list[Block], int]:
         """Read a straightened page in every way that it needs. Returns blocks and rotation. Raises PageTimeout, RecognitionFailed."""
-        grey = sharpened(without_noise(luminance(pixels)))
+        sent = luminance(pixels)
+        smooth = without_noise(sent)
+        grey = sharpened(smooth)
         modes = self._tesserocr.PSM
 
         def upright(mode: int, grey: GreyPixels) -> list[Block]:
@@ -144,6 +146,8 @@ class TesseractEngine(Engine):
         with suppress(ServiceError):  # then the first result is used
             first = in_other_directions(grey, *first, partial(upright, modes.AUTO))
             first = read_upright(grey, *first, partial(upright, modes.AUTO))
+        if smooth is not sent and not words_of(first[0]):
+            return first  # nothing but noise: on a million specks, a local threshold would take minutes
         blocks, rotation = self._read_again(api, pixels, grey, dpi, deadline, *first)
         if not blocks:
             lone = (modes.SINGLE_BLOCK, modes.SINGLE_LINE, modes.SINGLE_WORD, modes.SINGLE_CHAR)
