@@ -13,9 +13,14 @@ from contextlib import suppress
 from serve_app.raster.passwords import open_with
 from serve_app.runtime.mapped_file import FileContent
 
+_LOST_PAGE = "Pages tree includes non-dictionary object"
+"""In qpdf's warning for a page that is missing. It drops the page, and no count of the pages is left to compare with."""
+
 
 def repaired(data: FileContent, password: str | None) -> bytes | None:
-    """Return the PDF as qpdf writes it, not encrypted. Returns None if qpdf cannot read it or finds no page."""
+    """Return the PDF as qpdf writes it, not encrypted. Returns None if qpdf cannot read it, and if pages are missing: a
+    file that is cut off in its pages would lose the rest in silence.
+    """
     import pikepdf  # takes a tenth of a second
 
     logging.getLogger("pikepdf").setLevel(logging.ERROR)
@@ -30,7 +35,7 @@ def repaired(data: FileContent, password: str | None) -> bytes | None:
         if pdf is None:
             return None
         with pdf:
-            if not pdf.pages:
+            if not pdf.pages or any(_LOST_PAGE in str(warning) for warning in pdf.get_warnings()):
                 return None
             out = io.BytesIO()
             pdf.save(out, stream_decode_level=pikepdf.StreamDecodeLevel.none)

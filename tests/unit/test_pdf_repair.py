@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.errors import CorruptDocument, PasswordRequired
 from serve_app.raster.page_source import open_source
-from tests.support.pdfs import encrypted, page_pdf, text_pdf
+from tests.support.pdfs import encrypted, page_pdf, pages_pdf, text_pdf
 from tests.support.searchable_pdfs import page_of, pdftotext, searchable, words_block
 
 PASSWORD = "secret"
@@ -58,5 +58,6 @@ def test_what_cannot_be_mended_is_refused_for_its_own_reason() -> None:
         open_source(with_strings_in_clear_text(), password=None, max_pixels=10**7)
     with pytest.raises(PasswordRequired, match="password is wrong"):
         open_source(with_strings_in_clear_text(), password="другая", max_pixels=10**7)
-    with pytest.raises(CorruptDocument, match="could not be opened"):
-        open_source(page_pdf(b"")[:60], password=None, max_pixels=10**7)
+    for cut in (page_pdf(b"")[:60], pages_pdf([b""] * 20)[:600]):  # the second has two of its pages
+        with pytest.raises(CorruptDocument, match="could not be opened"):
+            open_source(cut, password=None, max_pixels=10**7)
