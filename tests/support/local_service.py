@@ -150,9 +150,8 @@ class LocalBroadcast:
         self._responses = responses
 
     async def results_async(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
-        return await asyncio.wait_for(
-            asyncio.gather(*map(_result, self._responses), return_exceptions=return_exceptions), timeout_s
-        )
+        async with asyncio.timeout(timeout_s):  # Python 3.11's wait_for may swallow a cancellation
+            return await asyncio.gather(*map(_result, self._responses), return_exceptions=return_exceptions)
 
 
 async def _result(response: LocalResponse) -> Any:
