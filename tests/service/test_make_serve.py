@@ -212,7 +212,8 @@ def test_a_signal_during_the_start_ends_it_also_in_the_background_of_a_script(
             time.sleep(0.02)
         running.stop(signum)
     assert "Press Ctrl-C to stop" not in running.output, "it was to come before the start was over"
-    assert running.process.returncode in {0, 130}, running.output
+    # For a moment within ray.init(), Ray's own handler ends the process, with the number of SIGTERM.
+    assert running.process.returncode in {0, 130, signum}, running.output
     assert "Traceback" not in running.output
     _, left = psutil.wait_procs(processes_below(home), timeout=5)
     assert left == []
