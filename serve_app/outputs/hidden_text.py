@@ -1,69 +1,25 @@
-"""Removes the text that a page of a PDF has but does not show: the layer of an earlier recognition.
-
-That is text in the invisible mode, and text drawn before a picture that covers it, wherever it is: on the page or in forms.
-Text that clips (modes 4 to 7) stays, as pictures may be drawn through it; such a picture covers nothing.
-"""
+"""Removes the text that a page of a PDF has but does not show: the layer of an earlier recognition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
 import pikepdf
-from pikepdf import Array, Dictionary, Name, Operator, Pdf
+from pikepdf import Dictionary, Name, Operator, Pdf
 
 from serve_app.outputs.glyphless_font import FONT_NAME
-from serve_app.outputs.reading_frame import Matrix, multiply, transform
+from serve_app.outputs.hidden_scan import SHOWING, Content, Instruction, TooLong, scan_page
 
-MAX_OPERATORS = 300_000
-"""Most operators of a page, its forms included. A page with more is a map; its text stays."""
-
-MAX_FORM_DEPTH = 8
-
-COVERING_SHARE = 0.5
-"""A picture that covers this share of the page hides the text drawn before it, as in `raster.visibility`."""
-
-_INVISIBLE, _CLIPPING = 3, 4  # text rendering modes; all from the second one on clip
-_SHOWING = {"Tj", "TJ", "'", '"'}
-_DRAWING = _SHOWING | {"S", "s", "f", "F", "f*", "B", "B*", "b", "b*", "sh", "Do", "INLINE IMAGE"}
-_IDENTITY: Matrix = (1, 0, 0, 1, 0, 0)
+_DRAWING = SHOWING | {"S", "s", "f", "F", "f*", "B", "B*", "b", "b*", "sh", "Do", "INLINE IMAGE"}
 _OWN = ("/Type", "/Subtype", "/BBox", "/Matrix", "/Resources", "/Group", "/OC", "/Name", "/FormType")
-
-_Instruction = Any  # pikepdf's two kinds have no common type
-
-
-@dataclass
-class _Content:
-    """A content stream: its instructions, the indices of those that show hidden text, and its forms by name."""
-
-    instructions: Sequence[_Instruction]
-    hidden: set[int] = field(default_factory=set)
-    forms: dict[str, tuple[pikepdf.Object, _Content]] = field(default_factory=dict)
-
-    @property
-    def has_hidden(self) -> bool:
-        return bool(self.hidden) or any(content.has_hidden for _, content in self.forms.values())
-
-
-@dataclass(frozen=True)
-class _State:
-    """The graphics state: its matrix, the text rendering mode, and whether text clips what is drawn."""
-
-    matrix: Matrix = _IDENTITY
-    mode: int = 0
-    is_clipped: bool = False
-
-    def moved(self, numbers: Iterable[Any]) -> _State:
-        a, b, c, d, e, f = map(float, numbers)
-        return replace(self, matrix=multiply((a, b, c, d, e, f), self.matrix))
 
 
 def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
-    """Remove a page's hidden text. A page without any stays as it is, and so does one with over MAX_OPERATORS."""
+    """Remove a page's hidden text. A page without any stays as it is, and so does one that is too long to look at."""
     try:
-        content = _Scan(page).content
-    except _TooLong:
+        content = scan_page(page)
+    except TooLong:
         return
     if content.has_hidden:
         page.obj.Resources = _rewritten(pdf, content, page.obj.get("/Resources"))
@@ -71,79 +27,10 @@ def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
         _drop_own_fonts(page.obj)
 
 
-class _TooLong(Exception):
-    pass
-
-
-class _Scan:
-    """Finds the hidden text of a page."""
-
-    def __init__(self, page: pikepdf.Page) -> None:
-        self._left, self._bottom, self._right, self._top = map(float, page.mediabox.as_list())
-        self._operators = 0
-        self._shown: list[tuple[_Content, int]] = []
-        self.content = self._scan(page, page.obj.get("/Resources"), _State(), 0)
-
-    def _scan(self, stream: Any, resources: Any, state: _State, depth: int) -> _Content:
-        content = _Content(pikepdf.parse_content_stream(stream))
-        self._operators += len(content.instructions)
-        if self._operators > MAX_OPERATORS:
-            raise _TooLong
-        saved: list[_State] = []
-        for index, instruction in enumerate(content.instructions):
-            operands = instruction.operands
-            match str(instruction.operator):
-                case "q":
-                    saved.append(state)
-                case "Q" if saved:
-                    state = saved.pop()
-                case "cm" if len(operands) == 6:
-                    state = state.moved(operands)
-                case "Tr" if operands:
-                    state = replace(state, mode=int(operands[0]))
-                case "Do" if operands:
-                    self._draw(content, str(operands[0]), resources, state, depth)
-                case operator if operator in _SHOWING:
-                    if state.mode >= _CLIPPING:
-                        state = replace(state, is_clipped=True)
-                        continue
-                    self._shown.append((content, index))
-                    if state.mode == _INVISIBLE:
-                        content.hidden.add(index)
-        return content
-
-    def _draw(self, content: _Content, name: str, resources: Any, state: _State, depth: int) -> None:
-        objects = resources.get("/XObject") if isinstance(resources, Dictionary) else None
-        drawn = objects.get(name) if isinstance(objects, Dictionary) else None
-        if not isinstance(drawn, pikepdf.Stream):
-            return
-        if drawn.get("/Subtype") == "/Image":
-            see_through = state.is_clipped or any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask"))
-            if not see_through and self._covers(state.matrix):
-                for shown, index in self._shown:
-                    shown.hidden.add(index)
-        elif drawn.get("/Subtype") == "/Form" and depth < MAX_FORM_DEPTH:
-            own = drawn.get("/Matrix")
-            if isinstance(own, Array) and len(own) == 6:
-                state = state.moved(own)
-            known = content.forms.get(name)
-            scanned = self._scan(drawn, drawn.get("/Resources", resources), state, depth + 1)
-            if known is not None:  # drawn twice, perhaps shown once
-                scanned.hidden &= known[1].hidden
-            content.forms[name] = drawn, scanned
-
-    def _covers(self, matrix: Matrix) -> bool:
-        corners = [transform(matrix, x, y) for x in (0, 1) for y in (0, 1)]
-        across = min(max(x for x, _ in corners), self._right) - max(min(x for x, _ in corners), self._left)
-        up = min(max(y for _, y in corners), self._top) - max(min(y for _, y in corners), self._bottom)
-        area = (self._right - self._left) * (self._top - self._bottom)
-        return across > 0 and up > 0 and across * up >= COVERING_SHARE * area
-
-
-def _rewritten(pdf: Pdf, content: _Content, resources: Any) -> Dictionary:
+def _rewritten(pdf: Pdf, content: Content, resources: Any) -> Dictionary:
     """Return a copy of the resources in which forms have no hidden text. The originals may be other pages' too."""
     copy = Dictionary(dict(resources.items()) if isinstance(resources, Dictionary) else {})
-    forms = {name: form for name, form in content.forms.items() if form[1].has_hidden}
+    forms = {name: (form, drawn[0]) for name, (form, drawn) in content.forms.items() if drawn[0].has_hidden}
     if forms:
         copy.XObject = Dictionary(dict(copy.XObject.items()))
     for name, (stream, inner) in forms.items():
@@ -156,9 +43,9 @@ def _rewritten(pdf: Pdf, content: _Content, resources: Any) -> Dictionary:
     return copy
 
 
-def _shown(content: _Content) -> Iterator[_Instruction]:
+def _shown(content: Content) -> Iterator[Instruction]:
     """Yield the instructions without those for hidden text, and without groups (q ... Q) in which nothing is drawn."""
-    kept: list[_Instruction] = []
+    kept: list[Instruction] = []
     groups: list[int | None] = []  # where each open group begins; None if something is drawn in it
     for index, instruction in enumerate(content.instructions):
         if index in content.hidden:
@@ -168,7 +55,10 @@ def _shown(content: _Content) -> Iterator[_Instruction]:
         if operator == "q":
             groups.append(len(kept))
         elif operator in _DRAWING:
-            groups = [None] * len(groups)
+            for position in reversed(range(len(groups))):
+                if groups[position] is None:
+                    break  # and so are those around it
+                groups[position] = None
         elif operator == "Q" and groups and (start := groups.pop()) is not None:
             del kept[start:]
             continue
@@ -176,7 +66,7 @@ def _shown(content: _Content) -> Iterator[_Instruction]:
     yield from kept
 
 
-def _moves(instruction: _Instruction) -> list[_Instruction]:
+def _moves(instruction: Instruction) -> list[Instruction]:
     """Return what an operator that shows text does beside."""
     operands, operator = instruction.operands, str(instruction.operator)
     moves = [pikepdf.ContentStreamInstruction([], Operator("T*"))] if operator in ("'", '"') else []

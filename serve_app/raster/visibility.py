@@ -15,13 +15,15 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from serve_app.document import Box
+from serve_app.raster.clips import area_of, clipped, common_part
+from serve_app.raster.text_layout import FloatBox
 
 MAX_OBJECTS = 50_000
 """Most objects of a page. A page with more is a map, and slow to process."""
 
 COVERING_SHARE = 0.5
-"""A picture that covers this share of the page hides the text drawn before it: scanners put the picture over the text
-layer."""
+"""A picture that covers this share of the page hides the text in its place drawn before it: scanners put the picture over
+the text layer."""
 
 MAX_ANNOTATIONS = 1000
 MAX_FORM_DEPTH = 8
@@ -46,32 +48,46 @@ class Contents:
 
     visible_text: set[int]
     picture_share: float = 0.0
-    pictures: list[tuple[float, float, float, float]] = field(default_factory=list)
+    pictures: list[FloatBox] = field(default_factory=list)
 
 
 def scan_contents(page: Any) -> Contents | None:
     """Scan a page's objects. Returns None if there are more than MAX_OBJECTS."""
     found = Contents(set())
-    page_left, page_bottom, page_right, page_top = page.get_bbox()
-    area = (page_right - page_left) * (page_top - page_bottom)
+    page_box: FloatBox = page.get_bbox()
+    texts: list[int] = []
+    middles: list[tuple[float, float]] = []
+    covers: list[tuple[FloatBox, int]] = []  # each with the number of texts before it
     walk = page_objects(page)
     for item, matrix in itertools.islice(walk, MAX_OBJECTS):
         if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
             if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in INVISIBLE_MODES:
-                found.visible_text.add(address(item.raw))
+                texts.append(address(item.raw))
+                left, bottom, right, top = matrix.on_rect(*item.get_bounds())
+                middles.append(((left + right) / 2, (bottom + top) / 2))
         elif item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
-            left, bottom, right, top = item.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1)
-            across = max(min(right, page_right) - max(left, page_left), 0)
-            up = max(min(top, page_top) - max(bottom, page_bottom), 0)
-            share = across * up / area
+            box = common_part(item.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1), page_box)
+            box, is_whole = clipped(box, item, matrix)
+            share = area_of(box) / area_of(page_box)
             if share > 0:
-                found.pictures.append(
-                    (max(left, page_left), max(bottom, page_bottom), min(right, page_right), min(top, page_top))
-                )
+                found.pictures.append(box)
             found.picture_share = min(found.picture_share + share, 1)
-            if share >= COVERING_SHARE and not pdfium_c.FPDFPageObj_HasTransparency(item):
-                found.visible_text.clear()
+            if share >= COVERING_SHARE and is_whole and not pdfium_c.FPDFPageObj_HasTransparency(item):
+                covers.append((box, len(texts)))
+    found.visible_text = set(itertools.compress(texts, ~_are_covered(middles, covers)))
     return found if next(walk, None) is None else None
+
+
+def _are_covered(
+    points: Sequence[tuple[float, float]], covers: Sequence[tuple[FloatBox, int]]
+) -> npt.NDArray[np.bool_]:
+    """Return for each point whether a box covers it. A box covers only points before the number beside it."""
+    x, y = np.array(points, float).reshape(-1, 2).T
+    covered = np.zeros(len(points), bool)
+    for (left, bottom, right, top), before in covers:
+        inside = (left <= x[:before]) & (x[:before] <= right) & (bottom <= y[:before]) & (y[:before] <= top)
+        covered[:before] |= inside
+    return covered
 
 
 def page_objects(page: Any) -> Iterator[tuple[Any, Any]]:

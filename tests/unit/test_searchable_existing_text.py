@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -71,6 +73,89 @@ def test_a_picture_drawn_through_letters_stays_and_covers_nothing(wrap: bytes, i
 def _scan_in_form(pdf: Pdf) -> None:
     objects = pdf.pages[0].obj.Resources.XObject
     objects.Form.Resources.XObject = Dictionary(Scan=objects.Scan)
+    pale, full = Dictionary(ca=0.5), Dictionary(ca=1, BM=Name.Normal)
+    pdf.pages[0].obj.Resources.ExtGState = Dictionary(Pale=pale, Full=full)
+
+
+@pytest.mark.parametrize(
+    ("picture", "form"),
+    [
+        (b"q 300 0 0 120 0 0 cm /Scan Do Q", b""),
+        (b"q 0 0 300 120 re W n " + PICTURE + b"Q", b""),
+        (b"q 0 1 -1 0 300 0 cm 0 0 120 300 re W n q 200 0 0 300 0 0 cm /Scan Do Q Q", b""),
+        (b"q 0 0 m 300 0 l 300 120 l 0 200 90 140 0 120 c h W* n " + PICTURE + b"Q", b""),
+        (b"q 0 0 m 300 0 l 300 120 l 150 130 l 0 120 l h W n " + PICTURE + b"Q", b""),
+        (b"q /Pale gs " + PICTURE + b"Q", b""),
+        (b"q 1 0 0 1 0 -80 cm /Form Do Q", PICTURE),
+        (b"q .5 0 0 1 0 0 cm /Form Do Q", b"q 0 0 600 120 re W n 600 0 0 200 0 0 cm /Scan Do Q"),
+    ],
+    ids=["beside", "clipped", "turned", "curve", "five-corners", "transparent", "box-of-form", "clip-in-form"],
+)
+def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -> None:
+    source = with_content(SHOWN + HIDDEN + picture, form, _scan_in_form)
+
+    data = searchable(source, page_of(words_block(at(20, 40, "shown"), at(20, 120, "слово"))))
+
+    assert pdftotext(data).split() == ["shown", "on", "paper", "слово"]
+    assert np.array_equal(drawn(data), drawn(source))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        b"q 5 5 290 190 re W n " + PICTURE + b"Q",
+        b"q 0 0 m 300 0 l 300 200 l 0 200 l h W* n " + PICTURE + b"Q",
+        b"q 1 0 0 1 9 9 cm 0 0 9 9 re f Q /Pale gs /Full gs " + PICTURE,
+        b"/Form Do",
+    ],
+    ids=["rectangle", "four-lines", "opaque-again", "form"],
+)
+def test_text_that_a_picture_covers_is_replaced(picture: bytes) -> None:
+    source = with_content(SHOWN + picture, PICTURE, _scan_in_form)
+
+    data = searchable(source, page_of(words_block(at(20, 40, "scanned"))))
+
+    assert pdftotext(data).split() == ["scanned"]
+
+
+def test_operators_with_odd_operands_do_not_matter() -> None:
+    odd = b"/Odd gs /Odd /Odd m /Odd TL /Odd Tr /Odd 1 Td /Odd 0 0 1 0 0 cm /Odd 0 9 9 re "
+
+    data = searchable(with_content(SHOWN + HIDDEN + odd), page_of(words_block(*NEW)))
+
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        written = b"".join(part.read_bytes() for part in pdf.pages[0].obj.Contents)
+    assert b"(shown on paper)" in written and b"0ld" not in written
+
+
+def test_text_of_a_form_that_is_covered_in_one_place_stays_in_the_other() -> None:
+    places = b"/Form Do q 1 0 0 1 0 -100 cm /Form Do Q " + HIDDEN
+    source = with_content(places + b"q 300 0 0 120 0 0 cm /Scan Do Q", SHOWN)
+
+    data = searchable(source, page_of(words_block(at(20, 40, "shown"))))
+
+    assert np.array_equal(drawn(data), drawn(source))
+    assert "0ld" not in pdftotext(data)
+
+
+def test_text_that_goes_on_after_hidden_text_does_not_move() -> None:
+    goes_on = b"BT /F1 12 Tf 20 150 Td 3 Tr (0ld ) Tj 0 Tr (shown) Tj 0 -20 Td 3 Tr (layer) Tj ET"
+    source = with_content(goes_on)
+
+    data = searchable(source, page_of(words_block(at(20, 120, "new"))))
+
+    assert np.array_equal(drawn(data), drawn(source))
+    assert pdftotext(data).split() == ["0ld", "shown", "new"]
+
+
+def test_many_groups_within_each_other_take_little_time() -> None:
+    content = HIDDEN + b"q " * 100_000 + b"S " * 150_000
+
+    started = time.process_time()
+    data = searchable(with_content(content), page_of(words_block(*NEW)))
+
+    assert time.process_time() - started < 10
+    assert pdftotext(data).split() == ["new", "words"]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,14 @@ def test_a_layer_under_a_scan_is_none() -> None:
     assert read(with_scan(many, before=OVER_ALL)) is not None
 
 
+@pytest.mark.parametrize("clip", [b"0 0 595 200 re W n", b"0 0 m 595 0 l 595 200 l h W n"], ids=["box", "triangle"])
+def test_text_beside_a_picture_or_its_clip_is_read(clip: bytes) -> None:
+    many: Lines = [(40, 800 - 12 * row, 10, "Строка рядом с изображением") for row in range(24)]
+    assert read(with_scan(many, after=b"q 595 0 0 500 0 0 cm /I Do Q")) is not None
+    assert read(with_scan(many, after=b"q %b 595 0 0 842 0 0 cm /I Do Q" % clip)) is not None
+    assert read(with_scan(many, after=b"q 0 0 595 842 re W n " + OVER_ALL + b"Q")) is None
+
+
 def test_a_picture_with_a_line_of_text_is_none() -> None:
     assert read(with_scan(CONTRACT, before=OVER_ALL)) is None
     assert read(with_scan(CONTRACT, before=b"q 100 0 0 100 300 300 cm /I Do Q ")) is not None

@@ -1,0 +1,155 @@
+"""Finds the text that a page of a PDF has but does not show.
+
+That is text in the invisible mode, and text drawn before a picture that covers its place, wherever it is: on the page or in
+forms. Only a picture that is seen as a level rectangle covers, as in `raster.visibility`: clips by letters (text modes 4 to 7)
+or by other shapes, and transparency, let through what is below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pikepdf
+from pikepdf import Array
+
+from serve_app.outputs.graphics_state import CLIPPING, INVISIBLE, GraphicsReader, GraphicsState, corners, named
+from serve_app.raster.clips import area_of, common_part, rectangle_of
+from serve_app.raster.text_layout import FloatBox
+from serve_app.raster.visibility import COVERING_SHARE, MAX_FORM_DEPTH
+
+MAX_OPERATORS = 300_000
+"""Most operators of a page, its forms included. A page with more is a map."""
+
+MAX_COVERS = 100
+"""Most pictures that cover a page. Each takes time for all text before it."""
+
+SHOWING = {"Tj", "TJ", "'", '"'}
+_PLACING = {"BT", "Td", "TD", "Tm", "T*", "'", '"'}
+
+Instruction = Any  # pikepdf's two kinds have no common type
+
+
+class TooLong(Exception):
+    """A page has more operators or covering pictures than are looked at."""
+
+
+@dataclass
+class Content:
+    """A content stream: its instructions, the indices of those that show hidden text, and its forms by name.
+
+    A form has a content for each time that it is drawn.
+    """
+
+    instructions: Sequence[Instruction]
+    hidden: set[int] = field(default_factory=set)
+    forms: dict[str, tuple[pikepdf.Object, list[Content]]] = field(default_factory=dict)
+
+    @property
+    def has_hidden(self) -> bool:
+        return bool(self.hidden) or any(drawn[0].has_hidden for _, drawn in self.forms.values())
+
+    def settle(self, others: Sequence[Content] = ()) -> None:
+        """Let only that be hidden which is hidden each time, here and in `others`. Then the first content of a form counts."""
+        self.hidden.intersection_update(*(other.hidden for other in others))
+        for name, (_, drawn) in self.forms.items():
+            elsewhere = [each for other in others if name in other.forms for each in other.forms[name][1]]
+            drawn[0].settle([*drawn[1:], *elsewhere])
+        self._keep_places()
+
+    def _keep_places(self) -> None:
+        """Keep hidden text if text that is seen goes on where it ends, and would move without it."""
+        before: list[int] = []
+        for index, instruction in enumerate(self.instructions if self.hidden else ()):
+            operator = str(instruction.operator)
+            if operator in _PLACING:
+                before = []
+            if index in self.hidden:
+                before.append(index)
+            elif operator in SHOWING:
+                self.hidden.difference_update(before)
+
+
+def scan_page(page: pikepdf.Page) -> Content:
+    """Return a page's content. Raises TooLong if it has over MAX_OPERATORS or MAX_COVERS."""
+    content = _Scan(page).content
+    content.settle()
+    return content
+
+
+class _Scan:
+    def __init__(self, page: pikepdf.Page) -> None:
+        self._box = common_part(_box(page.mediabox), _box(page.cropbox))
+        self._operators = self._covers = 0
+        self._parsed: dict[tuple[int, int], Sequence[Instruction]] = {}
+        self._shown: list[tuple[Content, int, tuple[float, float]]] = []  # where each text that may be seen begins
+        resources = page.obj.get("/Resources")
+        self.content = self._scan(pikepdf.parse_content_stream(page), resources, GraphicsState(self._box), 0)
+
+    def _scan(self, instructions: Sequence[Instruction], resources: Any, state: GraphicsState, depth: int) -> Content:
+        content = Content(instructions)
+        self._operators += len(instructions)
+        if self._operators > MAX_OPERATORS:
+            raise TooLong
+        reader = GraphicsReader(state, resources)
+        for index, instruction in enumerate(instructions):
+            operands, operator = instruction.operands, str(instruction.operator)
+            reader.read(operator, operands)
+            if operator == "Do" and operands:
+                self._draw(content, str(operands[0]), resources, reader.state, depth)
+            elif operator in SHOWING:
+                if reader.state.mode >= CLIPPING:
+                    reader.state = reader.state.clipped(None)
+                elif reader.state.mode == INVISIBLE:
+                    content.hidden.add(index)
+                else:
+                    self._shown.append((content, index, reader.text_start))
+        return content
+
+    def _draw(self, content: Content, name: str, resources: Any, state: GraphicsState, depth: int) -> None:
+        drawn = named(resources, "/XObject", name)
+        if not isinstance(drawn, pikepdf.Stream):
+            return
+        if drawn.get("/Subtype") == "/Image":
+            if not state.transparent and not any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask", "/OC")):
+                self._cover(state)
+        elif drawn.get("/Subtype") == "/Form" and depth < MAX_FORM_DEPTH:
+            own, box = drawn.get("/Matrix"), drawn.get("/BBox")
+            if isinstance(own, Array) and len(own) == 6:
+                state = state.moved(own)
+            if isinstance(box, Array) and len(box) == 4:
+                left, bottom, right, top = map(float, box)
+                state = state.clipped(corners(state.matrix, (left, bottom, right - left, top - bottom)))
+            scanned = self._scan(self._instructions(drawn), drawn.get("/Resources", resources), state, depth + 1)
+            content.forms.setdefault(name, (drawn, []))[1].append(scanned)
+
+    def _instructions(self, form: pikepdf.Stream) -> Sequence[Instruction]:
+        if form.objgen not in self._parsed:
+            self._parsed[form.objgen] = pikepdf.parse_content_stream(form)
+        return self._parsed[form.objgen]
+
+    def _cover(self, state: GraphicsState) -> None:
+        """Hide the text below a picture, if it covers enough of the page."""
+        if state.clip is None:
+            return
+        bounds, _ = rectangle_of(corners(state.matrix, (0, 0, 1, 1)))
+        box = left, bottom, right, top = common_part(common_part(bounds, state.clip), self._box)
+        if area_of(box) < COVERING_SHARE * area_of(self._box):
+            return
+        self._covers += 1
+        if self._covers > MAX_COVERS:
+            raise TooLong
+        seen = []
+        for text in self._shown:
+            content, index, (x, y) = text
+            if left <= x <= right and bottom <= y <= top:
+                content.hidden.add(index)
+            else:
+                seen.append(text)
+        self._shown = seen
+
+
+def _box(array: Any) -> FloatBox:
+    box = pikepdf.Rectangle(array)
+    return box.llx, box.lly, box.urx, box.ury
