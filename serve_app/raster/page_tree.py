@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 MAX_DEPTH = 1000
-MAX_LEAVES = 1_000_000
+
+MAX_ENTRIES = 300_000
+"""Most entries of the tree that are looked at. A node may come twice, so a small file can have any number of them."""
+
+_END = object()
 
 
 def leaves(pdf: Any) -> list[Any]:
@@ -14,11 +18,23 @@ def leaves(pdf: Any) -> list[Any]:
 
     Open the PDF with `inherit_page_attributes=False`, and do not use its `pages` before: qpdf then mends the tree.
     """
-    found = []
-    for leaf in _below(pdf.Root.get("/Pages"), frozenset()):
-        found.append(leaf)
-        if len(found) == MAX_LEAVES:
+    import pikepdf
+
+    found: list[Any] = []
+    open_nodes = [(_kids(pdf.Root.get("/Pages")), frozenset[tuple[int, int]]())]  # each with the nodes above it
+    for _ in range(MAX_ENTRIES):
+        if not open_nodes:
             break
+        kids, above = open_nodes[-1]
+        kid = next(kids, _END)
+        if kid is _END:
+            open_nodes.pop()
+        elif not isinstance(kid, pikepdf.Dictionary):
+            found.append(None)
+        elif "/Kids" not in kid:
+            found.append(kid)
+        elif kid.objgen not in above and len(open_nodes) < MAX_DEPTH:
+            open_nodes.append((_kids(kid), above | {kid.objgen} if kid.is_indirect else above))
     return found
 
 
@@ -42,17 +58,10 @@ def page_indices(pdf: Any, unmended: Any) -> list[int | None]:
     return indices
 
 
-def _below(node: Any, above: frozenset[tuple[int, int]]) -> Iterator[Any]:
+def _kids(node: Any) -> Iterator[Any]:
     import pikepdf
 
     kids = node.get("/Kids") if isinstance(node, pikepdf.Dictionary) else None
-    if not isinstance(kids, pikepdf.Array) or len(above) == MAX_DEPTH:
-        return
-    above |= {node.objgen}
-    for kid in kids:
-        if not isinstance(kid, pikepdf.Dictionary):
-            yield None
-        elif "/Kids" not in kid:
-            yield kid
-        elif kid.objgen not in above:
-            yield from _below(kid, above)
+    if isinstance(kids, pikepdf.Array):
+        for position in range(len(kids)):  # a copy could be large
+            yield kids[position]

@@ -85,10 +85,12 @@ class PdfSource:
         image = self._drawn(number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
         if not image.warnings or image.warnings in self._in_vain:
             return image
-        with self._fonts.widest_first():
-            self._reopen()
-            other = self._drawn(number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
-        self._reopen()
+        try:
+            with self._fonts.widest_first():
+                self._reopen()
+                other = self._drawn(number, dpi=dpi, default_dpi=default_dpi, max_pixels=max_pixels)
+        finally:
+            self._reopen()  # other pages need the usual fonts
         if other.warnings:
             self._in_vain = [*self._in_vain[-9:], image.warnings]
             return image

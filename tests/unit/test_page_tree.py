@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
+import pikepdf
 import pytest
 
 from serve_app.document import Page, RgbPixels
 from serve_app.errors import CorruptDocument
+from serve_app.raster.page_tree import MAX_ENTRIES, leaves
 from serve_app.raster.pdf import PdfSource
 from tests.support.searchable_pdfs import drawn, failed, page_of, pdftotext, searchable, words_block
 
@@ -25,10 +28,15 @@ def book(kids: bytes, count: int, *, is_sound: bool) -> bytes:
         content = b"0.5 g %3d 20 40 40 re f" % left
         data += b"%d 0 obj<</Length %d>>stream\n%b\nendstream endobj\n" % (page + 1, len(content), content)
     data += NODE
+    return with_table(data) if is_sound else data + b"trailer<</Root 1 0 R/Size 21>>\n"
+
+
+def with_table(data: bytes) -> bytes:
     places = {int(found[1]): found.start() for found in re.finditer(rb"(?m)^(\d+) 0 obj", data)}
-    table = b"".join(b"%010d 00000 %b \n" % (places.get(i, 0), b"n" if i in places else b"f") for i in range(21))
-    ending = b"xref\n0 21\n%btrailer<</Root 1 0 R/Size 21>>\nstartxref\n%d\n%%%%EOF\n" % (table, len(data))
-    return data + (ending if is_sound else b"trailer<</Root 1 0 R/Size 21>>\n")
+    size = max(places) + 1
+    table = b"".join(b"%010d 00000 %b \n" % (places.get(i, 0), b"n" if i in places else b"f") for i in range(size))
+    ending = b"xref\n0 %d\n%btrailer<</Root 1 0 R/Size %d>>\nstartxref\n%d\n%%%%EOF\n"
+    return data + ending % (size, table, size, len(data))
 
 
 def left_of(pixels: RgbPixels) -> int | None:
@@ -82,3 +90,15 @@ def test_the_unit_of_a_page_is_its_own() -> None:
     widths = [source.render(n, dpi=72, default_dpi=72, max_pixels=10**6).pixels.shape[1] for n in (2, 3)]
     source.close()
     assert widths == [300, 600]
+
+
+@pytest.mark.parametrize("last", [b"", b"null"], ids=["without pages", "with pages"])
+def test_a_tree_whose_nodes_come_twice_ends(last: bytes) -> None:
+    nodes = [b"%d 0 obj<</Type/Pages/Kids[%d 0 R %d 0 R]>>endobj\n" % (n, n + 1, n + 1) for n in range(3, 60)]
+    nodes += [b"60 0 obj<</Type/Pages/Kids[%b]>>endobj\n" % last]
+    start = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 3 0 R>>endobj\n"
+    data = with_table(start + b"".join(nodes))
+    with pikepdf.open(io.BytesIO(data), suppress_warnings=True, inherit_page_attributes=False) as pdf:
+        found = leaves(pdf)
+
+    assert len(found) <= MAX_ENTRIES and set(found) == ({None} if last else set())
