@@ -127,7 +127,7 @@ class Page(BaseModel):
     skew: float = Field(
         0.0,
         description="Degrees by which the text is turned clockwise beyond `rotation`, up to about 10 either way, "
-        "if the engine detects it",
+        "more on a photographed sheet, if the engine detects it",
     )
     text_source: Literal["recognition", "text_layer"] = Field(
         "recognition",

@@ -34,7 +34,7 @@ class PlacedWord:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a block. `angle` is that of its text in degrees clockwise, any number from -10 to 370.
+    """A line of a block. `angle` is that of its text in degrees clockwise: the page's `rotation` and `skew` together.
 
     `words` are in reading order. They are empty, and `places` is None, where the engine gives a text without places.
     """

@@ -61,8 +61,8 @@ async def searchable_pdf(
 ) -> WrittenFile:
     """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning `pages_drawn`.
 
-    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout after
-    `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if one of at most
+    three attempts takes `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     with await asyncio.to_thread(unnamed_file, source) as original:
         settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}

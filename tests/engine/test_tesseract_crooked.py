@@ -69,6 +69,29 @@ def test_a_crooked_page_is_read_whole_and_its_words_stand_where_they_were_sent(
     words_stand_on_ink(page, pixels)
 
 
+def test_the_skew_of_a_photographed_sheet_is_as_large_as_it_is(engine: TesseractEngine) -> None:
+    sheet = page_of_text().convert("RGBA")
+    corners = np.array([(-620, -400), (620, -400), (700, 400), (-700, 400)])
+    turn = np.radians(16)
+    corners = corners @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]] + (900, 700)
+    rows = []
+    for (x, y), (u, v) in zip(corners.tolist(), [(0, 0), (1400, 0), (1400, 800), (0, 800)], strict=True):
+        rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
+    to_sheet = np.linalg.solve(rows, [0, 0, 1400, 0, 1400, 800, 0, 800]).tolist()
+    photograph = Image.new("RGB", (1800, 1400), (96, 66, 45))
+    seen = sheet.transform(photograph.size, Image.Transform.PERSPECTIVE, to_sheet, Image.Resampling.BICUBIC)
+    photograph.paste(seen, mask=seen.getchannel("A"))
+
+    page = read_content(engine, np.asarray(photograph)).page
+
+    assert flat(page.text) == flat(TEXT)
+    assert page.skew == pytest.approx(16, abs=1)
+    for word in page.blocks[0].words:
+        assert word.polygon is not None
+        (x, y), (x1, y1) = word.polygon[:2]
+        assert np.degrees(np.arctan2(y1 - y, x1 - x)) == pytest.approx(16, abs=3)
+
+
 def test_a_straight_page_has_no_skew_and_no_polygons(engine: TesseractEngine) -> None:
     page = read_content(engine, np.asarray(page_of_text("Ровная строка."))).page
     assert (page.text, page.skew) == ("Ровная строка.", 0)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from samples.make_samples import SAMPLES, draw_page
 from serve_app.document import Block, Box, Figure, Page, RgbPixels, Word
+from serve_app.errors import RecognitionFailed
 from serve_app.recognition.engines import tesseract
 from serve_app.recognition.engines.figures import IMAGE, cut_figures
 from serve_app.recognition.engines.tesseract import TesseractEngine
@@ -181,6 +182,20 @@ def test_a_second_reading_brings_no_pictures(engine: TesseractEngine, monkeypatc
     reading = read_content(engine, illustrated())
     assert [(block.text, block.order) for block in reading.page.blocks] == [("longer", 0)]
     assert reading.figures == ()
+
+
+def test_a_second_reading_that_fails_leaves_the_first(engine: TesseractEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = Word(text="doubtful", bbox=(0, 0, 9, 9), confidence=0.5)
+    readings = iter([([Block(label="text", text="doubtful", bbox=(0, 0, 9, 9), order=0, words=[word])], 0)])
+
+    def recognize(*arguments: object) -> tuple[list[Block], int]:
+        reading = next(readings, None)
+        if reading is None:
+            raise RecognitionFailed
+        return reading
+
+    monkeypatch.setattr(engine, "_recognize", recognize)
+    assert read_content(engine, illustrated()).page.text == "doubtful"
 
 
 # which regions are figures, and where they end

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from serve_app.document import Block, Box, Polygon, RgbPixels
+from serve_app.recognition.engines.placing import bounds_of, corners_of
 
 Flatten = Literal["auto", "true", "false"]
 
@@ -43,7 +44,10 @@ MAX_GROWTH = 1.5
 """Largest ratio of a flattened page's area to the photograph's."""
 
 DARKEST_PAPER = 40
-"""Grey level up to which a region is a shaded sheet. A darker one is a picture."""
+"""Grey level down to which a region is a shaded sheet. A darker one is a picture."""
+
+ROWS_AT_ONCE = 256
+"""Rows whose light is evened at once: in floating point, a page takes eight times its memory."""
 
 _Points = npt.NDArray[np.float64]  # shape (n, 2): x, y
 _Mask = npt.NDArray[np.bool_]
@@ -76,19 +80,8 @@ class FlatPage:
         ]
 
     def _place(self, box: Box, polygon: Polygon | None, rotation: int) -> dict[str, Box | Polygon]:
-        left, top, right, bottom = box
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        first = rotation // 90
-        outline = [self._sent_point(x, y) for x, y in polygon or corners[first:] + corners[:first]]
-        across, down = zip(*outline, strict=True)
-        width, height = self.sent
-        bounds = (
-            min(max(math.floor(min(across)), 0), width),
-            min(max(math.floor(min(down)), 0), height),
-            min(max(math.ceil(max(across)), 0), width),
-            min(max(math.ceil(max(down)), 0), height),
-        )
-        return {"bbox": bounds, "polygon": outline}
+        outline = [self._sent_point(x, y) for x, y in polygon or corners_of(box, rotation)]
+        return {"bbox": bounds_of(outline, self.sent), "polygon": outline}
 
     def _sent_point(self, x: float, y: float) -> tuple[float, float]:
         return _transform(self._to_sent, x, y)
@@ -125,8 +118,11 @@ def even_light(pixels: RgbPixels) -> RgbPixels:
     scale = max(1, max(height, width) // SIDE)
     paper = Image.fromarray(pixels).reduce(scale).filter(ImageFilter.MaxFilter(LINE_HEIGHT))
     paper = paper.filter(ImageFilter.GaussianBlur(LINE_HEIGHT)).resize((width, height), Image.Resampling.BILINEAR)
-    light = np.maximum(np.asarray(paper), DARKEST_PAPER).astype(np.float32)
-    lit: RgbPixels = np.minimum(pixels * (255 / light), 255).astype(np.uint8)
+    light = np.maximum(np.asarray(paper), DARKEST_PAPER)
+    lit = np.empty_like(pixels)
+    for top in range(0, height, ROWS_AT_ONCE):
+        rows = slice(top, top + ROWS_AT_ONCE)
+        lit[rows] = np.minimum(pixels[rows] * (255 / light[rows].astype(np.float32)), 255)
     return lit
 
 

@@ -1,10 +1,34 @@
-"""Places what was read on a piece of a page, or on a turned copy, on the page itself."""
+"""Places what was read on a piece of a page, or on a turned or straightened copy, on the page itself."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from serve_app.document import Block, Box
+from serve_app.document import Block, Box, Polygon
+
+
+def corners_of(box: Box, rotation: int) -> Polygon:
+    """Return the corners of a box: from the start of its top edge, along the text.
+
+    `rotation` is that of the text (see Page): the top edge of text that is turned by 90 degrees is the box's right one.
+    """
+    left, top, right, bottom = box
+    corners: Polygon = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    first = rotation // 90
+    return corners[first:] + corners[:first]
+
+
+def bounds_of(outline: Polygon, size: tuple[int, int]) -> Box:
+    """Return the smallest upright box that holds `outline`, cut at the edges of a page of this width and height."""
+    across, down = zip(*outline, strict=True)
+    width, height = size
+    return (
+        min(max(math.floor(min(across)), 0), width),
+        min(max(math.floor(min(down)), 0), height),
+        min(max(math.ceil(max(across)), 0), width),
+        min(max(math.ceil(max(down)), 0), height),
+    )
 
 
 def placed(blocks: list[Block], place: Callable[[Box], Box]) -> list[Block]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from serve_app.document import Block, Box, Polygon, RgbPixels
+from serve_app.recognition.engines.placing import bounds_of, corners_of
 
 MAX_GROWTH = 2.0
 """Largest ratio of a straightened page's area to the page's. Only strips over five times as long as wide exceed it."""
@@ -38,30 +39,16 @@ class StraightPage:
     _to_sent: Affine
 
     def polygon(self, box: Box, rotation: int) -> Polygon:
-        """Return the corners of a box on the page as it was sent: from the start of its top edge, along the text.
-
-        `rotation` is that of the text (see Page): the top edge of text that is turned by 90 degrees is the box's right one.
-        """
-        left, top, right, bottom = box
-        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        first = rotation // 90
-        return [self._sent_point(x, y) for x, y in corners[first:] + corners[:first]]
+        """Return the corners of a box on the page as it was sent; see `corners_of`."""
+        return [self._sent_point(x, y) for x, y in corners_of(box, rotation)]
 
     def box(self, box: Box) -> Box:
         """Return the smallest upright box on the page as it was sent that holds `box`, cut at the page's edges."""
-        left, top, right, bottom = box
-        return self.bounds([(left, top), (right, top), (right, bottom), (left, bottom)])
+        return self.bounds(corners_of(box, 0))
 
     def bounds(self, outline: Polygon) -> Box:
         """Return the smallest upright box on the page as it was sent that holds `outline`, cut at the page's edges."""
-        across, down = zip(*(self._sent_point(x, y) for x, y in outline), strict=True)
-        width, height = self.sent
-        return (
-            min(max(math.floor(min(across)), 0), width),
-            min(max(math.floor(min(down)), 0), height),
-            min(max(math.ceil(max(across)), 0), width),
-            min(max(math.ceil(max(down)), 0), height),
-        )
+        return bounds_of([self._sent_point(x, y) for x, y in outline], self.sent)
 
     def as_sent(self, blocks: list[Block], rotation: int) -> list[Block]:
         """Return blocks and words with boxes and polygons on the page as it was sent. Straight pages have no polygons."""

@@ -116,7 +116,7 @@ class TesseractEngine(Engine):
         blocks, figures = cut_figures(straight.pixels, drop_edges(blocks, straight), rotation)
         blocks, skew = straight.as_sent(blocks, rotation), straight.skew
         if flat is not None:
-            blocks, skew = flat.as_sent(blocks, rotation), min(max(skew + flat.skew, -10.0), 10.0)
+            blocks, skew = flat.as_sent(blocks, rotation), skew + flat.skew
         page = Page(
             number=image.number,
             width=width,
@@ -170,7 +170,7 @@ class TesseractEngine(Engine):
         # A global threshold reads faint and coloured print best, but on noisy or shaded paper it loses or misplaces
         # some lines. A local threshold reads those.
         if mean_confidence(words) < RETRY_BELOW_CONFIDENCE:
-            with suppress(PageTimeout):  # then the first result is used
+            with suppress(ServiceError):  # then the first result is used
                 again = self._recognize(api, grey, dpi, SAUVOLA, deadline)
                 if certainty(again[0]) > certainty(blocks):
                     blocks, rotation = again
@@ -180,7 +180,7 @@ class TesseractEngine(Engine):
         # What a global threshold takes for paper, or for ink, is no text to it: its words are sure, and lines are missing.
         letter = letter_height(words, rotation, dpi)
         if has_unread_text(pixels, boxes_read(blocks, grey.shape[1], grey.shape[0]), letter):
-            with suppress(PageTimeout):
+            with suppress(ServiceError):
                 again = self._recognize(api, even(pixels, letter), dpi, OTSU, deadline)
                 blocks = merged(blocks, again[0])
         return blocks, rotation
