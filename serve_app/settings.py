@@ -82,7 +82,7 @@ class Limits(_Strict):
     queue: int | None = Field(
         None,
         ge=1,
-        description="Maximum documents in progress per ingress replica, including those that wait for an engine; beyond it requests get 503. Of their pages, half as many are in progress at once beside the first of each document. Unset: 64, or more if the engines' replicas can take more",
+        description="Maximum documents in progress per ingress replica, including those that wait for an engine; beyond it requests get 503. Half as many pages are in progress at once at each engine, and one of each document in any case. Unset: 64, or more if the engines' replicas can take more",
     )
     pages_in_flight: int | None = Field(
         None,

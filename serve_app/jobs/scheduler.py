@@ -44,7 +44,7 @@ class Scheduler:
         self._follows_capacity = in_flight is None
         self._in_flight = in_flight or LEAST_IN_FLIGHT
         self._capacity = capacity
-        self._in_line: dict[str, int] = {}
+        self._counted: dict[str, int] = {}  # pages of each waiting job, as they are in `_pages_in_line`
         self._pages_in_line: Counter[str] = Counter()
         self._queue = JobQueue()
         self._records: dict[str, JobRecord] = {}
@@ -64,7 +64,7 @@ class Scheduler:
 
     @property
     def free(self) -> int:
-        """How many more jobs would start at once."""
+        """How many more jobs would start at once, or soon: where there is room for one, there may be for several."""
         if self._has_room and not self.waiting:
             return self._in_flight
         return max(0, self._in_flight - len(self._records))
@@ -145,11 +145,11 @@ class Scheduler:
         return sum(max(1, uncounted if pages is None else pages) for pages in left) < capacity
 
     def _enter_line(self, record: JobRecord) -> None:
-        self._in_line[record.id] = pages = _pages_left(record) or 1
+        self._counted[record.id] = pages = _pages_left(record) or 1
         self._pages_in_line[record.request.engine] += pages
 
     def _leave_line(self, record: JobRecord) -> None:
-        self._pages_in_line[record.request.engine] -= self._in_line.pop(record.id, 0)
+        self._pages_in_line[record.request.engine] -= self._counted.pop(record.id, 0)
 
     def _on_task_end(self, job_id: str, task: asyncio.Task[None]) -> None:
         if task.cancelled():  # by `stop`, which does the rest

@@ -28,8 +28,8 @@ from serve_app.scheduling.admission import Admission
 from serve_app.scheduling.page_slots import PageSlots
 
 UNREAD_PAGES = 16
-"""Pages of a document that may be done before its reader takes them, if fewer than these are in flight. A reader that is
-slower than the engines, or stands still, so holds little memory and no slots."""
+"""Pages of a document that may be done and not yet taken by its reader; as many as are in flight, if those are more. A reader
+that is slower than the engines, or stands still, so holds little memory and no slots."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,9 @@ class Pipeline:
 
     @property
     def capacity(self) -> int:
-        """Pages that all engines together can take from here now."""
-        return sum(map(self._limits.pages, self._recognizers))
+        """Pages that all engines together can take from here now, also if each is a document of its own."""
+        pages = sum(map(self._limits.pages, self._recognizers))
+        return min(pages, self._limits.documents(self._recognizers))
 
     def slot(self) -> AbstractContextManager[None]:
         """Return a slot for a document, for use from its opening until its pages are done. Raises QueueFull."""
@@ -138,6 +139,8 @@ class Pipeline:
                 task.add_done_callback(on_done)
 
         def on_done(task: asyncio.Task[PageOutcome]) -> None:
+            if task not in running:
+                return  # it ended just before the document was closed, which has released its slot
             running.remove(task)
             if not task.cancelled():
                 done.append(task.result())
@@ -167,6 +170,7 @@ class Pipeline:
                 for task in running:
                     task.remove_done_callback(on_done)
                     task.cancel()
+                running.clear()
                 self._reader.forget(document)
 
     async def structure(self, engine: str, outlines: Sequence[PageOutline], options: RecognitionOptions) -> Structure:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 LEAST_DOCUMENTS = 64
 LEAST_PAGES = 8
-"""Also without a replica: the first one starts only if pages wait for it. Enough for an engine that is faster than decoding, and
-few, since they have all queued at the first replica when others start."""
+"""Pages in flight at an engine at least, also without a replica: the first one starts only if pages wait for it. Enough to keep an
+engine busy that is faster than decoding. Few, since those that have queued at the first replica do not move to later ones."""
 
 
 @dataclass(frozen=True)
 class WindowLimits:
     """Follows `capacity`, the pages that an engine's replicas can take from one caller now. Settings are upper bounds.
 
-    `queue`: documents in progress; pages in flight beside the first of each document may be half as many.
+    `queue`: documents in progress. Half as many pages are in flight at each engine, and one of each document in any case.
     `pages_of_document`: pages of one document in flight.
     """
 

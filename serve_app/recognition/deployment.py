@@ -119,13 +119,15 @@ class Recognizer:
         if isinstance(image, ServiceError):
             return image
         with self._work.page(behind):
-            return await self._recognize(image, options, document, owner)
+            if (unavailable := await self._unavailable()) is not None:
+                return unavailable
+            result = await self._recognize(image, options, document, owner)
+            self._work.done()
+            return result
 
     async def _recognize(
         self, image: PageImage, options: RecognitionOptions, document: str, owner: str
     ) -> PageResult | ServiceError:
-        if (unavailable := await self._unavailable()) is not None:
-            return unavailable
         try:
             analyzed = await self._queue.submit(PageTask(image, options), caller=document, owner=owner)
             if isinstance(analyzed.result, ServiceError):
@@ -136,7 +138,6 @@ class Recognizer:
         except Exception:
             log.exception("engine %s failed", self._engine.name)
             return RecognitionFailed()
-        self._work.done()
         if isinstance(read.result, ServiceError):
             return read.result
         content = _with_warnings(read.result, image.warnings)

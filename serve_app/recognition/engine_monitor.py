@@ -26,7 +26,7 @@ POLLED_PER_S = 200
 """Replicas that a monitor asks in a second, at most, so that a thousand of them cost it no more than a tenth of a core."""
 
 NO_REPLICA = "no replica is running yet: either it is still loading, or the cluster has no room for it"
-AT_ZERO = "no replica is running, since there are no pages: the next page starts one"
+AT_ZERO = "no replica is running: the next page starts one, if the cluster has room for it"
 
 
 class EngineMonitor:

@@ -50,8 +50,8 @@ class PageSlots:
         """
         return PageWindow(self, pages, owner, document, most, on_grant)
 
-    def grant_free(self) -> None:
-        """Give the free slots to the windows that ask for one. Call it when the capacity may have grown."""
+    def _grant_free(self) -> None:
+        """Give the free slots to the windows that ask for one. If the capacity has grown, that is noticed with the next release."""
         capacity = self._capacity()
         while self._in_use < capacity and self._asking:
             (window,) = self._asking.pop_batch(1)
@@ -63,11 +63,11 @@ class PageSlots:
 
     def _release(self, slots: int) -> None:
         self._in_use -= slots
-        self.grant_free()
+        self._grant_free()
 
     def _ask(self, window: PageWindow) -> None:
         self._asking.push(window, owner=window.owner, caller=window.document)
-        self.grant_free()
+        self._grant_free()
 
     def _withdraw(self, window: PageWindow) -> None:
         self._asking.remove(window, owner=window.owner, caller=window.document)

@@ -47,6 +47,7 @@ class WorkMeter:
     def __init__(self, worked_s: Callable[[], float], *, at_once: int = 1) -> None:
         self._worked_s = worked_s
         self._at_once = at_once
+        self._held = 0
         self._pages = 0.0
         self._done = 0
         self.start_s = 0.0
@@ -57,14 +58,17 @@ class WorkMeter:
     def page(self, behind: float = 0.0) -> Iterator[None]:
         """Count a page while the replica holds it. `behind` is the number of pages that wait at its caller for it."""
         weight = 1.0 + behind
+        self._held += 1
         self._pages += weight
         try:
             yield
         finally:
-            self._pages -= weight
+            self._held -= 1
+            # Rounding may leave more than 0 of the sum. To the autoscaler that is a page, for which the last replica stays.
+            self._pages = self._pages - weight if self._held else 0.0
 
     def done(self) -> None:
-        """Count a page on which the replica has worked."""
+        """Count a page on which the replica has worked, also if it failed."""
         self._done += 1
 
     def started(self, start_s: float) -> None:
@@ -79,15 +83,16 @@ class WorkMeter:
         `pages`: those held here and those behind them, now. `busy`: the share of the time worked, 0 to 1. `page_s`: seconds
         of work that a page takes, 0 while unknown. `at_once`: pages read in parallel. `start_s`: seconds of loading.
         """
-        now, worked_s = time.monotonic(), self._worked_s()
-        elapsed_s, work_s = max(now - self._at, 1e-6), max(0.0, worked_s - self._reported_s)
+        # A clock that another thread is stopping lags behind for a moment.
+        now, worked_s = time.monotonic(), max(self._worked_s(), self._reported_s)
+        elapsed_s, work_s = max(now - self._at, 1e-6), worked_s - self._reported_s
         self._at, self._reported_s = now, worked_s
         done, self._done = self._done, 0
         forget = (1 - 1 / PAGES_REMEMBERED) ** done
         self._recent_s = self._recent_s * forget + work_s
         self._recent_pages = self._recent_pages * forget + done
         return {
-            "pages": max(0.0, self._pages),
+            "pages": self._pages,
             "busy": min(1.0, work_s / elapsed_s),
             # Work on the first page counts before the page is done: it takes at least that long.
             "page_s": self._recent_s / max(self._recent_pages, 1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -160,6 +161,36 @@ async def test_pages_in_flight_are_cancelled_when_their_document_is_closed() -> 
     await document.aclose()
     await settle()
     assert [page.cancelled() for page in pages[1:]] == [True, True]
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_page_that_ends_while_its_document_is_closed_releases_its_slot_once(steps: int) -> None:
+    """The page ends so many steps of the event loop before the document is closed."""
+    pipeline, gate = gated(window=None, capacity=20)
+    document = pipeline.pages(SOURCE, range(1, 21), engine="x", options=RecognitionOptions(), dpi=None)
+    first = asyncio.ensure_future(anext(document))
+    await settle()
+    gate.done(1)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await cancelled(first)
+    await document.aclose()
+    await settle()
+    gate.waiting.clear()
+    other = pipeline.pages(OTHER, range(1, 101), engine="x", options=RecognitionOptions(), dpi=None)
+    beside = asyncio.ensure_future(anext(other))
+    await settle()
+    assert len(gate.waiting) == 20, "not one more than there are slots"
+    await cancelled(beside)
+    await other.aclose()
+
+
+def test_jobs_of_one_page_each_keep_the_engines_busy_within_the_limit_of_documents() -> None:
+    pipeline, _ = gated(capacity=100)
+    assert pipeline.capacity == 100, "of two engines that can take 100 pages each"
+    with ExitStack() as documents:
+        for _ in range(pipeline.capacity):
+            documents.enter_context(pipeline.slot())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from serve_app.document import PageImage
 from serve_app.document.options import RecognitionOptions
+from serve_app.errors import RecognitionFailed
 from serve_app.raster.deployment import Rasterizer
 from serve_app.recognition.engines import PageTask
 from serve_app.scheduling.work_meter import BusyClock, WorkMeter
@@ -38,6 +41,27 @@ def test_a_page_counts_with_those_behind_it_while_it_is_held() -> None:
     with meter.page(behind=2.5), meter.page():
         assert meter.report()["pages"] == 4.5
     assert meter.report()["pages"] == 0
+
+
+def test_no_pages_are_exactly_none_whatever_was_behind_them() -> None:
+    """Otherwise the autoscaler would keep a replica for them."""
+    first, second = 1 / 7, 4 / 7
+    assert (1 + first) + (1 + second) - (1 + first) - (1 + second) > 0, "what rounding leaves"
+    meter = WorkMeter(lambda: 0.0)
+    with ExitStack() as later, meter.page(behind=first):
+        later.enter_context(meter.page(behind=second))
+    assert meter.report()["pages"] == 0
+
+
+def test_a_clock_that_lags_for_a_moment_counts_no_work_twice(clock: Time) -> None:
+    worked_s = iter([0.0, 10.0, 7.0, 11.0])
+    meter = WorkMeter(lambda: next(worked_s))
+    for _ in range(2):
+        clock.now += 10
+        meter.report()
+    clock.now += 1
+    meter.done()
+    assert meter.report()["page_s"] == pytest.approx(11, rel=0.05)
 
 
 def test_busy_is_the_share_of_the_time_since_the_last_report(clock: Time) -> None:
@@ -107,6 +131,23 @@ async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest
     await asyncio.gather(*calls)
     after = await recognizer.record_autoscaling_stats()
     assert after["pages"] == 0 and 0.06 < after["page_s"] < during["page_s"], "three pages took about as long as one"
+    await recognizer.close()
+
+
+async def test_pages_that_fail_count_as_pages_so_that_one_does_not_seem_to_take_ever_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recognizer = LocalRecognizer.__new__(LocalRecognizer)
+    await recognizer.__init__(DummySettings(max_batch=1), Limits())  # type: ignore[misc]  # as Serve does
+
+    def fail(tasks: Sequence[PageTask]) -> Sequence[PageTask]:
+        time.sleep(0.02)
+        raise ValueError("this engine fails on every page")
+
+    monkeypatch.setattr(recognizer._engine, "analyze", fail)
+    for _ in range(10):
+        assert isinstance(await recognizer.recognize(IMAGE, RecognitionOptions(), "document"), RecognitionFailed)
+    assert 0.02 <= (await recognizer.record_autoscaling_stats())["page_s"] < 0.1
     await recognizer.close()
 
 
