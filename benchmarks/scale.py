@@ -16,9 +16,10 @@ import asyncio
 import io
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ SUMMARY = "pages/s over replicas, on several nodes, and replicas over time"
 
 REPLICAS = (1, 2, 4, 8, 16, 32)
 LARGEST = 32
-JOB_PAGES = 1000  # with the most replicas; with fewer, fewer pages, so that each takes as long
+JOB_PAGES = 1000  # with the most replicas and 1 s a page; otherwise as many as take as long
 JOBS = 10
 SINGLE_S = 20.0
 PAGE_S = 1.0
@@ -59,6 +60,7 @@ class Point:
 
     load: str
     replicas: int
+    page_s: float
     pages: int
     pages_per_s: float
     cpu_ms: dict[str, float]
@@ -66,7 +68,7 @@ class Point:
 
     @property
     def efficiency(self) -> float:
-        return self.pages_per_s * PAGE_S / self.replicas
+        return self.pages_per_s * self.page_s / self.replicas
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Step:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replicas", type=int, nargs="+", default=list(REPLICAS), help="default: 1 2 4 8 16 32")
+    parser.add_argument("--page-s", type=float, default=PAGE_S, help="seconds a page of the engine (default 1)")
     parser.add_argument("--nodes", type=int, default=3, help="Ray nodes (default 3)")
     parser.add_argument("--only", choices=("loads", "step"), help="measure one part (default: both)")
 
@@ -93,8 +96,8 @@ def run(arguments: argparse.Namespace) -> Report:
     ):
         if arguments.only != "step":
             for replicas in arguments.replicas:
-                cluster.deploy(_config(Path(folder), {"replicas": replicas, "page_s": PAGE_S}))
-                points += _points(cluster, replicas)
+                cluster.deploy(_config(Path(folder), {"replicas": replicas, "page_s": arguments.page_s}))
+                points += _points(cluster, replicas, arguments.page_s)
         if arguments.only != "loads":
             cluster.deploy(_scaling_config(Path(folder)))
             step = asyncio.run(_step(cluster))
@@ -127,31 +130,25 @@ def _document(pages: int) -> bytes:
     return stream.getvalue()
 
 
-def _points(cluster: Cluster, replicas: int) -> list[Point]:
-    pages = round(JOB_PAGES * replicas / LARGEST)
-    points = [_singles(cluster, replicas)]
+def _points(cluster: Cluster, replicas: int, page_s: float) -> list[Point]:
+    pages = round(JOB_PAGES * replicas / LARGEST / page_s)
+    points = [_singles(cluster, replicas, page_s)]
     for load, jobs in (("one job", 1), (f"{JOBS} jobs", JOBS)):
         print(f"{replicas} replica(s): {load}", flush=True)
-        documents = [_document(max(1, pages // jobs))] * jobs
-        points.append(
-            _measure(
-                cluster,
-                load,
-                replicas,
-                max(1, pages // jobs) * jobs,
-                lambda d=documents: _time_jobs(cluster.address, d),
-            )
-        )
+        size = max(1, pages // jobs)
+        work = partial(_time_jobs, cluster.address, [_document(size)] * jobs)
+        points.append(_measure(cluster, load, replicas, page_s, size * jobs, work))
     return points
 
 
-def _measure(cluster: Cluster, load: str, replicas: int, pages: int, work: Any) -> Point:
+def _measure(cluster: Cluster, load: str, replicas: int, page_s: float, pages: int, work: Callable[[], float]) -> Point:
     before, machine = cpu_by_process(cluster.process), Machine()
-    seconds: float = work()
+    seconds = work()
     spent = cpu_by_role(before, cpu_by_process(cluster.process))
     return Point(
         load,
         replicas,
+        page_s,
         pages,
         pages / seconds,
         {role: 1000 * spent.get(role, 0.0) / pages for role in ROLES},
@@ -159,7 +156,7 @@ def _measure(cluster: Cluster, load: str, replicas: int, pages: int, work: Any) 
     )
 
 
-def _singles(cluster: Cluster, replicas: int) -> Point:
+def _singles(cluster: Cluster, replicas: int, page_s: float) -> Point:
     print(f"{replicas} replica(s): single images", flush=True)
     files = []
     for number in range(8):
@@ -167,7 +164,7 @@ def _singles(cluster: Cluster, replicas: int) -> Point:
         _page(number).save(stream, "PNG")
         files.append(stream.getvalue())
     clients = 2 * replicas
-    pages = round(clients + SINGLE_S * replicas / PAGE_S)
+    pages = round(clients + SINGLE_S * replicas / page_s)
     load = Load(cluster.address, files, clients, pages, ask)
 
     def work() -> float:
@@ -178,7 +175,7 @@ def _singles(cluster: Cluster, replicas: int) -> Point:
         begun, steady = in_steady_state(answers, clients)
         return (max(answer.done for answer in steady) - begun) * pages / len(steady)
 
-    return _measure(cluster, "single images", replicas, pages, work)
+    return _measure(cluster, "single images", replicas, page_s, pages, work)
 
 
 async def ask(session: aiohttp.ClientSession, file: bytes) -> str:
@@ -284,7 +281,7 @@ def _pages_table(points: Sequence[Point], nodes: int) -> Table:
         for replicas in sorted({point.replicas for point in points})
     ]
     columns = ("replicas", *(name for load in loads for name in (load, "of linear")))
-    return Table(f"Pages/s on {nodes} nodes; an engine takes {PAGE_S:g} s for a page.", columns, rows)
+    return Table(f"Pages/s on {nodes} nodes; an engine takes {points[0].page_s:g} s for a page.", columns, rows)
 
 
 def _cells(point: Point | None) -> tuple[Cell, Cell]:
@@ -336,7 +333,7 @@ def _figure(points: Sequence[Point], step: Step | None) -> Figure:
             mine = [point for point in points if point.load == load]
             scale.plot([p.replicas for p in mine], [p.pages_per_s for p in mine], marker="o", label=load)
         sizes = sorted({point.replicas for point in points})
-        scale.plot(sizes, [size / PAGE_S for size in sizes], color="grey", linestyle=":", label="linear")
+        scale.plot(sizes, [size / points[0].page_s for size in sizes], color="grey", linestyle=":", label="linear")
         scale.set(xlabel="replicas", ylabel="pages/s", xscale="log", yscale="log")
         scale.legend()
     if step is not None:
