@@ -109,11 +109,10 @@ def _config(folder: Path, engine: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scaling_config(folder: Path) -> dict[str, Any]:
-    """The values of serve_config.yaml for an engine that starts within seconds."""
-    config = _config(folder, {"page_s": STEP_PAGE_S})
-    scaling = {"min_replicas": 1, "max_replicas": STEP_REPLICAS, "upscale_delay_s": 5, "downscale_delay_s": 30}
-    config["applications"][0]["deployments"] = [{"name": DEPLOYMENT, "autoscaling_config": scaling}]
-    return config
+    """An engine that follows the load, with the default delays but for the one before replicas stop."""
+    return _config(
+        folder, {"page_s": STEP_PAGE_S, "replicas": {"min": 1, "max": STEP_REPLICAS, "downscale_delay_s": 30}}
+    )
 
 
 def _page(number: int) -> Image.Image:
