@@ -177,7 +177,7 @@ class LocalMethod:
 class LocalJobs(Jobs):
     """Only Serve awaits an asynchronous `__del__`; here `close` does its work."""
 
-    def __del__(self) -> None:  # type: ignore[override]
+    def __del__(self) -> None:  # type: ignore[override]  # only Serve awaits the one of Jobs
         """Do nothing, so the garbage collector does not create a coroutine that is never awaited."""
 
     async def close(self) -> None:

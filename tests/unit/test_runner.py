@@ -227,7 +227,7 @@ async def test_several_pages_are_stored_at_once_and_none_after_the_job_is_stoppe
         await go_on.wait()
         await save_page(job_id, content, engine)
 
-    bench.job_store.save_page = slow  # type: ignore[method-assign]
+    bench.job_store.save_page = slow  # type: ignore[method-assign]  # the real store, made slow
     running = asyncio.create_task(bench.run())
     await all_begun.wait()
     assert not [path for path in files_in(tmp_path) if "page-results" in str(path)]
