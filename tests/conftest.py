@@ -41,14 +41,16 @@ GROUPS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `--dist loadgroup`, a module's tests run in one worker, as its fixtures are for all of them.
 
-    Tests of tests/unit have fixtures of their own, so they go to whichever worker is free.
+    So do all tests that deploy into the Ray of the whole run. Tests of tests/unit have fixtures of their own, so they
+    go to whichever worker is free.
     """
     for item in items:
         if item.path.parent.name == "unit":
             continue
         module = item.path.stem
         group = next((group for group, modules in GROUPS.items() if module in modules), module)
-        item.add_marker(pytest.mark.xdist_group(group))
+        uses_the_ray = "serve_port" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_the_ray else group))
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ MAX_BYTES = 1_000_000
 
 
 async def _ocr(request: Request) -> JSONResponse:
-    submission = await submission_of(await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3), OcrRequest)
+    submission = await submission_of(await read_body(request, max_bytes=MAX_BYTES, stall_s=30), OcrRequest)
     source = submission.source
     return JSONResponse(
         {"bytes": None if source is None else bytes(source).decode("latin-1"), **submission.request.model_dump()}
@@ -238,6 +238,33 @@ async def test_an_upload_that_trickles_is_408_although_it_never_pauses_for_long(
     assert sent < 15
 
 
+async def test_the_time_that_the_service_takes_between_parts_is_not_the_clients_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("serve_app.ingress.requests.body.time.monotonic", lambda: now)
+    parts = [b'{"image_base64": ', b'"AAAA"', b"}"]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]}
+    request = Request(scope, receive)
+    body = bytearray()
+
+    class Slow(Request):
+        async def body(self) -> bytes:
+            nonlocal now
+            async for part in self.stream():
+                body.extend(part)
+                now += 100  # the service is busy with this part
+            return bytes(body)
+
+    monkeypatch.setattr("serve_app.ingress.requests.body.Request", Slow)
+    read = await read_body(request, max_bytes=MAX_BYTES, stall_s=1)
+    assert read.fields == {"image_base64": "AAAA"}
+
+
 @pytest.mark.parametrize("value", ['{"0":1' + ',"a":1' * 100_000 + "}", '{"x":[' + "[]," * 100_000 + "1]}"])
 async def test_json_of_very_many_values_is_refused_before_it_is_parsed(client: httpx.AsyncClient, value: str) -> None:
     response = await client.post("/ocr", content=value, headers={"Content-Type": "application/json"})
@@ -284,7 +311,7 @@ async def test_a_file_name_in_the_extended_form_alone_makes_a_file(parameters: s
 
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     request = Request({"type": "http", "method": "POST", "path": "/ocr", "headers": headers}, receive)
-    read = await read_body(request, max_bytes=MAX_BYTES, stall_s=0.3)
+    read = await read_body(request, max_bytes=MAX_BYTES, stall_s=30)
     assert read.file is not None
     assert (bytes(read.file), read.file_name) == (b"page", name)
 

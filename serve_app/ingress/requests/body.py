@@ -79,15 +79,17 @@ async def read_body(request: Request, *, max_bytes: int, stall_s: float, max_jso
 
 def _limit(receive: Receive, max_bytes: int, too_large: TooLarge, stall_s: float) -> Receive:
     received = 0
-    started = time.monotonic()
+    waited_s = 0.0  # for the client only: what the service does with a part in between is not the client's pause
 
     async def receive_within_limits() -> Message:
-        nonlocal received
-        left_s = started + stall_s + received / MIN_BYTES_PER_S - time.monotonic()
+        nonlocal received, waited_s
+        left_s = stall_s + received / MIN_BYTES_PER_S - waited_s
+        started = time.monotonic()
         try:
             message = await asyncio.wait_for(receive(), min(stall_s, left_s))
         except TimeoutError:
             raise UploadStalled(f"The body stopped arriving for {stall_s:g} s, or arrived too slowly.") from None
+        waited_s += time.monotonic() - started
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         received += len(message.get("body", b""))
