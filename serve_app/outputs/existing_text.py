@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ under a stamp."""
 
 AGREEING = 0.8
 """Share of words from which text with letters of no meaning is taken for right."""
+
+LARGER = 10
+"""Text whose letters take this many times the room of the recognized ones is not what was recognized there. Some fonts give
+a letter a box as large as the page."""
 
 _GRID = 64  # pixels
 
@@ -56,12 +61,11 @@ class ExistingText:
             text = None
         if text is None:
             return page, True
-        if text.is_trusted and not text.picture_share and not text.annotated:
-            return page.model_copy(update={"blocks": []}), False  # all that can be read there is text
-        places = _Places([word for word, _, _ in text.words])
+        places = _Places([*(word for word, _, _ in text.words), *text.tilted], page)
         if text.words and (not text.is_garbled or places.agree_with(page)):
             page = _without(page, places)
-        return page, text.hidden > 0
+        # Text that is hidden beside trusted text is no earlier recognition, unless something is left to recognize.
+        return page, text.hidden > 0 and (bool(page.blocks) or not text.is_trusted or bool(text.picture_share))
 
     def close(self) -> None:
         if self._document is not None:
@@ -81,27 +85,36 @@ def _without(page: Page, places: _Places) -> Page:
 
 
 class _Places:
-    """Words by place, to find those at a box."""
+    """Visible words by place, to find those at a box of a recognized page."""
 
-    def __init__(self, words: Sequence[Word]) -> None:
+    def __init__(self, words: Sequence[Word], page: Page) -> None:
+        rooms = sorted(_room(word) for block in page.blocks for word in block.words)
+        self._usual_room = rooms[len(rooms) // 2] if rooms else math.inf
+        largest = LARGER * rooms[-1] if rooms else math.inf
         self._cells: dict[tuple[int, int], list[Word]] = {}
         for word in words:
-            for cell in _cells(word.bbox):
+            for cell in _cells(word.bbox) if _room(word) <= largest else ():
                 self._cells.setdefault(cell, []).append(word)
 
     def have(self, word: Word) -> bool:
-        """Whether most of the word's box has text, and that may be the same."""
-        there = self._at(word.bbox)
-        if sum(_shared(word.bbox, other.bbox) for other in there) < COVERED * _area(word.bbox):
+        """Whether most of the word's box has text, and that may be the same, or the box has the word itself."""
+        there, text, area = self._at(word.bbox, _room(word)), _plain(word.text), _area(word.bbox)
+        if any(
+            _plain(it.text) == text and _shared(word.bbox, it.bbox) >= COVERED * min(_area(it.bbox), area)
+            for it in there
+        ):
+            return True  # a recognized word may have a box as high as its line
+        if sum(_shared(word.bbox, other.bbox) for other in there) < COVERED * area:
             return False
-        text, others = _plain(word.text), _plain("".join(other.text for other in there))
+        others = _plain("".join(other.text for other in there))
         return len(text) < LONG_ENOUGH or text in others or SequenceMatcher(None, text, others).ratio() >= UNLIKE
 
     def agree_with(self, page: Page) -> bool:
-        """Whether most words of the page that are long enough to tell have the same text in their place."""
+        """Whether most words of the page that are long enough to tell, and have text in their place, have the same text."""
         words = [word for block in page.blocks for word in block.words if len(_plain(word.text)) >= LONG_ENOUGH]
-        same = sum(_plain(word.text) in _plain("".join(other.text for other in self._at(word.bbox))) for word in words)
-        return bool(words) and same >= AGREEING * len(words)
+        found = [(word, there) for word in words if (there := self._at(word.bbox, _room(word)))]
+        same = sum(_plain(word.text) in _plain("".join(other.text for other in there)) for word, there in found)
+        return bool(found) and same >= AGREEING * len(found)
 
     def have_text_of(self, block: Block) -> bool:
         """Whether most words of a block whose words have no boxes are in its box."""
@@ -109,9 +122,14 @@ class _Places:
         there = Counter(_plain(word.text) for word in self._at(block.bbox))
         return (words & there).total() >= COVERED * words.total()
 
-    def _at(self, box: Box) -> list[Word]:
+    def _at(self, box: Box, room: float = 0.0) -> list[Word]:
+        """Return the words in a box, from left to right. `room` is that of a letter which was recognized there."""
+        largest = LARGER * max(room, self._usual_room)
         found = {id(word): word for cell in _cells(box) for word in self._cells.get(cell, ())}
-        return sorted((word for word in found.values() if _shared(box, word.bbox)), key=lambda word: word.bbox[0])
+        return sorted(
+            (word for word in found.values() if _room(word) <= largest and _shared(box, word.bbox)),
+            key=lambda word: word.bbox[0],
+        )
 
 
 def _cells(box: Box) -> list[tuple[int, int]]:
@@ -127,6 +145,11 @@ def _shared(box: Box, other: Box) -> int:
 
 def _area(box: Box) -> int:
     return max(box[2] - box[0], 1) * max(box[3] - box[1], 1)
+
+
+def _room(word: Word) -> float:
+    """Return the area for each letter of a word, in pixels."""
+    return _area(word.bbox) / max(len(word.text), 1)
 
 
 def _plain(text: str) -> str:

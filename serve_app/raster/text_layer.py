@@ -65,9 +65,9 @@ class TextPage:
 class VisibleText:
     """The words of a page that can be seen, as `group_words` gives them, and the counts of characters.
 
-    `shown`, `hidden`, `broken` and `tilted`: characters in the words, invisible ones, those without a meaning, and those
-    that run neither across nor along the page. `pictures` may have text of their own. `annotated`: the page has or had
-    notes or fields, which may have text.
+    `shown`, `hidden` and `broken`: characters in the words, invisible ones, and those without a meaning. `tilted` are the
+    characters that run neither across nor along the page. `pictures` may have text of their own. `annotated`: the page has
+    or had notes or fields, which may have text.
     """
 
     words: list[tuple[Word, FloatBox, int]]
@@ -76,7 +76,7 @@ class VisibleText:
     shown: int
     hidden: int
     broken: int
-    tilted: int
+    tilted: tuple[Word, ...]
     annotated: bool = False
 
     @property
@@ -85,7 +85,7 @@ class VisibleText:
         return not (
             self.shown < (CHARACTERS_BESIDE_PICTURE if self.picture_share >= PICTURE_SHARE else MIN_CHARACTERS)
             or self.hidden > MAX_HIDDEN_SHARE * (self.shown + self.hidden)
-            or self.tilted > MAX_TILTED_SHARE * self.shown
+            or len(self.tilted) > MAX_TILTED_SHARE * self.shown
             or self.is_garbled
         )
 
@@ -146,7 +146,7 @@ def read_visible_text(page: Any, *, width: int, height: int, dpi: int, least: in
         shown,
         hidden,
         characters.broken,
-        characters.tilted,
+        tuple(Word(text=text, bbox=_whole_pixels(box, width, height)) for text, box in characters.tilted),
     )
 
 
@@ -188,16 +188,16 @@ class _PageTransform:
 
 @dataclass
 class _Characters:
-    """`glyphs` of a page, with None for a space, and the counts of invisible, undefined and tilted characters.
+    """`glyphs` of a page, with None for a space, and the counts of invisible and undefined characters.
 
-    `undrawn` are characters that the page shows where its fonts are installed.
+    `tilted` are the other characters, with the boxes of their ink. `undrawn` are characters that the page shows where its fonts are installed.
     """
 
     glyphs: list[Glyph | None]
     undrawn: set[str] = field(default_factory=set)
+    tilted: list[tuple[str, FloatBox]] = field(default_factory=list)
     hidden: int = 0
     broken: int = 0
-    tilted: int = 0
 
 
 def _characters(textpage: Any, visible_text: set[int], transform: _PageTransform) -> _Characters:
@@ -219,7 +219,7 @@ def _characters(textpage: Any, visible_text: set[int], transform: _PageTransform
             continue
         angle = math.degrees(pdfium_c.FPDFText_GetCharAngle(textpage, index))
         if TILT_DEGREES < angle % 90 < 90 - TILT_DEGREES:
-            found.tilted += 1
+            found.tilted.append(("\ufffd" if is_broken(text) else text, ink))
             continue
         # PDFium gives a character beyond 16 bits as two surrogates, which are not broken.
         half = "\ud800" <= text <= "\udfff"

@@ -26,6 +26,7 @@ from tests.support.searchable_pdfs import (
 )
 
 SHOWN = b"BT /F1 12 Tf 20 150 Td (shown on paper) Tj ET "
+LONG = SHOWN.replace(b"shown on paper", b"shown on paper and on screen")
 HIDDEN = b"q BT 3 Tr /F1 12 Tf 20 100 Td (0ld) Tj 0 -20 Td [(lay) -10 (er)] TJ T* (more) ' 1 1 (most) \" ET Q "
 PICTURE = b"q 300 0 0 200 0 0 cm /Scan Do Q "
 
@@ -203,6 +204,57 @@ def test_only_words_that_the_page_does_not_show_as_text_are_added() -> None:
     data = searchable(with_content(SHOWN + b"q 90 0 0 30 15 55 cm /Scan Do Q"), page_of(read, unplaced))
 
     assert pdftotext(data).split() == ["shown", "on", "paper", "clause"]
+
+
+def test_a_heading_drawn_as_outlines_beside_text_is_added_once() -> None:
+    source = with_content(LONG + b"20 100 90 20 re f")
+    page = page_of(words_block(at(20, 40, "shown"), at(60, 40, "on"), at(75, 40, "paper"), at(20, 80, "HEADING")))
+    every = ["shown", "on", "paper", "and", "on", "screen", "HEADING"]
+
+    data = searchable(source, page)
+
+    assert pdftotext(data).split() == every
+    assert pdftotext(searchable(data, page)).split() == every
+
+
+def test_a_word_in_a_box_as_high_as_its_line_is_not_added() -> None:
+    data = searchable(with_content(LONG), page_of(words_block(("on", (110, 70, 150, 120)))))
+
+    assert pdftotext(data).split() == ["shown", "on", "paper", "and", "on", "screen"]
+
+
+def test_letters_with_boxes_as_large_as_the_page_cover_nothing_but_themselves() -> None:
+    def add_font(pdf: Pdf) -> None:
+        dot = pdf.make_stream(b"600 0 -30000 -30000 30000 30000 d1 0 0 500 500 re f")
+        font = Dictionary(Type=Name.Font, Subtype=Name.Type3, FontBBox=Array([0, 0, 0, 0]))
+        font.FontMatrix, font.CharProcs = Array([0.001, 0, 0, 0.001, 0, 0]), Dictionary(dot=dot)
+        font.Encoding = Dictionary(Type=Name.Encoding, Differences=Array([65, *[Name.dot] * 26]))
+        font.FirstChar, font.LastChar, font.Widths = 65, 90, Array([600] * 26)
+        pdf.pages[0].obj.Resources.Font.Dots = pdf.make_indirect(font)
+
+    source = with_content(LONG + b"BT /Dots 8 Tf 200 20 Td (LETTERS) Tj ET 20 100 90 20 re f", more=add_font)
+
+    data = searchable(source, page_of(words_block(at(20, 40, "shown"), at(20, 80, "HEADING"), at(60, 80, "no"))))
+
+    assert {"HEADING", "no"} < set(pdftotext(data).split())
+    assert pdftotext(data).split().count("shown") == 1
+
+
+def test_letters_of_a_watermark_are_not_added() -> None:
+    tilted = LONG + b"BT .7 .7 -.7 .7 150 20 Tm /F1 60 Tf (X) Tj ET"
+    letter = ("X", (250, 250, 350, 355))
+
+    data = searchable(with_content(tilted), page_of(words_block(at(20, 40, "shown"), letter)))
+
+    assert pdftotext(data).split().count("X") == 1
+
+
+def test_a_page_all_of_whose_words_are_text_keeps_its_own_hidden_text() -> None:
+    source = with_content(LONG + b"BT 3 Tr /F1 12 Tf 200 20 Td (x2) Tj ET")
+
+    data = searchable(source, page_of(words_block(at(20, 40, "shown"), at(60, 40, "on"))))
+
+    assert pdftotext(data) == pdftotext(source)
 
 
 def test_a_hidden_copy_of_what_the_page_shows_is_gone() -> None:
