@@ -19,6 +19,11 @@ BUSY_SHARE = 0.7
 WORK_PER_START = 2.0
 # Growth counts if it has lasted for this many spans of this many seconds.
 SPANS, SPAN_S = 3, 5.0
+# Seconds for which replicas stay that had pages to read at once. The pages of a steady load vary, so a shorter time would stop
+# and start replicas again and again.
+PEAK_S = 120.0
+# Replicas report at different times, so the sum of their means may be this much above the pages that there were.
+REPORTS_DIFFER = 0.2
 # Replicas that were ordered longer ago than this many starts, and this many seconds, are not coming: there is no room.
 LATE_STARTS, LATE_S = 2.0, 60.0
 
@@ -29,6 +34,8 @@ class Load:
 
     pages: float
     """Pages that wait or are being read, wherever they are."""
+    peak_pages: float
+    """The highest mean of `pages` over the look-back period, of the last PEAK_S seconds."""
     growth: float
     """Pages by which `pages` has grown each second, all the time lately; negative if it has fallen at some time."""
     page_s: float
@@ -58,11 +65,15 @@ def desired_replicas(load: Load, target_wait_s: float) -> float:
     if load.start_s > 0:
         # Otherwise a model that takes a minute to load would be ordered for pages that are read by then.
         wanted = min(wanted, arriving + ahead / (WORK_PER_START * load.start_s))
+    if wanted > load.target:
+        return wanted
     # Without this, replicas would be given up as soon as they keep waits short, and be ordered again once pages wait.
     hold = min(float(load.target), load.busy / BUSY_SHARE)
     if wanted > load.running:
         hold = float(load.target)  # those that are starting are needed, though not all of them, as it seems now
-    return max(1.0, wanted, hold)
+    # One caller who waits for each page keeps one replica busy, and a second one would have nothing to do.
+    useful = load.peak_pages / load.at_once - REPORTS_DIFFER
+    return max(1.0, min(max(wanted, hold), useful))
 
 
 def _taken_by_ordered(load: Load) -> float:
@@ -83,16 +94,20 @@ class PageScaling:
     def __init__(self, target_wait_s: float = 2.0) -> None:
         self._target_wait_s = target_wait_s
         self._growth = Growth()
+        self._peak = Peak()
 
     def __call__(self, ctx: Any) -> tuple[float, dict[str, Any]]:
         """Return the desired replicas. `ctx` is Serve's AutoscalingContext."""
         metrics = ctx.aggregated_metrics or {}
-        # Not the mean over the look-back period, which would see a burst late: a short one is what the upscale delay is for.
+        # More are asked for by the latest pages, since the mean over the look-back period would see a burst late. The upscale delay
+        # is there for short ones. Fewer are asked for by the mean, as a page that moves is in two reports, or in none.
         latest = [series[-1].value for series in (ctx.raw_metrics or {}).get("pages", {}).values() if series]
         pages = sum(latest) + ctx.total_queued_requests
+        mean_pages = sum(metrics.get("mean_pages", {}).values()) + ctx.total_queued_requests
         ordered_at = ctx.last_scale_up_time
         load = Load(
             pages=pages,
+            peak_pages=self._peak.add(ctx.current_time, mean_pages),
             growth=self._growth.add(ctx.current_time, pages),
             page_s=_typical(metrics, "page_s", 0.0),
             at_once=_typical(metrics, "at_once", 1.0),
@@ -128,6 +143,22 @@ class Growth:
 
     def _value_at(self, when: float) -> float:
         return next(value for at, value in reversed(self._points) if at <= when)
+
+
+class Peak:
+    """The highest of the values of the last PEAK_S seconds."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, float]] = deque()
+
+    def add(self, now: float, value: float) -> float:
+        """Add a value at time `now` (seconds). Return the peak."""
+        while self._points and self._points[-1][1] <= value:
+            self._points.pop()
+        self._points.append((now, value))
+        while self._points[0][0] < now - PEAK_S:
+            self._points.popleft()
+        return self._points[0][1]
 
 
 def _typical(metrics: dict[str, dict[Any, float]], name: str, default: float) -> float:

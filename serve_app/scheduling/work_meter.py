@@ -50,19 +50,19 @@ class WorkMeter:
         self._held = 0
         self._pages = 0.0
         self._done = 0
-        self.start_s = 0.0
-        self._at, self._reported_s = time.monotonic(), worked_s()
-        self._recent_s = self._recent_pages = 0.0
+        self.started(0.0)
 
     @contextmanager
     def page(self, behind: float = 0.0) -> Iterator[None]:
         """Count a page while the replica holds it. `behind` is the number of pages that wait at its caller for it."""
         weight = 1.0 + behind
+        self._count_held_until(time.monotonic())
         self._held += 1
         self._pages += weight
         try:
             yield
         finally:
+            self._count_held_until(time.monotonic())
             self._held -= 1
             # Rounding may leave more than 0 of the sum. To the autoscaler that is a page, for which the last replica stays.
             self._pages = self._pages - weight if self._held else 0.0
@@ -74,28 +74,38 @@ class WorkMeter:
     def started(self, start_s: float) -> None:
         """The replica has loaded what it needs, in `start_s` seconds, which are not work on pages."""
         self.start_s = start_s
-        self._at, self._reported_s = time.monotonic(), self._worked_s()
-        self._recent_s = self._recent_pages = 0.0
+        self._at = self._counted_at = time.monotonic()
+        self._reported_s = self._worked_s()
+        self._held_page_s = self._recent_s = self._recent_pages = 0.0
 
     def report(self) -> dict[str, float]:
         """Return the measurements since the last report.
 
-        `pages`: those held here and those behind them, now. `busy`: the share of the time worked, 0 to 1. `page_s`: seconds
-        of work that a page takes, 0 while unknown. `at_once`: pages read in parallel. `start_s`: seconds of loading.
+        `pages`: those held here and those behind them, now; `mean_pages`: the same on average. `busy`: the share of the time
+        worked, 0 to 1. `page_s`: seconds of work that a page takes, 0 while unknown. `at_once`: pages read in parallel.
+        `start_s`: seconds of loading.
         """
         # A clock that another thread is stopping lags behind for a moment.
         now, worked_s = time.monotonic(), max(self._worked_s(), self._reported_s)
         elapsed_s, work_s = max(now - self._at, 1e-6), worked_s - self._reported_s
         self._at, self._reported_s = now, worked_s
+        self._count_held_until(now)
+        held_page_s, self._held_page_s = self._held_page_s, 0.0
         done, self._done = self._done, 0
         forget = (1 - 1 / PAGES_REMEMBERED) ** done
         self._recent_s = self._recent_s * forget + work_s
         self._recent_pages = self._recent_pages * forget + done
         return {
             "pages": self._pages,
+            "mean_pages": held_page_s / elapsed_s,
             "busy": min(1.0, work_s / elapsed_s),
             # Work on the first page counts before the page is done: it takes at least that long.
             "page_s": self._recent_s / max(self._recent_pages, 1.0),
             "at_once": float(self._at_once),
             "start_s": self.start_s,
         }
+
+    def _count_held_until(self, now: float) -> None:
+        """Add the pages since the last change of their number, times its seconds."""
+        self._held_page_s += self._pages * (now - self._counted_at)
+        self._counted_at = now

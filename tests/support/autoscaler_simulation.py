@@ -38,13 +38,17 @@ REPORT_S = 1.0
 
 @dataclass
 class Replica:
-    """A replica that reads a page until `free_at`. `given_s` is the work that it was given so far."""
+    """A replica that reads a page until `free_at`. `given_s` is the work that it was given so far.
+
+    `waited_s` is the seconds for which pages have waited at it since its last report, in total.
+    """
 
     id: ReplicaID
     ready_at: float
     free_at: float = 0.0
     given_s: float = 0.0
     reported_s: float = 0.0
+    waited_s: float = 0.0
     series: dict[str, deque[TimeStampedValue]] = field(default_factory=dict)
 
     def worked_s(self, now: float) -> float:
@@ -164,14 +168,21 @@ class Simulation:
         self._read_pages()
         self.replica_s += len(self._replicas) * TICK_S
         self.now += TICK_S
-        if round((self.now - self._began) / TICK_S) % round(REPORT_S / TICK_S) == 0:
-            self._report()
+        running, ticks_a_report = self.running, round(REPORT_S / TICK_S)
+        tick = round((self.now - self._began) / TICK_S)
+        for replica in running:
+            replica.waited_s += TICK_S * len(self._waiting) / len(running)
+            # Each at a time of its own, as in the service: a page may be in the latest reports of two replicas, or of none.
+            if (tick + int(replica.id.unique_id)) % ticks_a_report == 0:
+                self._report(replica, len(running))
+        if tick % ticks_a_report == 0:
+            self._report_queue()
             self._decide()
             self.moments.append(Moment(self.now - self._began, self.target, len(self.running), self.pages))
 
     def _read_pages(self) -> None:
         """Give waiting pages to the replicas that are free before this step ends, the first one free first."""
-        free = [(max(replica.free_at, self.now), int(replica.id.unique_id), replica) for replica in self.running]
+        free = [(max(replica.free_at, self.now), self.random.random(), replica) for replica in self.running]
         heapq.heapify(free)
         while self._waiting and free and free[0][0] < self.now + TICK_S:
             at, order, replica = heapq.heappop(free)
@@ -182,29 +193,35 @@ class Simulation:
             replica.given_s += takes_s
             heapq.heappush(free, (replica.free_at, order, replica))
 
-    def _report(self) -> None:
-        running = self.running
-        since = self.now - self._config.look_back_period_s
-        for replica in running:
-            worked_s = replica.worked_s(self.now)
-            values = {
-                "pages": len(self._waiting) / len(running) + (replica.free_at > self.now),
-                "busy": min(1.0, max(0.0, worked_s - replica.reported_s) / REPORT_S),
-                "page_s": self._page_s if worked_s else 0.0,
-                "at_once": 1.0,
-                "start_s": self._load_s,
-            }
-            replica.reported_s = worked_s
-            for name, value in values.items():
-                _add(replica.series.setdefault(name, deque()), self.now, value, since)
-            metrics: Any = {name: list(series) for name, series in replica.series.items()}
-            self._autoscaler.record_request_metrics_for_replica(ReplicaMetricReport(replica.id, metrics, self.now))
-        _add(self._queued, self.now, 0.0 if running else float(len(self._waiting)), since)
+    def _report(self, replica: Replica, running: int) -> None:
+        worked_s = replica.worked_s(self.now)
+        work_s = max(0.0, worked_s - replica.reported_s)
+        values = {
+            "pages": len(self._waiting) / running + (replica.free_at > self.now),
+            "mean_pages": (replica.waited_s + work_s) / REPORT_S,
+            "busy": min(1.0, work_s / REPORT_S),
+            "page_s": self._page_s if worked_s else 0.0,
+            "at_once": 1.0,
+            "start_s": self._load_s,
+        }
+        replica.reported_s, replica.waited_s = worked_s, 0.0
+        for name, value in values.items():
+            _add(replica.series.setdefault(name, deque()), self.now, value, self._since)
+        metrics: Any = {name: list(series) for name, series in replica.series.items()}
+        self._autoscaler.record_request_metrics_for_replica(ReplicaMetricReport(replica.id, metrics, self.now))
+
+    def _report_queue(self) -> None:
+        """Report the pages that wait for a first replica, as their caller does."""
+        _add(self._queued, self.now, 0.0 if self.running else float(len(self._waiting)), self._since)
         queued: Any = list(self._queued)
         source = DeploymentHandleSource.REPLICA
         self._autoscaler.record_request_metrics_for_handle(
             HandleMetricReport(self._deployment, "handle", "actor", source, queued, {}, self.now)
         )
+
+    @property
+    def _since(self) -> float:
+        return self.now - float(self._config.look_back_period_s)
 
     def _decide(self) -> None:
         self._autoscaler.update_running_replica_ids([replica.id for replica in self.running])

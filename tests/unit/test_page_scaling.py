@@ -52,6 +52,16 @@ def test_a_step_of_callers_gets_replicas_within_seconds_and_gives_them_back(simu
     assert (down[-1].target, down[-1].running) == (1, 1)
 
 
+@pytest.mark.parametrize("page_s", [0.3, 1.0, 5.0])
+def test_one_caller_who_waits_for_each_page_keeps_one_replica_after_a_burst(simulate: Simulate, page_s: float) -> None:
+    """However long its pages are: nobody else's wait for them."""
+    simulation = simulate(page_s=page_s)
+    simulation.add(100)
+    assert max(targets(simulation.run(120, simulation.callers(1)))) > 1
+    simulation.run(120, simulation.callers(1))
+    assert set(targets(simulation.run(300, simulation.callers(1)))) == {1}
+
+
 def test_a_job_alone_gets_the_whole_cluster(simulate: Simulate) -> None:
     simulation = simulate(max=32)
     simulation.add(1000)

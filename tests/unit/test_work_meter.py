@@ -53,6 +53,26 @@ def test_no_pages_are_exactly_none_whatever_was_behind_them() -> None:
     assert meter.report()["pages"] == 0
 
 
+def test_the_mean_of_the_pages_is_over_the_time_since_the_last_report(clock: Time) -> None:
+    meter = WorkMeter(lambda: 0.0)
+    clock.now += 1
+    with meter.page(behind=2):
+        clock.now += 3
+    clock.now += 1
+    assert meter.report()["mean_pages"] == pytest.approx(3 * 3 / 5)
+    with meter.page():
+        clock.now += 1
+        assert meter.report()["mean_pages"] == 1, "a page that is still held counts"
+        clock.now += 1
+    clock.now += 1
+    assert meter.report()["mean_pages"] == pytest.approx(0.5)
+    with meter.page():
+        clock.now += 60
+        meter.started(60)
+        clock.now += 1
+        assert meter.report()["mean_pages"] == 1, "what came before the start is over"
+
+
 def test_a_clock_that_lags_for_a_moment_counts_no_work_twice(clock: Time) -> None:
     worked_s = iter([0.0, 10.0, 7.0, 11.0])
     meter = WorkMeter(lambda: next(worked_s))
@@ -112,7 +132,7 @@ async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest
     loaded = await recognizer.record_autoscaling_stats()
     assert loaded.pop("start_s") >= 0.2
     assert loaded.pop("busy") < 1, "loading is not work on pages"
-    assert loaded == {"pages": 0, "page_s": 0, "at_once": 1}
+    assert loaded == {"pages": 0, "mean_pages": 0, "page_s": 0, "at_once": 1}
     begun, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -130,7 +150,11 @@ async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest
     await recognizer.record_autoscaling_stats()
     await asyncio.sleep(0.1)
     during = await recognizer.record_autoscaling_stats()
-    assert during["pages"] == 12 and during["busy"] > 0.9 and during["page_s"] >= 0.1
+    assert (
+        during["pages"] == 12 == pytest.approx(during["mean_pages"])
+        and during["busy"] > 0.9
+        and during["page_s"] >= 0.1
+    )
     go_on.set()
     await asyncio.gather(*calls)
     after = await recognizer.record_autoscaling_stats()
