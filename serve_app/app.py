@@ -58,7 +58,7 @@ def build(settings: Settings) -> Application:
     grace_s = settings.limits.request_s
 
     rasterizer = serve.deployment(
-        **_scaling(settings.raster.replicas),
+        **_scaling(settings.raster.replicas, feeds_engines=True),
         max_ongoing_requests=RASTERIZER_CALLS,
         request_router_config=BY_PAGES,
         ray_actor_options=without_cpu,
@@ -105,8 +105,8 @@ def build(settings: Settings) -> Application:
     )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
 
 
-def _scaling(replicas: int | ReplicaRange) -> dict[str, Any]:
-    """Return the options of a deployment with that many replicas, or with as many as its pages need."""
+def _scaling(replicas: int | ReplicaRange, *, feeds_engines: bool = False) -> dict[str, Any]:
+    """Return the options of a deployment with that many replicas, or with as many as its pages need: see PageScaling."""
     if not isinstance(replicas, ReplicaRange):
         return {"num_replicas": replicas}
     with warnings.catch_warnings():
@@ -121,7 +121,8 @@ def _scaling(replicas: int | ReplicaRange) -> dict[str, Any]:
                 look_back_period_s=LOOK_BACK_S,
                 metrics_interval_s=REPORT_S,
                 policy=AutoscalingPolicy(
-                    policy_function=PageScaling, policy_kwargs={"target_wait_s": replicas.target_wait_s}
+                    policy_function=PageScaling,
+                    policy_kwargs={"target_wait_s": replicas.target_wait_s, "feeds_engines": feeds_engines},
                 ),
             )
         }

@@ -15,6 +15,8 @@ from typing import Any
 
 # Of the time of all replicas. Below it, a replica is spare; above it, pages that arrive at random begin to wait.
 BUSY_SHARE = 0.7
+# Above it, rasterizers may be what engines wait for. Well above BUSY_SHARE, or chance would start and stop replicas.
+FULL_SHARE = 0.9
 # A replica is worth its start if it then finds work for this many times as long as the start takes.
 WORK_PER_START = 2.0
 # Growth counts if it has lasted for this many spans of this many seconds.
@@ -53,8 +55,11 @@ class Load:
     """Seconds since replicas were last ordered."""
 
 
-def desired_replicas(load: Load, target_wait_s: float) -> float:
-    """Return how many replicas let a page wait no longer than about `target_wait_s`. 0 only without work."""
+def desired_replicas(load: Load, target_wait_s: float, *, feeds_engines: bool = False) -> float:
+    """Return how many replicas let a page wait no longer than about `target_wait_s`. 0 only without work.
+
+    `feeds_engines`: see PageScaling.
+    """
     if load.pages <= 0 and load.busy <= 0:
         return 0.0
     # Work is in seconds of one replica. `arriving` is per second: the replicas that keep up with what arrives.
@@ -71,6 +76,8 @@ def desired_replicas(load: Load, target_wait_s: float) -> float:
     hold = min(float(load.target), load.busy / BUSY_SHARE)
     if wanted > load.running:
         hold = float(load.target)  # those that are starting are needed, though not all of them, as it seems now
+    if feeds_engines:
+        return max(1.0, wanted, load.busy / BUSY_SHARE if load.busy > FULL_SHARE * load.running else hold)
     # One caller who waits for each page keeps one replica busy, and a second one would have nothing to do.
     useful = load.peak_pages / load.at_once - REPORTS_DIFFER
     return max(1.0, min(max(wanted, hold), useful))
@@ -89,10 +96,18 @@ class PageScaling:
 
     `target_wait_s`: a page should wait no longer than about this; the longer, the fewer replicas. Serve applies its own
     bounds and delays to the result, and starts the first replica itself when a request waits for one.
+
+    `feeds_engines`: the replicas are rasterizers. They see the pages in flight, which are too few to wait long, and not those
+    behind, which wait for engines. So more are asked for when all of them are busy, since engines may then wait for them.
+
+    The pages are not quite exact. Those that are being decoded do not count for an engine, nor does their share of the pages
+    behind: Serve sends a call on when its pixels are there. And what waited at a caller counts for the look-back period after
+    it has gone to a replica, where it counts too. Both are a few pages of a caller, and the delays outlast them.
     """
 
-    def __init__(self, target_wait_s: float = 2.0) -> None:
+    def __init__(self, target_wait_s: float = 2.0, feeds_engines: bool = False) -> None:
         self._target_wait_s = target_wait_s
+        self._feeds_engines = feeds_engines
         self._growth = Growth()
         self._peak = Peak()
 
@@ -117,7 +132,7 @@ class PageScaling:
             target=ctx.target_num_replicas,
             ordered_ago_s=float("inf") if ordered_at is None else ctx.current_time - ordered_at,
         )
-        return desired_replicas(load, self._target_wait_s), {}
+        return desired_replicas(load, self._target_wait_s, feeds_engines=self._feeds_engines), {}
 
 
 class Growth:

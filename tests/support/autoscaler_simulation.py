@@ -78,7 +78,7 @@ class Gauge:
 class Simulation:
     """One deployment whose pages take `page_s` seconds and whose replicas need `start_s` to start.
 
-    `load_s` is the part of the start that replicas measure, if not all of it: not the start of their processes.
+    `feeds_engines` is for the rasterizer. `load_s` is the part of the start that replicas measure, if not all of it: not the start of their processes.
     `room` is how many replicas the cluster has room for. `waits` has the seconds that each page waited until it was read.
     """
 
@@ -91,6 +91,7 @@ class Simulation:
         start_s: float = 3.0,
         load_s: float | None = None,
         room: int = 10_000,
+        feeds_engines: bool = False,
         seed: int = 1,
     ) -> None:
         self.now = 1_000_000.0
@@ -100,7 +101,7 @@ class Simulation:
         monkeypatch.setattr(autoscaling_state, "time", clock)
         monkeypatch.setattr(autoscaling_policy, "time", clock)
         monkeypatch.setattr(autoscaling_state, "metrics", SimpleNamespace(Gauge=Gauge))
-        self._config = _scaling(replicas)["autoscaling_config"]
+        self._config = _scaling(replicas, feeds_engines=feeds_engines)["autoscaling_config"]
         self._deployment = DeploymentID("Recognizer", "ocr")
         self._autoscaler = DeploymentAutoscalingState(self._deployment)
         deployment_config = SimpleNamespace(autoscaling_config=self._config, gang_scheduling_config=None)
@@ -157,6 +158,11 @@ class Simulation:
     @property
     def pages(self) -> int:
         return len(self._waiting) + sum(replica.free_at > self.now for replica in self._replicas)
+
+    @property
+    def done(self) -> int:
+        """The number of pages that have been read."""
+        return len(self.waits) - sum(replica.free_at > self.now for replica in self._replicas)
 
     @property
     def running(self) -> list[Replica]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serve_app.settings import ReplicaRange
-from tests.support.autoscaler_simulation import Moment, Simulation
+from tests.support.autoscaler_simulation import TICK_S, Moment, Simulation
 
 Simulate = Callable[..., Simulation]
 
@@ -19,10 +19,24 @@ Simulate = Callable[..., Simulation]
 @pytest.fixture
 def simulate(monkeypatch: pytest.MonkeyPatch) -> Simulate:
     def make(
-        *, page_s: float = 1.0, start_s: float = 3.0, load_s: float | None = None, room: int = 1000, **replicas: Any
+        *,
+        page_s: float = 1.0,
+        start_s: float = 3.0,
+        load_s: float | None = None,
+        room: int = 1000,
+        feeds_engines: bool = False,
+        **replicas: Any,
     ) -> Simulation:
         wanted = ReplicaRange(**{"min": 1, "max": 100, "downscale_delay_s": 60, **replicas})
-        return Simulation(monkeypatch, wanted, page_s=page_s, start_s=start_s, load_s=load_s, room=room)
+        return Simulation(
+            monkeypatch,
+            wanted,
+            page_s=page_s,
+            start_s=start_s,
+            load_s=load_s,
+            room=room,
+            feeds_engines=feeds_engines,
+        )
 
     return make
 
@@ -155,3 +169,27 @@ def test_no_replica_is_the_target_only_without_pages(simulate: Simulate) -> None
     simulation.add(1)
     moments = simulation.run(600, simulation.callers(1))
     assert set(targets(moments)[5:]) == {1}
+
+
+@pytest.mark.parametrize(("engine_pages_per_s", "rasterizers"), [(12, 1), (27, 2), (50, 3)])
+def test_rasterizers_keep_up_with_the_engines_though_only_a_few_pages_are_in_flight(
+    simulate: Simulate, engine_pages_per_s: int, rasterizers: int
+) -> None:
+    """One reads 20 pages a second. 32 are in flight, which never wait for `target_wait_s`, and a document waits behind them."""
+    simulation = simulate(page_s=0.05, start_s=1, feeds_engines=True)
+    read = 0.0
+
+    def send() -> None:
+        nonlocal read
+        read = min(read + engine_pages_per_s * TICK_S, simulation.done)
+        simulation.add(32 - (simulation.pages + simulation.done - int(read)))
+
+    simulation.run(120, send)
+    steady = simulation.run(600, send)
+    assert set(targets(steady)) == {rasterizers}
+
+
+def test_an_hour_of_steady_load_settles_for_rasterizers_too(simulate: Simulate) -> None:
+    simulation = simulate(page_s=0.05, feeds_engines=True, downscale_delay_s=30)
+    simulation.run(600, simulation.poisson(55))
+    assert changes(simulation.run(1200, simulation.poisson(55))) <= 2
