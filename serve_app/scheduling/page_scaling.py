@@ -28,6 +28,8 @@ PEAK_S = 120.0
 REPORTS_DIFFER = 0.2
 # Replicas that were ordered longer ago than this many starts, and this many seconds, are not coming: there is no room.
 LATE_STARTS, LATE_S = 2.0, 60.0
+# A first replica may take this long to come, with a node that is added for it. Those who wait for it meanwhile give up and come back.
+FIRST_REPLICA_S = 1200.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def desired_replicas(load: Load, target_wait_s: float, *, feeds_engines: bool = 
     `feeds_engines`: see PageScaling.
     """
     if load.pages <= 0 and load.busy <= 0:
-        return 0.0
+        is_first_starting = load.running == 0 < load.target and load.ordered_ago_s < FIRST_REPLICA_S
+        return 1.0 if is_first_starting else 0.0
     # Work is in seconds of one replica. `arriving` is per second: the replicas that keep up with what arrives.
     arriving = max(0.0, load.busy + load.growth * load.page_s)
     # A new replica meets the work that is there when it has started, not the work that is there now.

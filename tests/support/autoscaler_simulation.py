@@ -28,6 +28,7 @@ from ray.serve._private.common import (
 )
 
 from serve_app.app import _scaling
+from serve_app.pipeline.window_limits import LEAST_PAGES
 from serve_app.settings import ReplicaRange
 
 TICK_S = 0.25
@@ -127,6 +128,10 @@ class Simulation:
         """Add pages that wait."""
         self._waiting.extend([self.now] * pages)
 
+    def give_up(self) -> None:
+        """Remove the pages that wait, as callers do who have waited too long."""
+        self._waiting.clear()
+
     def run(self, seconds: float, each_tick: Callable[[], None] | None = None) -> list[Moment]:
         """Run on, with `each_tick` before each step; return its moments."""
         until, begun = self.now + seconds, len(self.moments)
@@ -217,8 +222,9 @@ class Simulation:
         self._autoscaler.record_request_metrics_for_replica(ReplicaMetricReport(replica.id, metrics, self.now))
 
     def _report_queue(self) -> None:
-        """Report the pages that wait for a first replica, as their caller does."""
-        _add(self._queued, self.now, 0.0 if self.running else float(len(self._waiting)), self._since)
+        """Report the pages in flight that wait for a first replica, as their caller does."""
+        in_flight = 0 if self.running else min(len(self._waiting), LEAST_PAGES)
+        _add(self._queued, self.now, float(in_flight), self._since)
         queued: Any = list(self._queued)
         source = DeploymentHandleSource.REPLICA
         self._autoscaler.record_request_metrics_for_handle(

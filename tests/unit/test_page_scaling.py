@@ -164,6 +164,39 @@ def test_the_last_replica_goes_when_there_are_no_pages_and_the_first_comes_with_
     assert targets(simulation.run(120))[-1] == 0
 
 
+def test_a_job_that_is_held_without_replicas_brings_the_first_and_then_more(simulate: Simulate) -> None:
+    """Its caller has only a few pages in flight until there is a replica, which is then told of the others."""
+    simulation = simulate(min=0, downscale_delay_s=30)
+    simulation.run(20)
+    simulation.add(80)
+    moments = simulation.run(120)
+    assert targets(moments)[3] == 1
+    second = next(moment for moment in moments if moment.target > 1)
+    assert second.running == 1 and second.pages > 40, "as soon as the first one has told of the pages"
+    assert moments[60].pages == 0 and moments[-1].target == 0
+
+
+def test_the_first_replica_is_not_given_up_while_it_starts(simulate: Simulate) -> None:
+    """A node is being added for it, for example. Callers and jobs give up after a while, pause, and try again."""
+    simulation = simulate(min=0, start_s=250, downscale_delay_s=5)
+    simulation.run(10)
+    for _ in range(2):
+        simulation.add(8)
+        simulation.run(60)
+        simulation.give_up()
+        simulation.run(60)
+    assert set(targets(simulation.moments)[12:]) == {1}
+    assert targets(simulation.run(60))[-1] == 0, "it has come, and nobody needs it any more"
+
+
+def test_a_first_replica_that_does_not_come_is_given_up_when_nobody_waits(simulate: Simulate) -> None:
+    simulation = simulate(min=0, room=0, downscale_delay_s=5)
+    simulation.add(8)
+    simulation.run(60)
+    simulation.give_up()
+    assert targets(simulation.run(1300))[-1] == 0
+
+
 def test_no_replica_is_the_target_only_without_pages(simulate: Simulate) -> None:
     simulation = simulate(min=0, downscale_delay_s=1)
     simulation.add(1)
