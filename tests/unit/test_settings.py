@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,27 +70,6 @@ def test_lock_files_are_complete_and_carry_no_address() -> None:
         set(re.findall(r"^[\w.-]+==[\w.]+", (ROOT / f"requirements/{name}.txt").read_text(), re.M)) for name in names
     )
     assert serve and serve < paddle < dev, "the tests run on what is deployed"
-
-
-def test_the_dockerfile_copies_what_exists_and_runs_what_the_project_knows() -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-    copied = [word for line in re.findall(r"^COPY (.+)$", dockerfile, re.M) for word in line.split()[:-1]]
-    assert copied
-    for path in copied:
-        tracked = subprocess.run(["git", "ls-files", path], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert tracked.stdout, f"{path} is not in the repository"
-    modules = set(re.findall(r"python -m ([\w.]+)", dockerfile)) | set(re.findall(r'"-m", "([\w.]+)"', dockerfile))
-    makefile = (ROOT / "Makefile").read_text()
-    assert modules == {"pip", "serve_app", "serve_app.raster.fonts", "serve_app.recognition.engines.tessdata"}
-    assert all(f"-m {module}" in makefile for module in modules)
-    used = set(re.findall(r"requirements/[\w-]+\.txt", dockerfile))
-    assert used == {"requirements/serve.txt", "requirements/paddleocr-vl.txt"}
-    gpu, cpu = re.findall(r"^CMD (\[.+\])$", dockerfile, re.M)
-    assert '"configs/gpu.yaml"' in gpu and '"configs/local.yaml"' in cpu
-    languages = re.search(r"LANGUAGES := (.+)", makefile)
-    assert languages is not None
-    for language in languages[1].split():
-        assert dockerfile.count(f"tesseract-ocr-{language}") == 2
 
 
 def test_the_environment_opens_surfaces_and_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
