@@ -21,10 +21,10 @@ serve: $(VENV)/serve.installed tessdata fonts  ## run the service until Ctrl-C; 
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler  ## all tests; those that start a Ray two at a time
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
+	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
 check:  ## lint, types and unit tests: about a minute
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit

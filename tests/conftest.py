@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ray_environment import RAY_ENVIRONMENT
 from tests.support.samples import SAMPLES
 from tests.support.service import Service, deploy, standard_settings
 from tests.support.swift_fixture import swift
@@ -60,7 +61,7 @@ def serve_port() -> Iterator[int]:
     from ray import serve
 
     folder = tempfile.mkdtemp(prefix="ocr-", dir="/tmp")  # short: Ray's sockets lie below it
-    environment = {"HOME": folder, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    environment = {"HOME": folder, "RAY_TMPDIR": folder, **RAY_ENVIRONMENT}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     with socket.socket() as probe:

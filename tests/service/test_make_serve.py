@@ -68,7 +68,7 @@ class Running:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+    def wait_for(self, text: str, timeout_s: float = START_S) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.output:
             assert self.process.poll() is None and time.monotonic() < deadline, self.output
@@ -240,7 +240,7 @@ def commands_of(process: subprocess.Popen[Any]) -> str:
 
 def test_in_the_background_of_a_script_a_service_that_runs_ends_with_sigint(home: Path) -> None:
     with in_background(home) as running:
-        running.wait_for("Press Ctrl-C to stop.", START_S)
+        running.wait_for("Press Ctrl-C to stop.")
         running.ctrl_c()
     assert running.process.returncode == 0 and "finishing the requests in flight" in running.output
 
@@ -309,12 +309,12 @@ def test_mistakes_at_start_are_one_clear_line(home: Path) -> None:
             taken.bind(("127.0.0.1", port))
             taken.listen()
             running = Running(home, port)
-            assert running.process.wait(30) == 1
+            assert running.process.wait(START_S) == 1
             running._reader.join(5)
             assert running.output.count("\n") == 1 and "make serve PORT=" in running.output
     (home / "config.yaml").write_text("applications: [{name: ocr, import_path: x:y, args: {engins: []}}]")
     running = Running(home, port)
-    assert running.process.wait(30) == 1
+    assert running.process.wait(START_S) == 1
     running._reader.join(5)
     assert "engins" in running.output and "Traceback" not in running.output
 
@@ -322,7 +322,7 @@ def test_mistakes_at_start_are_one_clear_line(home: Path) -> None:
 def test_a_gpu_that_is_not_there_is_one_clear_sentence(home: Path) -> None:
     (home / "config.yaml").write_text((ROOT / "configs/gpu.yaml").read_text())
     running = Running(home, free_port(), RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
-    assert running.process.wait(60) == 1
+    assert running.process.wait(START_S) == 1
     running._reader.join(5)
     assert "The engine paddleocr-vl needs 1 GPU, but Ray finds 0 on this machine." in running.output
     assert "Traceback" not in running.output

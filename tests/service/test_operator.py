@@ -19,6 +19,7 @@ import yaml
 
 from tests.support.documentation import code_blocks
 from tests.support.processes import kill_tree
+from tests.support.ray_environment import RAY_ENVIRONMENT
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
@@ -41,8 +42,7 @@ class Cluster:
             **clean,
             "HOME": str(folder),
             "OCR_API_KEYS": KEY,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
+            **RAY_ENVIRONMENT,
         }
         host, _, dashboard_port = self.dashboard.removeprefix("http://").partition(":")
         self._log = (folder / "ray-start.log").open("wb")

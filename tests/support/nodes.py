@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.processes import kill_tree
+from tests.support.ray_environment import RAY_ENVIRONMENT
 from tests.support.service import Service
 from tests.support.swift import free_port
 
@@ -86,8 +87,7 @@ class Nodes:
             "HOME": str(folder),
             "PYTHONPATH": str(ROOT),
             "RAY_TMPDIR": str(folder),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_AUTH_MODE": "disabled",
+            **RAY_ENVIRONMENT,
             **variables,
         }
         port = free_port()
