@@ -50,7 +50,7 @@ ROLES = ("proxy", "ingress", "jobs", "rasterizer", "decoder", "recognizers", "co
 STEP_PAGE_S = 0.3
 STEP_REPLICAS = 8
 STEP_CALLERS = 32
-STEP_PHASES_S = (10.0, 60.0, 90.0)
+STEP_PHASES_S = (10.0, 60.0, 210.0)
 DEPLOYMENT = "Recognizer-dummy"
 
 

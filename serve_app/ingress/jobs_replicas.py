@@ -16,9 +16,12 @@ from serve_app.jobs.deployment import Elsewhere, JobsReport
 from serve_app.jobs.idempotency_store import Claim
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState
+from serve_app.runtime.broadcast import responses_in_time
 from serve_app.storage import StoreUnavailable
 
 Response = TypeVar("Response")
+
+ELSEWHERE = Elsewhere.ELSEWHERE
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -51,14 +54,22 @@ class JobsReplicas:
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """Return a job once its version is above `seen`, or after `wait_s`; None if no replica has it."""
-        views = await self._ask_all("view", job_id, seen, wait_s, limit_s=wait_s + CALL_S)
+        views = await self._ask_all(
+            "view", job_id, seen, wait_s, limit_s=wait_s + CALL_S, is_enough=lambda view: view is not None
+        )
         # Two may have it for a while, after one was taken for dead. The one that has done more is believed.
         return max(filter(None, views), key=lambda view: view.record.done + view.record.failed, default=None)
 
     async def end(self, job_id: str, state: JobState) -> JobRecord | None:
-        """Cancel or delete a job; return its record, or None if it was deleted already."""
-        responses = await _once_there(lambda: self._ask_all("end", job_id, state, limit_s=END_S), END_S)
-        ends = [each for each in responses if each is not Elsewhere.ELSEWHERE]
+        """Cancel or delete a job; return its record, or None if it was deleted already.
+
+        A replica that hangs delays this only if no other has the job.
+        """
+        responses = await _once_there(
+            lambda: self._ask_all("end", job_id, state, limit_s=END_S, is_enough=lambda end: end is not ELSEWHERE),
+            END_S,
+        )
+        ends = [each for each in responses if each is not ELSEWHERE]
         if not ends:  # one replica for all such calls about this job, so that they take turns
             handle = self._jobs.options(session_id=job_id)
             ends = [await _respond(handle.end_for_others.remote(job_id, state), END_S)]
@@ -73,10 +84,15 @@ class JobsReplicas:
         valid: Claim = await _once_there(lambda: _respond(handle.claim.remote(owner, name, claim), CALL_S), CLAIM_S)
         return valid
 
-    async def _ask_all(self, method: str, *arguments: Any, limit_s: float) -> list[Any]:
-        """Call a method of every replica; return the responses of those that are there."""
+    async def _ask_all(
+        self, method: str, *arguments: Any, limit_s: float, is_enough: Callable[[Any], bool]
+    ) -> list[Any]:
+        """Call a method of every replica; return the responses of those that are there. One that `is_enough` ends the wait."""
         call = self._jobs.broadcast(method, *arguments)
-        returned = await _respond(call.results_async(timeout_s=limit_s, return_exceptions=True), limit_s)
+        waiting = responses_in_time(
+            call, timeout_s=limit_s, is_enough=lambda each: not isinstance(each, BaseException) and is_enough(each)
+        )
+        returned = await _respond(waiting, limit_s + CALL_S)
         responses = []
         for each in returned:
             if isinstance(each, StoreUnavailable):

@@ -16,6 +16,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.recognition.deployment import EnginePhase, EngineState
+from serve_app.runtime.broadcast import responses_in_time
 
 log = logging.getLogger("ray.serve.monitor")
 
@@ -87,13 +88,11 @@ class EngineMonitor:
     async def poll(self) -> None:
         """Ask all replicas."""
         try:
-            answers = await self._recognizer.broadcast("state").results_async(
-                timeout_s=POLL_TIMEOUT_S, return_exceptions=True
-            )
+            answers = await responses_in_time(self._recognizer.broadcast("state"), timeout_s=POLL_TIMEOUT_S)
         except DeploymentUnavailableError:  # Serve's way to say that there are none
             self.report([], 0)
         except TimeoutError:
-            # Either some replica is too busy, and the known state stays, or Serve does not know the deployment yet.
+            # Serve does not know the deployment yet, or is too busy.
             replicas = await asyncio.to_thread(_running_replicas, self._recognizer)
             self._replicas = self._replicas if replicas is None else replicas
         except Exception as error:

@@ -1,1 +1,2 @@
-"""Building blocks of every process: memory, child processes, temporary files. Uses the operating system and errors."""
+"""Building blocks of every process: memory, child processes, temporary files, calls to all replicas. Uses the
+operating system, Ray and errors."""

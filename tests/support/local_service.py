@@ -114,6 +114,9 @@ class LocalResponse:
                 raise TaskCancelledError from None
             raise
 
+    async def get_async(self) -> Any:
+        return await self
+
     def cancel(self) -> None:
         self._task.cancel()
 
@@ -149,13 +152,8 @@ class LocalBroadcast:
     def __init__(self, responses: list[LocalResponse]) -> None:
         self._responses = responses
 
-    async def results_async(self, *, timeout_s: float | None = None, return_exceptions: bool = False) -> list[Any]:
-        async with asyncio.timeout(timeout_s):  # Python 3.11's wait_for may swallow a cancellation
-            return await asyncio.gather(*map(_result, self._responses), return_exceptions=return_exceptions)
-
-
-async def _result(response: LocalResponse) -> Any:
-    return await response
+    async def _fetch_replica_results_async(self) -> list[LocalResponse]:
+        return self._responses
 
 
 class LocalMethod:

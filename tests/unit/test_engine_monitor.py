@@ -17,25 +17,7 @@ from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
 from serve_app.storage.store import StoreUnavailable
-
-
-class Recognizer:
-    """Stands for the handle of a recognizer: `answers` are what its replicas say, or what ends the call."""
-
-    def __init__(self, *answers: Any) -> None:
-        self.answers: list[Any] = list(answers)
-        self.error: Exception | None = None
-
-    def broadcast(self, method: str) -> Recognizer:
-        assert method == "state"
-        return self
-
-    async def results_async(self, *, timeout_s: float, return_exceptions: bool) -> list[Any]:
-        assert timeout_s and return_exceptions
-        if self.error is not None:
-            raise self.error
-        return self.answers
-
+from tests.support.broadcasts import SILENCE, Broadcasts
 
 NOBODY = DeploymentUnavailableError(DeploymentID("x"))
 
@@ -47,7 +29,7 @@ def said(replica: str, phase: EnginePhase, reason: str | None = None) -> EngineS
 READY, FAILED = said("a", EnginePhase.INITIALIZED), said("b", EnginePhase.FAILED, "out of memory")
 
 
-def monitor(recognizer: Recognizer, *, from_zero: bool = False) -> EngineMonitor:
+def monitor(recognizer: Broadcasts, *, from_zero: bool = False) -> EngineMonitor:
     handle: Any = recognizer
     return EngineMonitor(handle, initial_phase=EnginePhase.INITIALIZING, from_zero=from_zero)
 
@@ -61,19 +43,19 @@ def is_degraded(looks: StoreMonitor) -> bool:
 
 
 def test_before_any_replica_has_answered_the_phase_is_what_the_settings_say() -> None:
-    engines = monitor(Recognizer())
+    engines = monitor(Broadcasts())
     assert engines.state.phase is EnginePhase.INITIALIZING
     assert engines.has_replicas and engines.replicas == 0 and not engines.lost_replicas
 
 
 async def test_one_replica_that_is_ready_serves_everybody() -> None:
-    engines = monitor(Recognizer(FAILED, READY))
+    engines = monitor(Broadcasts(FAILED, READY))
     await engines.poll()
     assert engines.is_ready and engines.replicas == 2
 
 
 async def test_an_engine_that_is_at_zero_because_there_are_no_pages_has_lost_nothing() -> None:
-    recognizer = Recognizer(READY)
+    recognizer = Broadcasts(READY)
     engines = monitor(recognizer, from_zero=True)
     await engines.poll()
     assert phase_and_reason(engines) == ("initialized", None)
@@ -84,17 +66,17 @@ async def test_an_engine_that_is_at_zero_because_there_are_no_pages_has_lost_not
 
 
 async def test_a_replica_that_is_gone_does_not_hide_one_that_failed() -> None:
-    recognizer = Recognizer(READY, FAILED)
+    recognizer = Broadcasts(READY, FAILED)
     engines = monitor(recognizer)
     await engines.poll()
     assert phase_and_reason(engines) == ("initialized", None)
-    recognizer.answers = [ActorDiedError(), FAILED]
+    recognizer.outcomes = [ActorDiedError(), FAILED]
     await engines.poll()
     assert phase_and_reason(engines) == ("failed", "out of memory")
 
 
 async def test_without_replicas_the_phase_is_what_the_settings_say_until_one_is_back() -> None:
-    recognizer = Recognizer(READY)
+    recognizer = Broadcasts(READY)
     engines = monitor(recognizer)
     await engines.poll()
     recognizer.error = NOBODY
@@ -107,7 +89,7 @@ async def test_without_replicas_the_phase_is_what_the_settings_say_until_one_is_
 
 
 async def test_an_engine_that_failed_stays_failed_while_its_replicas_are_replaced() -> None:
-    recognizer = Recognizer(FAILED)
+    recognizer = Broadcasts(FAILED)
     engines = monitor(recognizer)
     await engines.poll()
     recognizer.error = NOBODY
@@ -115,10 +97,10 @@ async def test_an_engine_that_failed_stays_failed_while_its_replicas_are_replace
     assert phase_and_reason(engines) == ("failed", "out of memory")
 
 
-async def test_while_a_replica_is_too_busy_to_answer_the_controller_counts_them_and_states_stay(
+async def test_while_serve_is_too_busy_to_call_them_the_controller_counts_replicas_and_states_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recognizer = Recognizer(READY)
+    recognizer = Broadcasts(READY)
     engines = monitor(recognizer)
     await engines.poll()
     counts = iter([5, None, 0])
@@ -132,8 +114,21 @@ async def test_while_a_replica_is_too_busy_to_answer_the_controller_counts_them_
     assert not engines.has_replicas
 
 
+async def test_a_replica_that_hangs_does_not_hide_what_the_others_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_monitor, "POLL_TIMEOUT_S", 0.1)
+    recognizer = Broadcasts(READY)
+    engines = monitor(recognizer)
+    await engines.poll()
+    recognizer.outcomes = [SILENCE, FAILED, FAILED]
+    await engines.poll()
+    assert phase_and_reason(engines) == ("failed", "out of memory") and engines.replicas == 3
+    recognizer.outcomes = [SILENCE]
+    await engines.poll()
+    assert phase_and_reason(engines) == ("failed", "out of memory") and engines.replicas == 1
+
+
 async def test_a_failed_poll_changes_nothing() -> None:
-    recognizer = Recognizer(READY)
+    recognizer = Broadcasts(READY)
     engines = monitor(recognizer)
     await engines.poll()
     recognizer.error = ActorDiedError()
