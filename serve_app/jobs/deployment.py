@@ -187,8 +187,8 @@ class Jobs:
     async def report(self) -> JobsReport:
         """Return the numbers of this replica, and those of the others at their last beats."""
         store_reason = self._services.store_monitor.reason or self._janitor.failure
-        load = self._janitor.load + self._holders.load_of_others
-        return JobsReport(load.running, load.waiting, store_reason, load.unreadable)
+        jobs = self._janitor.counts + self._holders.counts_of_others
+        return JobsReport(jobs.running, jobs.waiting, store_reason, jobs.unreadable)
 
     async def view(self, job_id: str, seen: int = -1, wait_s: float = 0) -> JobView | None:
         """Return a job once its version is above `seen`, or after `wait_s`; None if it is not active here."""

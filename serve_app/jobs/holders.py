@@ -26,7 +26,7 @@ FOLDER = "jobs/holders"
 
 
 @dataclass(frozen=True)
-class Load:
+class JobCounts:
     """Numbers of jobs: running, waiting, those that could start at once, and those with unreadable records."""
 
     running: int = 0
@@ -34,8 +34,8 @@ class Load:
     free: int = 0
     unreadable: int = 0
 
-    def __add__(self, other: Load) -> Load:
-        return Load(
+    def __add__(self, other: JobCounts) -> JobCounts:
+        return JobCounts(
             self.running + other.running,
             self.waiting + other.waiting,
             self.free + other.free,
@@ -48,7 +48,7 @@ class _Seen:
     """What was seen of another replica: its last beat, when it came, and how many looks have found no newer one."""
 
     content: bytes
-    load: Load
+    counts: JobCounts
     changed_at: float
     looks: int = 0
 
@@ -86,29 +86,29 @@ class Holders:
         return self._clock() - self._changed_at
 
     @property
-    def load_of_others(self) -> Load:
-        """The load of the other replicas that are alive, at their last beats."""
-        return sum((seen.load for seen in self._others.values() if not self._is_dead(seen)), Load())
+    def counts_of_others(self) -> JobCounts:
+        """The jobs of the other replicas that are alive, at their last beats."""
+        return sum((seen.counts for seen in self._others.values() if not self._is_dead(seen)), JobCounts())
 
     def free_slots(self, holder: str) -> int:
         """Return how many more jobs another replica could start at its last beat, less those given to it since."""
-        return self._others[holder].load.free
+        return self._others[holder].counts.free
 
     def note_given(self, holder: str) -> None:
         """Note that a job has been given to another replica."""
         if (seen := self._others.get(holder)) is not None:
-            seen.load = replace(seen.load, free=max(0, seen.load.free - 1))
+            seen.counts = replace(seen.counts, free=max(0, seen.counts.free - 1))
 
     def chosen_for(self, job_id: str) -> str:
         """Return the replica that should take a job which nobody has. All that see the same replicas choose the same one."""
         return max(self.alive, key=lambda holder: hashlib.sha256(f"{job_id} {holder}".encode()).digest())
 
-    async def beat(self, load: Load) -> None:
-        """Show that this replica is alive and has this load, and look at the others."""
+    async def beat(self, counts: JobCounts) -> None:
+        """Show that this replica is alive and has these jobs, and look at the others."""
         before = self.alive
         try:
             self._beats += 1
-            beat = json.dumps({"count": self._beats, "load": asdict(load)}).encode()
+            beat = json.dumps({"count": self._beats, "jobs": asdict(counts)}).encode()
             await self._store.put(f"{FOLDER}/{self.me}", beat, "application/json")
             await self._look()
         except StoreUnavailable:
@@ -133,7 +133,7 @@ class Holders:
             if content is None:  # it has just left
                 self._others.pop(holder, None)
             elif seen is None or seen.content != content:
-                self._others[holder] = _Seen(content, Load(**json.loads(content)["load"]), now)
+                self._others[holder] = _Seen(content, JobCounts(**json.loads(content)["jobs"]), now)
             else:
                 seen.looks += 1
                 if now - seen.changed_at > self._dead_after_s + FORGET_AFTER_S and self.alive[0] == self.me:

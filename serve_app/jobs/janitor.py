@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from serve_app.jobs.holders import BEAT_S, Load
+from serve_app.jobs.holders import BEAT_S, JobCounts
 from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.leases import Leases
@@ -67,10 +67,10 @@ class Janitor:
         return next(iter(self._failures.values()), None)
 
     @property
-    def load(self) -> Load:
-        """The load of this replica."""
+    def counts(self) -> JobCounts:
+        """The jobs of this replica."""
         scheduler = self._scheduler
-        return Load(scheduler.running, scheduler.waiting, scheduler.free, len(self._unreadable))
+        return JobCounts(scheduler.running, scheduler.waiting, scheduler.free, len(self._unreadable))
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return coroutines to run in the background: several, so that a long sweep delays neither resuming nor a beat."""
@@ -111,7 +111,7 @@ class Janitor:
 
     async def renew(self) -> None:
         """Renew the leases, and note the jobs that other replicas have taken over. Raises StoreUnavailable."""
-        self._lost.update(await self._leases.renew(self.load))
+        self._lost.update(await self._leases.renew(self.counts))
 
     async def pass_on(self) -> None:
         """Let go of jobs that others have, of jobs that are done, and of waiting ones that others can start at once.

@@ -17,7 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from serve_app.jobs.holders import BEAT_S, Holders, Load
+from serve_app.jobs.holders import BEAT_S, Holders, JobCounts
 from serve_app.storage import Store
 
 FOLDER = "jobs/leases"
@@ -105,7 +105,7 @@ class Leases:
         if self.holds(job_id):
             return
         if not self.holders.has_begun:
-            await self.holders.beat(Load())
+            await self.holders.beat(JobCounts())
         await self._store.put(_key(job_id, self.holders.me), b"", OCTETS)
         self._held.add(job_id)
         self._free_since.pop(job_id, None)
@@ -142,14 +142,14 @@ class Leases:
                 for holder in self._known.pop(job_id):
                     await self._store.delete(_key(job_id, holder))
 
-    async def renew(self, load: Load) -> list[str]:
+    async def renew(self, counts: JobCounts) -> list[str]:
         """Beat, and return the jobs that another replica has now; this one's leases of them are ended."""
         held = self.held
         # Leases first: whoever has written one has beaten before, so that the list of holders that follows has it.
         known: dict[str, set[str]] = defaultdict(set)
         for job_id, holder in await self._list():
             known[job_id].add(holder)
-        await self.holders.beat(load)
+        await self.holders.beat(counts)
         self._known = dict(known)
         alive = set(self.holders.alive)
         return [job_id for job_id in held & self._held if not await self._keep(job_id, known[job_id], alive)]

@@ -119,12 +119,12 @@ async def test_an_unreadable_record_is_counted_and_said_once_and_stops_no_other_
     for _ in range(2):
         await house.janitor.resume()
     await asyncio.sleep(0)
-    assert house.ran == [good.id] and house.janitor.load.unreadable == 1
+    assert house.ran == [good.id] and house.janitor.counts.unreadable == 1
     assert caplog.text.count("cannot read") == 1 and bad.id in caplog.text
     record.write_bytes(whole)
     await house.janitor.resume()
     await asyncio.sleep(0)
-    assert house.ran == [good.id, bad.id] and house.janitor.load.unreadable == 0
+    assert house.ran == [good.id, bad.id] and house.janitor.counts.unreadable == 0
 
 
 async def test_a_finished_job_that_was_not_indexed_yet_is_not_run_again(house: House) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.jobs.holders import BEAT_S, DEAD_AFTER_BEATS, Holders, Load
+from serve_app.jobs.holders import BEAT_S, DEAD_AFTER_BEATS, Holders, JobCounts
 from serve_app.jobs.leases import OVERDUE_BEATS, UNLEASED_BEATS, Leases
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage import StoreUnavailable
@@ -41,7 +41,7 @@ class Replica:
 
     async def beat(self, jobs: list[str], free: int = 0) -> None:
         self.clock.now += BEAT_S
-        self.lost += await self.leases.renew(Load(free=free))
+        self.lost += await self.leases.renew(JobCounts(free=free))
         for job_id in self.leases.to_take(jobs):
             await self.leases.take(job_id)
         await self.leases.forget_all_but(jobs)
