@@ -108,7 +108,7 @@ class Holders:
         before = self.alive
         try:
             self._beats += 1
-            beat = json.dumps({"count": self._beats, "jobs": asdict(counts)}).encode()
+            beat = json.dumps({"count": self._beats, "load": asdict(counts)}).encode()
             await self._store.put(f"{FOLDER}/{self.me}", beat, "application/json")
             await self._look()
         except StoreUnavailable:
@@ -133,7 +133,7 @@ class Holders:
             if content is None:  # it has just left
                 self._others.pop(holder, None)
             elif seen is None or seen.content != content:
-                self._others[holder] = _Seen(content, JobCounts(**json.loads(content)["jobs"]), now)
+                self._others[holder] = _Seen(content, JobCounts(**json.loads(content)["load"]), now)
             else:
                 seen.looks += 1
                 if now - seen.changed_at > self._dead_after_s + FORGET_AFTER_S and self.alive[0] == self.me:
