@@ -16,20 +16,50 @@ from serve_app.raster.text_layout import FloatBox
 INVISIBLE, CLIPPING = 3, 4
 """Modes of text. All from the second one on clip."""
 
-_CURVES = {"c", "v", "y"}
+MAX_SIDES = 400
+"""Most sides of a clip that is followed. Rounded corners have eight each."""
+
+_PIECES = 8  # of a curve
 _PAINTING = {"n", "S", "s", "f", "F", "f*", "B", "B*", "b", "b*"}
 _OPAQUE = ("/Normal", "/Compatible")
+Point = tuple[float, float]
+
 _IDENTITY: Matrix = (1, 0, 0, 1, 0, 0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An area on the page within outlines of points, which close by themselves. A curve is some straight pieces.
+
+    `even_odd`: an outline within another one is a hole.
+    """
+
+    outlines: Sequence[Sequence[Point]]
+    even_odd: bool = False
+
+    @property
+    def sides(self) -> int:
+        return sum(map(len, self.outlines))
+
+    def has(self, x: float, y: float) -> bool:
+        """Whether a point is in the area, by the number of times that the outlines wind around it."""
+        turns = 0
+        for outline in self.outlines:
+            for (across, up), (other, other_up) in zip(outline, [*outline[1:], outline[0]], strict=True):
+                if (up <= y) != (other_up <= y) and across + (y - up) * (other - across) / (other_up - up) > x:
+                    turns += 1 if other_up > up else -1
+        return turns % 2 == 1 if self.even_odd else turns != 0
 
 
 @dataclass(frozen=True)
 class GraphicsState:
     """The graphics state: the matrix, the text's mode and leading, what clips leave, and why pictures are transparent.
 
-    `clip` is None if it is no level rectangle.
+    `clip` is the box of what is left, and None if letters clip. `shapes` are the clips that are no level rectangles.
     """
 
     clip: FloatBox | None
+    shapes: tuple[Shape, ...] = ()
     matrix: Matrix = _IDENTITY
     mode: int = 0
     leading: float = 0
@@ -38,12 +68,13 @@ class GraphicsState:
     def moved(self, numbers: Iterable[Any]) -> GraphicsState:
         return replace(self, matrix=multiply(_matrix(numbers), self.matrix))
 
-    def clipped(self, path: Sequence[tuple[float, float]] | None) -> GraphicsState:
-        """Return the state with a clip more. `path` has points on the page, or is None if it has curves."""
-        if self.clip is None or not path:
+    def clipped(self, shape: Shape | None) -> GraphicsState:
+        """Return the state with a clip more; None are letters, or a shape that is too long to follow."""
+        if self.clip is None or shape is None or not shape.outlines or shape.sides > MAX_SIDES:
             return replace(self, clip=None)
-        box, is_rectangle = rectangle_of(path)
-        return replace(self, clip=common_part(self.clip, box) if is_rectangle else None)
+        box, is_rectangle = rectangle_of(point for outline in shape.outlines for point in outline)
+        state = replace(self, clip=common_part(self.clip, box))
+        return state if is_rectangle and len(shape.outlines) == 1 else replace(state, shapes=(*self.shapes, shape))
 
     def changed(self, entries: Dictionary) -> GraphicsState:
         """Return the state with the entries of a dictionary of graphics state parameters."""
@@ -66,11 +97,11 @@ class GraphicsReader:
         self.line = _IDENTITY
         self._resources = resources
         self._saved: list[GraphicsState] = []
-        self._path: list[tuple[float, float]] = []
-        self._has_curves = self._clips = False
+        self._path: list[list[Point]] = []  # each outline
+        self._clip = ""  # the operator that makes the path a clip
 
     @property
-    def text_start(self) -> tuple[float, float]:
+    def text_start(self) -> Point:
         """Where the line of text begins on the page."""
         return transform(self.state.matrix, *self.line[4:])
 
@@ -96,19 +127,30 @@ class GraphicsReader:
 
     def _read_path(self, operator: str, operands: Sequence[Any]) -> None:
         match operator:
-            case "m" | "l" if len(operands) == 2:
-                across, up = map(float, operands)
-                self._path.append(transform(self.state.matrix, across, up))
+            case "m" if len(operands) == 2:
+                self._path.append(self._points(operands))
+            case "l" if len(operands) == 2 and self._path:
+                self._path[-1] += self._points(operands)
+            case "c" | "v" | "y" if len(operands) == (6 if operator == "c" else 4) and self._path:
+                points = self._points(operands)
+                start = self._path[-1][-1]
+                first = start if operator == "v" else points[0]
+                self._path[-1] += _curve(start, first, points[-1 if operator == "y" else -2], points[-1])
+            case "h" if self._path:
+                self._path.append(self._path[-1][:1])  # a side without a new beginning goes on from there
             case "re" if len(operands) == 4:
-                self._path += corners(self.state.matrix, operands)
+                self._path.append(corners(self.state.matrix, operands))
             case "W" | "W*":
-                self._clips = True
-            case _ if operator in _CURVES:
-                self._has_curves = True
+                self._clip = operator
             case _ if operator in _PAINTING:
-                if self._clips:
-                    self.state = self.state.clipped(None if self._has_curves else self._path)
-                self._path, self._has_curves, self._clips = [], False, False
+                if self._clip:
+                    outlines = [outline for outline in self._path if len(outline) > 1]
+                    self.state = self.state.clipped(Shape(outlines, self._clip == "W*"))
+                self._path, self._clip = [], ""
+
+    def _points(self, operands: Iterable[Any]) -> list[Point]:
+        numbers = list(map(float, operands))
+        return [transform(self.state.matrix, *pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def _read_text(self, operator: str, operands: Sequence[Any]) -> None:
         match operator:
@@ -140,7 +182,21 @@ def _matrix(numbers: Iterable[Any]) -> Matrix:
     return a, b, c, d, e, f
 
 
-def corners(matrix: Matrix, rectangle: Iterable[Any]) -> list[tuple[float, float]]:
+def _curve(start: Point, first: Point, second: Point, end: Point) -> list[Point]:
+    """Return points along a Bezier curve, without its start."""
+    points = []
+    for step in range(1, _PIECES + 1):
+        t = step / _PIECES
+        weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+        x, y = (
+            sum(w * point[axis] for w, point in zip(weights, (start, first, second, end), strict=True))
+            for axis in (0, 1)
+        )
+        points.append((x, y))
+    return points
+
+
+def corners(matrix: Matrix, rectangle: Iterable[Any]) -> list[Point]:
     """Return the corners of a rectangle (left, bottom, width, height), each mapped by `matrix`."""
     left, bottom, width, height = map(float, rectangle)
     return [

@@ -1,8 +1,7 @@
 """Finds the text that a page of a PDF has but does not show.
 
 That is text in the invisible mode, and text drawn before a picture that covers its place, wherever it is: on the page or in
-forms. Only a picture that is seen as a level rectangle covers, as in `raster.visibility`: clips by letters (text modes 4 to 7)
-or by other shapes, and transparency, let through what is below.
+forms. Clips by letters (text modes 4 to 7), transparency, and layers that are off let through what is below.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pikepdf
-from pikepdf import Array
+from pikepdf import Array, Name, Pdf
 
-from serve_app.outputs.graphics_state import CLIPPING, INVISIBLE, GraphicsReader, GraphicsState, corners, named
-from serve_app.raster.clips import area_of, common_part, rectangle_of
+from serve_app.outputs.graphics_state import CLIPPING, INVISIBLE, GraphicsReader, GraphicsState, Shape, corners, named
+from serve_app.outputs.layers import Layers
+from serve_app.raster.clips import area_of, common_part
 from serve_app.raster.text_layout import FloatBox
 from serve_app.raster.visibility import COVERING_SHARE, MAX_FORM_DEPTH
 
@@ -24,6 +24,9 @@ MAX_OPERATORS = 300_000
 
 MAX_COVERS = 100
 """Most pictures that cover a page. Each takes time for all text before it."""
+
+MAX_COMPARISONS = 5_000_000
+"""Most comparisons of a text with a side of a shape. They take a second or two."""
 
 SHOWING = {"Tj", "TJ", "'", '"'}
 _PLACING = {"BT", "Td", "TD", "Tm", "T*", "'", '"'}
@@ -71,24 +74,34 @@ class Content:
                 self.hidden.difference_update(before)
 
 
-def scan_page(page: pikepdf.Page) -> Content:
-    """Return a page's content. Raises TooLong if it has over MAX_OPERATORS or MAX_COVERS."""
-    content = _Scan(page).content
+def scan_page(pdf: Pdf, page: pikepdf.Page) -> Content:
+    """Return the content of a page of `pdf`. Raises TooLong if it has over MAX_OPERATORS, MAX_COVERS or MAX_COMPARISONS."""
+    content = _Scan(page, Layers(pdf)).content
     content.settle()
     return content
 
 
 class _Scan:
-    def __init__(self, page: pikepdf.Page) -> None:
+    def __init__(self, page: pikepdf.Page, layers: Layers) -> None:
+        self._layers = layers
         self._box = common_part(_box(page.mediabox), _box(page.cropbox))
-        self._operators = self._covers = 0
+        self._operators = self._covers = self._comparisons = 0
         self._parsed: dict[tuple[int, int], Sequence[Instruction]] = {}
         self._shown: list[tuple[Content, int, tuple[float, float]]] = []  # where each text that may be seen begins
         resources = page.obj.get("/Resources")
-        self.content = self._scan(pikepdf.parse_content_stream(page), resources, GraphicsState(self._box), 0)
+        self.content = self._scan(pikepdf.parse_content_stream(page), resources, GraphicsState(self._box), [], 0)
 
-    def _scan(self, instructions: Sequence[Instruction], resources: Any, state: GraphicsState, depth: int) -> Content:
+    def _scan(
+        self,
+        instructions: Sequence[Instruction],
+        resources: Any,
+        state: GraphicsState,
+        shown: Sequence[bool],
+        depth: int,
+    ) -> Content:
+        """Scan a content stream. `shown` says for each marked content around it whether it is shown."""
         content = Content(instructions)
+        marked = [*shown]
         self._operators += len(instructions)
         if self._operators > MAX_OPERATORS:
             raise TooLong
@@ -97,7 +110,11 @@ class _Scan:
             operands, operator = instruction.operands, str(instruction.operator)
             reader.read(operator, operands)
             if operator == "Do" and operands:
-                self._draw(content, str(operands[0]), resources, reader.state, depth)
+                self._draw(content, str(operands[0]), resources, reader.state, marked, depth)
+            elif operator in ("BDC", "BMC"):
+                marked.append(self._is_shown(operands, resources))
+            elif operator == "EMC" and len(marked) > len(shown):
+                marked.pop()
             elif operator in SHOWING:
                 if reader.state.mode >= CLIPPING:
                     reader.state = reader.state.clipped(None)
@@ -107,21 +124,42 @@ class _Scan:
                     self._shown.append((content, index, reader.text_start))
         return content
 
-    def _draw(self, content: Content, name: str, resources: Any, state: GraphicsState, depth: int) -> None:
+    def _is_shown(self, operands: Sequence[Any], resources: Any) -> bool:
+        if len(operands) < 2 or operands[0] != "/OC":
+            return True
+        layer = named(resources, "/Properties", operands[1]) if isinstance(operands[1], Name) else None
+        return layer is not None and self._layers.are_shown(layer)
+
+    def _draw(
+        self,
+        content: Content,
+        name: str,
+        resources: Any,
+        state: GraphicsState,
+        marked: Sequence[bool],
+        depth: int,
+    ) -> None:
         drawn = named(resources, "/XObject", name)
         if not isinstance(drawn, pikepdf.Stream):
             return
+        shown = [*marked, self._layers.are_shown(drawn.get("/OC"))]
         if drawn.get("/Subtype") == "/Image":
-            if not state.transparent and not any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask", "/OC")):
+            if (
+                all(shown)
+                and not state.transparent
+                and not any(key in drawn for key in ("/SMask", "/Mask", "/ImageMask"))
+            ):
                 self._cover(state)
         elif drawn.get("/Subtype") == "/Form" and depth < MAX_FORM_DEPTH:
             own, box = drawn.get("/Matrix"), drawn.get("/BBox")
+            if "/Group" in drawn and state.transparent:
+                shown.append(False)  # all of the group lets through what is below, whatever states it has inside
             if isinstance(own, Array) and len(own) == 6:
                 state = state.moved(own)
             if isinstance(box, Array) and len(box) == 4:
                 left, bottom, right, top = map(float, box)
-                state = state.clipped(corners(state.matrix, (left, bottom, right - left, top - bottom)))
-            scanned = self._scan(self._instructions(drawn), drawn.get("/Resources", resources), state, depth + 1)
+                state = state.clipped(Shape([corners(state.matrix, (left, bottom, right - left, top - bottom))]))
+            scanned = self._scan(self._instructions(drawn), drawn.get("/Resources", resources), state, shown, depth + 1)
             content.forms.setdefault(name, (drawn, []))[1].append(scanned)
 
     def _instructions(self, form: pikepdf.Stream) -> Sequence[Instruction]:
@@ -131,19 +169,20 @@ class _Scan:
 
     def _cover(self, state: GraphicsState) -> None:
         """Hide the text below a picture, if it covers enough of the page."""
+        state = state.clipped(Shape([corners(state.matrix, (0, 0, 1, 1))]))
         if state.clip is None:
             return
-        bounds, _ = rectangle_of(corners(state.matrix, (0, 0, 1, 1)))
-        box = left, bottom, right, top = common_part(common_part(bounds, state.clip), self._box)
+        box = left, bottom, right, top = common_part(state.clip, self._box)
         if area_of(box) < COVERING_SHARE * area_of(self._box):
             return
         self._covers += 1
-        if self._covers > MAX_COVERS:
+        self._comparisons += len(self._shown) * sum(shape.sides for shape in state.shapes)
+        if self._covers > MAX_COVERS or self._comparisons > MAX_COMPARISONS:
             raise TooLong
         seen = []
         for text in self._shown:
             content, index, (x, y) = text
-            if left <= x <= right and bottom <= y <= top:
+            if left <= x <= right and bottom <= y <= top and all(shape.has(x, y) for shape in state.shapes):
                 content.hidden.add(index)
             else:
                 seen.append(text)

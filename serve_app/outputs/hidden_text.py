@@ -18,7 +18,7 @@ _OWN = ("/Type", "/Subtype", "/BBox", "/Matrix", "/Resources", "/Group", "/OC", 
 def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
     """Remove a page's hidden text. A page without any stays as it is, and so does one that is too long to look at."""
     try:
-        content = scan_page(page)
+        content = scan_page(pdf, page)
     except TooLong:
         return
     if content.has_hidden:

@@ -39,24 +39,20 @@ def area_of(box: FloatBox) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def clipped(box: FloatBox, item: Any, matrix: Any) -> tuple[FloatBox, bool]:
-    """Return the part of `box` within the clips of a page object, and whether all of that part can be seen.
+def clipped(box: FloatBox, item: Any, matrix: Any) -> FloatBox:
+    """Return the part of `box` within the bounds of the clips of a page object.
 
     `matrix` leads from the object's form to the page, in whose points `box` is. PDFium does not tell of clips made of letters.
     """
     path = pdfium_c.FPDFPageObj_GetClipPath(item)
     count = max(pdfium_c.FPDFClipPath_CountPaths(path), 0) if path else 0
-    whole = count <= MAX_CLIPS
     for index in range(min(count, MAX_CLIPS)):
         segments = pdfium_c.FPDFClipPath_CountPathSegments(path, index)
-        if not 0 < segments <= MAX_SEGMENTS:
-            whole = False
-            continue
-        points = [_point(pdfium_c.FPDFClipPath_GetPathSegment(path, index, number)) for number in range(segments)]
-        bounds, is_rectangle = rectangle_of(matrix.on_point(x, y) for x, y in points)
-        box = common_part(box, bounds)
-        whole = whole and is_rectangle
-    return box, whole
+        if 0 < segments <= MAX_SEGMENTS:
+            points = [_point(pdfium_c.FPDFClipPath_GetPathSegment(path, index, number)) for number in range(segments)]
+            bounds, _ = rectangle_of(matrix.on_point(x, y) for x, y in points)
+            box = common_part(box, bounds)
+    return box
 
 
 def _point(segment: Any) -> tuple[float, float]:

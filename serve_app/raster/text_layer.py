@@ -10,6 +10,7 @@ import math
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import pypdfium2.raw as pdfium_c
@@ -19,7 +20,14 @@ from serve_app.raster.glyphs import UndrawnGlyphs, character_at
 from serve_app.raster.pictures import pictures_of_text
 from serve_app.raster.text_layout import FloatBox, Glyph, group_paragraphs, group_words
 from serve_app.raster.text_quality import is_broken, is_gibberish
-from serve_app.raster.visibility import address, are_visible, draw_preview, has_text_in_annotations, scan_contents
+from serve_app.raster.visibility import (
+    address,
+    are_drawn,
+    are_visible,
+    draw_preview,
+    has_text_in_annotations,
+    scan_contents,
+)
 
 MIN_CHARACTERS = 20
 """With less text, a page is probably a drawing or a stamped scan. If it is not, recognizing it is fast."""
@@ -124,11 +132,17 @@ def read_visible_text(page: Any, *, width: int, height: int, dpi: int, least: in
     try:
         if not least <= textpage.count_chars() <= MAX_CHARACTERS:
             return None
-        characters = _characters(textpage, contents.visible_text, transform)
+        preview = draw_preview(page, width, dpi)
+        texts = [text for text, _ in contents.texts]
+        drawn = [True] * len(texts)
+        if contents.has_cover:
+            boxes = [_whole_pixels(transform.box(*box), width, height) for _, box in contents.texts]
+            drawn = are_drawn(page, preview, texts, boxes, width, height, dpi)
+        visible_text = {address(text.raw) for text in compress(texts, drawn)}
+        characters = _characters(textpage, visible_text, transform)
     finally:
         textpage.close()
     words = list(group_words(characters.glyphs, width, height))
-    preview = draw_preview(page, width, dpi)
     visible = are_visible(preview, [word.bbox for word, _, _ in words], width, height)
     visible_words = [
         word

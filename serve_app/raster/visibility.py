@@ -22,8 +22,8 @@ MAX_OBJECTS = 50_000
 """Most objects of a page. A page with more is a map, and slow to process."""
 
 COVERING_SHARE = 0.5
-"""A picture that covers this share of the page hides the text in its place drawn before it: scanners put the picture over
-the text layer."""
+"""Least share of the page that a picture covers if it is a scan. Scanners put it over the text layer, so whether the drawing
+has contrast in the place of a text says nothing."""
 
 MAX_ANNOTATIONS = 1000
 MAX_FORM_DEPTH = 8
@@ -35,59 +35,46 @@ less."""
 PREVIEW_PIXELS = 1_000_000
 """Size of the drawing on which words are checked for contrast. A4 at 72 dpi is half of it."""
 
+Preview = npt.NDArray[np.uint8]
+"""A grey drawing of a page, of shape (height, width) or (height, width, 1)."""
+
 _TEXT_ANNOTATIONS = (pdfium_c.FPDF_ANNOT_WIDGET, pdfium_c.FPDF_ANNOT_FREETEXT, pdfium_c.FPDF_ANNOT_STAMP)
 INVISIBLE_MODES = (pdfium_c.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium_c.FPDF_TEXTRENDERMODE_CLIP)
 
 
 @dataclass
 class Contents:
-    """Addresses of a page's visible text objects, its pictures, and the share of the page that they cover, at most 1.
+    """A page's text objects but those of invisible modes, its pictures, and the share of the page that they cover, at most 1.
 
-    `pictures` are boxes on the page in points, from the bottom left: left, bottom, right, top.
+    Texts are page objects with their boxes, and `pictures` are boxes: left, bottom, right, top on the page in points, from
+    the bottom left. `has_cover`: one of the pictures may cover as much of the page as a scan.
     """
 
-    visible_text: set[int]
-    picture_share: float = 0.0
+    texts: list[tuple[Any, FloatBox]] = field(default_factory=list)
     pictures: list[FloatBox] = field(default_factory=list)
+    picture_share: float = 0.0
+    has_cover: bool = False
 
 
 def scan_contents(page: Any) -> Contents | None:
     """Scan a page's objects. Returns None if there are more than MAX_OBJECTS."""
-    found = Contents(set())
+    found = Contents()
     page_box: FloatBox = page.get_bbox()
-    texts: list[int] = []
-    middles: list[tuple[float, float]] = []
-    covers: list[tuple[FloatBox, int]] = []  # each with the number of texts before it
     walk = page_objects(page)
     for item, matrix in itertools.islice(walk, MAX_OBJECTS):
         if item.type == pdfium_c.FPDF_PAGEOBJ_TEXT:
             if pdfium_c.FPDFTextObj_GetTextRenderMode(item) not in INVISIBLE_MODES:
-                texts.append(address(item.raw))
-                left, bottom, right, top = matrix.on_rect(*item.get_bounds())
-                middles.append(((left + right) / 2, (bottom + top) / 2))
+                box = matrix.on_rect(*item.get_bounds())
+                found.texts.append((item, common_part(box, page_box) if all(map(math.isfinite, box)) else page_box))
         elif item.type == pdfium_c.FPDF_PAGEOBJ_IMAGE:
             box = common_part(item.get_matrix().multiply(matrix).on_rect(0, 0, 1, 1), page_box)
-            box, is_whole = clipped(box, item, matrix)
+            box = clipped(box, item, matrix)
             share = area_of(box) / area_of(page_box)
             if share > 0:
                 found.pictures.append(box)
             found.picture_share = min(found.picture_share + share, 1)
-            if share >= COVERING_SHARE and is_whole and not pdfium_c.FPDFPageObj_HasTransparency(item):
-                covers.append((box, len(texts)))
-    found.visible_text = set(itertools.compress(texts, ~_are_covered(middles, covers)))
+            found.has_cover = found.has_cover or share >= COVERING_SHARE
     return found if next(walk, None) is None else None
-
-
-def _are_covered(
-    points: Sequence[tuple[float, float]], covers: Sequence[tuple[FloatBox, int]]
-) -> npt.NDArray[np.bool_]:
-    """Return for each point whether a box covers it. A box covers only points before the number beside it."""
-    x, y = np.array(points, float).reshape(-1, 2).T
-    covered = np.zeros(len(points), bool)
-    for (left, bottom, right, top), before in covers:
-        inside = (left <= x[:before]) & (x[:before] <= right) & (bottom <= y[:before]) & (y[:before] <= top)
-        covered[:before] |= inside
-    return covered
 
 
 def page_objects(page: Any) -> Iterator[tuple[Any, Any]]:
@@ -119,7 +106,7 @@ def _subtype(page: Any, index: int) -> int:
         pdfium_c.FPDFPage_CloseAnnot(annotation)
 
 
-def draw_preview(page: Any, width: int, dpi: int) -> npt.NDArray[np.uint8]:
+def draw_preview(page: Any, width: int, dpi: int) -> Preview:
     """Draw the page in grey, small; `width` and `dpi` are those of the page as it is recognized."""
     unit = max(round(72 * width / dpi / max(page.get_width(), 1)), 1)
     scale = min(unit, math.sqrt(PREVIEW_PIXELS / max(page.get_width() * page.get_height(), 1)))
@@ -130,7 +117,37 @@ def draw_preview(page: Any, width: int, dpi: int) -> npt.NDArray[np.uint8]:
         bitmap.close()
 
 
-def are_visible(preview: npt.NDArray[np.uint8], boxes: Sequence[Box], width: int, height: int) -> list[bool]:
+def are_drawn(
+    page: Any, preview: Preview, texts: Sequence[Any], boxes: Sequence[Box], width: int, height: int, dpi: int
+) -> list[bool]:
+    """Return for each text object whether the page would look other without it.
+
+    So text counts whatever clips, transparency and layers do to the pictures over it, and to itself. `boxes` are those of
+    the texts, in pixels of the page drawn at `width` x `height` and `dpi`; `preview` is its drawing by `draw_preview`.
+    """
+    try:
+        for text in texts:
+            pdfium_c.FPDFPageObj_SetIsActive(text, False)
+        without = draw_preview(page, width, dpi)
+    finally:
+        for text in texts:
+            pdfium_c.FPDFPageObj_SetIsActive(text, True)
+    changed = (
+        np.abs(preview.reshape(preview.shape[:2]).astype(int) - without.reshape(preview.shape[:2])) >= MIN_CONTRAST
+    )
+    sums = np.pad(
+        changed.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0))
+    )  # a large box takes no longer than a small one
+    down, across = preview.shape[0] / height, preview.shape[1] / width
+    areas = [_area(box, across, down) for box in boxes]
+    ends = [[side.indices(length)[:2] for side, length in zip(area, changed.shape, strict=True)] for area in areas]
+    return [
+        bool(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
+        for (top, bottom), (left, right) in ends
+    ]
+
+
+def are_visible(preview: Preview, boxes: Sequence[Box], width: int, height: int) -> list[bool]:
     """Return for each box whether anything is visible there. Text may be white on white, or covered.
 
     Boxes are in pixels of the page drawn at `width` x `height`; `preview` is its drawing by `draw_preview`.
@@ -139,14 +156,18 @@ def are_visible(preview: npt.NDArray[np.uint8], boxes: Sequence[Box], width: int
     return [_has_contrast(preview, box, across, down) for box in boxes]
 
 
-def _has_contrast(preview: npt.NDArray[np.uint8], box: Box, across: float, down: float) -> bool:
-    left, top, right, bottom = box
-    # One pixel more on each side includes background, even around a full stop.
-    area = preview[
-        max(int(top * down) - 1, 0) : math.ceil(bottom * down) + 1,
-        max(int(left * across) - 1, 0) : math.ceil(right * across) + 1,
-    ]
+def _has_contrast(preview: Preview, box: Box, across: float, down: float) -> bool:
+    area = preview[_area(box, across, down)]
     return area.size > 0 and int(area.max()) - int(area.min()) >= MIN_CONTRAST
+
+
+def _area(box: Box, across: float, down: float) -> tuple[slice, slice]:
+    """Return the rows and columns of a box: one more on each side includes background, even around a full stop."""
+    left, top, right, bottom = box
+    return (
+        slice(max(int(top * down) - 1, 0), math.ceil(bottom * down) + 1),
+        slice(max(int(left * across) - 1, 0), math.ceil(right * across) + 1),
+    )
 
 
 def address(pointer: Any) -> int:

@@ -64,18 +64,28 @@ def test_a_picture_drawn_through_letters_stays_and_covers_nothing(wrap: bytes, i
     through = wrap % (b"BT 7 Tr /F1 60 Tf 20 60 Td (ink) Tj ET " + PICTURE)
     source = with_content(SHOWN + HIDDEN + (b"/Form Do" if in_form else through), through, _scan_in_form)
 
-    data = searchable(source, page_of(words_block(at(20, 120, "слово"))))
+    data = searchable(source, page_of(words_block(at(20, 40, "shown"), at(20, 120, "слово"))))
 
     assert (drawn(source) == 0xC0).any(), "the picture is seen"
     assert np.array_equal(drawn(data), drawn(source))
     assert "shown on paper" in pdftotext(data) and "слово" in pdftotext(data) and "0ld" not in pdftotext(data)
+    assert pdftotext(data).split().count("shown") == 1
 
 
 def _scan_in_form(pdf: Pdf) -> None:
-    objects = pdf.pages[0].obj.Resources.XObject
+    """Let the form draw the picture; states of the page and the form, layers, a group, and copies in the layer that is off."""
+    resources = pdf.pages[0].obj.Resources
+    objects = resources.XObject
     objects.Form.Resources.XObject = Dictionary(Scan=objects.Scan)
-    pale, full = Dictionary(ca=0.5), Dictionary(ca=1, BM=Name.Normal)
-    pdf.pages[0].obj.Resources.ExtGState = Dictionary(Pale=pale, Full=full)
+    resources.ExtGState = Dictionary(Pale=Dictionary(ca=0.5), Full=Dictionary(ca=1, BM=Name.Normal))
+    objects.Form.Resources.ExtGState = resources.ExtGState
+    off, on = (pdf.make_indirect(Dictionary(Type=Name.OCG, Name=name)) for name in ("off", "on"))
+    pdf.Root.OCProperties = Dictionary(OCGs=Array([off, on]), D=Dictionary(OFF=Array([off])))
+    resources.Properties = Dictionary(Off=off, On=on, Rule=Dictionary(Type=Name.OCMD, OCGs=off))
+    for name, stream in (("ScanOff", objects.Scan), ("FormOff", objects.Form), ("Group", objects.Form)):
+        objects["/" + name] = pdf.make_stream(stream.read_raw_bytes(), dict(stream.items()))
+    objects.ScanOff.OC = objects.FormOff.OC = off
+    objects.Group.Group = Dictionary(S=Name.Transparency, I=True)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +99,19 @@ def _scan_in_form(pdf: Pdf) -> None:
         (b"q /Pale gs " + PICTURE + b"Q", b""),
         (b"q 1 0 0 1 0 -80 cm /Form Do Q", PICTURE),
         (b"q .5 0 0 1 0 0 cm /Form Do Q", b"q 0 0 600 120 re W n 600 0 0 200 0 0 cm /Scan Do Q"),
+        (b"q 0 0 300 200 re 10 130 280 60 re W* n " + PICTURE + b"Q", b""),
+        (b"q 200 200 -200 200 300 -200 cm /Scan Do Q", b""),
+        (b"q /Pale gs /Form Do Q", PICTURE),
+        (b"q /Pale gs /Group Do Q", b"/Full gs " + PICTURE),
+        (b"/OC /Off BDC /OC /On BDC EMC " + PICTURE + b"EMC", b""),
+        (b"/OC /Rule BDC " + PICTURE + b"EMC", b""),
+        (PICTURE.replace(b"Scan", b"ScanOff"), b""),
+        (b"/FormOff Do", PICTURE),
     ],
-    ids=["beside", "clipped", "turned", "curve", "five-corners", "transparent", "box-of-form", "clip-in-form"],
+    ids=[
+        *("beside", "clipped", "turned", "curve", "five-corners", "transparent", "box-of-form", "clip-in-form"),
+        *("hole", "crooked", "transparent-form", "transparent-group", "off", "rule", "picture-off", "form-off"),
+    ],
 )
 def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -> None:
     source = with_content(SHOWN + HIDDEN + picture, form, _scan_in_form)
@@ -108,8 +129,18 @@ def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -
         b"q 0 0 m 300 0 l 300 200 l 0 200 l h W* n " + PICTURE + b"Q",
         b"q 1 0 0 1 9 9 cm 0 0 9 9 re f Q /Pale gs /Full gs " + PICTURE,
         b"/Form Do",
+        b"/OC /On BDC " + PICTURE + b"EMC",
+        b"/OC /Off BDC EMC " + PICTURE,
+        b"q 3 0 m 300 3 l 297 200 l 0 197 l h W n " + PICTURE + b"Q",
+        b"q 20 0 m 280 0 l 291 0 300 9 300 20 c 300 180 l 300 200 280 200 v 20 200 l 0 200 0 180 y 0 20 l h W n "
+        + PICTURE
+        + b"Q",
+        b"q 300 9 -9 200 4 -4 cm /Scan Do Q",
     ],
-    ids=["rectangle", "four-lines", "opaque-again", "form"],
+    ids=[
+        *("rectangle", "four-lines", "opaque-again", "form", "on", "after-a-layer", "crooked-clip", "round-clip"),
+        "crooked",
+    ],
 )
 def test_text_that_a_picture_covers_is_replaced(picture: bytes) -> None:
     source = with_content(SHOWN + picture, PICTURE, _scan_in_form)
