@@ -55,7 +55,9 @@ class Limits(_Strict):
     max_pages: int = Field(
         1000, ge=1, description="Maximum pages read from one document; a request may set a lower limit"
     )
-    decode_s: float = Field(30, gt=0, description="Time limit for decoding one page, in seconds")
+    decode_s: float = Field(
+        30, gt=0, description="Time limit for decoding one page, in seconds; up to four times that while no CPU is free"
+    )
     fetch_s: float = Field(
         20,
         gt=0,

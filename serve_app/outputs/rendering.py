@@ -44,7 +44,7 @@ class WriterPool:
         except TimeoutError:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
         try:
-            yield self._limits.decode_s + PAGE_S * pages
+            yield min(self._limits.decode_s + PAGE_S * pages, self._limits.document_s)
         finally:
             self._slots.release()
 

@@ -13,9 +13,9 @@ import json
 import logging
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 from serve_app.document import Page
 from serve_app.document.spool import PageSpool
@@ -24,9 +24,12 @@ from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, Ser
 from serve_app.outputs.writer_exit import FORMAT_NAMES, NOT_KEPT, REFUSED, PagesNotKept
 from serve_app.runtime.child_process import child_command, child_environment, exit_reason
 from serve_app.runtime.mapped_file import unnamed_file
+from serve_app.runtime.work_limit import WorkLimit
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 
 log = logging.getLogger("ray.serve.ingress")
+
+Result = TypeVar("Result")
 
 MEMORY_BYTES = 4 * 2**30
 """Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
@@ -61,21 +64,22 @@ async def searchable_pdf(
 ) -> WrittenFile:
     """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning `pages_drawn`.
 
-    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if one of at most
-    three attempts takes `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if at most three
+    attempts together take `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
+    limit = WorkLimit(timeout_s)
     with await asyncio.to_thread(unnamed_file, source) as original:
         settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}
         try:
             try:
-                return await _write("pdf", original, settings, spool.pages_as_json, timeout_s)
+                return await _write("pdf", original, settings, spool.pages_as_json, limit)
             except PagesNotKept as error:
                 log.info("the PDF is written anew, with %d pages drawn", len(error.positions))
                 again = {**settings, "draw": error.positions}
-                return await _write("pdf", original, again, spool.pages_as_json, timeout_s)
+                return await _write("pdf", original, again, spool.pages_as_json, limit)
         except CorruptDocument as error:
             log.info("the PDF is written anew, with its pages drawn: %s", error.message)
-            return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, timeout_s)
+            return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, limit)
 
 
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:
@@ -86,7 +90,7 @@ async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> Binary
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
         ranges = _concatenate(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
         settings = {"title": title, "pictures": ranges}
-        return (await _write("docx", pictures, settings, _as_json(spool.pages), timeout_s)).file
+        return (await _write("docx", pictures, settings, _as_json(spool.pages), WorkLimit(timeout_s))).file
 
 
 async def page_docx_files(
@@ -98,7 +102,7 @@ async def page_docx_files(
     """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
         ranges = await asyncio.to_thread(_concatenate, figures, pictures)
-        return (await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), timeout_s)).file
+        return (await _write("pages", pictures, {"pictures": ranges}, _as_json(pages), WorkLimit(timeout_s))).file
 
 
 def _concatenate(figures: Iterable[tuple[str, bytes]], to: BinaryIO) -> dict[str, tuple[int, int]]:
@@ -115,12 +119,12 @@ def _as_json(pages: Callable[[], Iterable[Page]]) -> Callable[[], Iterator[bytes
 
 
 async def _write(
-    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], timeout_s: float
+    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Callable[[], Iterable[bytes]], limit: WorkLimit
 ) -> WrittenFile:
     try:
-        return await _run_writer(kind, source, settings, pages(), timeout_s)
+        return await _run_writer(kind, source, settings, pages(), limit)
     except _Killed:
-        return await _run_writer(kind, source, settings, pages(), timeout_s)
+        return await _run_writer(kind, source, settings, pages(), limit)
 
 
 class _Killed(ServiceUnavailable):
@@ -130,7 +134,7 @@ class _Killed(ServiceUnavailable):
 
 
 async def _run_writer(
-    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], timeout_s: float
+    kind: str, source: BinaryIO, settings: dict[str, Any], pages: Iterable[bytes], limit: WorkLimit
 ) -> WrittenFile:
     source.seek(0)  # also flushes
     result = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - the caller's
@@ -144,13 +148,11 @@ async def _run_writer(
             env=child_environment(),
         )
         try:
-            async with asyncio.timeout(timeout_s):
-                await _send(process, itertools.chain([json.dumps(settings).encode()], pages))
-                assert process.stdout is not None
-                printed = await process.stdout.read()
-                status = await process.wait()
+            limit.watch(process.pid)
+            lines = itertools.chain([json.dumps(settings).encode()], pages)
+            printed, status = await _within(limit, _written(process, lines))
         except TimeoutError:
-            raise DocumentTimeout(f"Writing the {FORMAT_NAMES[kind]} took longer than {timeout_s:g} s.") from None
+            raise DocumentTimeout(f"Writing the {FORMAT_NAMES[kind]} took longer than {limit.seconds:g} s.") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -172,6 +174,27 @@ async def _run_writer(
         raise
     drawn = tuple(map(int, printed.split()))
     return WrittenFile(result, (WarningCode.PAGES_DRAWN,) if drawn else (), drawn)
+
+
+async def _within(limit: WorkLimit, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return what the work returns. Raises TimeoutError if its time is over before."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            left = limit.left()
+            if left <= 0:
+                raise TimeoutError
+            await asyncio.wait([task], timeout=left)
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _written(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> tuple[bytes, int]:
+    await _send(process, lines)
+    assert process.stdout is not None
+    return await process.stdout.read(), await process.wait()
 
 
 async def _send(process: asyncio.subprocess.Process, lines: Iterable[bytes]) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
 from serve_app.runtime.child_process import child_command, child_environment, exit_reason
 from serve_app.runtime.death_count import DeathCount
+from serve_app.runtime.work_limit import WorkLimit
 
 log = logging.getLogger("ray.serve.raster")
 
@@ -77,7 +77,7 @@ class IsolatedDecoder:
         memory_bytes: int | None = None,
         start_s: float = START_S,
     ) -> None:
-        """`deadline_s`: seconds for one page, including opening its document. `memory_bytes`: the child's address
+        """`deadline_s`: seconds for one page, including opening its document; see `WorkLimit`. `memory_bytes`: the child's address
         space; by default what the worst image of `max_pixels` and the open documents need. `start_s`: seconds for the
         child's start."""
         self._max_pixels = max_pixels
@@ -95,7 +95,7 @@ class IsolatedDecoder:
         return self._call(source, {}, self._read_count)
 
     def decode(self, source: SourceFile, number: int, dpi: int | None) -> DecodedImage:
-        """Run `PageSource.render` in the child. Blocks up to the deadline, plus the child's start.
+        """Run `PageSource.render` in the child. Blocks up to the deadline, longer on a busy machine, plus the child's start.
 
         Raises the errors of `render` and `open_source`; CorruptDocument also if the child died or took too long;
         ServiceUnavailable if the child was killed from outside twice or started too slowly, or the disk is full;
@@ -109,7 +109,7 @@ class IsolatedDecoder:
         return self._call(source, task, self._read_text)
 
     def _call(
-        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], float], Result]
+        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], WorkLimit], Result]
     ) -> Result:
         with self._lock:
             if self._deaths.is_given_up(source.id):
@@ -127,12 +127,13 @@ class IsolatedDecoder:
                 ) from None
 
     def _attempt(
-        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], float], Result]
+        self, source: SourceFile, task: dict[str, Any], read: Callable[[_Child, dict[str, Any], WorkLimit], Result]
     ) -> Result:
         child = self._running_child()
         try:
-            deadline = time.monotonic() + self._deadline_s
-            return read(child, self._request(child, source, task, deadline), deadline)
+            limit = WorkLimit(self._deadline_s)
+            limit.watch(child.pid)
+            return read(child, self._request(child, source, task, limit), limit)
         except ServiceError:
             raise  # a regular response: the child is ready for the next document
         except _TimedOut:
@@ -173,7 +174,9 @@ class IsolatedDecoder:
         if self._child is None:
             self._child = _Child(self._memory_bytes)
             try:
-                self._child.receive_header(time.monotonic() + self._start_s)
+                limit = WorkLimit(self._start_s)
+                limit.watch(self._child.pid)
+                self._child.receive_header(limit)
             except _TimedOut:
                 self._drop()
                 log.error("the decoding process did not start in %g s; the machine may be overloaded", self._start_s)
@@ -190,7 +193,7 @@ class IsolatedDecoder:
                 raise
         return self._child
 
-    def _request(self, child: _Child, source: SourceFile, task: dict[str, Any], deadline: float) -> dict[str, Any]:
+    def _request(self, child: _Child, source: SourceFile, task: dict[str, Any], limit: WorkLimit) -> dict[str, Any]:
         """Send a request, with the file only if the child does not have it open; returns the response's header."""
         data = memoryview(source.data)
         if not data:
@@ -199,9 +202,9 @@ class IsolatedDecoder:
             raise TooLarge("The document needs more memory than this service allows.")
         request = {"document": source.id, "password": source.password, "max_pixels": self._max_pixels, **task}
         for part in (data[:0], data):
-            child.send(pack_header({**request, "size": len(part)}), deadline)
-            child.send(part, deadline)
-            header = child.receive_header(deadline)
+            child.send(pack_header({**request, "size": len(part)}), limit)
+            child.send(part, limit)
+            header = child.receive_header(limit)
             if "unknown" not in header:
                 break
         if "error" in header:
@@ -217,23 +220,23 @@ class IsolatedDecoder:
             raise error
         return header
 
-    def _read_count(self, child: _Child, header: dict[str, Any], deadline: float) -> int:
+    def _read_count(self, child: _Child, header: dict[str, Any], limit: WorkLimit) -> int:
         return int(header["pages"])
 
-    def _read_text(self, child: _Child, header: dict[str, Any], deadline: float) -> TextPage | None:
+    def _read_text(self, child: _Child, header: dict[str, Any], limit: WorkLimit) -> TextPage | None:
         size = header["text_size"]
         if size > MAX_TEXT_BYTES:
             raise RuntimeError(f"the decoding process announced a text of {size} bytes")
         encoded = bytearray(size)
-        child.receive_into(memoryview(encoded), deadline)
+        child.receive_into(memoryview(encoded), limit)
         return TEXT_PAGE.validate_json(bytes(encoded))
 
-    def _read_image(self, child: _Child, header: dict[str, Any], deadline: float) -> DecodedImage:
+    def _read_image(self, child: _Child, header: dict[str, Any], limit: WorkLimit) -> DecodedImage:
         width, height, dpi = header["width"], header["height"], header["dpi"]
         if min(width, height) < 1 or width * height > self._max_pixels:
             raise RuntimeError(f"the decoding process announced {width} x {height} pixels")
         pixels = np.empty((height, width, 3), dtype=np.uint8)
-        child.receive_into(pixels.data.cast("B"), deadline)
+        child.receive_into(pixels.data.cast("B"), limit)
         return DecodedImage(pixels, dpi, tuple(ErrorInfo(**warning) for warning in header["warnings"]))
 
     def _drop(self) -> str:
@@ -255,7 +258,7 @@ class _Killed(Exception):
 
 
 class _Child:
-    """The process and its two pipes. Deadlines are values of `time.monotonic`."""
+    """The process and its two pipes."""
 
     def __init__(self, memory_bytes: int) -> None:
         environment = child_environment() | _MALLOC
@@ -267,6 +270,7 @@ class _Child:
             bufsize=0,
             env=environment,
         )
+        self.pid = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests, self._responses = self._process.stdin.fileno(), self._process.stdout.fileno()
         for descriptor in (self._requests, self._responses):
@@ -290,40 +294,43 @@ class _Child:
                 pipe.close()
         return exit_reason(status)
 
-    def send(self, data: bytes | memoryview, deadline: float) -> None:
+    def send(self, data: bytes | memoryview, limit: WorkLimit) -> None:
         rest = memoryview(data)
         while rest:
-            _wait(self._requests, select.POLLOUT, deadline)
+            _wait(self._requests, select.POLLOUT, limit)
             try:
                 rest = rest[os.write(self._requests, rest) :]
             except BrokenPipeError:
                 raise _Died from None
 
-    def receive_header(self, deadline: float) -> dict[str, Any]:
+    def receive_header(self, limit: WorkLimit) -> dict[str, Any]:
         prefix = bytearray(HEADER_LENGTH.size)
-        self.receive_into(memoryview(prefix), deadline)
+        self.receive_into(memoryview(prefix), limit)
         (size,) = HEADER_LENGTH.unpack(prefix)
         if size > MAX_HEADER_BYTES:
             raise RuntimeError(f"the decoding process announced a header of {size} bytes")
         encoded = bytearray(size)
-        self.receive_into(memoryview(encoded), deadline)
+        self.receive_into(memoryview(encoded), limit)
         try:
             fields: dict[str, Any] = json.loads(encoded)
         except ValueError as error:
             raise RuntimeError("the decoding process sent a header that is not JSON") from error
         return fields
 
-    def receive_into(self, buffer: memoryview, deadline: float) -> None:
+    def receive_into(self, buffer: memoryview, limit: WorkLimit) -> None:
         while buffer:
-            _wait(self._responses, select.POLLIN, deadline)
+            _wait(self._responses, select.POLLIN, limit)
             received = os.readv(self._responses, [buffer])
             if received == 0:
                 raise _Died
             buffer = buffer[received:]
 
 
-def _wait(descriptor: int, event: int, deadline: float) -> None:
+def _wait(descriptor: int, event: int, limit: WorkLimit) -> None:
     poll = select.poll()
     poll.register(descriptor, event)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        raise _TimedOut
+    left = limit.left()
+    while not poll.poll(max(0.0, left) * 1000):
+        left = limit.left()
+        if left <= 0:
+            raise _TimedOut

@@ -60,12 +60,12 @@ def children() -> set[int]:
 
 
 async def test_a_pdf_has_its_text_once_where_a_page_had_it_already(spool: PageSpool) -> None:
-    born = text_pdf([(20, 60, 12, "Этот лист набран на компьютере.")], size=(300, 100))
-    spool.add(PageContent(page(1)))
+    born = text_pdf([(20, 72, 14, "Этот лист набран на компьютере.")], size=(300, 100))
+    spool.add(PageContent(page(1, "набран")))
     with await searchable_pdf(born, spool, password=None, timeout_s=30) as written:
         assert told(written.file.read()) == ["Этот", "лист", "набран", "на", "компьютере."]
     with await searchable_pdf(pages_pdf([b""], size=(100, 100)), spool, password=None, timeout_s=30) as written:
-        assert told(written.file.read()) == ["слово"]
+        assert told(written.file.read()) == ["набран"]
 
 
 async def test_what_the_writer_refuses_is_raised_here(spool: PageSpool) -> None:
