@@ -11,7 +11,7 @@ DURATIONS := build/test-durations
 # One worker more than there are cores: a test that waits leaves its core to another.
 WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node
+.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ serve: $(VENV)/serve.installed tessdata fonts  ## run the service until Ctrl-C; 
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
@@ -35,7 +35,7 @@ lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms
 types: $(VENV)/dev.installed  ## mypy, strict
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata fonts poppler  ## the unit tests
+unit: $(VENV)/dev.installed tessdata fonts poppler kubectl  ## the unit tests
 	@$(BIN)/python -m pytest -n auto tests/unit
 
 docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error
@@ -129,3 +129,11 @@ poppler:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y poppler-utils; } >/dev/null 2>&1; \
 	  command -v pdftotext >/dev/null || { echo "The tests need pdftotext and pdftoppm: install poppler-utils."; exit 1; }; }
+
+# kubectl or kustomize, with which the tests build the manifests for Kubernetes. Debian 12's kubectl is too old.
+kubectl:
+	@build() { if command -v kustomize >/dev/null; then kustomize build $$1; else kubectl kustomize $$1; fi; }; \
+	build configs/kuberay/overlays/gpu-pool >/dev/null 2>&1 || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends kubernetes-client; } >/dev/null 2>&1; \
+	  build configs/kuberay/overlays/gpu-pool >/dev/null || { echo "The tests build manifests for Kubernetes: install kubectl 1.25 or newer, or kustomize 4.5 or newer."; exit 1; }; }

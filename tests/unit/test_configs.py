@@ -12,7 +12,8 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.settings import PaddleOcrVlSettings, Settings, TesseractSettings
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = [*sorted(ROOT.glob("configs/*.yaml")), ROOT / "serve_config.yaml"]
+OF_CLUSTERS = sorted(ROOT.glob("configs/kuberay/overlays/*/serve_config.yaml"))
+CONFIGS = [*sorted(ROOT.glob("configs/*.yaml")), *OF_CLUSTERS, ROOT / "serve_config.yaml"]
 WITH_GPU = ["configs/gpu.yaml", "configs/vllm-server.yaml", "serve_config.yaml"]
 
 
@@ -26,7 +27,7 @@ def settings(config: Path) -> Settings:
     return Settings.model_validate(application["args"])
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: str(config.relative_to(ROOT)))
 def test_a_config_is_valid_for_serve_and_for_the_service(config: Path) -> None:
     raw = load(config)
     schema = ServeDeploySchema.model_validate(raw)
