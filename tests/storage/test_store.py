@@ -26,6 +26,7 @@ from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, St
 from serve_app.storage import FolderStore, Store, StoreUnavailable, open_store
 from serve_app.storage.folder import MARKER
 from serve_app.storage.s3 import Patience, S3Store
+from tests.support.compose import COMPOSE, compose_project, variables_of
 from tests.support.swift import free_port
 from tests.support.swift_fixture import SwiftServer, swift  # noqa: F401
 
@@ -680,3 +681,21 @@ async def test_older_gateway_gets_no_checksum_header_unless_asked_for() -> None:
     assert "checksum" not in plain and "trailer" not in plain and "server-side-encryption" not in plain
     assert "x-amz-checksum-" in full
     assert "x-amz-server-side-encryption: aes256" in full
+
+
+def test_the_bucket_of_docker_compose_is_made_once_and_found_the_next_time(
+    swift: SwiftServer, client: S3Client
+) -> None:  # noqa: F811
+    variables = dict.fromkeys(variables_of(COMPOSE), "x")
+    service = compose_project(variables, gpu=False)["services"]["bucket"]
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **service["environment"],
+        "AWS_ENDPOINT_URL_S3": swift.endpoint_url,
+        "AWS_ACCESS_KEY_ID": swift.access_key,
+        "AWS_SECRET_ACCESS_KEY": swift.secret_key,
+    }
+    command = [sys.executable, *service["command"][1:]]
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True, timeout=60)
+    client.head_bucket(Bucket="ocr")

@@ -13,7 +13,8 @@ from serve_app.settings import PaddleOcrVlSettings, Settings, TesseractSettings
 
 ROOT = Path(__file__).parents[2]
 OF_CLUSTERS = sorted(ROOT.glob("configs/kuberay/overlays/*/serve_config.yaml"))
-CONFIGS = [*sorted(ROOT.glob("configs/*.yaml")), *OF_CLUSTERS, ROOT / "serve_config.yaml"]
+OF_COMPOSE = [ROOT / "configs/compose/cpu.yaml", ROOT / "configs/compose/gpu.yaml"]
+CONFIGS = [*sorted(ROOT.glob("configs/*.yaml")), *OF_CLUSTERS, *OF_COMPOSE, ROOT / "serve_config.yaml"]
 WITH_GPU = ["configs/gpu.yaml", "configs/vllm-server.yaml", "serve_config.yaml"]
 
 
