@@ -120,7 +120,8 @@ class Jobs:
             runner.run,
             self._board,
             in_flight=settings.jobs.in_flight,
-            capacity=lambda: services.documents.pipeline.capacity,
+            capacity=services.documents.pipeline.capacity,
+            documents=lambda: services.documents.pipeline.most_documents,
         )
         secret = secrets.webhook_secret
         self._webhooks = Webhooks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from serve_app.jobs.record import Priority
 
@@ -30,22 +30,29 @@ class JobQueue:
                     if not jobs:
                         del owners[owner]
 
-    def pop(self) -> str | None:
-        """Remove and return the next job, or None if the queue is empty."""
+    def pop(self, may_start: Callable[[str], bool] = lambda job_id: True) -> str | None:
+        """Remove and return the next job that `may_start`, or None if there is none."""
         self._popped += 1
         first, second = Priority.INTERACTIVE, Priority.BULK
         if self._popped % BULK_TURN == 0:
             first, second = second, first
-        owners = self._waiting[first] or self._waiting[second]
-        if not owners:
-            return None
-        return _pop_from(owners, next(iter(owners)))
+        for owners in (self._waiting[first], self._waiting[second]):
+            for owner, jobs in owners.items():
+                job_id = next(filter(may_start, jobs), None)
+                if job_id is not None:
+                    _take(owners, owner, job_id)
+                    return job_id
+        return None
 
     def pop_interactive(self, *, exclude_owners: Container[str]) -> str | None:
         """Remove and return the next interactive job of any other owner, or None if there is none."""
         owners = self._waiting[Priority.INTERACTIVE]
         owner = next((owner for owner in owners if owner not in exclude_owners), None)
-        return None if owner is None else _pop_from(owners, owner)
+        if owner is None:
+            return None
+        job_id = owners[owner][0]
+        _take(owners, owner, job_id)
+        return job_id
 
     def in_order(self) -> list[str]:
         """Return all jobs, roughly in the order in which they will be popped: owners in turn, interactive jobs first."""
@@ -57,9 +64,8 @@ class JobQueue:
         return order
 
 
-def _pop_from(owners: OrderedDict[str, deque[str]], owner: str) -> str:
+def _take(owners: OrderedDict[str, deque[str]], owner: str, job_id: str) -> None:
     jobs = owners.pop(owner)
-    job_id = jobs.popleft()
+    jobs.remove(job_id)
     if jobs:
         owners[owner] = jobs  # behind the others
-    return job_id

@@ -24,7 +24,7 @@ class Scheduler:
     """Runs up to `in_flight` jobs at once, of any kind. All active jobs are on `board`.
 
     Without that limit it runs as many as keep the engines busy: the next one starts while the pages that are left of the
-    running ones are fewer than the engines' `capacity`, and LEAST_IN_FLIGHT run in any case.
+    running ones for its engine are fewer than the engine's `capacity`, and LEAST_IN_FLIGHT run in any case.
 
     Up to twice as many run so that no owner waits behind others: interactive jobs of owners who have no interactive job
     running.
@@ -36,14 +36,16 @@ class Scheduler:
         board: ProgressBoard,
         *,
         in_flight: int | None,
-        capacity: Callable[[], int] = lambda: 0,
+        capacity: Callable[[str], int] = lambda engine: 0,
+        documents: Callable[[], int] = lambda: LEAST_IN_FLIGHT,
     ) -> None:
-        """`capacity`: pages that the engines can take from here now."""
+        """`capacity`: pages that an engine can take from here now. `documents`: how many may be in progress here."""
         self._run = run
         self._board = board
         self._follows_capacity = in_flight is None
         self._in_flight = in_flight or LEAST_IN_FLIGHT
         self._capacity = capacity
+        self._documents = documents
         self._counted: dict[str, int] = {}  # pages of each waiting job, as they are in `_pages_in_line`
         self._pages_in_line: Counter[str] = Counter()
         self._queue = JobQueue()
@@ -65,7 +67,7 @@ class Scheduler:
     @property
     def free(self) -> int:
         """How many more jobs would start at once, or soon: where there is room for one, there may be for several."""
-        if self._has_room and not self.waiting:
+        if not self.waiting and all(self._has_room(self._engine(job_id)) for job_id in self._tasks):
             return self._in_flight
         return max(0, self._in_flight - len(self._records))
 
@@ -123,8 +125,11 @@ class Scheduler:
             task.add_done_callback(partial(self._on_task_end, job_id))
 
     def _next(self) -> str | None:
-        if len(self._tasks) < self._in_flight or self._has_room:
+        if len(self._tasks) < self._in_flight:
             return self._queue.pop()
+        with_room = {engine for engine, pages in self._pages_in_line.items() if pages and self._has_room(engine)}
+        if with_room:
+            return self._queue.pop(lambda job_id: self._engine(job_id) in with_room)
         if len(self._tasks) >= 2 * self._in_flight:
             return None
         running = [self._records[job_id] for job_id in self._tasks]
@@ -132,17 +137,19 @@ class Scheduler:
             exclude_owners={record.owner for record in running if record.priority is Priority.INTERACTIVE}
         )
 
-    @property
-    def _has_room(self) -> bool:
-        """Whether the engines can take more pages than the running jobs have left."""
-        if not self._follows_capacity:
+    def _has_room(self, engine: str) -> bool:
+        """Whether this engine can take more pages than the running jobs have left for it."""
+        if not self._follows_capacity or len(self._tasks) >= self._documents():
             return False
-        capacity = self._capacity()
+        capacity = self._capacity(engine)
         # A job whose pages are not counted yet may be long: only a few of them are opened at once.
         uncounted = capacity // LEAST_IN_FLIGHT
-        left = (_pages_left(self._records[job_id]) for job_id in self._tasks)
+        left = (_pages_left(self._records[job_id]) for job_id in self._tasks if self._engine(job_id) == engine)
         # A job whose pages are done still has to be stored: it counts as one page.
         return sum(max(1, uncounted if pages is None else pages) for pages in left) < capacity
+
+    def _engine(self, job_id: str) -> str:
+        return self._records[job_id].request.engine
 
     def _enter_line(self, record: JobRecord) -> None:
         self._counted[record.id] = pages = _pages_left(record) or 1

@@ -71,7 +71,7 @@ class Pipeline:
         self._recognizers = recognizers
         self._cache = cache
         self._limits = limits
-        self._admission = Admission(lambda: limits.documents(recognizers))
+        self._admission = Admission(lambda: self.most_documents)
         self._slots = {
             engine: PageSlots(partial(limits.pages, engine), partial(in_line, engine)) for engine in recognizers
         }
@@ -87,11 +87,14 @@ class Pipeline:
             retry=self._retry,
         )
 
+    def capacity(self, engine: str) -> int:
+        """Return how many pages an engine can take from here now."""
+        return self._limits.pages(engine)
+
     @property
-    def capacity(self) -> int:
-        """Pages that all engines together can take from here now, also if each is a document of its own."""
-        pages = sum(map(self._limits.pages, self._recognizers))
-        return min(pages, self._limits.documents(self._recognizers))
+    def most_documents(self) -> int:
+        """How many documents may have a slot now."""
+        return self._limits.documents(self._recognizers)
 
     def slot(self) -> AbstractContextManager[None]:
         """Return a slot for a document, for use from its opening until its pages are done. Raises QueueFull."""

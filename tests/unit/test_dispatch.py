@@ -187,9 +187,9 @@ async def test_a_page_that_ends_while_its_document_is_closed_releases_its_slot_o
 
 def test_jobs_of_one_page_each_keep_the_engines_busy_within_the_limit_of_documents() -> None:
     pipeline, _ = gated(capacity=100)
-    assert pipeline.capacity == 100, "of two engines that can take 100 pages each"
+    assert pipeline.capacity("x") == 100 == pipeline.most_documents
     with ExitStack() as documents:
-        for _ in range(pipeline.capacity):
+        for _ in range(pipeline.most_documents):
             documents.enter_context(pipeline.slot())
 
 

@@ -13,20 +13,26 @@ from serve_app.jobs.record import JobRecord, JobState, Priority
 from serve_app.jobs.scheduler import LEAST_IN_FLIGHT, Scheduler
 from serve_app.pipeline.request import DocumentRequest
 
-REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
 
-
-def job(owner: str = "a", priority: Priority = Priority.INTERACTIVE) -> JobRecord:
-    return JobRecord(id=new_document_id(), owner=owner, priority=priority, request=REQUEST)
+def job(
+    owner: str = "a", priority: Priority = Priority.INTERACTIVE, engine: str = "x", total: int | None = None
+) -> JobRecord:
+    request = DocumentRequest(engine=engine, options=RecognitionOptions())
+    return JobRecord(id=new_document_id(), owner=owner, priority=priority, request=request, total=total)
 
 
 class Desk:
     """A scheduler whose jobs end when they are told to, with an exception perhaps."""
 
-    def __init__(self, in_flight: int | None, capacity: int = 0) -> None:
+    def __init__(self, in_flight: int | None, capacity: int = 0, documents: int = 1000, **capacities: int) -> None:
         self.board = ProgressBoard()
-        self.capacity = capacity
-        self.scheduler = Scheduler(self._run, self.board, in_flight=in_flight, capacity=lambda: self.capacity)
+        self.scheduler = Scheduler(
+            self._run,
+            self.board,
+            in_flight=in_flight,
+            capacity=lambda engine: capacities.get(engine, capacity),
+            documents=lambda: documents,
+        )
         self.started: list[str] = []
         self._ends: dict[str, asyncio.Future[None]] = {}
 
@@ -175,6 +181,29 @@ async def test_without_a_limit_jobs_start_while_the_running_ones_do_not_keep_the
     desk.scheduler.start_next()
     await settle()
     assert len(desk.started) == 9 and desk.scheduler.free == 0, "5 of one page, and 4 that may be long"
+
+
+async def test_jobs_for_a_small_engine_do_not_start_because_a_large_one_is_idle_nor_hold_up_its_jobs() -> None:
+    desk = Desk(in_flight=None, large=128, small=8)
+    for _ in range(20):
+        desk.scheduler.add(job(engine="small", total=8))
+    await settle()
+    assert len(desk.started) == LEAST_IN_FLIGHT
+    large = [job(engine="large", total=50) for _ in range(5)]
+    for each in large:
+        desk.scheduler.add(each)
+    await settle()
+    assert desk.started[LEAST_IN_FLIGHT:] == [each.id for each in large[:3]], "in their order, until 128 pages are left"
+    assert desk.scheduler.free == 0
+
+
+async def test_no_more_jobs_start_than_there_may_be_documents() -> None:
+    desk = Desk(in_flight=None, documents=6, one=100, other=100)
+    for _ in range(10):
+        desk.scheduler.add(job(engine="one", total=1))
+        desk.scheduler.add(job(engine="other", total=1))
+    await settle()
+    assert len(desk.started) == 6
 
 
 async def test_without_a_limit_and_without_engines_some_jobs_run() -> None:
