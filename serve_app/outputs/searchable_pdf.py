@@ -22,7 +22,7 @@ from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.image_pages import add_image_pages
 from serve_app.outputs.pdf_layer import add_layer, pdf_errors
 from serve_app.outputs.pdf_pages import add_pdf_pages, copy_catalog, copy_title
-from serve_app.outputs.straightened import turn_page
+from serve_app.outputs.straightened import turn_pages
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
 from serve_app.raster.page_tree import page_indices
 from serve_app.raster.passwords import open_with
@@ -91,10 +91,8 @@ def write_searchable_pdf(
         with pdf_errors():
             faces = font.add_to(result)
             if any(layer.turn for layer in layers):
-                result.flatten_annotations("screen")
+                turn_pages(result, [layer.turn for layer in layers])
             for page, layer in zip(result.pages, layers, strict=True):
-                if layer.turn is not None:
-                    turn_page(result, page.obj, layer.turn)
                 add_layer(result, page.obj, layer.name, layer.content, faces)
             if pdf_a:
                 from serve_app.outputs.pdf_a import save_pdf_a  # takes a tenth of a second

@@ -5,6 +5,7 @@ The content stays as it is, vectors and pictures included, and a matrix turns it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -38,8 +39,36 @@ def turn_of(page: Page, frame: PageFrame) -> Turn | None:
     return Turn(frame, multiply(turned, (1, 0, 0, 1, -left, -bottom)), right - left, top - bottom)
 
 
-def turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
-    """Turn the content and the links of a page whose notes and fields are part of its content."""
+def turn_pages(pdf: Pdf, turns: Sequence[Turn | None]) -> None:
+    """Turn the pages, each with its links. The notes and fields of all pages become part of them."""
+    for page, turn in zip(pdf.pages, turns, strict=True):
+        if turn is not None:
+            _drop_needless_ends(pdf, page)
+    pdf.flatten_annotations("screen")
+    for page, turn in zip(pdf.pages, turns, strict=True):
+        if turn is not None:
+            _turn_page(pdf, page.obj, turn)
+
+
+def _drop_needless_ends(pdf: Pdf, page: pikepdf.Page) -> None:
+    """Drop from a page each operator that ends a graphics state where none is saved. It would undo the turn halfway."""
+    needless, saved = set(), 0
+    for position, instruction in enumerate(pikepdf.parse_content_stream(page, "q Q")):
+        saved += 1 if str(instruction.operator) == "q" else -1
+        if saved < 0:
+            needless.add(position)
+            saved = 0
+    if not needless:
+        return
+    kept, position = [], -1
+    for instruction in pikepdf.parse_content_stream(page):
+        position += str(instruction.operator) in ("q", "Q")
+        if str(instruction.operator) != "Q" or position not in needless:
+            kept.append(instruction)
+    page.obj.Contents = pdf.make_stream(pikepdf.unparse_content_stream(kept))
+
+
+def _turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
     left, bottom, right, top = _seen(turn.frame)
     numbers = " ".join(map(pdf_number, turn.matrix))
     seen = " ".join(map(pdf_number, (left, bottom, right - left, top - bottom)))
@@ -59,8 +88,18 @@ def turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
         with suppress(TypeError):  # not four numbers
             place = pikepdf.Rectangle(rectangle)
             annotation.Rect = Array(_bounds(turn.matrix, (place.llx, place.lly, place.urx, place.ury)))
-            if "/QuadPoints" in annotation:
-                del annotation["/QuadPoints"]
+        if "/QuadPoints" in annotation:
+            _turn_points(annotation, turn.matrix)
+
+
+def _turn_points(annotation: Dictionary, matrix: Matrix) -> None:
+    """Turn the corners of the words that an annotation marks. Without usable ones, it marks its rectangle."""
+    try:
+        numbers = [float(number) for number in annotation.QuadPoints]
+        points = [transform(matrix, *point) for point in zip(numbers[::2], numbers[1::2], strict=True)]
+        annotation.QuadPoints = Array([side for point in points for side in point])
+    except (TypeError, ValueError, ArithmeticError):
+        del annotation.QuadPoints
 
 
 def _seen(frame: PageFrame) -> tuple[float, float, float, float]:

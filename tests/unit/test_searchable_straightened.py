@@ -72,6 +72,38 @@ def test_a_pdf_page_keeps_its_vectors_and_links_and_has_its_notes_as_content() -
         assert np.allclose([float(side) for side in link.Rect], (50, 150, 90, 160))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"0 g 50 150 40 10 re f",
+        b"0 g 50 150 40 10 re f Q Q 0 0 1 rg 100 120 20 20 re f",
+        b"Q 0 g 2 0 0 2 0 0 cm 50 50 40 10 re f",
+        b"q 0 g 2 0 0 2 0 0 cm 50 50 40 10 re f",
+        b"",
+    ],
+    ids=["sound", "states-ended-halfway", "states-ended-first", "state-left-open", "empty"],
+)
+def test_a_page_and_its_notes_look_as_before_but_turned(content: bytes) -> None:
+    def change(pdf: Pdf) -> None:
+        look = pdf.make_stream(b"1 0 0 rg 0 0 20 20 re f", Type=Name.XObject, Subtype=Name.Form)
+        look.BBox = Array([0, 0, 20, 20])
+        stamp = Dictionary(
+            Type=Name.Annot, Subtype=Name.Stamp, Rect=Array([200, 50, 220, 70]), F=4, AP=Dictionary(N=look)
+        )
+        marker = Dictionary(Type=Name.Annot, Subtype=Name.Highlight, Rect=Array([100, 20, 200, 60]), C=Array([1, 0, 0]))
+        marker.QuadPoints = Array([100, 30, 150, 30, 100, 20, 150, 20, 150, 60, 200, 60, 150, 50, 200, 50])
+        page = pdf.pages[0].obj
+        page.Contents, page.TrimBox = pdf.make_stream(content), Array([0, 0, 100, 140])
+        page.Annots = Array([pdf.make_indirect(stamp), pdf.make_indirect(marker)])
+
+    source = plain_pdf(change=change)
+
+    data = searchable(source, page_of(words_block(("bar", (100, 80, 180, 100))), rotation=180), straighten=True)
+
+    assert np.array_equal(drawn(data), drawn(source)[::-1, ::-1])
+    assert pdftotext(data).split() == ["bar"]
+
+
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_entries_of_the_notes_that_are_none_do_not_matter(rotation: int) -> None:
     def change(pdf: Pdf) -> None:
