@@ -52,11 +52,11 @@ def jpeg_parts(data: bytes) -> JpegParts:
     """Split a JPEG, or the tables of one. Raises ValueError, IndexError or struct.error if it is damaged."""
     if not data.startswith(SOI):
         raise ValueError("no JPEG")
-    parts = JpegParts()
+    parts, tables = JpegParts(), list[bytes]()
     position = len(SOI)
     for _ in range(_MAX_SEGMENTS):
         if position + 2 > len(data):
-            return parts
+            break
         lead, marker = data[position], data[position + 1]
         if lead != 0xFF:
             raise ValueError("no marker")
@@ -64,12 +64,12 @@ def jpeg_parts(data: bytes) -> JpegParts:
             position += 1 if marker == 0xFF else 2  # 0xFF: a marker may have any number of them before it
             continue
         if marker == EOI[1]:
-            return parts
+            break
         (length,) = struct.unpack_from(">H", data, position + 2)
         payload = data[position + 4 : position + 2 + length]
         position += 2 + length
         if marker in (DQT, DHT):
-            parts.tables += segment(marker, payload)
+            tables.append(segment(marker, payload))
         elif marker == ADOBE:
             parts.adobe = segment(marker, payload)
         elif marker == DRI:
@@ -79,8 +79,11 @@ def jpeg_parts(data: bytes) -> JpegParts:
         elif marker == SOS:
             parts.scan = payload
             parts.entropy = data[position:].removesuffix(EOI)
-            return parts
-    raise ValueError("too many segments")
+            break
+    else:
+        raise ValueError("too many segments")
+    parts.tables = b"".join(tables)
+    return parts
 
 
 def segment(marker: int, payload: bytes) -> bytes:

@@ -62,7 +62,10 @@ def jpeg_of_page(image: TiffImageFile, data: bytes) -> bytes | None:
     style = tags.get(_COMPRESSION)
     if style not in (_OLD_STYLE, _NEW_STYLE) or tags.get(_PLANAR, 1) != 1 or _STRIPS not in tags:
         return None
-    strips = [data[start : start + size] for start, size in zip(tags[_STRIPS], tags[_STRIP_BYTES], strict=True)]
+    places = [slice(start, start + size) for start, size in zip(tags[_STRIPS], tags[_STRIP_BYTES], strict=True)]
+    if sum(len(range(len(data))[place]) for place in places) > len(data):
+        return None  # strips share their bytes, so each copy of them might be as large as the file
+    strips = [data[place] for place in places]
     if style == _NEW_STYLE:
         return _new_style(strips, tags)
     start = tags.get(_INTERCHANGE, 0)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import struct
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from pikepdf import Name, Pdf, Stream
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from serve_app.raster.images import DecodedImage
+from serve_app.raster.jpeg_parts import DQT, SOI, jpeg_parts, segment
 from serve_app.raster.page_source import open_source
+from serve_app.raster.tiff_jpeg import jpeg_of_page
 from tests.support.old_jpeg import Layout, old_jpeg_tiff
 from tests.support.searchable_pdfs import drawn, page_of, photo, searchable
 
@@ -76,3 +82,32 @@ def test_a_page_without_its_end_is_read_as_far_as_it_goes(layout: Layout) -> Non
     page = read(source[: -len(source) // 3])
     assert [warning.code for warning in page.warnings] == ["damaged_image"]
     assert np.abs(page.pixels[:32].astype(int) - np.asarray(image.convert("RGB"))[:32]).mean() < 8
+
+
+def test_many_tables_of_a_jpeg_take_little_time() -> None:
+    table = segment(DQT, bytes(65_000))
+    started = time.process_time()
+
+    assert jpeg_parts(SOI + table * 700).tables == table * 700
+
+    assert time.process_time() - started < 3
+
+
+def test_strips_that_share_their_bytes_take_little_memory() -> None:
+    count, size = 1000, 2**20
+    place, sizes = (struct.pack(f"<{count}I", *[value] * count) for value in (8, size))
+    tags = {256: 8, 257: 8 * count, 258: 8, 259: 7, 262: 1, 277: 1, 278: 8}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries.insert(5, struct.pack("<HHII", 273, 4, count, 8 + size))
+    entries.append(struct.pack("<HHII", 279, 4, count, 8 + size + len(place)))
+    pages = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    data = struct.pack("<2sHI", b"II", 42, 8 + size + 2 * len(place)) + bytes(size) + place + sizes + pages
+    image = Image.open(io.BytesIO(data))
+    assert isinstance(image, TiffImageFile)
+
+    tracemalloc.start()
+    try:
+        assert jpeg_of_page(image, data) is None
+        assert tracemalloc.get_traced_memory()[1] < 10 * size
+    finally:
+        tracemalloc.stop()
