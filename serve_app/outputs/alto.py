@@ -16,9 +16,9 @@ from serve_app.document.model import Polygon
 from serve_app.outputs.lines import (
     Line,
     PlacedWord,
+    begins_right_to_left,
     block_lines,
     blocks_in_order,
-    is_right_to_left,
     outline,
     points_within,
     within_page,
@@ -86,7 +86,7 @@ def _block(page: Page, block: Block, name: str, tag: str) -> Iterator[str]:
         return
     if block.label == "table":
         yield f'<ComposedBlock ID="table_{name}"{place} TYPE="table">{_shape(page, outline(block.polygon))}\n'
-    direction = ' BASEDIRECTION="rtl"' if is_right_to_left(" ".join(line.text for line in lines)) else ""
+    direction = ' BASEDIRECTION="rtl"' if begins_right_to_left(" ".join(line.text for line in lines)) else ""
     yield f'<TextBlock ID="block_{name}"{place}{direction}>{_shape(page, outline(block.polygon))}\n'
     for number, line in enumerate(lines, 1):
         yield _line(page, line, f"{name}_{number}")

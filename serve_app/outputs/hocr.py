@@ -17,9 +17,9 @@ from serve_app.document.model import Polygon
 from serve_app.outputs.lines import (
     Line,
     PlacedWord,
+    begins_right_to_left,
     block_lines,
     blocks_in_order,
-    is_right_to_left,
     outline,
     points_within,
     within_page,
@@ -71,7 +71,7 @@ def _block(page: Page, block: Block, name: str) -> Iterator[str]:
     lines = block_lines(page, block)
     if not lines:
         return
-    direction = ' dir="rtl"' if is_right_to_left(" ".join(line.text for line in lines)) else ""
+    direction = ' dir="rtl"' if begins_right_to_left(" ".join(line.text for line in lines)) else ""
     yield (
         f'<div class="{kind}" id="block_{name}" title="{place}">\n'
         f'<p class="ocr_par" id="par_{name}"{direction} title="{place}">\n'

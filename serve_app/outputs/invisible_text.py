@@ -22,6 +22,7 @@ from itertools import accumulate, groupby, pairwise
 
 from serve_app.document import Block, Box, Page, Word
 from serve_app.outputs.glyphless_font import ADVANCE, DESCENT, PLACES, InvisibleFont
+from serve_app.outputs.lines import split_at_line_breaks
 from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, turning
 from serve_app.outputs.straightened import Turn
 
@@ -201,9 +202,9 @@ def _page_runs(page: Page, reading: ReadingFrame) -> Iterator[_Run]:
             yield from _block_runs(block, reading.box(block))
 
 
-def _block_lines(block: Block, reading: ReadingFrame) -> list[list[Word]]:
+def _block_lines(block: Block, reading: ReadingFrame) -> list[Sequence[Word]]:
     words = [Word(text=text, bbox=reading.box(word)) for word in block.words if (text := _clean(word.text))]
-    return _lines(words) if words else []
+    return list(split_at_line_breaks(words, lambda word: (word.bbox[1], word.bbox[3])))
 
 
 def _paragraph_runs(lines: Sequence[Sequence[Word]], usual: int) -> Iterator[_Run]:
@@ -236,19 +237,6 @@ def _below_baseline(line: Sequence[Word], size: int) -> int:
     if not standing:
         return max(word.bbox[3] for word in line)
     return standing[len(standing) // 2] - round(DESCENT / 1000 * size)
-
-
-def _lines(words: Sequence[Word]) -> list[list[Word]]:
-    """Split words in reading order into lines. A word that is not beside the previous one starts a new line."""
-    lines = [[words[0]]]
-    for before, word in pairwise(words):
-        (_, top, _, bottom), (_, other_top, _, other_bottom) = before.bbox, word.bbox
-        shared = min(bottom, other_bottom) - max(top, other_top)
-        if 2 * shared > min(bottom - top, other_bottom - other_top):
-            lines[-1].append(word)
-        else:
-            lines.append([word])
-    return lines
 
 
 def _line_runs(line: Sequence[Word], size: int, lowest: int) -> Iterator[_Run]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import TypeVar
 
 from serve_app.document import Block, Box, Page, Word
 from serve_app.document.characters import xml_text
@@ -18,6 +19,8 @@ _DESCENDING = frozenset("gjpqyQ,;()[]{}|/\\_$§@ДЦЩдруфцщ")
 
 _DESCENT = 0.2
 """Part of a line's height that is below the baseline, if every word of it has a descender."""
+
+AnyWord = TypeVar("AnyWord")
 
 _RIGHT_TO_LEFT = ("R", "AL")
 
@@ -81,7 +84,7 @@ def block_lines(page: Page, block: Block) -> list[Line]:
     return [Line(" ".join(word.text for word in line), tuple(line), angle) for line in _split(words, texts, angle)]
 
 
-def is_right_to_left(text: str) -> bool:
+def begins_right_to_left(text: str) -> bool:
     """Whether the first letter that has a direction runs from right to left."""
     sides = (unicodedata.bidirectional(character) for character in text)
     return next((side for side in sides if side in ("L", *_RIGHT_TO_LEFT)), "L") in _RIGHT_TO_LEFT
@@ -122,16 +125,31 @@ def _split(words: Sequence[PlacedWord], texts: Sequence[str], angle: float) -> I
             yield words[start : start + count]
             start += count
         return
+    axes = _Axes(angle)
+
+    def height(word: PlacedWord) -> tuple[float, float]:
+        (_, top), (_, bottom) = axes.extent(word)
+        return top, bottom
+
+    yield from split_at_line_breaks(words, height)
+
+
+def split_at_line_breaks(
+    words: Sequence[AnyWord], height: Callable[[AnyWord], tuple[float, float]]
+) -> Iterator[Sequence[AnyWord]]:
+    """Split words in reading order into lines. A word that is not beside the previous one starts a new line.
+
+    `height` returns a word's top and bottom, measured across the lines.
+    """
     start = 0
-    across = _Axes(angle)
     for index, (before, word) in enumerate(pairwise(words), 1):
-        (_, top), (_, bottom) = across.extent(before)
-        (_, other_top), (_, other_bottom) = across.extent(word)
+        (top, bottom), (other_top, other_bottom) = height(before), height(word)
         shared = min(bottom, other_bottom) - max(top, other_top)
         if 2 * shared <= min(bottom - top, other_bottom - other_top):
             yield words[start:index]
             start = index
-    yield words[start:]
+    if words:
+        yield words[start:]
 
 
 class _Axes:

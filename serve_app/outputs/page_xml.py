@@ -19,10 +19,10 @@ from serve_app.outputs.archive import archive_entry
 from serve_app.outputs.lines import (
     Line,
     PlacedWord,
+    begins_right_to_left,
     block_lines,
     blocks_in_order,
     corners,
-    is_right_to_left,
     outline,
     points_within,
     within_page,
@@ -117,7 +117,7 @@ def _kind(block: Block, lines: list[Line]) -> str:
 
 def _text_region(page: Page, block: Block, lines: list[Line], name: str, coordinates: str) -> Iterator[str]:
     whole = "\n".join(line.text for line in lines)
-    direction = ' readingDirection="right-to-left"' if is_right_to_left(whole) else ""
+    direction = ' readingDirection="right-to-left"' if begins_right_to_left(whole) else ""
     kind = _TEXT_TYPES.get(block.label, "other")
     custom = f' custom="label {{type:{escaped(block.label)};}}"'
     yield f'<TextRegion id="{name}" type="{kind}"{direction}{custom}>{coordinates}\n'

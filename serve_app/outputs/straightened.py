@@ -92,7 +92,7 @@ def _turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
             _turn_points(annotation, turn.matrix)
 
 
-def _turn_points(annotation: Dictionary, matrix: Matrix) -> None:
+def _turn_points(annotation: pikepdf.Object, matrix: Matrix) -> None:
     """Turn the corners of the words that an annotation marks. Without usable ones, it marks its rectangle."""
     try:
         numbers = [float(number) for number in annotation.QuadPoints]

@@ -17,7 +17,7 @@ Piece = TypeVar("Piece")
 _RIGHT_TO_LEFT = ("R", "AL")
 
 
-def is_right_to_left(text: str) -> bool:
+def has_right_to_left(text: str) -> bool:
     """Whether the text has a letter of a script that is written from right to left."""
     return not text.isascii() and any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in text)
 
@@ -61,7 +61,7 @@ def number_as_read(text: str) -> str:
 
     Signs at its ends take the line's direction; those of currencies and per cent stay.
     """
-    if is_right_to_left(text) or _has_latin(text):
+    if has_right_to_left(text) or _has_latin(text):
         return text
     start, end = 0, len(text)
     while start < end and _takes_direction(text[start]):
@@ -78,9 +78,9 @@ def _takes_direction(letter: str) -> bool:
 def _runs_against(index: int, texts: list[str], right_to_left: bool) -> bool:
     """Whether a piece is read in the direction opposite to the line's."""
     if not right_to_left:
-        return is_right_to_left(texts[index])
+        return has_right_to_left(texts[index])
     if _has_latin(texts[index]):
-        return not is_right_to_left(texts[index])
+        return not has_right_to_left(texts[index])
     # A number after a Latin word belongs to it: "Form 12".
     return texts[index][:1].isdigit() and index > 0 and _has_latin(texts[index - 1])
 

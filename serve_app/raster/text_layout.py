@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from serve_app.document import Block, Word
 from serve_app.raster.right_to_left import (
-    is_right_to_left,
+    has_right_to_left,
     number_as_read,
     reading_order,
     runs_right_to_left,
@@ -151,7 +151,7 @@ def _gather(parts: Sequence[_Line], continues: Callable[[Sequence[_Line], _Line]
 def _lines(parts: Sequence[_Line]) -> Iterator[_Line]:
     """Join words to a line. With words from right to left, it may be several, whose words have come out of order."""
     texts = [word.text for part in parts for word in part.words]
-    if not any(map(is_right_to_left, texts)):
+    if not any(map(has_right_to_left, texts)):
         yield _joined(parts, right_to_left=False)
         return
     right_to_left = runs_right_to_left(texts)
@@ -186,7 +186,7 @@ def _are_apart(before: Glyph, glyph: Glyph) -> bool:
     if before.turned != glyph.turned:
         return True
     boxes = _upright(before.body, before.turned), _upright(glyph.body, glyph.turned)
-    if is_right_to_left(before.text) or is_right_to_left(glyph.text):
+    if has_right_to_left(before.text) or has_right_to_left(glyph.text):
         boxes = _mirrored(boxes[0]), _mirrored(boxes[1])
     return not _is_beside(*boxes, NEW_WORD_GAP)
 
@@ -199,7 +199,7 @@ def _continues_line(line: Sequence[_Line], word: _Line) -> bool:
     last = line[-1]
     if last.turned != word.turned:
         return False
-    if any(is_right_to_left(part.words[0].text) for part in (word, *line)):
+    if any(has_right_to_left(part.words[0].text) for part in (word, *line)):
         # The next word may be anywhere on the line.
         overlap = min(last.body[3], word.body[3]) - max(last.body[1], word.body[1])
         return overlap >= SAME_LINE_OVERLAP * min(last.height, word.height)

@@ -24,7 +24,7 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 _CAPITAL_INSIDE = re.compile(r"[a-zа-яё][A-ZА-ЯЁ]")
 _LATIN, _CYRILLIC = re.compile(r"[A-Za-z]"), re.compile(r"[А-Яа-яЁё]")
 _ROW_OF_ONE = re.compile(r"(\W)\1+")
-_FEW_WORDS = 5
+_LEAST_LONG_WORDS = 5
 
 
 def is_broken(character: str) -> bool:
@@ -50,6 +50,6 @@ def is_gibberish(words: Sequence[str]) -> bool:
     return (
         accented > MAX_ACCENTED_SHARE * len(letters)
         or leaders > MAX_UTF8_LEADERS_SHARE * max(len(cyrillic), 10)
-        or odd > MAX_ODD_WORDS_SHARE * max(len(long_words), _FEW_WORDS)
+        or odd > MAX_ODD_WORDS_SHARE * max(len(long_words), _LEAST_LONG_WORDS)
         or symbols > MAX_SYMBOL_SHARE * len(signs)
     )

@@ -120,6 +120,8 @@ def test_a_photograph_beside_text_is_found_on_a_noisy_scan(engine: TesseractEngi
     (figure,) = reading.figures
     (block,) = (block for block in reading.page.blocks if block.figure == figure.path)
     assert near(block.bbox, (680, 150, 1080, 650), 16)
+    assert figure.path == "imgs/img_in_image_box_{}_{}_{}_{}.jpg".format(*block.bbox)
+    assert f"![]({figure.path})" in reading.page.markdown
     assert "рисунком" in reading.page.text
 
 

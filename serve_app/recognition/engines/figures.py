@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +29,7 @@ MAX_SHARE = 0.8
 MAX_EDGES = 2
 """Most edges of the page that a figure may touch. Shadows, scanner lids and book gutters touch more."""
 
-STRIP = 0.1
+LID_SHARE = 0.1
 """A picture along an edge of the page that is no thicker than this share of the page is a scanner lid or a gutter."""
 
 MAX_TEXT_SHARE = 0.1
@@ -81,7 +82,7 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
         if not _area(outline) or not page.may_be_figure(outline, words):
             continue
         box = left, top, right, bottom = page.fit(outline)
-        path = f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
+        path = _path(box)
         # A picture that is nothing but paper has no area once its edges have moved in.
         if path in figures or left >= right or top >= bottom or not page.has_content(box):
             continue
@@ -90,6 +91,27 @@ def cut_figures(pixels: RgbPixels, blocks: Sequence[Block], rotation: int) -> tu
         changes = {"bbox": box, "polygon": None, "figure": path, "order": len(remaining)}
         remaining.append(block.model_copy(update=changes))
     return remaining, tuple(figures.values())
+
+
+def named_by_place(blocks: list[Block], figures: Sequence[Figure]) -> tuple[list[Block], tuple[Figure, ...]]:
+    """Return blocks that have been placed on the page as it was sent, and their figures, with names that say where these are.
+
+    Of figures that are in the same place there, the first gets the name.
+    """
+    names, taken = dict[str, str](), {figure.path for figure in figures}
+    for block in blocks:
+        if block.figure is not None and (path := _path(block.bbox)) not in taken:
+            names[block.figure] = path
+            taken.add(path)
+    return (
+        [block.model_copy(update={"figure": names.get(block.figure or "", block.figure)}) for block in blocks],
+        tuple(replace(figure, path=names.get(figure.path, figure.path)) for figure in figures),
+    )
+
+
+def _path(box: Box) -> str:
+    left, top, right, bottom = box
+    return f"imgs/img_in_image_box_{left}_{top}_{right}_{bottom}.jpg"
 
 
 def drop_edges(blocks: list[Block], page: StraightPage) -> list[Block]:
@@ -118,8 +140,8 @@ def may_stand(box: Box, page_width: int, page_height: int) -> bool:
         min(width, height) < MIN_SIDE * min(page_width, page_height)
         or width * height > MAX_SHARE * page_width * page_height
         or at_sides + at_ends > MAX_EDGES
-        or (at_sides and width <= STRIP * page_width)
-        or (at_ends and height <= STRIP * page_height)
+        or (at_sides and width <= LID_SHARE * page_width)
+        or (at_ends and height <= LID_SHARE * page_height)
     )
 
 

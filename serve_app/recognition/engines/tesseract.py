@@ -21,7 +21,7 @@ from serve_app.errors import InvalidField, PageTimeout, RecognitionFailed, Servi
 from serve_app.recognition.engines.blur import sharpened
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.engines.few_words import in_other_directions, lone_text
-from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges
+from serve_app.recognition.engines.figures import IMAGE, cut_figures, drop_edges, named_by_place
 from serve_app.recognition.engines.grey import GreyPixels, even, luminance
 from serve_app.recognition.engines.long_pages import pieces
 from serve_app.recognition.engines.noise import without_noise
@@ -117,6 +117,7 @@ class TesseractEngine(Engine):
         blocks, skew = straight.as_sent(blocks, rotation), straight.skew
         if flat is not None:
             blocks, skew = flat.as_sent(blocks, rotation), skew + flat.skew
+        blocks, figures = named_by_place(blocks, figures)
         page = Page(
             number=image.number,
             width=width,

@@ -9,7 +9,8 @@ from typing import Any
 from serve_app.document import Block, Box, Word
 from serve_app.recognition.engines.figures import IMAGE, may_stand
 
-FEW_WORDS = 5
+LEAST_WORDS = 5
+"""Words of which the usual height is taken: fewer may all be large, or small."""
 
 
 def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
@@ -70,7 +71,7 @@ def boxes_read(blocks: list[Block], width: int, height: int, least_confidence: f
 
 def letter_height(words: list[Word], rotation: int, dpi: int) -> int:
     """Return the height of a usual letter in pixels; that of print of ten points if there are too few words to tell."""
-    if len(words) < FEW_WORDS:
+    if len(words) < LEAST_WORDS:
         return max(1, round(dpi / 72 * 10))
     start, end = (0, 2) if rotation in (90, 270) else (1, 3)
     return max(1, round(median(word.bbox[end] - word.bbox[start] for word in words)))
