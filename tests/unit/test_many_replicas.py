@@ -151,6 +151,14 @@ def test_documents_use_the_whole_cluster(replicas: int, documents: int, pages: i
     assert documents * pages * PAGE_S / replicas / seconds > 0.96
 
 
+async def test_callers_do_not_all_choose_the_same_one_of_equal_queues() -> None:
+    replicas: Any = Recognizers(8, PAGE_S, page_result).replicas
+    router = Router(replicas)
+    chosen = {(await router.choose_replicas(replicas))[0][0].replica_id for _ in range(500)}
+    assert len(chosen) == 8
+    assert await router.choose_replicas([]) == [[]]
+
+
 @pytest.mark.parametrize("replicas", [1, 4, 32])
 @pytest.mark.parametrize(("documents", "owner"), [(1, "same"), (3, "other")])
 def test_a_single_page_beside_long_documents_waits_no_longer_than_three_times_as_alone(
