@@ -684,8 +684,9 @@ async def test_older_gateway_gets_no_checksum_header_unless_asked_for() -> None:
 
 
 def test_the_bucket_of_docker_compose_is_made_once_and_found_the_next_time(
-    swift: SwiftServer, client: S3Client
-) -> None:  # noqa: F811
+    swift: SwiftServer,  # noqa: F811
+    client: S3Client,
+) -> None:
     variables = dict.fromkeys(variables_of(COMPOSE), "x")
     service = compose_project(variables, gpu=False)["services"]["bucket"]
     environment = {
