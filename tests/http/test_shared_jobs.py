@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -158,9 +159,31 @@ def give_to_both(service: LocalService, job_id: str) -> tuple[LocalJobs, LocalJo
     (other,) = (each for each in service.jobs if each is not holder)
     progress = holder._board.get(job_id)
     assert progress is not None
-    service.call(other.wake(progress.record.model_copy(deep=True)))
-    wait_until(lambda: at_work(other, job_id), "the other one is at work too")
+    with held_back(service, holder, 0), held_back(service, other, 2):  # or one might be done before the other begins
+        service.call(other.wake(progress.record.model_copy(deep=True)))
+        wait_until(lambda: at_work(other, job_id), "the other one is at work too")
     return holder, other
+
+
+@contextmanager
+def held_back(service: LocalService, replica: LocalJobs, pages: int) -> Iterator[None]:
+    """Let a replica store no more than this many pages meanwhile."""
+    go_on, begun, save_page = asyncio.Event(), itertools.count(1), replica._job_store.save_page
+
+    async def save(*arguments: Any) -> None:
+        if next(begun) > pages:
+            await go_on.wait()
+        await save_page(*arguments)
+
+    async def release() -> None:
+        go_on.set()
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replica._job_store, "save_page", save)
+            yield
+    finally:
+        service.call(release())
 
 
 def at_work(replica: LocalJobs, job_id: str) -> bool:
