@@ -11,13 +11,15 @@ DURATIONS := build/test-durations
 # One worker more than there are cores: a test that waits leaves its core to another.
 WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-.PHONY: help serve paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl
+.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(VENV)/serve.installed tessdata fonts  ## run the service until Ctrl-C; PORT=9000 and CONFIG=configs/gpu.yaml are examples
 	@exec $(BIN)/python -m serve_app serve $(CONFIG) $(if $(PORT),--port $(PORT))
+
+install: $(VENV)/serve.installed tessdata fonts  ## install what `make serve` needs, and start nothing
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 

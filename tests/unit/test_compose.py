@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import stat
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,10 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from serve_app.ingress.keys import parse_keys
 from serve_app.settings import VLLM_COMMAND, Limits, Secrets
 from tests.support.compose import COMPOSE, EXAMPLE, GPU, ROOT, compose_project, interpolated, variables_of
+from tests.support.documentation import code_blocks
 
 VALUES = {name: f"value-of-{name}" for name in variables_of(COMPOSE) | variables_of(GPU)} | {"OCR_ADDRESS": "127.0.0.1"}
 WITHOUT_AND_WITH_GPU = pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
@@ -59,6 +64,18 @@ def test_every_variable_is_in_the_example_and_the_secrets_are_left_to_fill_in() 
             interpolated(COMPOSE, {**VALUES, name: ""})
     ours = {name for name in services(gpu=True)["ocr"]["environment"] if name.startswith("OCR_")}
     assert ours <= {f"OCR_{name.upper()}" for name in Secrets.model_fields}
+
+
+def test_the_command_of_the_documentation_fills_in_every_secret(tmp_path: Path) -> None:
+    blocks = [code for language, code in code_blocks((ROOT / "docs/install.md").read_text()) if language == "bash"]
+    (command,) = [line for block in blocks for line in block.splitlines() if line.endswith("> .env)")]
+    shutil.copy(EXAMPLE, tmp_path)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+    filled = dict(re.findall(r"^(\w+)=(.+)$", (tmp_path / ".env").read_text(), re.M))
+    assert filled.keys() == VALUES.keys() and len(set(filled.values())) == len(filled)
+    assert compose_project(filled, gpu=True)
+    assert parse_keys(filled["OCR_API_KEYS"])
 
 
 @WITHOUT_AND_WITH_GPU

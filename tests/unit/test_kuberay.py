@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from serve_app.cli.serve import RAY_ENVIRONMENT
-from serve_app.settings import VLLM_COMMAND, PaddleOcrVlSettings, ReplicaRange, Settings
+from serve_app.settings import VLLM_COMMAND, PaddleOcrVlSettings, ReplicaRange, Secrets, Settings
+from tests.support.documentation import code_blocks
 from tests.support.manifests import OVERLAYS, ROOT, build, ray_templates, validate
 
+INSTALL = (ROOT / "docs" / "install.md").read_text()
 SERVE_CONFIG = ROOT / "serve_config.yaml"
 S3 = {"kind": "s3", "bucket": "my-bucket", "prefix": "ocr", "endpoint_url": "https://s3.example.com"}
 # In what the Serve config of each overlay differs from serve_config.yaml. None: it is not there.
@@ -252,6 +254,19 @@ def test_every_node_has_the_environment_and_the_secrets(overlay: str) -> None:
         assert container(template)["envFrom"] == expected, name
         assert "env" not in container(template)
     assert ray_service(overlay)["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_secrets_are_those_that_the_documentation_makes(overlay: str) -> None:
+    shell = "".join(code for language, code in code_blocks(INSTALL) if language == "bash")
+    commands = re.findall(r"create secret generic (\S+) (.+)", shell.replace("\\\n", ""))
+    made = {name: set(re.findall(r"--from-literal=(\w+)=", options)) for name, options in commands}
+    assert made["ocr-secrets"] < {f"OCR_{name.upper()}" for name in Secrets.model_fields}
+    text = yaml.safe_dump(build(overlay))
+    keys = re.findall(r"secretKeyRef:\s+key: (\S+)\s+name: (\S+)", text)
+    assert keys and all(key in made[name] for key, name in keys)
+    assert set(re.findall(r"secretRef:\s+name: (\S+)", text)) <= made.keys()
+    assert f"| `{overlay}` |" in INSTALL
 
 
 def test_the_inference_server_is_started_as_the_service_would_start_it() -> None:
