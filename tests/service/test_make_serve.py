@@ -92,8 +92,8 @@ def home(short_tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(home: Path, port: int, **environment: str) -> Iterator[Running]:
-    running = Running(home, port, **environment)
+def serving(home: Path, port: int, in_background: bool = False, /, **environment: str) -> Iterator[Running]:
+    running = Running(home, port, in_background, **environment)
     try:
         running.wait_for("Press Ctrl-C to stop.")
         yield running
@@ -131,7 +131,7 @@ def write_gpu_config(home: Path, models: TinyModels | None = None, dummy: dict[s
     (home / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_gpu(
+def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_gpu_in_the_background(
     home: Path, russian_text: str, tiny_models: TinyModels
 ) -> None:
     port = free_port()
@@ -177,7 +177,8 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_g
     bystander.kill()
 
     write_gpu_config(home, tiny_models)
-    with serving(home, port, **ONE_GPU) as again:  # at once, on the same port, with the same key
+    # At once, on the same port, with the same key; in the background of a script.
+    with serving(home, port, True, **ONE_GPU) as again:
         assert key[1] in again.output
         headers = {"X-API-Key": key[1]}
         # One that loads quickly is waited for; /health has its state within seconds.
@@ -188,6 +189,8 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_stops_it_and_goes_on_with_a_g
         with (ROOT / "samples/page-ru.png").open("rb") as page:
             read = httpx.post(f"http://127.0.0.1:{port}/ocr", headers=headers, files={"file": page}, timeout=60).json()
         assert (read["engine"]["name"], read["degraded"]) == ("paddleocr-vl", False)
+        again.ctrl_c()
+    assert again.process.returncode == 0 and "finishing the requests in flight" in again.output
     assert "Traceback" not in again.output
     assert "Warning" not in again.output, again.output
 
@@ -236,13 +239,6 @@ def commands_of(process: subprocess.Popen[Any]) -> str:
         with suppress(psutil.NoSuchProcess):
             lines += child.cmdline()
     return "\n".join(lines)
-
-
-def test_in_the_background_of_a_script_a_service_that_runs_ends_with_sigint(home: Path) -> None:
-    with in_background(home) as running:
-        running.wait_for("Press Ctrl-C to stop.")
-        running.ctrl_c()
-    assert running.process.returncode == 0 and "finishing the requests in flight" in running.output
 
 
 def test_without_models_it_answers_and_jobs_go_on_where_they_were_when_all_is_killed(home: Path) -> None:
