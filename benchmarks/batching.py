@@ -34,7 +34,7 @@ from benchmarks.report import Cell, Report, Table, Target
 from serve_app.app import STATE_CALLS
 from serve_app.recognition.engine_thread import EngineThread
 from serve_app.scheduling.batch_queue import BatchQueue
-from serve_app.settings import BATCHES_AT_A_REPLICA
+from serve_app.settings.engines import BATCHES_AT_A_REPLICA
 
 SUMMARY = "the batch queue against @serve.batch, on a simulated engine"
 

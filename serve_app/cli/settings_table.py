@@ -12,7 +12,7 @@ from serve_app.settings import DummySettings, Secrets, Settings
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `make configuration` from serve_app/settings.py: edit that. -->
+<!-- Written by `make configuration` from serve_app/settings/: edit those files. -->
 
 Settings are `args` of the application in the Serve config, such as `configs/local.yaml`. A name that is not on this page
 is refused when you deploy. `engines` is a list; the first engine is the default."""

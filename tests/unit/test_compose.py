@@ -15,7 +15,8 @@ import yaml
 from compose_spec import PyCompose
 
 from serve_app.ingress.keys import parse_keys
-from serve_app.settings import VLLM_COMMAND, Limits, Secrets
+from serve_app.settings import Limits, Secrets
+from serve_app.settings.engines import VLLM_COMMAND
 from tests.support.compose import COMPOSE, EXAMPLE, GPU, ROOT, compose_project, interpolated, variables_of
 from tests.support.documentation import code_blocks
 

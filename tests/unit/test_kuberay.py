@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from serve_app.cli.serve import RAY_ENVIRONMENT
-from serve_app.settings import VLLM_COMMAND, PaddleOcrVlSettings, ReplicaRange, Secrets, Settings
+from serve_app.settings import PaddleOcrVlSettings, ReplicaRange, Secrets, Settings
+from serve_app.settings.engines import VLLM_COMMAND
 from tests.support.documentation import code_blocks
 from tests.support.manifests import OVERLAYS, ROOT, build, ray_templates, validate
 
