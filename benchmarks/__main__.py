@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import accuracy, batching, crooked, documents, overhead, paddleocr_vl, paddlex, scale, upload
+from benchmarks import (
+    accuracy,
+    batching,
+    crooked,
+    documents,
+    one_page,
+    overhead,
+    paddleocr_vl,
+    paddlex,
+    scale,
+    start,
+    upload,
+)
 from benchmarks.report import environment, save
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of the service")
     names = parser.add_subparsers(required=True)
-    for benchmark in (accuracy, batching, crooked, documents, overhead, paddleocr_vl, paddlex, scale, upload):
+    for benchmark in (
+        accuracy,
+        batching,
+        crooked,
+        documents,
+        one_page,
+        overhead,
+        paddleocr_vl,
+        paddlex,
+        scale,
+        start,
+        upload,
+    ):
         name = benchmark.__name__.rpartition(".")[2]
         command = names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
         benchmark.add_arguments(command)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.service import KEY
+from benchmarks.service import KEY, free_port
 from serve_app.cli.serve import RAY_ENVIRONMENT
 
 DEPLOY_S = 300
@@ -74,8 +73,7 @@ def running_cluster(nodes: int) -> Iterator[Cluster]:
 
     logging.getLogger("ray").setLevel(logging.WARNING)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     cluster = cluster_utils.Cluster()
     try:
         for _ in range(nodes):

@@ -40,7 +40,7 @@ class DenseRecognizer(Recognizer):
 
 
 def build(settings: Settings) -> Application:
-    with mock.patch.object(app, "Recognizer", DenseRecognizer):
+    with mock.patch.object(app, "RECOGNIZER", f"{__name__}.{DenseRecognizer.__name__}"):
         return app.build(settings)
 
 

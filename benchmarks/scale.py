@@ -1,7 +1,8 @@
 """Pages a second by the number of replicas, and how replicas follow the load.
 
 The engine is simulated: each page takes it `page_s` seconds, and no CPU. Pages are small, so that two cores can carry
-as many as 32 such engines read; what a page costs in CPU is in the table, by process.
+as many as 32 such engines read; what a page costs in CPU is in the table, by process. What the processes take without
+a load is measured first and is not counted as the pages'.
 
 Loads: many single images (twice as many clients as replicas), one long job, and ten jobs with as many pages in all.
 Linear is `replicas / page_s` pages a second. A job is timed from its submission to its end.
@@ -40,6 +41,8 @@ LARGEST = 32
 JOB_PAGES = 1000  # with the most replicas and 1 s a page; otherwise as many as take as long
 JOBS = 10
 SINGLE_S = 20.0
+SETTLE_S = 5.0  # Ray and Serve still have things to do after replicas have started
+IDLE_S = 20.0
 PAGE_S = 1.0
 LINEAR_PERCENT = 95
 SIZE = (600, 850)
@@ -53,10 +56,17 @@ STEP_CALLERS = 32
 STEP_PHASES_S = (10.0, 60.0, 210.0)
 DEPLOYMENT = "Recognizer-dummy"
 
+Idle = Mapping[str, float]
+"""CPU seconds a second by role, without a load."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """One load on one number of replicas. `cpu_ms`: CPU milliseconds a page by role; `others`: cores kept busy by others."""
+    """One load on one number of replicas.
+
+    `cpu_ms`: CPU milliseconds a page by role, beyond those without a load. `cores`: kept busy in all, by the service, by
+    the clients and by the rest of the machine; `others`: by the last two.
+    """
 
     load: str
     replicas: int
@@ -64,6 +74,7 @@ class Point:
     pages: int
     pages_per_s: float
     cpu_ms: dict[str, float]
+    cores: float
     others: float
 
     @property
@@ -89,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     points: list[Point] = []
+    idle: dict[int, Idle] = {}
     step: Step | None = None
     with (
         tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
@@ -97,11 +109,12 @@ def run(arguments: argparse.Namespace) -> Report:
         if arguments.only != "step":
             for replicas in arguments.replicas:
                 cluster.deploy(_config(Path(folder), {"replicas": replicas, "page_s": arguments.page_s}))
-                points += _points(cluster, replicas, arguments.page_s)
+                idle[replicas] = _idle(cluster)
+                points += _points(cluster, replicas, arguments.page_s, idle[replicas])
         if arguments.only != "loads":
             cluster.deploy(_scaling_config(Path(folder)))
             step = asyncio.run(_step(cluster))
-    return _report(points, step, arguments.nodes)
+    return _report(points, idle, step, arguments.nodes)
 
 
 def _config(folder: Path, engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,33 +142,46 @@ def _document(pages: int) -> bytes:
     return stream.getvalue()
 
 
-def _points(cluster: Cluster, replicas: int, page_s: float) -> list[Point]:
+def _idle(cluster: Cluster) -> Idle:
+    """Return the CPU seconds a second by role, with no load."""
+    time.sleep(SETTLE_S)
+    before = cpu_by_process(cluster.process)
+    time.sleep(IDLE_S)
+    return {role: seconds / IDLE_S for role, seconds in cpu_by_role(before, cpu_by_process(cluster.process)).items()}
+
+
+def _points(cluster: Cluster, replicas: int, page_s: float, idle: Idle) -> list[Point]:
     pages = round(JOB_PAGES * replicas / LARGEST / page_s)
-    points = [_singles(cluster, replicas, page_s)]
+    points = [_singles(cluster, replicas, page_s, idle)]
     for load, jobs in (("one job", 1), (f"{JOBS} jobs", JOBS)):
         print(f"{replicas} replica(s): {load}", flush=True)
         size = max(1, pages // jobs)
         work = partial(_time_jobs, cluster.address, [_document(size)] * jobs)
-        points.append(_measure(cluster, load, replicas, page_s, size * jobs, work))
+        points.append(_measure(cluster, load, replicas, page_s, size * jobs, work, idle))
     return points
 
 
-def _measure(cluster: Cluster, load: str, replicas: int, page_s: float, pages: int, work: Callable[[], float]) -> Point:
-    before, machine = cpu_by_process(cluster.process), Machine()
+def _measure(
+    cluster: Cluster, load: str, replicas: int, page_s: float, pages: int, work: Callable[[], float], idle: Idle
+) -> Point:
+    before, machine, begun = cpu_by_process(cluster.process), Machine(), time.monotonic()
     seconds = work()
     spent = cpu_by_role(before, cpu_by_process(cluster.process))
+    all_s = time.monotonic() - begun
+    others = machine.others(spent)
     return Point(
         load,
         replicas,
         page_s,
         pages,
         pages / seconds,
-        {role: 1000 * spent.get(role, 0.0) / pages for role in ROLES},
-        machine.others(spent),
+        {role: 1000 * (spent.get(role, 0.0) - idle.get(role, 0.0) * all_s) / pages for role in ROLES},
+        others + sum(spent.values()) / all_s,
+        others,
     )
 
 
-def _singles(cluster: Cluster, replicas: int, page_s: float) -> Point:
+def _singles(cluster: Cluster, replicas: int, page_s: float, idle: Idle) -> Point:
     print(f"{replicas} replica(s): single images", flush=True)
     files = []
     for number in range(8):
@@ -174,7 +200,7 @@ def _singles(cluster: Cluster, replicas: int, page_s: float) -> Point:
         begun, steady = in_steady_state(answers, clients)
         return (max(answer.done for answer in steady) - begun) * pages / len(steady)
 
-    return _measure(cluster, "single images", replicas, page_s, pages, work)
+    return _measure(cluster, "single images", replicas, page_s, pages, work, idle)
 
 
 async def ask(session: aiohttp.ClientSession, file: bytes) -> str:
@@ -249,10 +275,10 @@ async def _step(cluster: Cluster) -> Step:
     return Step(seen, pages, lost)
 
 
-def _report(points: Sequence[Point], step: Step | None, nodes: int) -> Report:
+def _report(points: Sequence[Point], idle: Mapping[int, Idle], step: Step | None, nodes: int) -> Report:
     tables, targets = [], []
     if points:
-        tables += [_pages_table(points, nodes), _cpu_table(points)]
+        tables += [_pages_table(points, nodes), _cpu_table(points), _idle_table(idle)]
         largest = max(point.replicas for point in points)
         targets += [
             Target(
@@ -268,7 +294,11 @@ def _report(points: Sequence[Point], step: Step | None, nodes: int) -> Report:
     if step is not None:
         tables.append(_step_table(step))
         targets.append(Target("requests lost", step.lost, 0, at_least=False, unit="requests"))
-    data = {"points": [asdict(point) for point in points], "step": None if step is None else asdict(step)}
+    data = {
+        "points": [asdict(point) for point in points],
+        "idle_cpu_s_per_s": idle,
+        "step": None if step is None else asdict(step),
+    }
     return Report(tables, targets, data, figure=_figure(points, step))
 
 
@@ -290,15 +320,31 @@ def _cells(point: Point | None) -> tuple[Cell, Cell]:
 def _cpu_table(points: Sequence[Point]) -> Table:
     largest = max(point.replicas for point in points)
     rows = [
-        (point.load, *(point.cpu_ms[role] for role in ROLES), sum(point.cpu_ms.values()), f"{point.others:.2f}")
+        (
+            point.load,
+            *(point.cpu_ms[role] for role in ROLES),
+            sum(point.cpu_ms.values()),
+            f"{point.cores:.2f}",
+            f"{point.others:.2f}",
+        )
         for point in points
         if point.replicas == largest
     ]
     return Table(
-        f"CPU ms a page with {largest} replicas; cores that the rest of the machine kept busy.",
-        ("", *ROLES, "all", "others"),
+        f"CPU ms a page with {largest} replicas, beyond those without a load. Cores kept busy in all, and by the clients and the\n"
+        "rest of the machine.",
+        ("", *ROLES, "all", "cores", "others"),
         rows,
     )
+
+
+def _idle_table(idle: Mapping[int, Idle]) -> Table:
+    roles = sorted({role for by_role in idle.values() for role in by_role})
+    rows = [
+        (replicas, *(1000 * by_role.get(role, 0.0) for role in roles), 1000 * sum(by_role.values()))
+        for replicas, by_role in idle.items()
+    ]
+    return Table("CPU ms a second without a load, by number of replicas", ("", *roles, "all"), rows)
 
 
 def _step_table(step: Step) -> Table:

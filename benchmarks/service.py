@@ -34,6 +34,7 @@ ROLES = {
     "ray::ServeReplica:ocr:Jobs": "jobs",
     "ray::ServeReplica:ocr:Rasterizer": "rasterizer",
     "ray::ServeReplica:ocr:Recognizer": "recognizers",
+    "ray::ServeReplica": "replica",
     "ray::ProxyActor": "proxy",
     "ray::ServeController": "controller",
     "gcs_server": "gcs",
@@ -44,7 +45,9 @@ ROLES = {
     "ray::DashboardAgent": "dashboard",
     "ray::RuntimeEnvAgent": "dashboard",
     "ray/_private": "monitors",
+    "ray::IDLE": "idle workers",
     "serve_app serve": "command line",
+    "bin/serve run": "command line",
 }
 
 
@@ -96,8 +99,7 @@ def running_service(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[s
     """Run `python -m serve_app serve` with its own Ray, port and folders; yields its address and process."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(dict(config)))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     log_path = folder / "service.log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -111,7 +113,7 @@ def running_service(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[s
             _wait(lambda: "is ready" in log_path.read_text(), process, log_path)
             yield f"http://127.0.0.1:{port}", service
         finally:
-            _stop(process, service)
+            stop(process, service)
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -122,7 +124,14 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
         time.sleep(0.2)
 
 
-def _stop(process: subprocess.Popen[bytes], service: psutil.Process) -> None:
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def stop(process: subprocess.Popen[bytes], service: psutil.Process) -> None:
+    """End a command as Ctrl-C does, then what is left of its processes."""
     family = service.children(recursive=True) if process.poll() is None else []
     process.send_signal(signal.SIGINT)
     try:
