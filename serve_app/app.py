@@ -4,7 +4,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -12,16 +12,21 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import LoggingConfig
 
-from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.keys import KeyRing, configured_keys
-from serve_app.jobs.deployment import Jobs
-from serve_app.jobs.result_writer import ResultWriterFactory
-from serve_app.paddlex.job import DIALECT as PADDLEX
-from serve_app.paddlex.job import PaddlexResultWriter
-from serve_app.raster.deployment import Rasterizer
-from serve_app.recognition.deployment import Recognizer
+from serve_app.paddlex import DIALECT as PADDLEX
 from serve_app.scheduling.page_scaling import PageScaling
 from serve_app.settings import EngineSettings, ReplicaRange, Secrets, Settings, with_environment
+
+if TYPE_CHECKING:
+    from serve_app.jobs.result_writer import ResultWriter, ResultWriterFactory
+    from serve_app.pipeline.documents import Documents
+    from serve_app.storage.links import Links
+
+# The classes of the deployments. Only their replicas import them: nothing starts before `build` has returned.
+INGRESS = "serve_app.ingress.deployment.Ingress"
+JOBS = "serve_app.jobs.deployment.Jobs"
+RASTERIZER = "serve_app.raster.deployment.Rasterizer"
+RECOGNIZER = "serve_app.recognition.deployment.Recognizer"
 
 # Seconds. A replica that exceeds this in three health checks in a row is replaced.
 HEALTH_CHECK_TIMEOUT_S = 10
@@ -41,8 +46,16 @@ BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_ro
 LOOK_BACK_S, REPORT_S = 5, 1
 # Of the resource `cpu_nodes`, so that an amount of 1 at a node has room for a thousand replicas.
 CPU_NODE_SHARE = 0.001
+
+
+def _paddlex_result_writer(settings: Settings, documents: "Documents", links: "Links") -> "ResultWriter":
+    from serve_app.paddlex.job import PaddlexResultWriter
+
+    return PaddlexResultWriter(settings, documents, links)
+
+
 # Dialects, besides the service's own, in which jobs can write results.
-RESULT_WRITERS: Mapping[str, ResultWriterFactory] = {PADDLEX: PaddlexResultWriter}
+RESULT_WRITERS: Mapping[str, "ResultWriterFactory"] = {PADDLEX: _paddlex_result_writer}
 
 
 def build(settings: Settings) -> Application:
@@ -57,18 +70,20 @@ def build(settings: Settings) -> Application:
     # A stopping replica first finishes the calls that it has accepted.
     grace_s = settings.limits.request_s
 
-    rasterizer = serve.deployment(
+    rasterizer = _deployment(
+        RASTERIZER,
         **_scaling(settings.raster.replicas, feeds_engines=True),
         max_ongoing_requests=RASTERIZER_CALLS,
         request_router_config=BY_PAGES,
         ray_actor_options=without_cpu,
         logging_config=quiet,
         graceful_shutdown_timeout_s=grace_s,
-    )(Rasterizer).bind(settings.raster, settings.limits, settings.temp_dir)
+    ).bind(settings.raster, settings.limits, settings.temp_dir)
 
     replicas = _replicas_that_fit(settings.engines, settings.cpu_nodes)
     recognizers = {
-        engine.name: serve.deployment(
+        engine.name: _deployment(
+            RECOGNIZER,
             name=f"Recognizer-{engine.name}",
             **_scaling(replicas[engine.name]),
             max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
@@ -82,11 +97,12 @@ def build(settings: Settings) -> Application:
             },
             logging_config=quiet,
             graceful_shutdown_timeout_s=grace_s,
-        )(Recognizer).bind(engine, settings.limits, secrets.vlm_api_key)
+        ).bind(engine, settings.limits, secrets.vlm_api_key)
         for engine in settings.engines
     }
 
-    jobs = serve.deployment(
+    jobs = _deployment(
+        JOBS,
         num_replicas=settings.jobs.replicas,
         max_ongoing_requests=JOBS_CALLS,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
@@ -94,15 +110,22 @@ def build(settings: Settings) -> Application:
         ray_actor_options=without_cpu,
         logging_config=quiet,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,
-    )(Jobs).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
+    ).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
 
-    return serve.deployment(
+    return _deployment(
+        INGRESS,
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
         ray_actor_options=without_cpu,
         logging_config=access_log,
         graceful_shutdown_timeout_s=max(grace_s, settings.limits.document_s),
-    )(Ingress).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
+    ).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
+
+
+def _deployment(path: str, **options: Any) -> serve.Deployment:
+    """Return a deployment of the class at this import path, with the class's name unless `options` have another."""
+    options = {"name": path.rpartition(".")[2], **options}
+    return serve.deployment(**options)(path)  # type: ignore[arg-type]  # Serve takes a path as well
 
 
 def _scaling(replicas: int | ReplicaRange, *, feeds_engines: bool = False) -> dict[str, Any]:

@@ -2,3 +2,6 @@
 
 Each dialect is one such room and one thin route. May use the pipeline and below.
 """
+
+DIALECT = "paddlex"
+"""The name of this dialect in job records."""

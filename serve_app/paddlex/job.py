@@ -24,9 +24,6 @@ from serve_app.storage.links import Links
 
 log = logging.getLogger("ray.serve.jobs")
 
-DIALECT = "paddlex"
-"""The name of this dialect in job records."""
-
 LINES_MODELS = ("PP-OCRv5", "PP-OCRv5-latin", "PP-OCRv6")
 LAYOUT_MODELS = ("PP-StructureV3", "PaddleOCR-VL", "PaddleOCR-VL-1.5", "PaddleOCR-VL-1.6")
 

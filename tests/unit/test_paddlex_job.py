@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from serve_app.jobs.record import JobState, decode_record
-from serve_app.paddlex.job import DIALECT, RESULT, PaddlexResultWriter
+from serve_app.paddlex import DIALECT
+from serve_app.paddlex.job import RESULT, PaddlexResultWriter
 from tests.support.job_runs import Bench, Pages
 
 STORED = Path(__file__).parent / "stored" / "official-job.json"

@@ -12,7 +12,8 @@ from serve_app.document.options import ParsingOptions, RecognitionOptions
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobState, Priority, decode_record, encode_record
 from serve_app.outputs.formats import OutputFormat
-from serve_app.paddlex.job import DIALECT, PaddlexJob
+from serve_app.paddlex import DIALECT
+from serve_app.paddlex.job import PaddlexJob
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Settings

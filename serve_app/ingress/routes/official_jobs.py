@@ -23,8 +23,9 @@ from serve_app.ingress.requests.schema import body_of
 from serve_app.ingress.requests.validation_errors import field_error, fields_error
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import Dialect, JobRecord, JobState
+from serve_app.paddlex import DIALECT
 from serve_app.paddlex.engine_options import layout_request, lines_request
-from serve_app.paddlex.job import DIALECT, LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
+from serve_app.paddlex.job import LAYOUT_MODELS, LINES_MODELS, RESULT, PaddlexJob
 from serve_app.paddlex.requests import LayoutParsingFields, LinesFields
 
 log = logging.getLogger("ray.serve.ingress")
