@@ -71,6 +71,7 @@ def build(settings: Settings) -> Application:
     grace_s = settings.limits.request_s
 
     rasterizer = _deployment(
+        "Rasterizer",
         RASTERIZER,
         **_scaling(settings.raster.replicas, feeds_engines=True),
         max_ongoing_requests=RASTERIZER_CALLS,
@@ -83,8 +84,8 @@ def build(settings: Settings) -> Application:
     replicas = _replicas_that_fit(settings.engines, settings.cpu_nodes)
     recognizers = {
         engine.name: _deployment(
+            f"Recognizer-{engine.name}",
             RECOGNIZER,
-            name=f"Recognizer-{engine.name}",
             **_scaling(replicas[engine.name]),
             max_ongoing_requests=engine.pages_at_a_replica + STATE_CALLS,
             request_router_config=BY_PAGES,
@@ -102,6 +103,7 @@ def build(settings: Settings) -> Application:
     }
 
     jobs = _deployment(
+        "Jobs",
         JOBS,
         num_replicas=settings.jobs.replicas,
         max_ongoing_requests=JOBS_CALLS,
@@ -113,6 +115,7 @@ def build(settings: Settings) -> Application:
     ).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
 
     return _deployment(
+        "Ingress",
         INGRESS,
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
@@ -122,10 +125,9 @@ def build(settings: Settings) -> Application:
     ).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
 
 
-def _deployment(path: str, **options: Any) -> serve.Deployment:
-    """Return a deployment of the class at this import path, with the class's name unless `options` have another."""
-    options = {"name": path.rpartition(".")[2], **options}
-    return serve.deployment(**options)(path)  # type: ignore[arg-type]  # Serve takes a path as well
+def _deployment(name: str, path: str, **options: Any) -> serve.Deployment:
+    """Return a deployment of the class at this import path."""
+    return serve.deployment(name=name, **options)(path)  # type: ignore[arg-type]  # Serve takes a path as well
 
 
 def _scaling(replicas: int | ReplicaRange, *, feeds_engines: bool = False) -> dict[str, Any]:
