@@ -185,7 +185,7 @@ def _open(data: _Buffer, password: str | None) -> tuple[Any, bytes]:
         raise PasswordRequired(
             "The PDF is protected, and the password is wrong."
             if password
-            else "The PDF is protected. Send its password."
+            else "The PDF is protected. Send its password in the field 'password' of /ocr or /jobs."
         )
     return opened
 
