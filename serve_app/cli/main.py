@@ -14,6 +14,7 @@ from serve_app.cli.doctor import check_machine
 from serve_app.cli.models import check_models, pull_models
 from serve_app.cli.openapi import openapi_document
 from serve_app.cli.serve import run
+from serve_app.cli.settings_problems import settings_problems
 from serve_app.cli.settings_table import settings_page
 from serve_app.ingress.keys import configured_keys
 from serve_app.settings import Secrets, Settings, with_environment
@@ -86,11 +87,11 @@ def _settings(raw: dict[str, Any]) -> Settings:
     try:
         settings = Settings.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
-        sys.exit(f"The settings are not valid: {_problems(error)}")
+        sys.exit(f"The settings are not valid: {settings_problems(error)}")
     try:
         with_environment(settings)
     except ValidationError as error:
-        sys.exit(f"OCR_OPEN_SURFACES or OCR_PUBLIC_URL is not valid: {_problems(error)}")
+        sys.exit(f"OCR_OPEN_SURFACES or OCR_PUBLIC_URL is not valid: {settings_problems(error)}")
     return settings
 
 
@@ -98,15 +99,9 @@ def _keys(settings: Settings) -> dict[str, str]:
     try:
         return configured_keys(settings, Secrets.from_environment())
     except ValidationError as error:
-        sys.exit(f"The environment is not valid: {_problems(error)}")
+        sys.exit(f"The environment is not valid: {settings_problems(error)}")
     except ValueError as error:
         sys.exit(str(error))
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"]))) for problem in error.errors()
-    )
 
 
 def _port(text: str) -> int:

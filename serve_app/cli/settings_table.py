@@ -50,6 +50,11 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def setting_names() -> list[str]:
+    """Return the last part of each setting's name, such as `max_pages`."""
+    return [name.rpartition(".")[2] for name, _, _ in _settings(Settings, "")]
+
+
 def _settings(model: type[BaseModel], path: str) -> Iterator[_Row]:
     for name, field in model.model_fields.items():
         # The dummy engine is for tests; only the code documents its settings.
