@@ -80,8 +80,9 @@ class Recognizer:
             settings,
             page_s=limits.page_s,
             vlm_api_key=vlm_api_key.get_secret_value() if vlm_api_key else None,
-            share=_max_replicas(),
         )
+        # Until a caller has counted the replicas. So one that starts takes little before the others give up their part.
+        self._engine.share_vlm_server(_max_replicas())
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
         self._readers = ReaderThreads(self._engine, self._thread, nice=settings.nice)
         self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
@@ -194,7 +195,13 @@ class Recognizer:
             log.exception("engine %s failed to restructure pages", self._engine.name)
             return RecognitionFailed("The pages could not be restructured.")
 
-    async def state(self) -> EngineState:
+    async def state(self, replicas: int | None = None) -> EngineState:
+        """Return the state of this replica's engine.
+
+        `replicas`: how many the caller knows to run. They share the engine's inference server, and do not know of each other.
+        """
+        if replicas:
+            self._engine.share_vlm_server(replicas)
         return EngineState(
             replica=_replica_id(),
             phase=self._phase,

@@ -86,9 +86,11 @@ class EngineMonitor:
             await asyncio.sleep(max(READY_POLL_S if self._settled else POLL_S, self.replicas / POLLED_PER_S))
 
     async def poll(self) -> None:
-        """Ask all replicas."""
+        """Ask all replicas, and tell them how many they are."""
         try:
-            answers = await responses_in_time(self._recognizer.broadcast("state"), timeout_s=POLL_TIMEOUT_S)
+            answers = await responses_in_time(
+                self._recognizer.broadcast("state", self._replicas), timeout_s=POLL_TIMEOUT_S
+            )
         except DeploymentUnavailableError:  # Serve's way to say that there are none
             self.report([], 0)
         except TimeoutError:

@@ -142,7 +142,9 @@ class VlmServerSettings(Strict):
         None, description="The model's name on the server. Unset: the first one that the server lists"
     )
     concurrency: int = Field(
-        200, ge=1, description="Maximum blocks (regions of pages) in flight at the server, from all replicas together"
+        200,
+        ge=1,
+        description="Maximum blocks (regions of pages) in flight at the server, from all replicas together. Each replica that runs has an equal part",
     )
     pages_at_once: int = Field(16, ge=1, description="Maximum pages that a replica reads at once")
     connect_s: float = Field(

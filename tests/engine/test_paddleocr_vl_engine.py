@@ -48,7 +48,7 @@ TOKENS = 7  # of OCR_TEXT, with the one that ends it
 
 @pytest.fixture(scope="module")
 def engine(tiny_models: TinyModels) -> Iterator[PaddleOcrVlEngine]:
-    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None, share=1)
+    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None)
     engine.load()
     yield engine
     engine.close()
@@ -310,7 +310,7 @@ def test_pages_read_at_once_by_a_server_get_each_their_own_result(tiny_models: T
     sizes = [(300 + 20 * n, 500 - 10 * n) for n in range(24)]
     with VlmServer(tokens=10, token_ms=3) as server:
         settings = tiny_settings(tiny_models, vlm=VlmServerSettings(backend="vllm-server", url=server.url))
-        engine = PaddleOcrVlEngine(settings, page_s=30, api_key=None, share=1)
+        engine = PaddleOcrVlEngine(settings, page_s=30, api_key=None)
         engine.load()
         try:
             assert engine.pages_at_once == 16
@@ -348,7 +348,7 @@ from tests.support.vl_pages import LIGHT, make_task, page
 settings = PaddleOcrVlSettings(
     device="cpu", download=False, layout_model_dir=sys.argv[1], vlm=NativeVlmSettings(model_dir=sys.argv[2])
 )
-engine = PaddleOcrVlEngine(settings, page_s=60, api_key=None, share=1)
+engine = PaddleOcrVlEngine(settings, page_s=60, api_key=None)
 engine.load()
 (found,) = read_pages(engine, [make_task(page(LIGHT), min_pixels=5000, max_pixels=20000, temperature=0.5)])
 assert len(found.blocks) == 6
@@ -382,7 +382,7 @@ def test_a_missing_model_is_told_at_once_where_nothing_may_be_fetched(
     tiny_models: TinyModels, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PADDLE_PDX_CACHE_HOME", str(tmp_path))
-    engine = PaddleOcrVlEngine(tiny_settings(tiny_models, layout_model_dir=None), page_s=60, api_key=None, share=1)
+    engine = PaddleOcrVlEngine(tiny_settings(tiny_models, layout_model_dir=None), page_s=60, api_key=None)
     started = time.monotonic()
     with pytest.raises(EngineLoadError, match="PP-DocLayoutV3") as missing:
         engine.load()
@@ -392,7 +392,7 @@ def test_a_missing_model_is_told_at_once_where_nothing_may_be_fetched(
 
 
 def test_it_may_be_closed_without_having_been_loaded_and_twice(tiny_models: TinyModels) -> None:
-    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None, share=1)
+    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None)
     engine.close()
     engine.close()
     assert engine.unavailable() is None
@@ -407,7 +407,7 @@ def test_an_engine_that_cannot_read_a_blank_page_has_not_loaded(
 
     monkeypatch.setattr(StagedPipeline, stage, broken)
     with pytest.raises(EngineLoadError, match="could not read a blank page") as refused:
-        PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=30, api_key=None, share=1).load()
+        PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=30, api_key=None).load()
     assert "CUDA" not in str(refused.value)
 
 
@@ -422,7 +422,7 @@ def test_the_vlm_is_warm_before_the_engine_counts_as_loaded(
         return generate(self, *arguments, **options)
 
     monkeypatch.setattr(BoundedGeneration, "generate", noted)
-    made = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=30, api_key=None, share=1)
+    made = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=30, api_key=None)
     made.load()
     made.close()
     assert generated and generated[-1] == 16  # the whole page as one block: a real layout finds none on it

@@ -45,7 +45,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def engine(tiny_models: TinyModels) -> Iterator[PaddleOcrVlEngine]:
-    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None, share=1)
+    engine = PaddleOcrVlEngine(tiny_settings(tiny_models), page_s=60, api_key=None)
     engine.load()
     yield engine
     engine.close()

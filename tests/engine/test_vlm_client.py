@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import logging
@@ -17,15 +18,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serve_app.document import Page, PageContent
+from serve_app.document import Page, PageContent, PageResult
 from serve_app.errors import PageTimeout, RecognitionFailed, ServiceError, VlmServerAway
 from serve_app.recognition.engines.paddleocr_vl import vlm_client
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
 from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
-from serve_app.settings import VlmServerSettings
+from serve_app.settings import Limits, VlmServerSettings
 from tests.support.engines import read_whole
+from tests.support.recognizer import LocalRecognizer
 from tests.support.tiny_paddleocr_vl import LIGHT_BOXES, TinyModels
 from tests.support.vl_pages import LIGHT, make_task, page, tiny_settings
 from tests.support.vlm_server import MODEL, OCR_TEXT, VlmServer
@@ -66,12 +68,11 @@ def load_engine(
     url: str,
     *,
     page_s: float = 30,
-    share: int = 1,
     timing: VlmTiming = DEFAULT_TIMING,
     **options: Any,
 ) -> PaddleOcrVlEngine:
     made = tiny_settings(models, vlm=settings(url, **options), doc_preprocessor=False)
-    engine = PaddleOcrVlEngine(made, page_s=page_s, api_key=None, share=share, timing=timing)
+    engine = PaddleOcrVlEngine(made, page_s=page_s, api_key=None, timing=timing)
     engine.load()
     return engine
 
@@ -427,9 +428,95 @@ def test_no_more_blocks_are_in_flight_than_configured(connect: Callable[..., Vlm
         assert server.counters()["most_in_flight"] == 3
 
 
+def test_blocks_that_wait_are_sent_once_there_is_room_for_more(connect: Callable[..., VlmClient]) -> None:
+    with VlmServer() as server:
+        client = connect(server.url, concurrency=2)
+        assert client.wait_until_probed(DEADLINE_S).available
+        server.control(hang=True)
+        of = budget()
+        futures = [ask(client, of) for _ in range(6)]
+        until(lambda: server.counters()["in_flight"] == 2)
+        client.resize(5)
+        until(lambda: server.counters()["in_flight"] == 5)
+        probe_now(client)
+        assert server.counters()["most_in_flight"] == 5
+        give_up(client, of)
+        assert {text(future) for future in futures} == {""}
+
+
+def test_with_less_room_the_blocks_in_flight_are_finished_and_fewer_follow(connect: Callable[..., VlmClient]) -> None:
+    with VlmServer() as server:
+        client = connect(server.url, concurrency=4)
+        assert client.wait_until_probed(DEADLINE_S).available
+        server.control(hang=True)
+        first, second = budget(), budget()
+        futures = [ask(client, first) for _ in range(4)]
+        until(lambda: server.counters()["in_flight"] == 4)
+        client.resize(1)
+        futures += [ask(client, second) for _ in range(3)]
+        probe_now(client)
+        assert server.counters()["in_flight"] == 4, "none is cancelled"
+        give_up(client, first)
+        until(lambda: server.counters()["cancelled"] == 4 and server.counters()["in_flight"] == 1)
+        probe_now(client)
+        assert server.counters()["requests"] == 5
+        give_up(client, second)
+        assert {text(future) for future in futures} == {""}
+
+
+def test_a_replica_takes_a_larger_part_of_the_server_when_others_stop(load: Callable[..., PaddleOcrVlEngine]) -> None:
+    with VlmServer() as server, ThreadPoolExecutor() as pool:
+        engine = load(server.url, concurrency=4)
+        engine.share_vlm_server(4)
+        until(lambda: engine.unavailable() is None)
+        server.control(hang=True)
+        (analyzed,) = engine.analyze([make_task(page(LIGHT))])
+        assert not isinstance(analyzed, ServiceError)
+        reading = pool.submit(engine.read, analyzed)
+        until(lambda: server.counters()["in_flight"] == 1)
+        engine.share_vlm_server(2)
+        until(lambda: server.counters()["in_flight"] == 2)
+        engine.share_vlm_server(1)
+        until(lambda: server.counters()["in_flight"] == 4)
+        engine.share_vlm_server(9)  # more than blocks: each still sends one
+        engine.abandon(analyzed)
+        assert isinstance(reading.result(DEADLINE_S), ServiceError)
+        server.control(hang=False)
+        assert not good(read(engine)).degraded
+
+
+async def test_a_recognizer_divides_the_server_by_the_replicas_of_which_it_is_told(tiny_models: TinyModels) -> None:
+    with VlmServer() as server:
+        made = LocalRecognizer.__new__(LocalRecognizer)
+        chosen = tiny_settings(tiny_models, vlm=settings(server.url, concurrency=4), doc_preprocessor=False)
+        await made.__init__(chosen, Limits())  # type: ignore[misc]  # as Serve does
+        try:
+            await asyncio.to_thread(until, lambda: made._engine.unavailable() is None)
+            await made.state(4)
+            task = make_task(page(LIGHT))
+            assert isinstance(await made.recognize(task.image, task.options, "document"), PageResult)
+            assert server.counters()["most_in_flight"] == 1
+            await made.state()  # from one that has not counted them yet
+            await made.state(1)
+            server.control(hang=True)
+            reading = asyncio.create_task(made.recognize(task.image, task.options, "document"))
+            await asyncio.to_thread(until, lambda: server.counters()["in_flight"] == 4)
+            reading.cancel()
+            await asyncio.to_thread(until, lambda: server.counters()["in_flight"] == 0)
+        finally:
+            await made.close()
+
+
+def give_up(client: VlmClient, of: PageBudget) -> None:
+    of.abandon()
+    client.abandon(of)
+
+
 def test_replicas_share_what_the_server_takes(load: Callable[..., PaddleOcrVlEngine]) -> None:
     with VlmServer(tokens=20, token_ms=1) as server:
-        replicas = [load(server.url, concurrency=5, share=2) for _ in range(2)]
+        replicas = [load(server.url, concurrency=5) for _ in range(2)]
+        for engine in replicas:
+            engine.share_vlm_server(2)
         until(lambda: all(engine.unavailable() is None for engine in replicas))
         with ThreadPoolExecutor(4) as pool:
             outcomes = list(pool.map(read_prepared, [(engine, n) for engine in replicas for n in (1, 2)]))

@@ -19,11 +19,11 @@ class Broadcasts:
     def __init__(self, *outcomes: Any) -> None:
         self.outcomes: list[Any] = list(outcomes)
         self.error: Exception | None = None
-        self.methods: list[str] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.waited_for = 0
 
     def broadcast(self, method: str, *arguments: Any) -> DeploymentBroadcastResponse:
-        self.methods.append(method)
+        self.calls.append((method, *arguments))
         return DeploymentBroadcastResponse(self._send(), None)
 
     async def _send(self) -> list[Any]:

@@ -127,6 +127,16 @@ async def test_a_replica_that_hangs_does_not_hide_what_the_others_say(monkeypatc
     assert phase_and_reason(engines) == ("failed", "out of memory") and engines.replicas == 1
 
 
+async def test_replicas_are_told_how_many_they_are() -> None:
+    recognizer = Broadcasts(READY)
+    engines = monitor(recognizer)
+    await engines.poll()
+    recognizer.outcomes = [READY, FAILED, READY]
+    await engines.poll()
+    await engines.poll()
+    assert recognizer.calls == [("state", None), ("state", 1), ("state", 3)]
+
+
 async def test_a_failed_poll_changes_nothing() -> None:
     recognizer = Broadcasts(READY)
     engines = monitor(recognizer)

@@ -10,12 +10,8 @@ from serve_app.settings import DummySettings, EngineSettings, PaddleOcrVlSetting
 __all__ = ["Engine", "EngineLoadError", "PageTask", "create_engine"]
 
 
-def create_engine(settings: EngineSettings, *, page_s: float, vlm_api_key: str | None = None, share: int = 1) -> Engine:
-    """Create the configured engine without loading it.
-
-    `page_s` is the time limit of one page in seconds. `share` is the number of replicas that share the concurrency of
-    one inference server.
-    """
+def create_engine(settings: EngineSettings, *, page_s: float, vlm_api_key: str | None = None) -> Engine:
+    """Create the configured engine without loading it. `page_s` is the time limit of one page in seconds."""
     match settings:
         case TesseractSettings():
             from serve_app.recognition.engines.tesseract import TesseractEngine
@@ -24,7 +20,7 @@ def create_engine(settings: EngineSettings, *, page_s: float, vlm_api_key: str |
         case PaddleOcrVlSettings():
             from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 
-            return PaddleOcrVlEngine(settings, page_s=page_s, api_key=vlm_api_key, share=share)
+            return PaddleOcrVlEngine(settings, page_s=page_s, api_key=vlm_api_key)
         case DummySettings():
             from serve_app.recognition.engines.dummy import DummyEngine
 

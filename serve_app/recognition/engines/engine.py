@@ -86,6 +86,13 @@ class Engine(ABC):
         """Return the state of the engine's inference server; None if it uses none."""
         return None
 
+    def share_vlm_server(self, replicas: int) -> None:
+        """Take one part in `replicas` of what the engine's inference server accepts at once.
+
+        Called before `load`, and later again and again, as replicas start and stop. Must not block.
+        """
+        return None
+
     def gpu_memory_mb(self) -> float | None:
         """Return the GPU memory of this process in MB; None if it is unknown."""
         return None

@@ -77,15 +77,13 @@ class PaddleOcrVlEngine(Engine):
         *,
         page_s: float,
         api_key: str | None,
-        share: int,
         timing: VlmTiming = DEFAULT_TIMING,
     ) -> None:
-        """`share`: the number of replicas that share the concurrency of the inference server."""
         self._timing = timing
         self._settings = settings
         self._page_s = page_s
         self._api_key = api_key
-        self._share = share
+        self._sharing = 1  # replicas that share the inference server
         self.max_batch = settings.max_batch
         self.pages_at_once = settings.pages_at_once
         self._pipeline: StagedPipeline | None = None
@@ -183,6 +181,21 @@ class PaddleOcrVlEngine(Engine):
     def vlm_server(self) -> VlmServerState | None:
         return self._client.state if self._client is not None else None
 
+    def share_vlm_server(self, replicas: int) -> None:
+        vlm = self._settings.vlm
+        if isinstance(vlm, NativeVlmSettings) or vlm.launch is not None:
+            return  # each replica has a VLM of its own
+        if replicas != self._sharing and vlm.concurrency < replicas:
+            log.warning(
+                "concurrency is %d for %d replicas: each replica still sends one block at a time",
+                vlm.concurrency,
+                replicas,
+            )
+        self._sharing = replicas
+        # Also if it is the same number: a client that is being created meanwhile may have the one before.
+        if self._client is not None:
+            self._client.resize(self._concurrency(vlm))
+
     def gpu_memory_mb(self) -> float | None:
         if self._settings.device != "gpu":
             return None
@@ -191,22 +204,20 @@ class PaddleOcrVlEngine(Engine):
     def _connect(self, vlm: VlmServerSettings) -> None:
         if self._client is not None:  # created by an earlier, failed load
             return
-        url, share = vlm.url, self._share
+        url = vlm.url
         if vlm.launch is not None:
-            share = 1  # each replica launches its own server
             if self._process is None:
                 self._process = ServerProcess(vlm.launch)
                 self._url = self._process.start()
             url = self._url
-        if vlm.concurrency < share:
-            log.warning(
-                "concurrency is %d for %d replicas: each replica still sends one block at a time",
-                vlm.concurrency,
-                share,
-            )
         assert url is not None
-        concurrency = max(1, vlm.concurrency // share)
-        self._client = VlmClient(vlm, url=url, api_key=self._api_key, concurrency=concurrency, timing=self._timing)
+        self._client = VlmClient(
+            vlm, url=url, api_key=self._api_key, concurrency=self._concurrency(vlm), timing=self._timing
+        )
+
+    def _concurrency(self, vlm: VlmServerSettings) -> int:
+        """Return how many blocks this replica may have in flight at the server."""
+        return max(1, vlm.concurrency // self._sharing)
 
     def _warm_up(self) -> None:
         """Read a blank page, since the first page takes longer than later ones. Raises EngineLoadError."""

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from anyio import CapacityLimiter
 
 from serve_app.errors import VlmServerAway
 from serve_app.recognition.engines.engine import VlmServerState
@@ -46,7 +47,7 @@ ERRORS_IN_A_ROW = 20
 class VlmClient:
     """Sends blocks to a server, for the threads of many pages, in an event loop of its own.
 
-    At most `concurrency` blocks are in flight. Paddlex uses `create_chat_completion` and `backend`.
+    At most `concurrency` blocks are in flight, or as many as `resize` says. Paddlex uses `create_chat_completion` and `backend`.
     """
 
     def __init__(
@@ -60,7 +61,6 @@ class VlmClient:
     ) -> None:
         self.backend = settings.backend
         self._url = url.rstrip("/")
-        self._concurrency = concurrency
         self._api_key = api_key
         self._errors_in_a_row = 0
         self._connect_s = settings.connect_s
@@ -78,7 +78,7 @@ class VlmClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vlm-client", daemon=True)
         self._thread.start()
-        self._submit(self._open()).result()
+        self._submit(self._open(concurrency)).result()
 
     @property
     def state(self) -> VlmServerState:
@@ -102,6 +102,11 @@ class VlmClient:
         body = {"messages": messages, **request, **extra}
         return self._submit(self._complete(body, budget))
 
+    def resize(self, concurrency: int) -> None:
+        """Have at most this many blocks in flight from now on. If more are, they are finished. Does not block."""
+        if self._loop.is_running():
+            self._loop.call_soon_threadsafe(setattr, self._slots, "total_tokens", concurrency)
+
     def abandon(self, budget: PageBudget) -> None:
         """Cancel the blocks of a page whose caller was cancelled. The server sees the connection close."""
         if self._loop.is_running():
@@ -117,8 +122,8 @@ class VlmClient:
     def _submit(self, work: Any) -> concurrent.futures.Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _open(self) -> None:
-        self._slots = asyncio.Semaphore(self._concurrency)
+    async def _open(self, concurrency: int) -> None:
+        self._slots = CapacityLimiter(concurrency)
         self._session = aiohttp.ClientSession(
             headers={
                 "Accept-Encoding": "identity",  # so that the size limit holds for what arrives
