@@ -215,6 +215,6 @@ async def main():
 logging.basicConfig()
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 1, done.stderr
     assert message in done.stderr and "this replica exits and will be replaced" in done.stderr
