@@ -8,9 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -22,6 +20,7 @@ from tests.support.http_server import http_server
 from tests.support.job_client import assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.support.pdfs import scan
 from tests.support.service import KEY, Service
+from tests.support.webhook_receiver import WebhookReceiver
 
 WEBHOOK_SECRET = "whsec_d2ViaG9vayBzZWNyZXQ="
 
@@ -163,47 +162,26 @@ def test_the_same_request_twice_is_one_job(slow: Service) -> None:
 
 
 def test_the_end_of_a_job_is_told_by_a_signed_post_that_is_tried_again(slow: Service) -> None:
-    heard: list[tuple[dict[str, str], bytes]] = []
-    heard_at: list[float] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard_at.append(time.time())
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(500 if len(heard) == 1 else 204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    receiver = ThreadingHTTPServer(("127.0.0.2", 0), Receiver)
-    Thread(target=receiver.serve_forever, daemon=True).start()
-    try:
-        with slow.client() as client:
-            url = f"http://127.0.0.2:{receiver.server_address[1]}/hook"
-            job_id = submit(client, book(1), webhook=url)
-            deadline = time.monotonic() + 30
-            while (job := job_of(client, job_id))["webhook"]["state"] == "pending":
-                assert time.monotonic() < deadline, job
-                time.sleep(0.2)
-            private = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://127.0.0.1:9/x"})
-            assert (private.status_code, private.json()["error"]["code"]) == (403, "url_forbidden")
-            assert [problem["field"] for problem in private.json()["error"]["fields"]] == ["webhook"]
-    finally:
-        receiver.shutdown()
-        receiver.server_close()
+    with WebhookReceiver() as receiver, slow.client() as client:
+        job_id = submit(client, book(1), webhook=receiver.url)
+        deadline = time.monotonic() + 30
+        while (job := job_of(client, job_id))["webhook"]["state"] == "pending":
+            assert time.monotonic() < deadline, job
+            time.sleep(0.2)
+        private = client.post("/jobs", files={"file": book(1)}, data={"webhook": "http://127.0.0.1:9/x"})
+        assert (private.status_code, private.json()["error"]["code"]) == (403, "url_forbidden")
+        assert [problem["field"] for problem in private.json()["error"]["fields"]] == ["webhook"]
     assert (job["webhook"]["state"], job["webhook"]["attempts"], job["webhook"]["last_answer"]) == (
         "delivered",
         2,
         "204",
     )
     ended_at = datetime.fromisoformat(job["ended"]).timestamp()
-    assert heard_at[0] - ended_at < 2, "at the job's end, and not when the store is looked through"
-    for headers, body in heard:
-        payload = standardwebhooks.Webhook(WEBHOOK_SECRET).verify(body, headers)
+    assert receiver.heard[0].at - ended_at < 2, "at the job's end, and not when the store is looked through"
+    for heard in receiver.heard:
+        payload = standardwebhooks.Webhook(WEBHOOK_SECRET).verify(heard.body, heard.headers)
         assert (payload["type"], payload["job"]["id"], payload["job"]["state"]) == ("job.ended", job_id, "done")
-        assert headers["webhook-id"] == job_id
+        assert heard.headers["webhook-id"] == job_id
 
 
 def test_who_watches_a_job_that_is_deleted_is_told_so(slow: Service) -> None:

@@ -9,9 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -23,6 +21,7 @@ from tests.support.job_client import END_S, assert_whole, book, job_of, submit, 
 from tests.support.local_service import LocalJobs, LocalService
 from tests.support.service import KEY
 from tests.support.swift_fixture import SwiftServer
+from tests.support.webhook_receiver import WebhookReceiver
 
 ENGINE = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1, "text": "Привет"}
 MANY: dict[str, Any] = {"engines": [ENGINE], "jobs": {"replicas": 2, "in_flight": 2}, "ingress_replicas": 2}
@@ -288,33 +287,15 @@ def test_a_replica_that_is_stopped_hands_its_jobs_over_at_once(
 
 
 def test_the_webhook_of_a_replica_that_dies_is_sent_by_another(deployed: Callable[..., LocalService]) -> None:
-    heard: list[str] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            heard.append(self.headers["webhook-id"])
-            self.send_response(500 if len(heard) == 1 else 204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    receiver = ThreadingHTTPServer(("127.0.0.2", 0), Receiver)
-    Thread(target=receiver.serve_forever, daemon=True).start()
     settings = {**MANY, "allowed_private_networks": ["127.0.0.2/32"]}
-    try:
-        service = started(deployed, settings, secrets={"OCR_WEBHOOK_SECRET": "secret"})
-        with service.client() as client:
-            job_id = submit(client, book(1), webhook=f"http://127.0.0.2:{receiver.server_address[1]}/hook")
-            wait_until(lambda: bool(heard), "it is sent at the end")
-            (holder,) = holders(service, job_id)
-            service.kill(holder)
-            wait_until(lambda: job_of(client, job_id)["webhook"]["state"] == "delivered", "it is sent again")
-    finally:
-        receiver.shutdown()
-        receiver.server_close()
-    assert heard == [job_id, job_id]
+    service = started(deployed, settings, secrets={"OCR_WEBHOOK_SECRET": "secret"})
+    with WebhookReceiver() as receiver, service.client() as client:
+        job_id = submit(client, book(1), webhook=receiver.url)
+        wait_until(lambda: bool(receiver.heard), "it is sent at the end")
+        (holder,) = holders(service, job_id)
+        service.kill(holder)
+        wait_until(lambda: job_of(client, job_id)["webhook"]["state"] == "delivered", "it is sent again")
+    assert [heard.headers["webhook-id"] for heard in receiver.heard] == [job_id, job_id]
 
 
 def test_of_requests_with_one_key_at_two_ingress_replicas_one_is_processed(
