@@ -7,13 +7,13 @@ The engine `dummy` returns one block without words; a page from a real engine is
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Any
 from unittest import mock
 
 from ray.serve import Application
 
 from serve_app import app
-from serve_app.document import Block, PageImage, PageResult, Word
-from serve_app.document.options import RecognitionOptions
+from serve_app.document import Block, PageResult, Word
 from serve_app.errors import ServiceError
 from serve_app.recognition.deployment import Recognizer
 from serve_app.settings import Settings
@@ -24,15 +24,8 @@ MARGIN = 0.07  # of the page's width and height
 class DenseRecognizer(Recognizer):
     """Adds words to each block, spread over the page as a real engine would find them."""
 
-    async def recognize(
-        self,
-        image: PageImage | ServiceError,
-        options: RecognitionOptions,
-        document: str,
-        owner: str = "",
-        behind: float = 0.0,
-    ) -> PageResult | ServiceError:
-        result = await super().recognize(image, options, document, owner, behind)
+    async def recognize(self, *arguments: Any, **named: Any) -> PageResult | ServiceError:
+        result = await super().recognize(*arguments, **named)
         if isinstance(result, PageResult):
             for block in result.page.blocks:
                 block.words = list(_words(block))
