@@ -105,9 +105,8 @@ def test_pages_are_found_again_where_that_is_wanted(deployed: Callable[..., Serv
     with service.client() as client:
         first = client.post("/ocr", files={"file": book(5)}, data={"pages": "1-3"}).json()
         assert "cache" not in first["timings_ms"] and kept() == 3
-        started = time.monotonic()
         again = client.post("/ocr", files={"file": book(5)}, data={"pages": "2-3"}).json()
-        assert time.monotonic() - started < 0.6 and "recognize" not in again["timings_ms"]
+        assert "recognize" not in again["timings_ms"]
         assert again["pages"] == first["pages"][1:] and again["id"] != first["id"]
         lines = client.post("/ocr", files={"file": book(5)}, data={"output": "ndjson"}).text.splitlines()
         assert sorted(json.loads(line)["page"]["number"] for line in lines[1:-1]) == [1, 2, 3, 4, 5]
@@ -117,7 +116,8 @@ def test_pages_are_found_again_where_that_is_wanted(deployed: Callable[..., Serv
         )
         assert "cache" not in other.json()["timings_ms"] and kept() == 10
         job_id = client.post("/jobs", files={"file": book(5)}).json()["id"]
-        started = time.monotonic()
-        assert wait_for_end(client, job_id)["progress"]["done"] == 5 and time.monotonic() - started < 1.2
+        assert wait_for_end(client, job_id)["progress"]["done"] == 5
+        timings = client.get(f"/jobs/{job_id}/result").json()["timings_ms"]
+        assert "cache" in timings and "recognize" not in timings
         assert client.delete(f"/jobs/{job_id}").status_code == 204
         assert kept() == 5, "what is deleted is not in the cache either; what is another one's stays"
