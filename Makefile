@@ -11,7 +11,7 @@ DURATIONS := build/test-durations
 # One worker more than there are cores: a test that waits leaves its core to another.
 WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
-.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl
+.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ install: $(VENV)/serve.installed tessdata fonts  ## install what `make serve` ne
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
@@ -37,7 +37,7 @@ lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms
 types: $(VENV)/dev.installed  ## mypy, strict
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata fonts poppler  ## the unit tests
+unit: $(VENV)/dev.installed tessdata fonts poppler kubectl systemd  ## the unit tests
 	@$(BIN)/python -m pytest -n auto tests/unit
 
 docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error
@@ -139,3 +139,10 @@ kubectl:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends kubernetes-client; } >/dev/null 2>&1; \
 	  build configs/kuberay/overlays/gpu-pool >/dev/null || { echo "The tests build manifests for Kubernetes: install kubectl 1.25 or newer, or kustomize 4.5 or newer."; exit 1; }; }
+
+# systemd-analyze, with which the tests check the units. systemd itself need not run.
+systemd:
+	@command -v systemd-analyze >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends systemd; } >/dev/null 2>&1; \
+	  command -v systemd-analyze >/dev/null || { echo "The tests check units for systemd: install systemd."; exit 1; }; }

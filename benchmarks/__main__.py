@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from benchmarks import (
-    accuracy,
-    batching,
-    crooked,
-    documents,
-    one_page,
-    overhead,
-    paddleocr_vl,
-    paddlex,
-    scale,
-    start,
-    upload,
-)
 from benchmarks.report import environment, save
+
+BENCHMARKS = (
+    "accuracy",
+    "batching",
+    "crooked",
+    "documents",
+    "one_page",
+    "overhead",
+    "paddleocr_vl",
+    "paddlex",
+    "scale",
+    "start",
+    "upload",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of the service")
     names = parser.add_subparsers(required=True)
-    for benchmark in (
-        accuracy,
-        batching,
-        crooked,
-        documents,
-        one_page,
-        overhead,
-        paddleocr_vl,
-        paddlex,
-        scale,
-        start,
-        upload,
-    ):
-        name = benchmark.__name__.rpartition(".")[2]
+    for name in BENCHMARKS:
+        benchmark = import_module(f"benchmarks.{name}")
         command = names.add_parser(name, help=benchmark.SUMMARY, description=benchmark.SUMMARY)
         benchmark.add_arguments(command)
         command.set_defaults(name=name, run=benchmark.run)

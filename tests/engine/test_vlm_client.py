@@ -27,7 +27,7 @@ from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
 from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
 from serve_app.settings import Limits, VlmServerSettings
 from tests.support.engines import read_whole
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 from tests.support.tiny_paddleocr_vl import LIGHT_BOXES, TinyModels
 from tests.support.vl_pages import LIGHT, make_task, page, tiny_settings
 from tests.support.vlm_server import MODEL, OCR_TEXT, VlmServer
@@ -487,9 +487,8 @@ def test_a_replica_takes_a_larger_part_of_the_server_when_others_stop(load: Call
 
 async def test_a_recognizer_divides_the_server_by_the_replicas_of_which_it_is_told(tiny_models: TinyModels) -> None:
     with VlmServer() as server:
-        made = LocalRecognizer.__new__(LocalRecognizer)
         chosen = tiny_settings(tiny_models, vlm=settings(server.url, concurrency=4), doc_preprocessor=False)
-        await made.__init__(chosen, Limits())  # type: ignore[misc]  # as Serve does
+        made = await initialized(LocalRecognizer, chosen, Limits())
         try:
             await asyncio.to_thread(until, lambda: made._engine.unavailable() is None)
             await made.state(4)

@@ -28,7 +28,7 @@ from serve_app.storage.folder import MARKER
 from serve_app.storage.s3 import Patience, S3Store
 from tests.support.compose import COMPOSE, compose_project, variables_of
 from tests.support.swift import free_port
-from tests.support.swift_fixture import SwiftServer, swift  # noqa: F401
+from tests.support.swift_fixture import SwiftServer
 
 MARKDOWN = "text/markdown; charset=utf-8"
 REPOSITORY = Path(__file__).parents[2]
@@ -151,7 +151,7 @@ async def test_a_link_writes_nothing_while_another_folder_is_in_the_stores_place
             assert file.read() == b"JPEG"
 
 
-async def test_a_link_to_an_object_needs_no_key_and_has_the_address_that_clients_see(swift: SwiftServer) -> None:  # noqa: F811
+async def test_a_link_to_an_object_needs_no_key_and_has_the_address_that_clients_see(swift: SwiftServer) -> None:
     settings = s3_settings(swift)
     async with opened(settings, keys_of(swift)) as store:
         await store.put("a/счёт 1.jpg", b"JPEG", "image/jpeg")
@@ -508,7 +508,7 @@ sys.exit("boto3" in sys.modules or "botocore" in sys.modules)
 
 
 @pytest.fixture
-def client(swift: SwiftServer) -> Iterator[S3Client]:  # noqa: F811
+def client(swift: SwiftServer) -> Iterator[S3Client]:
     client = boto3.session.Session().client(
         "s3",
         endpoint_url=swift.endpoint_url,
@@ -529,7 +529,7 @@ async def assert_unavailable(store: Store) -> None:
         await store.check()
 
 
-async def test_object_has_its_content_type_and_lies_where_the_uri_says(swift: SwiftServer, client: S3Client) -> None:  # noqa: F811
+async def test_object_has_its_content_type_and_lies_where_the_uri_says(swift: SwiftServer, client: S3Client) -> None:
     async with opened(s3_settings(swift, prefix="видно"), keys_of(swift)) as store:
         await store.put("отчёт.md", b"# x", MARKDOWN)
         assert store.uri("отчёт.md") == "s3://results/видно/отчёт.md"
@@ -538,30 +538,30 @@ async def test_object_has_its_content_type_and_lies_where_the_uri_says(swift: Sw
     assert found["Body"].read() == b"# x"
 
 
-async def test_check_of_a_bucket_leaves_nothing_in_it(swift: SwiftServer, client: S3Client) -> None:  # noqa: F811
+async def test_check_of_a_bucket_leaves_nothing_in_it(swift: SwiftServer, client: S3Client) -> None:
     settings = s3_settings(swift)
     async with opened(settings, keys_of(swift)) as store:
         await store.check()
     assert client.list_objects_v2(Bucket=swift.bucket, Prefix=settings.prefix)["KeyCount"] == 0
 
 
-async def test_wrong_secret_is_unavailable(swift: SwiftServer) -> None:  # noqa: F811
+async def test_wrong_secret_is_unavailable(swift: SwiftServer) -> None:
     async with opened(s3_settings(swift), s3_secrets(swift.access_key, "wrong")) as store:
         await assert_unavailable(store)
 
 
-async def test_missing_bucket_is_unavailable_and_not_a_missing_key(swift: SwiftServer) -> None:  # noqa: F811
+async def test_missing_bucket_is_unavailable_and_not_a_missing_key(swift: SwiftServer) -> None:
     async with opened(s3_settings(swift, bucket="no-such-bucket"), keys_of(swift)) as store:
         await assert_unavailable(store)
 
 
-async def test_no_keys_anywhere_is_unavailable(swift: SwiftServer) -> None:  # noqa: F811
+async def test_no_keys_anywhere_is_unavailable(swift: SwiftServer) -> None:
     async with opened(s3_settings(swift)) as store:
         await assert_unavailable(store)
 
 
 async def test_keys_of_the_environment_are_found_without_ours(
-    swift: SwiftServer,  # noqa: F811
+    swift: SwiftServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", swift.access_key)
@@ -574,7 +574,7 @@ async def test_keys_of_the_environment_are_found_without_ours(
 
 
 async def test_our_keys_win_over_the_environment(
-    swift: SwiftServer,  # noqa: F811
+    swift: SwiftServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
@@ -584,7 +584,7 @@ async def test_our_keys_win_over_the_environment(
         assert await store.get("a") == b"x"
 
 
-async def test_encryption_that_the_store_lacks_is_not_dropped_in_silence(swift: SwiftServer) -> None:  # noqa: F811
+async def test_encryption_that_the_store_lacks_is_not_dropped_in_silence(swift: SwiftServer) -> None:
     settings = s3_settings(swift)
     asked = settings.model_copy(update={"server_side_encryption": "AES256"})
     async with opened(asked, keys_of(swift)) as store, opened(settings, keys_of(swift)) as plain:
@@ -684,7 +684,7 @@ async def test_older_gateway_gets_no_checksum_header_unless_asked_for() -> None:
 
 
 def test_the_bucket_of_docker_compose_is_made_once_and_found_the_next_time(
-    swift: SwiftServer,  # noqa: F811
+    swift: SwiftServer,
     client: S3Client,
 ) -> None:
     variables = dict.fromkeys(variables_of(COMPOSE), "x")

@@ -37,7 +37,7 @@ from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.raster.deployment import Rasterizer
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Secrets, Settings, with_environment
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 from tests.support.service import KEYS, Service, environment
 
 JANITOR_INTERVAL_S = 1
@@ -280,8 +280,7 @@ class _ServerThread(threading.Thread):
         rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
         replicas: dict[str, LocalRecognizer] = {}
         for engine in settings.engines:
-            replicas[engine.name] = replica = LocalRecognizer.__new__(LocalRecognizer)
-            await replica.__init__(engine, settings.limits, secrets.vlm_api_key)  # type: ignore[misc]  # as Serve does
+            replicas[engine.name] = await initialized(LocalRecognizer, engine, settings.limits, secrets.vlm_api_key)
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
         for _ in range(settings.jobs.replicas):
             each = LocalJobs.__new__(LocalJobs)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from serve_app.recognition.deployment import Recognizer
+
+Made = TypeVar("Made", bound=Recognizer)
 
 
 class LocalRecognizer(Recognizer):
@@ -13,3 +17,10 @@ class LocalRecognizer(Recognizer):
 
     async def close(self) -> None:
         await super().__del__()
+
+
+async def initialized(kind: type[Made], *arguments: Any, **options: Any) -> Made:
+    """Make one as Serve does, which awaits an asynchronous `__init__`."""
+    made = kind.__new__(kind)
+    await made.__init__(*arguments, **options)  # type: ignore[misc]  # mypy takes it for a mistake
+    return made

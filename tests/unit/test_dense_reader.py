@@ -9,7 +9,7 @@ from serve_app.document import PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument
 from serve_app.settings import DummySettings, Limits
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 
 IMAGE = PageImage(np.full((200, 100, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
 
@@ -19,8 +19,7 @@ class LocalDenseRecognizer(LocalRecognizer, DenseRecognizer):
 
 
 async def test_the_words_of_a_block_are_within_it_and_errors_are_passed_on() -> None:
-    made = LocalDenseRecognizer.__new__(LocalDenseRecognizer)
-    await made.__init__(DummySettings(text="Съешь ещё\nбулок"), Limits())  # type: ignore[misc]  # as Serve does
+    made = await initialized(LocalDenseRecognizer, DummySettings(text="Съешь ещё\nбулок"), Limits())
     try:
         result = await made.recognize(IMAGE, RecognitionOptions(), "document", "owner", behind=2.0)
         assert isinstance(result, PageResult)

@@ -14,7 +14,7 @@ from serve_app.errors import RecognitionFailed, ServiceError
 from serve_app.recognition.engines.engine import Engine, PageTask
 from serve_app.recognition.memory_limit import MB, MemoryLimit, MemoryLimitPassed, private_memory_mb
 from serve_app.settings import DummySettings, EngineSettings, Limits, PaddleOcrVlSettings
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 
 GROWTH = 200 * 10**6
 LOG = "ray.serve.recognizer"
@@ -106,8 +106,7 @@ def test_a_limit_below_what_the_loaded_engine_takes_is_logged_and_not_enforced(
 
 
 async def test_a_replica_with_such_a_limit_is_healthy(caplog: pytest.LogCaptureFixture) -> None:
-    replica = LocalRecognizer.__new__(LocalRecognizer)
-    await replica.__init__(DummySettings(memory_mb=1), Limits())  # type: ignore[misc]  # as Serve does
+    replica = await initialized(LocalRecognizer, DummySettings(memory_mb=1), Limits())
     for _ in range(3):
         replica.check_health()
     (record,) = [record for record in caplog.records if record.name == LOG and record.levelno >= logging.WARNING]

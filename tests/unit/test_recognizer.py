@@ -20,7 +20,7 @@ from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageT
 from serve_app.recognition.deployment import LOAD_RETRY_S
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 
 IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
 OPTIONS = RecognitionOptions()
@@ -29,11 +29,7 @@ OPTIONS = RecognitionOptions()
 async def recognizer(
     settings: DummySettings | None = None, *, load_retry_s: float = LOAD_RETRY_S, **limits: float
 ) -> LocalRecognizer:
-    made = LocalRecognizer.__new__(LocalRecognizer)
-    await made.__init__(  # type: ignore[misc]  # as Serve does
-        settings or DummySettings(), Limits(**limits), load_retry_s=load_retry_s
-    )
-    return made
+    return await initialized(LocalRecognizer, settings or DummySettings(), Limits(**limits), load_retry_s=load_retry_s)
 
 
 async def test_a_page_comes_back_with_its_timings() -> None:

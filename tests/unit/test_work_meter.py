@@ -20,7 +20,7 @@ from serve_app.recognition.engines import PageTask
 from serve_app.scheduling.work_meter import BusyClock, WorkMeter
 from serve_app.settings import DummySettings, Limits, RasterSettings
 from tests.support.pictures import noise_page
-from tests.support.recognizer import LocalRecognizer
+from tests.support.recognizer import LocalRecognizer, initialized
 
 IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
 
@@ -127,8 +127,7 @@ def test_the_first_page_takes_at_least_as_long_as_it_has_run(clock: Time) -> Non
 
 
 async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    recognizer = LocalRecognizer.__new__(LocalRecognizer)
-    await recognizer.__init__(DummySettings(load_s=0.2, max_batch=1), Limits())  # type: ignore[misc]  # as Serve does
+    recognizer = await initialized(LocalRecognizer, DummySettings(load_s=0.2, max_batch=1), Limits())
     loaded = await recognizer.record_autoscaling_stats()
     assert loaded.pop("start_s") >= 0.2
     assert loaded.pop("busy") < 1, "loading is not work on pages"
@@ -166,8 +165,7 @@ async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest
 async def test_pages_that_fail_count_as_pages_so_that_one_does_not_seem_to_take_ever_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recognizer = LocalRecognizer.__new__(LocalRecognizer)
-    await recognizer.__init__(DummySettings(max_batch=1), Limits())  # type: ignore[misc]  # as Serve does
+    recognizer = await initialized(LocalRecognizer, DummySettings(max_batch=1), Limits())
 
     def fail(tasks: Sequence[PageTask]) -> Sequence[PageTask]:
         time.sleep(0.02)
