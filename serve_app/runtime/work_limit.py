@@ -23,9 +23,8 @@ class WorkLimit:
         self.seconds = seconds
         self._start = time.monotonic()
         self._pid: int | None = None
-        self._before = self._queued = (
-            0.0  # seconds in line for a CPU: of earlier children, and of this one since `watch`
-        )
+        # Seconds in line for a CPU: of earlier children, and of this one since `watch`.
+        self._before = self._queued = 0.0
         self._queued_at_first = 0.0
 
     def watch(self, pid: int) -> None:
