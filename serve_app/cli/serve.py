@@ -34,6 +34,8 @@ RAY_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # only engines run at low priority, not the whole service
     # Every process that a replica starts runs another program at once. Without this, gRPC logs a line for each.
     "GRPC_ENABLE_FORK_SUPPORT": "0",
+    # A thread of a handle may call Ray when it has just been stopped. The call fails, instead of starting a second Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 # Seconds after which the command no longer waits for an engine that is still loading.
 PATIENCE_S = 30.0

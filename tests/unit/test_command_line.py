@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -38,6 +39,17 @@ def test_ray_is_not_imported_before_a_command_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_call_after_the_end_starts_no_second_ray() -> None:
+    """Threads of Serve's handles outlive Ray for a moment, and a call to Ray that is not running would start one."""
+    script = "import ray\ntry: ray.put(1)\nexcept Exception as error: print(type(error).__name__)\nprint(ray.is_initialized())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **serve_command.RAY_ENVIRONMENT, "RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["RaySystemError", "False"]
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "8081.0"])
