@@ -25,7 +25,7 @@ paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, 
 
 test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/engine tests/storage tests/http
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/components tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
 check:  ## lint, types and unit tests: about a minute

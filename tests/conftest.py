@@ -20,7 +20,6 @@ from tests.support.samples import SAMPLES
 from tests.support.service import Service, deploy, standard_settings
 from tests.support.swift_fixture import swift
 from tests.support.tiny_models_fixture import tiny_models
-from tests.support.tiny_paddleocr_vl import TinyModels
 
 __all__ = ["swift", "tiny_models"]
 
@@ -32,6 +31,9 @@ GROUPS = {
         "test_paddleocr_vl_engine",
         "test_vlm_client",
         "test_outline_structure",
+        "test_official_server",
+        "test_paddleocr_vl",
+        "test_vlm_server_away",
     ),
     "swift": ("test_store", "test_job_stores", "test_shared_jobs"),
 }
@@ -43,15 +45,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `--dist loadgroup`, a module's tests run in one worker, as its fixtures are for all of them.
 
     So do all tests that deploy into the Ray of the whole run. Tests of tests/unit have fixtures of their own, so they
-    go to whichever worker is free.
+    go to whichever worker is free. Tests with a Ray of their own come first: the one of the whole run is idle work.
     """
+
+    def uses_the_ray(item: pytest.Item) -> bool:
+        return "serve_port" in getattr(item, "fixturenames", ())
+
     for item in items:
         if item.path.parent.name == "unit":
             continue
         module = item.path.stem
         group = next((group for group, modules in GROUPS.items() if module in modules), module)
-        uses_the_ray = "serve_port" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if uses_the_ray else group))
+        item.add_marker(pytest.mark.xdist_group("ray" if uses_the_ray(item) else group))
+    items.sort(key=uses_the_ray)
 
 
 @pytest.fixture(scope="session")
@@ -126,26 +132,6 @@ def slow(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with deleted_afterwards(serve_port, tmp_path_factory.mktemp("slow")) as deploy_one:
         engine = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1}
         service = deploy_one({"engines": [engine], "limits": {"stall_s": 1}})
-        service.wait_until_engines_are_ready()
-        yield service
-
-
-@pytest.fixture(scope="session")
-def vl(serve_port: int, tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The engine paddleocr-vl, native, with tiny models; Tesseract beside it."""
-    engine = {
-        "name": "paddleocr-vl",
-        "device": "cpu",
-        "replicas": 1,
-        "layout_model_dir": str(tiny_models.layout),
-        "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
-        "doc_preprocessor": True,
-        "orientation_model_dir": str(tiny_models.orientation),
-        "unwarping_model_dir": str(tiny_models.unwarping),
-        "download": False,
-    }
-    with deleted_afterwards(serve_port, tmp_path_factory.mktemp("vl")) as deploy_one:
-        service = deploy_one({"engines": [engine, {"name": "tesseract", "replicas": 1}]})
         service.wait_until_engines_are_ready()
         yield service
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.local_service import LocalService, local_deployments
 from tests.support.service import standard_settings
+from tests.support.tiny_paddleocr_vl import TinyModels
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,26 @@ def service(output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
     with local_deployments(tmp_path_factory.mktemp("service")) as deploy_one:
         service = deploy_one(standard_settings(output_dir))
+        service.wait_until_engines_are_ready()
+        yield service
+
+
+@pytest.fixture(scope="session")
+def vl(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """The engine paddleocr-vl, native, with tiny models; Tesseract beside it."""
+    engine = {
+        "name": "paddleocr-vl",
+        "device": "cpu",
+        "replicas": 1,
+        "layout_model_dir": str(tiny_models.layout),
+        "vlm": {"backend": "native", "model_dir": str(tiny_models.vlm)},
+        "doc_preprocessor": True,
+        "orientation_model_dir": str(tiny_models.orientation),
+        "unwarping_model_dir": str(tiny_models.unwarping),
+        "download": False,
+    }
+    with local_deployments(tmp_path_factory.mktemp("vl")) as deploy_one:
+        service = deploy_one({"engines": [engine, {"name": "tesseract", "replicas": 1}]})
         service.wait_until_engines_are_ready()
         yield service
 

@@ -32,15 +32,27 @@ async def until(happened: Callable[[], bool], what: str, timeout_s: float = 90) 
         await asyncio.sleep(0.3)
 
 
-@pytest.fixture(scope="module")
-def scaled(deployed_for_module: Callable[..., Service]) -> Service:
-    service = deployed_for_module({"engines": [ENGINE | {"replicas": {"min": 1, "max": 3, **RANGE}}]})
-    service.wait_until_engines_are_ready()
-    return service
+@pytest.fixture
+def scaled(deployed: Callable[..., Service]) -> Service:
+    return deployed({"engines": [ENGINE | {"load_s": 1, "replicas": {"min": 0, "max": 3, **RANGE}}]})
 
 
-async def test_callers_get_more_replicas_and_give_them_back_without_losing_a_request(scaled: Service) -> None:
-    assert running(scaled) == 1
+async def test_replicas_come_with_pages_and_go_with_them_without_losing_a_request(scaled: Service) -> None:
+    await until(lambda: running(scaled) == 0, "what asks for the engine's state keeps it running")
+    async with scaled.async_client() as client:
+        submitted = await client.post("/jobs", files={"file": book(3)})
+        assert submitted.status_code == 202, submitted.text
+        answer = await client.post("/ocr", files={"file": noise_page(1)})
+        assert (answer.status_code, answer.json()["text"]) == (200, "Ёж"), answer.text
+        job: dict[str, Any] = {}
+        deadline = time.monotonic() + 90
+        while not job.get("ended"):
+            assert time.monotonic() < deadline, job
+            await asyncio.sleep(0.3)
+            job = (await client.get(f"/jobs/{submitted.json()['id']}")).json()
+        assert (job["state"], job["progress"]) == ("done", {"done": 3, "failed": 0, "total": 3}), job
+        assert (await client.get("/health")).status_code == 200
+
     stop = asyncio.Event()
 
     async def caller(number: int) -> list[httpx.Response]:
@@ -54,28 +66,5 @@ async def test_callers_get_more_replicas_and_give_them_back_without_losing_a_req
     await until(lambda: running(scaled) == 3, "no replicas were added for twelve callers")
     stop.set()
     answers = [answer for answers in await asyncio.gather(*callers) for answer in answers]
-    await until(lambda: running(scaled) == 1, "replicas did not stop after the load")
     assert {answer.status_code for answer in answers} == {200}
-
-
-@pytest.fixture(scope="module")
-def from_zero(deployed_for_module: Callable[..., Service]) -> Service:
-    return deployed_for_module({"engines": [ENGINE | {"load_s": 1, "replicas": {"min": 0, "max": 2, **RANGE}}]})
-
-
-async def test_a_request_and_a_job_wait_for_the_first_replica_which_goes_when_they_are_done(from_zero: Service) -> None:
-    await until(lambda: running(from_zero) == 0, "what asks for the engine's state keeps it running")
-    async with from_zero.async_client() as client:
-        submitted = await client.post("/jobs", files={"file": book(3)})
-        assert submitted.status_code == 202, submitted.text
-        answer = await client.post("/ocr", files={"file": noise_page(1)})
-        assert (answer.status_code, answer.json()["text"]) == (200, "Ёж"), answer.text
-        job: dict[str, Any] = {}
-        deadline = time.monotonic() + 90
-        while not job.get("ended"):
-            assert time.monotonic() < deadline, job
-            await asyncio.sleep(0.3)
-            job = (await client.get(f"/jobs/{submitted.json()['id']}")).json()
-        assert (job["state"], job["progress"]) == ("done", {"done": 3, "failed": 0, "total": 3}), job
-        assert (await client.get("/health")).status_code == 200
-    await until(lambda: running(from_zero) == 0, "the replica did not stop when there were no pages")
+    await until(lambda: running(scaled) == 0, "replicas did not stop when there were no pages")

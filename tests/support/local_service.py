@@ -192,7 +192,7 @@ class LocalJobs(Jobs):
 
 @dataclass(frozen=True)
 class LocalService(Service):
-    """A service in this process, whose Jobs replicas the test may cut off, kill, or call from outside."""
+    """A service in this process, whose replicas the test may look at; those of Jobs it may cut off, kill, or call."""
 
     thread: _ServerThread
 
@@ -200,6 +200,11 @@ class LocalService(Service):
     def jobs(self) -> list[LocalJobs]:
         """The Jobs replicas that handles reach."""
         return self.thread.jobs.replicas
+
+    @property
+    def recognizers(self) -> dict[str, LocalRecognizer]:
+        """The one replica of each engine, by the engine's name."""
+        return self.thread.recognizers
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the event loop of the service."""
@@ -262,6 +267,7 @@ class _ServerThread(threading.Thread):
     def __init__(self, settings: Settings, secrets: Secrets, name: str, listener: socket.socket, beat_s: float) -> None:
         super().__init__(name=f"service-{name}", daemon=True)
         self.jobs = LocalHandle()
+        self.recognizers: dict[str, LocalRecognizer] = {}
         self._beat_s = beat_s
         self._settings, self._secrets, self._prefix = settings, secrets, f"/{name}"
         self._listener = listener
@@ -278,7 +284,7 @@ class _ServerThread(threading.Thread):
         self.loop = asyncio.get_running_loop()
         settings, secrets = self._settings, self._secrets
         rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
-        replicas: dict[str, LocalRecognizer] = {}
+        replicas = self.recognizers
         for engine in settings.engines:
             replicas[engine.name] = await initialized(LocalRecognizer, engine, settings.limits, secrets.vlm_api_key)
         recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}

@@ -245,7 +245,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import numpy as np
 from serve_app.document import SourceFile
 from serve_app.raster.decoder_client import IsolatedDecoder
-from tests.unit.test_decoder_client import assert_works, the_child
+from tests.components.test_decoder_client import assert_works, the_child
 decoder = IsolatedDecoder(max_pixels=10**8, default_dpi=200, deadline_s=30)
 assert_works(decoder)
 print(the_child().pid, flush=True)

@@ -17,6 +17,8 @@ from tests.support.pdfs import pages_pdf
 from tests.support.service import Service
 from tests.support.tiny_paddleocr_vl import TinyModels
 
+SMALL = (300, 400)  # points; the models read a small page in a third of the time
+
 
 @pytest.fixture(scope="module")
 def theirs(tiny_models: TinyModels) -> Iterator[str]:
@@ -33,7 +35,7 @@ def theirs(tiny_models: TinyModels) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def parsed_pages(theirs: str) -> list[dict[str, Any]]:
     """Two pages as the official server parses them, for requests to /restructure-pages."""
-    body = {"file": b64(pages_pdf([b""] * 2)), "fileType": 0}
+    body = {"file": b64(pages_pdf([b""] * 2, size=SMALL)), "fileType": 0}
     answer = httpx.post(f"{theirs}/layout-parsing", json=body, timeout=120)
     assert answer.status_code == 200, answer.text[:500]
     return [
@@ -127,11 +129,11 @@ def test_a_pdf_is_parsed_to_the_same_json(vl: Service, theirs: str, size: tuple[
 def test_pages_are_made_one_piece_to_the_same_json(
     vl: Service, theirs: str, parsed_pages: list[dict[str, Any]], how: dict[str, Any]
 ) -> None:
-    book = {"file": b64(pages_pdf([b""] * 2)), "fileType": 0}
+    book = {"file": b64(pages_pdf([b""] * 2, size=SMALL)), "fileType": 0}
     one, other = both(vl, theirs, "/layout-parsing", {**book, **how, "restructurePages": True})
     assert_same(one, other)
     # Pages that are nothing but a table, which goes on over three.
-    book = {**book, "file": b64(pages_pdf([b""] * 3))}
+    book = {**book, "file": b64(pages_pdf([b""] * 3, size=SMALL))}
     table = {"useLayoutDetection": False, "promptLabel": "table", "restructurePages": True}
     assert_same(*both(vl, theirs, "/layout-parsing", {**book, **how, **table}))
 

@@ -197,7 +197,7 @@ async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pyte
 def test_a_replica_whose_engine_thread_is_dead_or_stuck_ends_itself(trouble: str, message: str) -> None:
     script = f"""
 import asyncio, logging, sys, time
-from tests.unit.test_recognizer import IMAGE, OPTIONS, recognizer
+from tests.components.test_recognizer import IMAGE, OPTIONS, recognizer
 
 async def main():
     made = await recognizer(page_s=0.05)

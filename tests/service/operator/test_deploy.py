@@ -1,0 +1,128 @@
+"""`serve deploy` and `serve status` against a Ray that an operator runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import time
+
+import httpx
+
+from tests.support.cluster import ROOT, Cluster
+from tests.support.documentation import code_blocks
+from tests.support.service import KEY, KEYS
+
+OPERATE = ROOT / "docs" / "operate.md"
+DUMMY_CLIENTS = 8
+
+
+def test_serve_status_shows_what_serve_deploy_has_made(cluster: Cluster) -> None:
+    told = cluster.status()["applications"]["ocr"]
+    assert told["status"] == "RUNNING"
+    deployments = told["deployments"]
+    assert set(deployments) == {
+        "Ingress", "Jobs", "Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract", "Recognizer-dummy",
+    }  # fmt: skip
+    assert {deployment["status"] for deployment in deployments.values()} == {"HEALTHY"}
+    assert deployments["Ingress"]["replica_states"] == {"RUNNING": 2}
+
+
+async def test_a_deploy_with_changed_settings_under_load_loses_no_request(
+    cluster: Cluster, russian_page: bytes
+) -> None:
+    """The requests go through HAProxy, and none is sent again."""
+    stop = asyncio.Event()
+
+    async def client(engine: str) -> list[httpx.Response]:
+        answers = []
+        async with cluster.service.async_client() as http:
+            while not stop.is_set():
+                answers.append(await http.post("/ocr", files={"file": russian_page}, data={"engine": engine}))
+        return answers
+
+    engines = ["paddleocr-vl", "tesseract", *["dummy"] * DUMMY_CLIENTS]
+    clients = [asyncio.create_task(client(engine)) for engine in engines]
+    await asyncio.sleep(2)
+    config = cluster.config
+    vl, tesseract, dummy = config["applications"][0]["args"]["engines"]
+    vl["max_new_tokens"] = 3
+    tesseract["languages"] = ["rus"]
+    dummy["text"] = "after"
+    await asyncio.to_thread(cluster.deploy, config)
+    await asyncio.to_thread(cluster.wait_until_running)
+    await asyncio.sleep(2)
+    stop.set()
+    of_clients = await asyncio.gather(*clients)
+    answers = [answer for of_client in of_clients for answer in of_client]
+    failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
+    assert len(answers) >= 4 * len(clients) and not failed, f"{len(failed)} of {len(answers)} failed: {failed[:3]}"
+    first, *_, last = (answer.json()["text"] for answer in of_clients[-1])
+    assert (first, last) == ("before", "after")
+    async with cluster.service.async_client() as http:
+        refused = await http.post("/ocr", files={"file": russian_page}, data={"engine": "tesseract", "language": "eng"})
+        cut = await http.post("/ocr", files={"file": russian_page})
+    assert refused.status_code == 422, "the changed setting is in force"
+    assert cut.json()["degraded"] and cut.json()["engine"]["name"] == "paddleocr-vl"
+
+
+def test_the_dashboard_shows_the_targets_of_the_policy_whichever_way_it_is_set(cluster: Cluster) -> None:
+    """By `replicas` for the engines, and by Serve's `autoscaling_config` for the rasterizer."""
+    for name in ("Rasterizer", "Recognizer-paddleocr-vl", "Recognizer-tesseract"):
+        deployment = cluster.deployments()[name]
+        assert deployment["target_num_replicas"] in (1, 2)
+        policy = deployment["deployment_config"]["autoscaling_config"]["policy"]
+        assert policy["policy_function"].replace(":", ".") == "serve_app.scheduling.page_scaling.PageScaling"
+    logs = "".join(log.read_text() for log in cluster.folder.glob("session_latest/logs/serve/controller_*.log"))
+    assert logs.count("Using custom autoscaling policy") >= 3 and "Traceback" not in logs
+    named = re.findall(r"`(ray_serve_\w+)`", OPERATE.read_text())
+    assert len(named) >= 3
+    exported = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics").text
+    for name in named:
+        assert re.search(rf'^{name}{{.*deployment="Recognizer-tesseract"', exported, re.M), name
+
+
+def test_the_documented_command_lists_what_prometheus_reads(cluster: Cluster) -> None:
+    (command,) = [code for _, code in code_blocks(OPERATE.read_text()) if code.startswith("curl ")]
+    assert "$(cat ~/.ray/auth_token)" in command, "this Ray asks for no token, and ignores one"
+    (cluster.folder / ".ray").mkdir(exist_ok=True)
+    (cluster.folder / ".ray" / "auth_token").write_text("0" * 64)
+    done = subprocess.run(
+        ["bash", "-c", command.replace("http://127.0.0.1:8265", cluster.dashboard)],
+        env=cluster.environment, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    targets = [target for group in json.loads(done.stdout) for target in group["targets"]]
+    assert f"127.0.0.1:{cluster.metrics_port}" in targets
+
+
+def test_the_dashboard_shows_the_application_and_no_key(cluster: Cluster) -> None:
+    details = httpx.get(f"{cluster.dashboard}/api/serve/applications/").json()
+    assert details["applications"]["ocr"]["status"] == "RUNNING"
+    assert details["applications"]["ocr"]["docs_path"] == "/docs"
+    assert KEY not in json.dumps(details)
+
+
+def test_logs_are_json_lines_with_the_request_id(cluster: Cluster, russian_page: bytes) -> None:
+    request_id = "operator-looks-for-this"
+    nameless = KEYS.rpartition(",")[2]
+    answer = httpx.post(
+        f"{cluster.service.url}/ocr",
+        headers={"X-API-Key": nameless, "X-Request-ID": request_id},
+        files={"file": russian_page},
+        timeout=60,
+    )
+    document = answer.json()["id"]
+    logs = list(cluster.folder.glob("session_latest/logs/serve/replica_ocr_Ingress_*.log"))
+    deadline = time.monotonic() + 10  # the last line is written after the answer was sent
+    while True:
+        lines = [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.endswith("}")]
+        mine = [line["message"] for line in lines if line.get("request_id") == request_id]
+        if any("POST /ocr 200" in message for message in mine):
+            break
+        assert time.monotonic() < deadline, mine
+        time.sleep(0.2)
+    assert any(document in message and "key 'key-" in message for message in mine), mine
+    everything = "".join(log.read_text(errors="replace") for log in cluster.folder.glob("session_latest/logs/**/*.log"))
+    assert KEY not in everything and nameless not in everything
+    assert "Traceback" not in "".join(log.read_text() for log in logs)
