@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from tests.support.service import Service
@@ -69,3 +70,16 @@ async def test_every_fifth_answer_is_an_error_and_no_page_is(
     counters = server.counters()
     assert counters["failed"] >= 20
     assert counters["most_in_flight"] <= 6  # both replicas together
+
+
+async def test_the_page_of_a_client_who_left_is_given_up(
+    with_fallback: Service, server: VlmServer, russian_page: bytes
+) -> None:
+    service = with_fallback
+    server.start()
+    await until_all_good(service, russian_page)
+    server.control(hang=True)
+    cancelled = server.counters()["cancelled"]
+    with pytest.raises(httpx.ReadTimeout), service.client() as client:
+        client.post("/ocr", files={"file": russian_page}, timeout=2)  # leaves long before its page's deadline
+    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page is given up")

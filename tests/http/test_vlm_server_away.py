@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import httpx
 import pytest
 
 from tests.support.local_service import LocalService
@@ -68,10 +67,6 @@ async def test_a_server_that_hangs_costs_its_pages_and_nothing_else(
     answers = await work
     assert {answer.status_code for answer in answers} == {504}
     assert {answer.json()["error"]["code"] for answer in answers} == {"page_timeout"}
-    cancelled = server.counters()["cancelled"]
-    with pytest.raises(httpx.ReadTimeout), service.client() as client:
-        client.post("/ocr", files={"file": russian_page}, timeout=0.5)  # leaves long before its page's deadline
-    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page of a client who left is given up", 1.4)
     server.control(hang=False)
     assert good(read(service, russian_page))
 
