@@ -22,8 +22,8 @@ from tests.support.service import Service
 CLIENTS = 16
 
 
-# Two replicas of an engine that takes 50 ms a page, so that work is always in flight.
-ENGINE = {"name": "dummy", "replicas": 2, "page_s": 0.05, "max_batch": 4, "text": "before"}
+# Two replicas of an engine that takes 0.15 s a page: work is always in flight, and the cores have time for what starts.
+ENGINE = {"name": "dummy", "replicas": 2, "page_s": 0.15, "max_batch": 4, "text": "before"}
 
 
 @pytest.fixture(scope="module")

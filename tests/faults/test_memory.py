@@ -18,8 +18,8 @@ from tests.support.service import Service
 CLIENTS = 12
 RECOGNIZER = "Recognizer-dummy"
 GROWTH_MB = 150
-# A page takes 50 ms and leaks this much: 100 MB a second, so the limit is passed every other second.
-LEAK_MB = 5
+# A page takes 80 ms and leaks this much: 100 MB a second, so the limit is passed every other second.
+LEAK_MB = 8
 # Three health checks in a row must fail, and what the replica has taken on by then is finished: 1 s and 18 pages.
 SLACK_MB = 300
 DEADLINE_S = 60.0
@@ -47,7 +47,7 @@ class Watch:
 
 
 def settings(replicas: int, **more: Any) -> dict[str, Any]:
-    engine = {"name": "dummy", "page_s": 0.05, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
+    engine = {"name": "dummy", "page_s": 0.08, "max_batch": 1, "leak_mb": LEAK_MB, "replicas": replicas, **more}
     return {"engines": [engine], "limits": {"health_check_s": 0.3}}
 
 

@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "support" / "vlm_server.py"
 CLIENTS = 16
 RECOGNIZER = "Recognizer-paddleocr-vl"
-PAGES = 240  # of the job: it must not be at its end when the second node is lost
+PAGES = 150  # of the job: it must not be at its end when the second node is lost
 CPU_WORK = "cpu_work"
-ON_GPU = {"name": "dummy", "num_gpus": 1, "page_s": 0.12, "max_batch": 1, "text": "Привет"}
+ON_GPU = {"name": "dummy", "num_gpus": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}
 ON_CPU = {"name": "tesseract", "replicas": 1}
 
 
