@@ -105,8 +105,10 @@ def source(name: str, data: bytes) -> SourceFile:
 
 
 def child() -> psutil.Process:
-    (found,) = (each for each in psutil.Process().children() if "serve_app.raster.decoder_process" in each.cmdline())
-    return found
+    """The decoder's process: the last one that was started, beside those of other modules."""
+    children = psutil.Process().children()
+    decoders = [each for each in children if "serve_app.raster.decoder_process" in each.cmdline()]
+    return max(decoders, key=lambda each: each.create_time())
 
 
 def end(how: signal.Signals) -> None:
