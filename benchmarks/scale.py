@@ -38,7 +38,7 @@ SUMMARY = "pages/s over replicas, on several nodes, and replicas over time"
 
 REPLICAS = (1, 2, 4, 8, 16, 32)
 LARGEST = 32
-JOB_PAGES = 1000  # with the most replicas and 1 s a page; otherwise as many as take as long
+JOB_PAGES = 1000  # with the most replicas; with fewer, as many as take as long. Few more than a round each would cost a whole round
 JOBS = 10
 SINGLE_S = 20.0
 SETTLE_S = 5.0  # Ray and Serve still have things to do after replicas have started
@@ -151,7 +151,7 @@ def _idle(cluster: Cluster) -> Idle:
 
 
 def _points(cluster: Cluster, replicas: int, page_s: float, idle: Idle) -> list[Point]:
-    pages = round(JOB_PAGES * replicas / LARGEST / page_s)
+    pages = round(JOB_PAGES * replicas / LARGEST)
     points = [_singles(cluster, replicas, page_s, idle)]
     for load, jobs in (("one job", 1), (f"{JOBS} jobs", JOBS)):
         print(f"{replicas} replica(s): {load}", flush=True)

@@ -72,14 +72,18 @@ def open_services(
         )
         for engine in settings.engines
     }
-    windows: dict[str, int] = {engine.name: engine.window_of_a_replica for engine in settings.engines}
+    windows: dict[str, Callable[[float], int]] = {
+        engine.name: engine.window_of_a_replica for engine in settings.engines
+    }
     cache = PageCache(store, store_monitor, settings, lambda engine: engines[engine].state.version)
     pipeline = Pipeline(
         rasterizer,
         recognizers,
         cache,
         limits=WindowLimits(
-            lambda engine: engines[engine].replicas * windows[engine], limits.queue, limits.pages_in_flight
+            lambda engine: engines[engine].replicas * windows[engine](engines[engine].page_s),
+            limits.queue,
+            limits.pages_in_flight,
         ),
         is_ready=lambda engine: engines[engine].is_ready,
         has_replicas=lambda engine: engines[engine].has_replicas,

@@ -51,7 +51,8 @@ class EnginePhase(StrEnum):
 class EngineState:
     """The state of a replica's engine. `reason` is set only if `phase` is FAILED.
 
-    `vlm_server` is the state of the engine's inference server; None if the engine uses none.
+    `vlm_server` is the state of the engine's inference server; None if the engine uses none. `page_s`: seconds of work that a
+    page takes the replica; 0 while unknown.
     """
 
     replica: str
@@ -59,6 +60,7 @@ class EngineState:
     version: str | None = None
     reason: str | None = None
     vlm_server: VlmServerState | None = None
+    page_s: float = 0.0
 
 
 class Recognizer:
@@ -208,6 +210,7 @@ class Recognizer:
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
             vlm_server=self._engine.vlm_server() if self._phase is EnginePhase.INITIALIZED else None,
+            page_s=self._work.page_s,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 from ray import serve
@@ -44,6 +45,8 @@ class EngineMonitor:
         self._state = EngineState(replica="", phase=initial_phase)
         self._initial_phase = initial_phase
         self._replicas: int | None = None  # unknown until Serve has reported it
+        self.page_s = 0.0
+        """Seconds of work that a page takes a replica, on average over the replicas; 0 while unknown."""
         self._settled = False
 
     @property
@@ -79,6 +82,8 @@ class EngineMonitor:
         self._replicas = replicas
         self._settled = 0 < len(states) == replicas and all(_rank(state) == (0, False) for state in states)
         self._state = min(states, key=_rank, default=self._state)
+        if measured := [state.page_s for state in states if state.page_s]:
+            self.page_s = mean(measured)
 
     async def run(self) -> None:
         while True:

@@ -76,7 +76,21 @@ class WorkMeter:
         self.start_s = start_s
         self._at = self._counted_at = time.monotonic()
         self._reported_s = self._worked_s()
+        self._remembered_s = self._reported_s
         self._held_page_s = self._recent_s = self._recent_pages = 0.0
+
+    @property
+    def page_s(self) -> float:
+        """Seconds of work that a page takes, over the last PAGES_REMEMBERED or so; 0 while unknown."""
+        # A clock that another thread is stopping lags behind for a moment.
+        worked_s = max(self._worked_s(), self._remembered_s)
+        done, self._done = self._done, 0
+        forget = (1 - 1 / PAGES_REMEMBERED) ** done
+        self._recent_s = self._recent_s * forget + worked_s - self._remembered_s
+        self._recent_pages = self._recent_pages * forget + done
+        self._remembered_s = worked_s
+        # Work on the first page counts before the page is done: it takes at least that long.
+        return self._recent_s / max(self._recent_pages, 1.0)
 
     def report(self) -> dict[str, float]:
         """Return the measurements since the last report.
@@ -85,22 +99,16 @@ class WorkMeter:
         worked, 0 to 1. `page_s`: seconds of work that a page takes, 0 while unknown. `at_once`: pages read in parallel.
         `start_s`: seconds of loading.
         """
-        # A clock that another thread is stopping lags behind for a moment.
-        now, worked_s = time.monotonic(), max(self._worked_s(), self._reported_s)
+        now, page_s, worked_s = time.monotonic(), self.page_s, self._remembered_s
         elapsed_s, work_s = max(now - self._at, 1e-6), worked_s - self._reported_s
         self._at, self._reported_s = now, worked_s
         self._count_held_until(now)
         held_page_s, self._held_page_s = self._held_page_s, 0.0
-        done, self._done = self._done, 0
-        forget = (1 - 1 / PAGES_REMEMBERED) ** done
-        self._recent_s = self._recent_s * forget + work_s
-        self._recent_pages = self._recent_pages * forget + done
         return {
             "pages": self._pages,
             "mean_pages": held_page_s / elapsed_s,
             "busy": min(1.0, work_s / elapsed_s),
-            # Work on the first page counts before the page is done: it takes at least that long.
-            "page_s": self._recent_s / max(self._recent_pages, 1.0),
+            "page_s": page_s,
             "at_once": float(self._at_once),
             "start_s": self.start_s,
         }

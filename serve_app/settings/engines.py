@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,8 +12,12 @@ from serve_app.settings.strict import Strict
 
 # A second batch waits behind the running one, so an engine is never idle while there is work.
 BATCHES_AT_A_REPLICA = 2
-# However small its batches: a page runs, one waits, and others are being decoded.
+# However small its batches: a page runs, one waits, and others are being decoded. Two of pages that take long: the more wait at
+# a replica, the more are left over at some replicas when the others have nothing to do any more.
 LEAST_WINDOW_OF_A_REPLICA = 4
+LEAST_WINDOW_OF_SLOW_PAGES = 2
+# Seconds from a free place in a window to a page at the replica, where the decoders have work too.
+LEAD_S = 1.0
 # Callers whose windows a replica has room for. Pages of more callers wait at their callers, where documents do not take turns.
 CALLERS_OF_A_REPLICA = 2
 # While all replicas are full, Serve keeps probing them, which costs as much CPU as all other work on a page. So even an
@@ -60,15 +65,19 @@ class _Engine(Strict):
         """GPUs that Ray reserves per replica."""
         return 0
 
-    @property
-    def window_of_a_replica(self) -> int:
-        """Pages that one caller has in flight for each replica, so that no replica is idle while there is work."""
-        return LEAST_WINDOW_OF_A_REPLICA
+    def window_of_a_replica(self, page_s: float = 0.0) -> int:
+        """Pages that one caller has in flight for each replica, so that no replica is idle while there is work.
+
+        `page_s`: seconds that a page takes a replica; 0 while unknown.
+        """
+        if page_s == 0.0:
+            return LEAST_WINDOW_OF_A_REPLICA
+        return min(LEAST_WINDOW_OF_A_REPLICA, max(LEAST_WINDOW_OF_SLOW_PAGES, 1 + math.ceil(LEAD_S / page_s)))
 
     @property
     def pages_at_a_replica(self) -> int:
         """Pages that a replica accepts at once, including queued ones."""
-        return max(CALLERS_OF_A_REPLICA * self.window_of_a_replica, LEAST_PAGES_AT_A_REPLICA)
+        return max(CALLERS_OF_A_REPLICA * self.window_of_a_replica(), LEAST_PAGES_AT_A_REPLICA)
 
     @property
     def warm_up_s(self) -> float:
@@ -108,9 +117,8 @@ class DummySettings(_Engine):
     def gpus(self) -> float:
         return self.num_gpus
 
-    @property
-    def window_of_a_replica(self) -> int:
-        return max(BATCHES_AT_A_REPLICA * self.max_batch, LEAST_WINDOW_OF_A_REPLICA)
+    def window_of_a_replica(self, page_s: float = 0.0) -> int:
+        return max(BATCHES_AT_A_REPLICA * self.max_batch, super().window_of_a_replica(page_s))
 
 
 class NativeVlmSettings(Strict):
@@ -220,8 +228,7 @@ class PaddleOcrVlSettings(_Engine):
         """Pages that a replica reads at once. The native VLM reads one page after another."""
         return 1 if self.vlm.backend == "native" else self.vlm.pages_at_once
 
-    @property
-    def window_of_a_replica(self) -> int:
+    def window_of_a_replica(self, page_s: float = 0.0) -> int:
         return max(BATCHES_AT_A_REPLICA * self.layout_batch, self.pages_at_once + self.layout_batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ async def test_one_replica_that_is_ready_serves_everybody() -> None:
     engines = monitor(Broadcasts(FAILED, READY))
     await engines.poll()
     assert engines.is_ready and engines.replicas == 2
+
+
+async def test_the_time_of_a_page_is_the_mean_of_the_replicas_that_know_it() -> None:
+    recognizer = Broadcasts(READY, replace(READY, page_s=1.0), replace(READY, page_s=2.0))
+    engines = monitor(recognizer)
+    assert engines.page_s == 0
+    await engines.poll()
+    assert engines.page_s == 1.5
+    engines.report([READY], 1)
+    assert engines.page_s == 1.5, "a new replica does not know it yet"
 
 
 async def test_an_engine_that_is_at_zero_because_there_are_no_pages_has_lost_nothing() -> None:

@@ -109,7 +109,7 @@ class Cluster:
     def __init__(self, replicas: int) -> None:
         self.recognizers = Recognizers(replicas, PAGE_S, page_result)
         handles: Any = (Rasterizers(4, DECODE_S, object), {"x": self.recognizers}, no_cache())
-        window = DummySettings(max_batch=1).window_of_a_replica
+        window = DummySettings(max_batch=1).window_of_a_replica(PAGE_S)
         self.pipeline = Pipeline(
             *handles,
             limits=WindowLimits(lambda engine: len(self.recognizers.replicas) * window),

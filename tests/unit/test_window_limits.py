@@ -40,5 +40,11 @@ def test_a_configured_queue_is_an_upper_bound_and_leaves_half_of_itself_to_first
 def test_a_replica_has_room_for_the_windows_of_an_ingress_and_of_jobs_and_a_window_keeps_it_busy(
     engine: EngineSettings,
 ) -> None:
-    assert engine.pages_at_a_replica >= 2 * engine.window_of_a_replica
-    assert engine.window_of_a_replica >= 2 * engine.max_batch
+    assert engine.pages_at_a_replica >= 2 * engine.window_of_a_replica()
+    assert engine.window_of_a_replica() >= 2 * engine.max_batch
+
+
+@pytest.mark.parametrize(("page_s", "window"), [(0.0, 4), (0.001, 4), (0.3, 4), (0.5, 3), (1.0, 2), (30.0, 2)])
+def test_of_pages_that_take_long_few_wait_at_a_replica(page_s: float, window: int) -> None:
+    assert TesseractSettings().window_of_a_replica(page_s) == window
+    assert DummySettings(max_batch=8).window_of_a_replica(page_s) == 16, "a batch runs, and the next one is there"

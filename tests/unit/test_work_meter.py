@@ -126,6 +126,20 @@ def test_the_first_page_takes_at_least_as_long_as_it_has_run(clock: Time) -> Non
     assert meter.report()["page_s"] == pytest.approx(40)
 
 
+def test_who_asks_for_the_time_of_a_page_takes_nothing_from_the_next_report(clock: Time) -> None:
+    busy = BusyClock()
+    meter = WorkMeter(lambda: busy.worked_s)
+    for _ in range(2):
+        busy.start()
+        clock.now += 2
+        busy.stop()
+        meter.done()
+        assert meter.page_s == pytest.approx(2)
+    clock.now += 4
+    told = meter.report()
+    assert told["page_s"] == pytest.approx(2) and told["busy"] == pytest.approx(0.5)
+
+
 async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     recognizer = await initialized(LocalRecognizer, DummySettings(load_s=0.2, max_batch=1), Limits())
     loaded = await recognizer.record_autoscaling_stats()
