@@ -11,6 +11,9 @@ DURATIONS := build/test-durations
 # One worker more than there are cores: a test that waits leaves its core to another.
 WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
+# Images of CI may forbid bytecode. Each process would then compile the service, and each worker of pytest the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help serve install paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd
 
 help:

@@ -17,7 +17,7 @@ from tests.support.pdfs import pages_pdf
 from tests.support.service import Service
 from tests.support.tiny_paddleocr_vl import TinyModels
 
-SMALL = (300, 400)  # points; the models read a small page in a third of the time
+SMALL = (150, 200)  # points; the models read a small page in a tenth of the time
 
 
 @pytest.fixture(scope="module")
