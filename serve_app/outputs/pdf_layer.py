@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import pikepdf
-from pikepdf import Array, Dictionary, Name, Pdf
+from pikepdf import Dictionary, Name, Pdf
 
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.hidden_text import is_own_font
 from serve_app.outputs.invisible_text import text_content
+from serve_app.outputs.page_content import enclose, resources_of
 from serve_app.outputs.reading_frame import PageFrame
 from serve_app.outputs.straightened import Turn, turn_of
 
@@ -61,17 +62,8 @@ def add_layer(result: Pdf, leaf: pikepdf.Object, name: str, content: bytes, face
     """Put the text before the page's own content, which may leave a changed graphics state behind."""
     if not content:
         return
-    contents = leaf.get("/Contents")
-    existing = list(contents) if isinstance(contents, Array) else [contents]
-    layer = result.make_stream(content, Filter=Name.FlateDecode)
-    leaf.Contents = Array([layer, *(part for part in existing if isinstance(part, pikepdf.Stream))])
-    if not isinstance(leaf.get("/Resources"), Dictionary):
-        leaf.Resources = Dictionary()
-    # The resources may be shared with other pages and with forms; one more name in them is harmless.
-    if not isinstance(leaf.Resources.get("/Font"), Dictionary):
-        leaf.Resources.Font = Dictionary()
-    for suffix, face in faces.items():
-        leaf.Resources.Font[name + suffix] = face
+    enclose(result, leaf, result.make_stream(content, Filter=Name.FlateDecode))
+    resources_of(leaf, "/Font").update({name + suffix: face for suffix, face in faces.items()})
 
 
 def unused_font_name(leaf: pikepdf.Page) -> str:

@@ -13,6 +13,8 @@ import pikepdf
 from pikepdf import Array, Dictionary, Pdf
 
 from serve_app.document import Page
+from serve_app.outputs.page_content import balance_states, enclose
+from serve_app.outputs.page_notes import flatten_notes
 from serve_app.outputs.reading_frame import Matrix, PageFrame, ReadingFrame, multiply, pdf_number, transform
 
 _OLD_BOXES = ("/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate")
@@ -41,41 +43,18 @@ def turn_of(page: Page, frame: PageFrame) -> Turn | None:
 
 def turn_pages(pdf: Pdf, turns: Sequence[Turn | None]) -> None:
     """Turn the pages, each with its links. The notes and fields of all pages become part of them."""
+    flatten_notes(pdf)
     for page, turn in zip(pdf.pages, turns, strict=True):
         if turn is not None:
-            _drop_needless_ends(pdf, page)
-    pdf.flatten_annotations("screen")
-    for page, turn in zip(pdf.pages, turns, strict=True):
-        if turn is not None:
+            balance_states(pdf, page)
             _turn_page(pdf, page.obj, turn)
-
-
-def _drop_needless_ends(pdf: Pdf, page: pikepdf.Page) -> None:
-    """Drop from a page each operator that ends a graphics state where none is saved. It would undo the turn halfway."""
-    needless, saved = set(), 0
-    for position, instruction in enumerate(pikepdf.parse_content_stream(page, "q Q")):
-        saved += 1 if str(instruction.operator) == "q" else -1
-        if saved < 0:
-            needless.add(position)
-            saved = 0
-    if not needless:
-        return
-    kept, position = [], -1
-    for instruction in pikepdf.parse_content_stream(page):
-        position += str(instruction.operator) in ("q", "Q")
-        if str(instruction.operator) != "Q" or position not in needless:
-            kept.append(instruction)
-    page.obj.Contents = pdf.make_stream(pikepdf.unparse_content_stream(kept))
 
 
 def _turn_page(pdf: Pdf, leaf: pikepdf.Object, turn: Turn) -> None:
     left, bottom, right, top = _seen(turn.frame)
     numbers = " ".join(map(pdf_number, turn.matrix))
     seen = " ".join(map(pdf_number, (left, bottom, right - left, top - bottom)))
-    before, after = pdf.make_stream(f"q {numbers} cm {seen} re W n\n".encode()), pdf.make_stream(b"\nQ\n")
-    contents = leaf.get("/Contents")
-    existing = list(contents) if isinstance(contents, Array) else [contents]
-    leaf.Contents = Array([before, *(part for part in existing if isinstance(part, pikepdf.Stream)), after])
+    enclose(pdf, leaf, pdf.make_stream(f"q {numbers} cm {seen} re W n\n".encode()), b"\nQ\n")
     for key in _OLD_BOXES:
         if key in leaf:
             del leaf[key]

@@ -79,9 +79,17 @@ def test_a_pdf_page_keeps_its_vectors_and_links_and_has_its_notes_as_content() -
         b"0 g 50 150 40 10 re f Q Q 0 0 1 rg 100 120 20 20 re f",
         b"Q 0 g 2 0 0 2 0 0 cm 50 50 40 10 re f",
         b"q 0 g 2 0 0 2 0 0 cm 50 50 40 10 re f",
+        b"0 g 2 0 0 2 0 0 cm q 50 50 40 10 re f",
         b"",
     ],
-    ids=["sound", "states-ended-halfway", "states-ended-first", "state-left-open", "empty"],
+    ids=[
+        "sound",
+        "states-ended-halfway",
+        "states-ended-first",
+        "state-left-open",
+        "changed-state-left-open",
+        "empty",
+    ],
 )
 def test_a_page_and_its_notes_look_as_before_but_turned(content: bytes) -> None:
     def change(pdf: Pdf) -> None:
@@ -102,6 +110,61 @@ def test_a_page_and_its_notes_look_as_before_but_turned(content: bytes) -> None:
 
     assert np.array_equal(drawn(data), drawn(source)[::-1, ::-1])
     assert pdftotext(data).split() == ["bar"]
+
+
+def test_notes_and_links_that_pages_share_stay_on_each_page() -> None:
+    def change(pdf: Pdf) -> None:
+        look = pdf.make_stream(b"1 0 0 rg 0 0 20 20 re f", Type=Name.XObject, Subtype=Name.Form)
+        look.BBox = Array([0, 0, 20, 20])
+        stamp = Dictionary(
+            Type=Name.Annot, Subtype=Name.Stamp, Rect=Array([200, 50, 220, 70]), F=4, AP=Dictionary(N=look)
+        )
+        link = pdf.make_indirect(Dictionary(Type=Name.Annot, Subtype=Name.Link, Rect=Array([50, 150, 90, 160])))
+        shared = pdf.make_indirect(Array([pdf.make_indirect(stamp), link]))
+        for page in pdf.pages:
+            page.obj.Annots, page.obj.Resources = shared, pdf.pages[0].obj.Resources
+
+    source = plain_pdf(3, change=change)
+    turned = [page_of(words_block(("bar", (100, 80, 180, 100))), number=number, rotation=180) for number in (1, 3)]
+
+    data = searchable(source, turned[0], page_of(number=2), turned[1], straighten=True)
+
+    for index, turns in enumerate((2, 0, 2)):
+        assert np.array_equal(drawn(data, index), np.rot90(drawn(source, index), turns))
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        links = [[float(side) for side in page.obj.Annots[0].Rect] for page in pdf.pages]
+    assert links == [[210, 40, 250, 50], [50, 150, 90, 160], [210, 40, 250, 50]]
+
+
+def test_a_field_has_the_font_that_its_form_gives_it_and_a_note_keeps_its_hidden_layer() -> None:
+    def change(pdf: Pdf) -> None:
+        font = Dictionary(Type=Name.Font, Subtype=Name.Type1, BaseFont=Name.Helvetica)
+        look = pdf.make_stream(b"BT /F 30 Tf 0 5 Td (Field) Tj ET", Type=Name.XObject, Subtype=Name.Form)
+        look.BBox = Array([0, 0, 100, 40])
+        field = pdf.make_indirect(
+            Dictionary(Type=Name.Annot, Subtype=Name.Widget, FT=Name.Tx, T="field", Rect=Array([100, 100, 200, 140]))
+        )
+        field.F, field.AP = 4, Dictionary(N=pdf.make_indirect(look))
+        form = Dictionary(Fields=Array([field]), DR=Dictionary(Font=Dictionary(F=font)))
+        pdf.Root.AcroForm = pdf.make_indirect(form)
+        layer = pdf.make_indirect(Dictionary(Type=Name.OCG, Name="hidden"))
+        pdf.Root.OCProperties = Dictionary(OCGs=Array([layer]), D=Dictionary(OFF=Array([layer])))
+        note = Dictionary(Type=Name.Annot, Subtype=Name.Stamp, Rect=Array([200, 10, 260, 60]), F=4, OC=layer)
+        red = pdf.make_stream(b"1 0 0 rg 0 0 60 50 re f", Type=Name.XObject, Subtype=Name.Form)
+        red.BBox, note.AP = Array([0, 0, 60, 50]), Dictionary(N=red)
+        pdf.pages[0].obj.Annots = Array([field, pdf.make_indirect(note)])
+
+    source = plain_pdf(change=change)
+
+    data = searchable(source, page_of(words_block(("bar", (100, 80, 180, 100))), rotation=180), straighten=True)
+
+    before, after = drawn(source), drawn(data)[::-1, ::-1]
+    where, red = np.s_[120:200, 200:400], np.s_[280:380, 400:520]
+    assert np.isclose((before[where] < 128).sum(), (after[where] < 128).sum(), rtol=0.1)
+    assert (before[where] < 128).any() and (after[red] == 255).all()
+    assert sorted(pdftotext(data).split()) == ["Field", "bar"]
+    with Pdf.open(io.BytesIO(data)) as pdf:
+        assert "/AcroForm" not in pdf.Root
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
