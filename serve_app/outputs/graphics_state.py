@@ -1,4 +1,4 @@
-"""The graphics state of a PDF's content, as far as it says what hides what: place, clips, transparency, mode of text."""
+"""The graphics state of a PDF's content, as far as it says what hides what: places, clips, transparency, text."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pikepdf import Dictionary
+from pikepdf import Array, Dictionary
 
+from serve_app.outputs.font_widths import Fonts
 from serve_app.outputs.reading_frame import Matrix, multiply, transform
+from serve_app.outputs.text_state import TextState
 from serve_app.raster.clips import common_part, rectangle_of
 from serve_app.raster.text_layout import FloatBox
 
@@ -25,6 +27,7 @@ _OPAQUE = ("/Normal", "/Compatible")
 Point = tuple[float, float]
 
 _IDENTITY: Matrix = (1, 0, 0, 1, 0, 0)
+_FIRST_TEXT = TextState()
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class GraphicsState:
-    """The graphics state: the matrix, the text's mode and leading, what clips leave, and why pictures are transparent.
+    """The graphics state: the matrix, the text's state, what clips leave, and why pictures are transparent.
 
     `clip` is the box of what is left, and None if letters clip. `shapes` are the clips that are no level rectangles.
     """
@@ -61,8 +64,7 @@ class GraphicsState:
     clip: FloatBox | None
     shapes: tuple[Shape, ...] = ()
     matrix: Matrix = _IDENTITY
-    mode: int = 0
-    leading: float = 0
+    text: TextState = _FIRST_TEXT
     transparent: frozenset[str] = frozenset()
 
     def moved(self, numbers: Iterable[Any]) -> GraphicsState:
@@ -83,27 +85,23 @@ class GraphicsState:
             if key in ("/ca", "/BM", "/SMask"):
                 opaque = float(value) >= 1 if key == "/ca" else value in _OPAQUE if key == "/BM" else value == "/None"
                 (transparent.discard if opaque else transparent.add)(key)
-        return replace(self, transparent=frozenset(transparent))
+        font, text = entries.get("/Font"), self.text
+        if isinstance(font, Array) and len(font) == 2:
+            text = replace(text, font=font[0], size=float(font[1]))
+        return replace(self, transparent=frozenset(transparent), text=text)
 
 
 class GraphicsReader:
-    """Follows the operators of one content stream that change the state.
+    """Follows the operators of one content stream that change the state."""
 
-    `line` is the matrix of the line of text, which Tj and the like do not move here: that takes the widths of fonts.
-    """
-
-    def __init__(self, state: GraphicsState, resources: Any) -> None:
+    def __init__(self, state: GraphicsState, resources: Any, fonts: Fonts) -> None:
         self.state = state
-        self.line = _IDENTITY
+        self._line = self._place = _IDENTITY  # the matrices of the line of text, and of the place in it
         self._resources = resources
+        self._fonts = fonts
         self._saved: list[GraphicsState] = []
         self._path: list[list[Point]] = []  # each outline
         self._clip = ""  # the operator that makes the path a clip
-
-    @property
-    def text_start(self) -> Point:
-        """Where the line of text begins on the page."""
-        return transform(self.state.matrix, *self.line[4:])
 
     def read(self, operator: str, operands: Sequence[Any]) -> None:
         """Take an operator into account. One whose operands are no numbers changes nothing."""
@@ -111,6 +109,18 @@ class GraphicsReader:
             self._read_state(operator, operands)
             self._read_path(operator, operands)
             self._read_text(operator, operands)
+
+    def show(self, shown: Any) -> list[Point]:
+        """Return points all over a text on the page, and go to its end. `shown` is a string or an array with strings."""
+        text = self.state.text
+        widths = self._fonts.widths(text.font)
+        matrix = multiply(self._place, self.state.matrix)
+        with suppress(TypeError, ValueError, ArithmeticError):
+            begin, end, moved = text.extent(shown, widths)
+            points = text.points(begin, end, vertical=widths.vertical)
+            self._place = multiply((1, 0, 0, 1, *((0, -moved) if widths.vertical else (moved, 0))), self._place)
+            return [transform(matrix, *point) for point in points]
+        return [matrix[4:]]  # what is shown is no text
 
     def _read_state(self, operator: str, operands: Sequence[Any]) -> None:
         match operator:
@@ -153,22 +163,24 @@ class GraphicsReader:
         return [transform(self.state.matrix, *pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
     def _read_text(self, operator: str, operands: Sequence[Any]) -> None:
+        text = self.state.text.changed(operator, operands)
+        if operator == "Tf" and len(operands) == 2:
+            text = replace(text, font=named(self._resources, "/Font", operands[0]), size=float(operands[1]))
+        if text is not self.state.text:
+            self.state = replace(self.state, text=text)
         match operator:
             case "BT":
-                self.line = _IDENTITY
+                self._line = _IDENTITY
             case "Tm" if len(operands) == 6:
-                self.line = _matrix(operands)
+                self._line = _matrix(operands)
             case "Td" | "TD" if len(operands) == 2:
                 across, up = map(float, operands)
-                self.line = multiply((1, 0, 0, 1, across, up), self.line)
-                if operator == "TD":
-                    self.state = replace(self.state, leading=-up)
+                self._line = multiply((1, 0, 0, 1, across, up), self._line)
             case "T*" | "'" | '"':
-                self.line = multiply((1, 0, 0, 1, 0, -self.state.leading), self.line)
-            case "TL" if operands:
-                self.state = replace(self.state, leading=float(operands[0]))
-            case "Tr" if operands:
-                self.state = replace(self.state, mode=int(operands[0]))
+                self._line = multiply((1, 0, 0, 1, 0, -text.leading), self._line)
+            case _:
+                return
+        self._place = self._line
 
 
 def named(resources: Any, kind: str, name: Any) -> Any:

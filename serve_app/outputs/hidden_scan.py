@@ -1,6 +1,6 @@
 """Finds the text that a page of a PDF has but does not show.
 
-That is text in the invisible mode, and text drawn before a picture that covers its place, wherever it is: on the page or in
+That is text in the invisible mode, and text drawn before a picture that covers all of it, wherever it is: on the page or in
 forms. Clips by letters (text modes 4 to 7), transparency, and layers that are off let through what is below.
 """
 
@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pikepdf
 from pikepdf import Array, Name, Pdf
 
-from serve_app.outputs.graphics_state import CLIPPING, INVISIBLE, GraphicsReader, GraphicsState, Shape, corners, named
+from serve_app.outputs.font_widths import Fonts
+from serve_app.outputs.graphics_state import (
+    CLIPPING,
+    INVISIBLE,
+    GraphicsReader,
+    GraphicsState,
+    Point,
+    Shape,
+    corners,
+    named,
+)
 from serve_app.outputs.layers import Layers
 from serve_app.raster.clips import area_of, common_part
 from serve_app.raster.text_layout import FloatBox
@@ -26,7 +36,7 @@ MAX_COVERS = 100
 """Most pictures that cover a page. Each takes time for all text before it."""
 
 MAX_COMPARISONS = 5_000_000
-"""Most comparisons of a text with a side of a shape. They take a second or two."""
+"""Most comparisons of a text with a picture, or with a side of a shape. They take a second or two."""
 
 SHOWING = {"Tj", "TJ", "'", '"'}
 _PLACING = {"BT", "Td", "TD", "Tm", "T*", "'", '"'}
@@ -81,13 +91,23 @@ def scan_page(pdf: Pdf, page: pikepdf.Page) -> Content:
     return content
 
 
+class _Text(NamedTuple):
+    """A text that is shown: points all over it on the page, and their bounds."""
+
+    content: Content
+    index: int
+    points: Sequence[Point]
+    bounds: FloatBox
+
+
 class _Scan:
     def __init__(self, page: pikepdf.Page, layers: Layers) -> None:
         self._layers = layers
         self._box = common_part(_box(page.mediabox), _box(page.cropbox))
         self._operators = self._covers = self._comparisons = 0
         self._parsed: dict[tuple[int, int], Sequence[Instruction]] = {}
-        self._shown: list[tuple[Content, int, tuple[float, float]]] = []  # where each text that may be seen begins
+        self._shown: list[_Text] = []  # that may be seen
+        self._fonts = Fonts()
         resources = page.obj.get("/Resources")
         self.content = self._scan(pikepdf.parse_content_stream(page), resources, GraphicsState(self._box), [], 0)
 
@@ -105,7 +125,7 @@ class _Scan:
         self._operators += len(instructions)
         if self._operators > MAX_OPERATORS:
             raise TooLong
-        reader = GraphicsReader(state, resources)
+        reader = GraphicsReader(state, resources, self._fonts)
         for index, instruction in enumerate(instructions):
             operands, operator = instruction.operands, str(instruction.operator)
             reader.read(operator, operands)
@@ -115,14 +135,23 @@ class _Scan:
                 marked.append(self._is_shown(operands, resources))
             elif operator == "EMC" and len(marked) > len(shown):
                 marked.pop()
-            elif operator in SHOWING:
-                if reader.state.mode >= CLIPPING:
+            elif operator in SHOWING and operands:
+                points = reader.show(operands[-1])
+                if reader.state.text.mode >= CLIPPING:
                     reader.state = reader.state.clipped(None)
-                elif reader.state.mode == INVISIBLE:
+                elif reader.state.text.mode == INVISIBLE:
                     content.hidden.add(index)
                 else:
-                    self._shown.append((content, index, reader.text_start))
+                    self._note(content, index, points)
         return content
+
+    def _note(self, content: Content, index: int, points: Sequence[Point]) -> None:
+        """Note a text that can be seen so far, unless it is beside the page."""
+        left, bottom, right, top = self._box
+        points = [(x, y) for x, y in points if left <= x <= right and bottom <= y <= top]
+        if points:
+            across, up = zip(*points, strict=True)
+            self._shown.append(_Text(content, index, points, (min(across), min(up), max(across), max(up))))
 
     def _is_shown(self, operands: Sequence[Any], resources: Any) -> bool:
         if len(operands) < 2 or operands[0] != "/OC":
@@ -176,14 +205,19 @@ class _Scan:
         if area_of(box) < COVERING_SHARE * area_of(self._box):
             return
         self._covers += 1
-        self._comparisons += len(self._shown) * sum(shape.sides for shape in state.shapes)
-        if self._covers > MAX_COVERS or self._comparisons > MAX_COMPARISONS:
-            raise TooLong
+        self._comparisons += len(self._shown)
+        sides = sum(shape.sides for shape in state.shapes)
         seen = []
         for text in self._shown:
-            content, index, (x, y) = text
-            if left <= x <= right and bottom <= y <= top and all(shape.has(x, y) for shape in state.shapes):
-                content.hidden.add(index)
+            at_left, at_bottom, at_right, at_top = text.bounds
+            is_covered = left <= at_left and bottom <= at_bottom and at_right <= right and at_top <= top
+            if is_covered and sides:
+                self._comparisons += sides * len(text.points)
+                is_covered = all(shape.has(x, y) for shape in state.shapes for x, y in text.points)
+            if self._covers > MAX_COVERS or self._comparisons > MAX_COMPARISONS:
+                raise TooLong
+            if is_covered:
+                text.content.hidden.add(text.index)
             else:
                 seen.append(text)
         self._shown = seen

@@ -55,6 +55,9 @@ def at(left: float, top: float, text: str) -> tuple[str, Box]:
     return text, (round(2 * left), round(2 * top), round(2 * (left + width)), round(2 * top + 24))
 
 
+SHOWING = ("ShownOne", "ShownAny", "ShownAnyOff", "ShownAllOff", "ShownExpression")
+HIDING = ("HiddenOne", "HiddenAll", "HiddenAnyOff", "HiddenAllOff", "HiddenExpression")
+
 NEW = (at(20, 90, "new"), at(60, 90, "words"))
 
 
@@ -81,11 +84,30 @@ def _scan_in_form(pdf: Pdf) -> None:
     objects.Form.Resources.ExtGState = resources.ExtGState
     off, on = (pdf.make_indirect(Dictionary(Type=Name.OCG, Name=name)) for name in ("off", "on"))
     pdf.Root.OCProperties = Dictionary(OCGs=Array([off, on]), D=Dictionary(OFF=Array([off])))
-    resources.Properties = Dictionary(Off=off, On=on, Rule=Dictionary(Type=Name.OCMD, OCGs=off))
+    resources.Properties = Dictionary(Off=off, On=on, **_rules(off, on))
     for name, stream in (("ScanOff", objects.Scan), ("FormOff", objects.Form), ("Group", objects.Form)):
         objects["/" + name] = pdf.make_stream(stream.read_raw_bytes(), dict(stream.items()))
     objects.ScanOff.OC = objects.FormOff.OC = off
     objects.Group.Group = Dictionary(S=Name.Transparency, I=True)
+
+
+def _rules(off: Dictionary, on: Dictionary) -> dict[str, Dictionary]:
+    """Rules about layers, by name."""
+    both = Array([off, None, on])
+    negation = Array([Name.Not, off])
+    rules = {
+        "ShownOne": {"OCGs": on},
+        "ShownAny": {"OCGs": both},
+        "ShownAnyOff": {"OCGs": both, "P": Name.AnyOff},
+        "ShownAllOff": {"OCGs": Array([off]), "P": Name.AllOff},
+        "ShownExpression": {"VE": Array([Name.And, on, Array([Name.Or, negation, off])]), "OCGs": off},
+        "HiddenOne": {"OCGs": off},
+        "HiddenAll": {"OCGs": both, "P": Name.AllOn},
+        "HiddenAnyOff": {"OCGs": Array([on]), "P": Name.AnyOff},
+        "HiddenAllOff": {"OCGs": both, "P": Name.AllOff},
+        "HiddenExpression": {"VE": Array([Name.Not, Array([Name.Or, off, on])])},
+    }
+    return {name: Dictionary(Type=Name.OCMD, **entries) for name, entries in rules.items()}
 
 
 @pytest.mark.parametrize(
@@ -104,13 +126,13 @@ def _scan_in_form(pdf: Pdf) -> None:
         (b"q /Pale gs /Form Do Q", PICTURE),
         (b"q /Pale gs /Group Do Q", b"/Full gs " + PICTURE),
         (b"/OC /Off BDC /OC /On BDC EMC " + PICTURE + b"EMC", b""),
-        (b"/OC /Rule BDC " + PICTURE + b"EMC", b""),
+        *((b"/OC /%b BDC " % name.encode() + PICTURE + b"EMC", b"") for name in HIDING),
         (PICTURE.replace(b"Scan", b"ScanOff"), b""),
         (b"/FormOff Do", PICTURE),
     ],
     ids=[
         *("beside", "clipped", "turned", "curve", "five-corners", "transparent", "box-of-form", "clip-in-form"),
-        *("hole", "crooked", "transparent-form", "transparent-group", "off", "rule", "picture-off", "form-off"),
+        *("hole", "crooked", "transparent-form", "transparent-group", "off", *HIDING, "picture-off", "form-off"),
     ],
 )
 def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -> None:
@@ -131,6 +153,7 @@ def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -
         b"/Form Do",
         b"/OC /On BDC " + PICTURE + b"EMC",
         b"/OC /Off BDC EMC " + PICTURE,
+        *(b"/OC /%b BDC " % name.encode() + PICTURE + b"EMC" for name in SHOWING),
         b"q 3 0 m 300 3 l 297 200 l 0 197 l h W n " + PICTURE + b"Q",
         b"q 20 0 m 280 0 l 291 0 300 9 300 20 c 300 180 l 300 200 280 200 v 20 200 l 0 200 0 180 y 0 20 l h W n "
         + PICTURE
@@ -138,7 +161,8 @@ def test_text_that_a_picture_does_not_cover_stays(picture: bytes, form: bytes) -
         b"q 300 9 -9 200 4 -4 cm /Scan Do Q",
     ],
     ids=[
-        *("rectangle", "four-lines", "opaque-again", "form", "on", "after-a-layer", "crooked-clip", "round-clip"),
+        *("rectangle", "four-lines", "opaque-again", "form", "on", "after-a-layer", *SHOWING),
+        *("crooked-clip", "round-clip"),
         "crooked",
     ],
 )
@@ -148,6 +172,67 @@ def test_text_that_a_picture_covers_is_replaced(picture: bytes) -> None:
     data = searchable(source, page_of(words_block(at(20, 40, "scanned"))))
 
     assert pdftotext(data).split() == ["scanned"]
+
+
+LEFT_HALF = b"q 200 0 0 200 0 0 cm /Scan Do Q "
+NARROW = [500] * 224
+
+
+def _narrow_fonts(pdf: Pdf) -> None:
+    """Give the font widths of half its size, and add such a font with codes of two bytes."""
+    fonts = pdf.pages[0].obj.Resources.Font
+    fonts.F1.FirstChar, fonts.F1.LastChar, fonts.F1.Widths = 32, 255, Array(NARROW)
+    inner = Dictionary(Type=Name.Font, Subtype=Name.CIDFontType2, BaseFont=Name.Helvetica, DW=3000)
+    inner.CIDSystemInfo = Dictionary(Registry="Adobe", Ordering="Identity", Supplement=0)
+    inner.W = Array([0, 64, 500, 65, Array(NARROW)])
+    wide = Dictionary(Type=Name.Font, Subtype=Name.Type0, BaseFont=Name.Helvetica, Encoding=Name("/Identity-H"))
+    wide.DescendantFonts = Array([inner])
+    fonts.F2 = pdf.make_indirect(wide)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"/F1 12 Tf 10 150 Td (a text of thirty letters, alone) Tj",
+        b"/F1 12 Tf 10 150 Td [(a text of) -4000 (thirty letters)] TJ",
+        b"/F1 12 Tf 40 Tc 0 Tc 10 150 Td (a text) Tj (of thirty letters, alone) Tj",
+        b"/F1 12 Tf 50 Tz 10 150 Td (a text of sixty letters, each of them half as wide, and alone) Tj",
+        b"/F1 24 Tf .5 0 0 .5 10 150 Tm (a text of thirty letters, alone) Tj",
+        b"/F2 12 Tf 10 150 Td <" + b"0041" * 29 + b"> Tj",
+    ],
+    ids=["plain", "moved", "in-pieces", "stretched", "scaled", "two-bytes"],
+)
+def test_text_that_ends_below_a_picture_is_replaced_and_one_that_goes_on_beside_it_stays(text: bytes) -> None:
+    for beside in (b"", b"1 0 0 1 30 0 cm "):
+        content = b"q " + beside + b"BT " + text + b" ET Q " + LEFT_HALF
+        source = with_content(content, more=_narrow_fonts)
+
+        with Pdf.open(io.BytesIO(searchable(source, page_of(words_block(*NEW))))) as pdf:
+            written = b"".join(part.read_bytes() for part in pdf.pages[0].obj.Contents)
+
+        assert (text.split(b"Td")[-1].split(b"Tm")[-1] in written) == bool(beside)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"20 150 Td (shown) Tj 40 Tc (on paper) Tj",
+        b"20 150 Td [(shown) -14000 (paper)] TJ",
+        b"20 150 Td 9 Tw (shown on paper and on) Tj",
+        b"20 150 Td 200 Tz (shown on paper) Tj",
+        b"20 150 Td 1 Ts (shown on paper) ' 180 0 Td (beside) Tj",
+        b"0 1 -1 0 20 190 Tm (over the edge) Tj 0 1 -1 0 205 20 Tm (upwards) Tj",
+        b"1 0 0 1 20 195 Tm (up) Tj 0 1 -1 0 202 20 Tm (half covered) Tj",
+    ],
+    ids=["spaced", "moved", "words-apart", "stretched", "second-line", "upwards", "half-a-letter"],
+)
+def test_text_of_which_a_part_can_be_seen_stays(text: bytes) -> None:
+    source = with_content(b"BT /F1 12 Tf " + text + b" ET " + LEFT_HALF + HIDDEN, more=_narrow_fonts)
+
+    data = searchable(source, page_of(words_block(*NEW)))
+
+    assert np.array_equal(drawn(data), drawn(source))
+    assert "0ld" not in pdftotext(data)
 
 
 def test_operators_with_odd_operands_do_not_matter() -> None:
@@ -181,7 +266,7 @@ def test_text_that_goes_on_after_hidden_text_does_not_move() -> None:
 
 
 def test_many_groups_within_each_other_take_little_time() -> None:
-    content = HIDDEN + b"q " * 100_000 + b"S " * 150_000
+    content = HIDDEN + b"q " * 20_000 + b"S " * 40_000
 
     started = time.process_time()
     data = searchable(with_content(content), page_of(words_block(*NEW)))
