@@ -82,9 +82,10 @@ def load_font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
 def _wrap(paragraph: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
     """Lines of at most `width` pixels; the paragraph's own line breaks stay."""
     for line in paragraph.split("\n"):
-        words = line.split()
-        current = words[0]
-        for word in words[1:]:
+        if not line.strip():
+            continue
+        current, *others = line.split()
+        for word in others:
             if font.getlength(f"{current} {word}") > width:
                 yield current
                 current = word

@@ -49,3 +49,10 @@ def test_a_sample_stays_small_enough_to_commit(name: str) -> None:
 def test_text_that_does_not_fit_is_refused_instead_of_cut() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         draw_page("слово " * 1000, size=(400, 400), margin=20)
+
+
+@pytest.mark.parametrize("text", ["раз\nдва\n", "\nраз\n \nдва", "раз\nдва\n\n\n"])
+def test_empty_lines_draw_nothing(text: str) -> None:
+    page = draw_page(text, size=(200, 200), margin=20)
+    assert page.tobytes() == draw_page("раз\nдва", size=(200, 200), margin=20).tobytes()
+    assert draw_page("\n", size=(9, 9), margin=0).getextrema() == (255, 255)
