@@ -33,6 +33,10 @@ CLEAR = 2.0
 OBVIOUS = 20.0
 """Clarity of an angle that needs no comparison with any other."""
 
+STRAIGHT = 0.1
+"""An obvious angle of less than this, from three profiles half a degree apart, is none: a tenth of a degree measures up to 0.06
+then, and MIN_SKEW 0.2 or more."""
+
 VAGUE = 5.0
 """A few letters show an angle of (VAGUE / clarity)² degrees even if they are straight, as their heights differ."""
 
@@ -147,7 +151,8 @@ def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
     if np.median(grey[::8, ::8]) < 96:
         grey = ~grey
     contrast = _closed(grey) - grey
-    noise, black = np.percentile(contrast[::4, ::4], (50, 99)).tolist()
+    amounts = np.bincount(contrast[::4, ::4].ravel(), minlength=256).cumsum()
+    noise, black = np.searchsorted(amounts, (0.5 * amounts[-1], 0.99 * amounts[-1])).tolist()
     ink: npt.NDArray[np.bool_] = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
     for lines in (ink, ink.T):
         lines[_edges(lines)] = False
@@ -185,6 +190,8 @@ def _peak(strips: _Bytes) -> tuple[float, float]:
     halved = strips[: count // 2 * 2, : length // 2 * 2]
     halved = halved[::2] + halved[1::2]
     halved = halved[:, ::2] + halved[:, 1::2]
+    if _is_obviously_straight(halved):
+        return OBVIOUS, 0.0
     angles = np.arange(-SEARCHED, SEARCHED + COARSE_STEP / 2, COARSE_STEP)
     scores = _sharpness(halved, angles)
     best, median = int(scores.argmax()), float(np.median(scores))
@@ -197,13 +204,23 @@ def _peak(strips: _Bytes) -> tuple[float, float]:
     return float(scores[best]) / median, _vertex(nearby[1:-1], fine)
 
 
+def _is_obviously_straight(strips: _Bytes) -> bool:
+    """Whether the angle is 0, as on most pages, by a few profiles. Takes a fifth of the time of a search."""
+    near = np.array([-COARSE_STEP, 0.0, COARSE_STEP])
+    others = np.array([-10.0, -8.0, -6.0, -4.0, -2.0, 2.0, 4.0, 6.0, 8.0, 10.0])
+    before, at, after = scores = _sharpness(strips, near)
+    if at < max(before, after) or at < OBVIOUS * max(float(np.median(_sharpness(strips, others))), 1.0):
+        return False
+    return abs(_vertex(near, scores)) < STRAIGHT
+
+
 def _vertex(angles: _Floats, scores: _Floats) -> float:
     """Return the angle of the highest score, between the steps: the vertex of the parabola through it and its neighbours."""
     best = min(max(int(scores.argmax()), 1), len(scores) - 2)
     before, at, after = scores[best - 1 : best + 2]
     bend = before - 2 * at + after
     shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return float(angles[best] + np.clip(shift, -1, 1) * FINE_STEP)
+    return float(angles[best] + np.clip(shift, -1, 1) * (angles[1] - angles[0]))
 
 
 def _sharpness(strips: _Bytes, angles: _Floats) -> npt.NDArray[np.float64]:

@@ -38,7 +38,7 @@ def has_unread_text(pixels: RgbPixels, read: Iterable[Box], letter: int) -> bool
     `pixels`: RGB, uint8, shape (height, width, 3). `letter`: height of a usual letter in pixels.
     """
     step = max(1, round(letter / LETTER))
-    small = pixels[::step, ::step]
+    small = np.ascontiguousarray(pixels[::step, ::step])  # it is read several times
     rows, columns = small.shape[0] // TILE, small.shape[1] // TILE
     if not rows or not columns:
         return False
