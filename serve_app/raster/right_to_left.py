@@ -45,7 +45,8 @@ def reading_order(pieces: list[tuple[str, Piece]], right_to_left: bool) -> list[
 
     `right_to_left`: the direction of the line, from `runs_right_to_left`.
     """
-    against = [_runs_against(index, [text for text, _ in pieces], right_to_left) for index in range(len(pieces))]
+    texts = [text for text, _ in pieces]
+    against = [_runs_against(index, texts, right_to_left) for index in range(len(texts))]
     ordered = list(zip(against, [piece for _, piece in pieces], strict=True))
     if right_to_left:
         ordered.reverse()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -117,12 +117,12 @@ def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]
     On a page with one column they are sorted from top to bottom, which also puts headers and footers in position.
     """
     single = [_Line((word,), _upright(body, turned), turned) for word, body, turned in words]
-    lines = [line for parts in _gather(single, _continues_line) for line in _lines(parts)]
+    lines = [line for parts in _word_rows(single) for line in _lines(parts)]
     if _is_one_column([[line] for line in lines]):
         lines.sort(key=lambda line: line.body[1])
     elif sum(below.body[1] < above.body[1] for above, below in itertools.pairwise(lines)) > len(lines) / 2:
         lines.reverse()  # PDFium reverses the lines of a page turned by 90 degrees
-    paragraphs = _gather(lines, _continues_paragraph)
+    paragraphs = _paragraphs(lines)
     if _is_one_column(paragraphs):
         paragraphs.sort(key=lambda paragraph: paragraph[0].body[1])
     return [
@@ -138,13 +138,42 @@ def group_paragraphs(words: Iterable[tuple[Word, FloatBox, int]]) -> list[Block]
     ]
 
 
-def _gather(parts: Sequence[_Line], continues: Callable[[Sequence[_Line], _Line], bool]) -> list[list[_Line]]:
+def _word_rows(words: Iterable[_Line]) -> list[list[_Line]]:
+    """Group words that continue a line."""
+    rows: list[list[_Line]] = []
+    right_to_left = False  # whether a word of the last row is
+    for word in words:
+        is_right_to_left = has_right_to_left(word.words[0].text)
+        if rows and _continues_line(rows[-1][-1], word, right_to_left or is_right_to_left):
+            rows[-1].append(word)
+            right_to_left = right_to_left or is_right_to_left
+        else:
+            rows.append([word])
+            right_to_left = is_right_to_left
+    return rows
+
+
+def _paragraphs(lines: Iterable[_Line]) -> list[list[_Line]]:
+    paragraphs: list[list[_Line]] = []
+    for line in lines:
+        if paragraphs and _continues_paragraph(paragraphs[-1], line):
+            paragraphs[-1].append(line)
+        else:
+            paragraphs.append([line])
+    return paragraphs
+
+
+def _split_at_gaps(parts: Iterable[_Line], widest: float) -> list[list[_Line]]:
+    """Split parts, given from left to right, where there is a gap of more than `widest` line heights."""
     runs: list[list[_Line]] = []
+    end = -math.inf
     for part in parts:
-        if runs and continues(runs[-1], part):
+        if runs and part.body[0] - end <= widest * max(runs[-1][-1].height, part.height):
             runs[-1].append(part)
+            end = max(end, part.body[2])
         else:
             runs.append([part])
+            end = part.body[2]
     return runs
 
 
@@ -156,17 +185,11 @@ def _lines(parts: Sequence[_Line]) -> Iterator[_Line]:
         return
     right_to_left = runs_right_to_left(texts)
     by_position = sorted(parts, key=lambda part: part.body[0])
-    for line in _gather(
-        by_position, lambda run, part: _gap(run, part) <= NEW_LINE_GAP * max(run[-1].height, part.height)
-    ):
-        words = _gather(line, lambda run, part: _gap(run, part) <= SAME_WORD_GAP * max(run[-1].height, part.height))
+    for line in _split_at_gaps(by_position, NEW_LINE_GAP):
+        words = _split_at_gaps(line, SAME_WORD_GAP)
         whole = [_whole_word(pieces, right_to_left) for pieces in words]
         ordered = reading_order([(word.words[0].text, word) for word in whole], right_to_left)
         yield _joined(ordered, right_to_left=right_to_left)
-
-
-def _gap(run: Sequence[_Line], part: _Line) -> float:
-    return part.body[0] - max(piece.body[2] for piece in run)
 
 
 def _whole_word(pieces: Sequence[_Line], right_to_left: bool) -> _Line:
@@ -195,11 +218,11 @@ def _mirrored(box: FloatBox) -> FloatBox:
     return -box[2], box[1], -box[0], box[3]
 
 
-def _continues_line(line: Sequence[_Line], word: _Line) -> bool:
-    last = line[-1]
+def _continues_line(last: _Line, word: _Line, right_to_left: bool) -> bool:
+    """Whether a word continues the line of the `last` one. `right_to_left`: a word of the line is from right to left."""
     if last.turned != word.turned:
         return False
-    if any(has_right_to_left(part.words[0].text) for part in (word, *line)):
+    if right_to_left:
         # The next word may be anywhere on the line.
         overlap = min(last.body[3], word.body[3]) - max(last.body[1], word.body[1])
         return overlap >= SAME_LINE_OVERLAP * min(last.height, word.height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import ImageFont
 from serve_app.document import Word
 from serve_app.raster.page_source import PageSource, open_source
 from serve_app.raster.text_layer import TextPage
+from serve_app.raster.text_layout import Glyph, group_paragraphs, group_words
 from tests.support.pdfs import FONT_FILE, page_pdf, stream, text_pdf
 
 Lines = list[tuple[float, float, float, str]]
@@ -309,3 +311,21 @@ def test_a_picture_in_forms_within_forms_counts_as_large_as_it_is() -> None:
             more=[SCAN, inner, outer],
         )
         assert (read(data) is not None) == is_trusted
+
+
+@pytest.mark.parametrize("letters", ["a", "אa"], ids=["latin", "hebrew"])
+def test_the_work_on_a_line_grows_with_its_words(letters: str) -> None:
+    few, many = (_calls_for_a_line(letters, words) for words in (200, 400))
+    assert many < 2.2 * few
+
+
+def _calls_for_a_line(letters: str, words: int) -> int:
+    """The number of function calls to group a line of so many words of a letter."""
+    glyphs: list[Glyph | None] = []
+    for index in range(words):
+        box = (2.0 * index, 0.0, 2.0 * index + 1, 1.0)
+        glyphs += [Glyph(letters[index % len(letters)], box, box, 0), None]
+    profile = cProfile.Profile()
+    (block,) = profile.runcall(group_paragraphs, group_words(glyphs, 2 * words, 1))
+    assert len(block.words) == words
+    return sum(entry.callcount for entry in profile.getstats())
