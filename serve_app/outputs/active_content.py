@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
@@ -14,13 +16,14 @@ _HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
 _EMPTY_WITHOUT_FILE = ("/FileAttachment", "/Sound", "/Movie", "/RichMedia", "/3D")
 """Subtypes of annotations that are invalid without the file or medium that they carry."""
 
+_LINKS = ("/Parent", "/Popup", "/IRT")
 _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
 
 
 def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
     """Remove active content from a page.
 
-    `seen` has the annotation lists already processed: pages may share one, with a hundred thousand entries.
+    `seen` has the objects already processed: pages may share a list of annotations, with a hundred thousand entries.
     """
     for key in set(leaf.keys()) - set(_PAGE_KEYS):
         del leaf[key]
@@ -29,8 +32,7 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
         return
     if annotations.is_indirect:
         seen.add(annotations.objgen)
-    for annotation in annotations:
-        _defuse(annotation)
+    _defuse_all(list(annotations), seen)
     for position in reversed(range(len(annotations))):
         annotation = annotations[position]
         if isinstance(annotation, Dictionary) and annotation.get("/Subtype") in _EMPTY_WITHOUT_FILE:
@@ -40,24 +42,28 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
                 del annotations[position]
 
 
-def defuse_fields(result: Pdf) -> None:
-    """Remove active content from form fields, including those on no page."""
+def defuse_fields(result: Pdf, seen: set[tuple[int, int]]) -> None:
+    """Remove active content from form fields, including those on no page. `seen` is as in `defuse_page`."""
     form = result.Root.get("/AcroForm")
     fields = form.get("/Fields") if isinstance(form, Dictionary) else None
-    seen, waiting = set(), list(fields) if isinstance(fields, Array) else []
+    if isinstance(fields, Array):
+        _defuse_all(list(fields), seen)
+
+
+def _defuse_all(waiting: list[Any], seen: set[tuple[int, int]]) -> None:
+    """Remove the actions of annotations and form fields, and of those that they lead to: parts, parents, notes on them."""
     while waiting:
-        field = waiting.pop()
-        if isinstance(field, Dictionary) and field.objgen not in seen:
-            seen.add(field.objgen)
-            _defuse(field)
-            kids = field.get("/Kids")
-            waiting += list(kids) if isinstance(kids, Array) else []
+        found = waiting.pop()
+        if not isinstance(found, Dictionary) or (found.is_indirect and found.objgen in seen):
+            continue
+        seen.add(found.objgen)
+        _defuse(found)
+        kids = found.get("/Kids")
+        waiting += [*(kids if isinstance(kids, Array) else ()), *(found[key] for key in _LINKS if key in found)]
 
 
-def _defuse(annotation: object) -> None:
+def _defuse(annotation: Dictionary) -> None:
     """Remove all actions of an annotation or form field, except links to pages and to the web. Its appearance stays."""
-    if not isinstance(annotation, Dictionary):
-        return
     for key in _FILES_AND_MEDIA:
         if key in annotation:
             del annotation[key]

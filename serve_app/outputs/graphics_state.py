@@ -21,6 +21,9 @@ INVISIBLE, CLIPPING = 3, 4
 MAX_SIDES = 400
 """Most sides of a clip that is followed. Rounded corners have eight each."""
 
+MAX_SHAPES = 32
+"""Most clips within each other that are followed, besides level rectangles."""
+
 _PIECES = 8  # of a curve
 _PAINTING = {"n", "S", "s", "f", "F", "f*", "B", "B*", "b", "b*"}
 _OPAQUE = ("/Normal", "/Compatible")
@@ -76,7 +79,11 @@ class GraphicsState:
             return replace(self, clip=None)
         box, is_rectangle = rectangle_of(point for outline in shape.outlines for point in outline)
         state = replace(self, clip=common_part(self.clip, box))
-        return state if is_rectangle and len(shape.outlines) == 1 else replace(state, shapes=(*self.shapes, shape))
+        if is_rectangle and len(shape.outlines) == 1:
+            return state
+        return (
+            replace(state, shapes=(*self.shapes, shape)) if len(self.shapes) < MAX_SHAPES else replace(self, clip=None)
+        )
 
     def changed(self, entries: Dictionary) -> GraphicsState:
         """Return the state with the entries of a dictionary of graphics state parameters."""

@@ -67,7 +67,7 @@ def add_pdf_pages(
             _mend_boxes(leaf)
             if is_replaced:
                 remove_hidden_text(result, leaf)
-        defuse_fields(result)
+        defuse_fields(result, seen)
         for position, leaf in drawn.items():
             result.pages.insert(position, leaf)
     return layers

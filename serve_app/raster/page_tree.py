@@ -21,20 +21,23 @@ def leaves(pdf: Any) -> list[Any]:
     import pikepdf
 
     found: list[Any] = []
-    open_nodes = [(_kids(pdf.Root.get("/Pages")), frozenset[tuple[int, int]]())]  # each with the nodes above it
+    open_nodes = [(_kids(pdf.Root.get("/Pages")), (0, 0))]  # each with its number
+    above: set[tuple[int, int]] = set()
     for _ in range(MAX_ENTRIES):
         if not open_nodes:
             break
-        kids, above = open_nodes[-1]
+        kids, objgen = open_nodes[-1]
         kid = next(kids, _END)
         if kid is _END:
             open_nodes.pop()
+            above.discard(objgen)
         elif not isinstance(kid, pikepdf.Dictionary):
             found.append(None)
         elif "/Kids" not in kid:
             found.append(kid)
-        elif kid.objgen not in above and len(open_nodes) < MAX_DEPTH:
-            open_nodes.append((_kids(kid), above | {kid.objgen} if kid.is_indirect else above))
+        elif not (kid.is_indirect and kid.objgen in above) and len(open_nodes) < MAX_DEPTH:
+            open_nodes.append((_kids(kid), kid.objgen))
+            above.add(kid.objgen)
     return found
 
 

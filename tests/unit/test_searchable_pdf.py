@@ -93,7 +93,9 @@ def test_what_acts_or_hides_in_the_original_is_gone_and_web_links_stay() -> None
                 Dictionary(Type=Name.Annot, Subtype=Name.FileAttachment, Rect=Array([0, 0, 9, 9]), FS=file),
             ]
         )
+        parts = [Dictionary(T=name, AA=Dictionary(K=script)) for name in ("a", "b")]
         field = pdf.make_indirect(Dictionary(FT=Name.Tx, T="hidden", AA=Dictionary(K=script), A=launch))
+        field.Kids = Array(parts)
         shown = Dictionary(
             Type=Name.Annot, Subtype=Name.Widget, FT=Name.Tx, T="f", Rect=Array([0, 0, 9, 9]), AA=Dictionary(F=script)
         )
@@ -103,6 +105,9 @@ def test_what_acts_or_hides_in_the_original_is_gone_and_web_links_stay() -> None
         child = Dictionary(Type=Name.Annot, Subtype=Name.Widget, Rect=Array([0, 0, 9, 9]), Parent=parent)
         parent.Kids = Array([pdf.make_indirect(child)])
         page.Annots.append(parent.Kids[0])
+        popup = pdf.make_indirect(Dictionary(Type=Name.Annot, Subtype=Name.Popup, Rect=Array([0, 0, 9, 9]), A=script))
+        reply = Dictionary(Type=Name.Annot, Subtype=Name.Text, Rect=Array([0, 0, 9, 9]), IRT=link(A=script))
+        page.Annots.extend([pdf.make_indirect(link(Popup=popup)), pdf.make_indirect(reply)])
         pdf.Root.AcroForm = Dictionary(Fields=Array([field, shown, parent]), XFA="script-marker")
 
     data = searchable(plain_pdf(change=change), page_of())
