@@ -95,7 +95,7 @@ class _Text(NamedTuple):
     """A text that is shown: points all over it on the page, and their bounds."""
 
     content: Content
-    index: int
+    position: int
     points: Sequence[Point]
     bounds: FloatBox
 
@@ -217,7 +217,7 @@ class _Scan:
             if self._covers > MAX_COVERS or self._comparisons > MAX_COMPARISONS:
                 raise TooLong
             if is_covered:
-                text.content.hidden.add(text.index)
+                text.content.hidden.add(text.position)
             else:
                 seen.append(text)
         self._shown = seen

@@ -14,14 +14,13 @@ def enclose(pdf: Pdf, leaf: pikepdf.Object, before: pikepdf.Object | None, after
     leaf.Contents = Array([part for part in parts if isinstance(part, pikepdf.Stream)])
 
 
-def resources_of(leaf: pikepdf.Object, kind: str) -> Dictionary:
+def resources_of(leaf: pikepdf.Object, kind: str) -> pikepdf.Object:
     """Return a page's resources of a kind, such as "/Font". They may be shared: one more name in them is harmless."""
     if not isinstance(leaf.get("/Resources"), Dictionary):
         leaf.Resources = Dictionary()
     if not isinstance(leaf.Resources.get(kind), Dictionary):
         leaf.Resources[kind] = Dictionary()
-    named: Dictionary = leaf.Resources[kind]
-    return named
+    return leaf.Resources[kind]
 
 
 def balance_states(pdf: Pdf, page: pikepdf.Page) -> None:

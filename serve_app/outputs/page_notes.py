@@ -30,7 +30,7 @@ def _flatten(
     pdf: Pdf, page: pikepdf.Page, name: str, notes: Array, fields: AcroForm, seen: set[tuple[int, int]]
 ) -> None:
     # qpdf's own function looks at all names of the page anew for each note, and lets a list of notes be only one page's.
-    kept, content, looks = [], [], Dictionary()
+    kept, content, looks = list[pikepdf.Object](), list[bytes](), Dictionary()
     for note in notes:
         if not isinstance(note, Dictionary):
             continue

@@ -34,7 +34,8 @@ class TextState:
         """Return the state after an operator that takes numbers."""
         match operator:
             case "Tc" | "Tw" | "TL" | "Ts" if operands:
-                return replace(self, **{_NUMBERS[operator]: float(operands[0])})
+                changes: dict[str, Any] = {_NUMBERS[operator]: float(operands[0])}
+                return replace(self, **changes)
             case '"' if len(operands) == 3:
                 return replace(self, word_space=float(operands[0]), character_space=float(operands[1]))
             case "Tz" if operands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pikepdf import Array, Dictionary, Name, Object, Pdf
@@ -19,7 +20,7 @@ def pdf() -> Iterator[Pdf]:
         yield pdf
 
 
-def rule(**entries: object) -> Dictionary:
+def rule(**entries: Any) -> Dictionary:
     return Dictionary(Type=Name.OCMD, **entries)
 
 
