@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,11 +92,11 @@ def _scan_in_form(pdf: Pdf) -> None:
     objects.Group.Group = Dictionary(S=Name.Transparency, I=True)
 
 
-def _rules(off: Dictionary, on: Dictionary) -> dict[str, Dictionary]:
+def _rules(off: Dictionary, on: Dictionary) -> dict[str, Any]:
     """Rules about layers, by name."""
     both = Array([off, None, on])
     negation = Array([Name.Not, off])
-    rules = {
+    rules: dict[str, dict[str, Any]] = {
         "ShownOne": {"OCGs": on},
         "ShownAny": {"OCGs": both},
         "ShownAnyOff": {"OCGs": both, "P": Name.AnyOff},
