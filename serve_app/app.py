@@ -4,6 +4,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -147,7 +148,13 @@ def _scaling(replicas: int | ReplicaRange, *, feeds_engines: bool = False) -> di
                 metrics_interval_s=REPORT_S,
                 policy=AutoscalingPolicy(
                     policy_function=PageScaling,
-                    policy_kwargs={"target_wait_s": replicas.target_wait_s, "feeds_engines": feeds_engines},
+                    policy_kwargs={
+                        "target_wait_s": replicas.target_wait_s,
+                        "feeds_engines": feeds_engines,
+                        # Serve forgets all ranges at each build, and reads only those that differ from what it had. Replicas stay
+                        # as they are: the policy is no part of their version.
+                        "build": token_hex(4),
+                    },
                 ),
             )
         }

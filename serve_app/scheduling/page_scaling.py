@@ -108,7 +108,8 @@ class PageScaling:
     it has gone to a replica, where it counts too. Both are a few pages of a caller, and the delays outlast them.
     """
 
-    def __init__(self, target_wait_s: float = 2.0, feeds_engines: bool = False) -> None:
+    def __init__(self, target_wait_s: float = 2.0, feeds_engines: bool = False, build: str = "") -> None:
+        """`build` differs at each build of the application, and is of use to Serve only: see `_scaling` in `serve_app/app.py`."""
         self._target_wait_s = target_wait_s
         self._feeds_engines = feeds_engines
         self._growth = Growth()
