@@ -12,7 +12,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import ServiceUnavailable
-from serve_app.jobs.deployment import Elsewhere, JobsReport
+from serve_app.jobs.deployment import Elsewhere, JobsReport, Possession
 from serve_app.jobs.idempotency_store import Claim
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState
@@ -63,16 +63,21 @@ class JobsReplicas:
     async def end(self, job_id: str, state: JobState) -> JobRecord | None:
         """Cancel or delete a job; return its record, or None if it was deleted already.
 
-        A replica that hangs delays this only if no other has the job.
+        If no replica that responds has the job, one of them does it in the store: one that hangs stops once it sees that.
         """
-        responses = await _once_there(
-            lambda: self._ask_all("end", job_id, state, limit_s=END_S, is_enough=lambda end: end is not ELSEWHERE),
-            END_S,
+        return await _once_there(lambda: self._end(job_id, state), END_S)
+
+    async def _end(self, job_id: str, state: JobState) -> JobRecord | None:
+        asked: list[Possession] = await self._ask_all("has", job_id, limit_s=CALL_S, is_enough=lambda each: each.has)
+        holders = {each.holder for each in asked if each.has}
+        # Without a holder, one replica for all such calls about this job, so that they take turns.
+        at = frozenset(holders or {min(each.holder for each in asked)})
+        responses = await self._ask_all(
+            "end", job_id, state, at, limit_s=END_S, is_enough=lambda end: end is not ELSEWHERE
         )
         ends = [each for each in responses if each is not ELSEWHERE]
-        if not ends:  # one replica for all such calls about this job, so that they take turns
-            handle = self._jobs.options(session_id=job_id)
-            ends = [await _respond(handle.end_for_others.remote(job_id, state), END_S)]
+        if not ends:  # it has just died
+            raise ServiceUnavailable(retry_after_s=5)
         return next((each for each in ends if each is not None), None)
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:

@@ -46,9 +46,17 @@ LEAVE_S = 1.5
 
 
 class Elsewhere(Enum):
-    """The response of a replica to a call about a job that another one may have."""
+    """The response of a replica to a call that others should answer."""
 
     ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Possession:
+    """Whether a replica, by its id among the holders, has a job."""
+
+    holder: str
+    has: bool
 
 
 @dataclass(frozen=True)
@@ -200,15 +208,20 @@ class Jobs:
         left_s = self._board.left_s(progress.record, self._scheduler.running)
         return JobView(progress.record.model_copy(), progress.version, position, left_s, dict(progress.pages))
 
-    async def end(self, job_id: str, state: JobState) -> JobRecord | Elsewhere | StoreUnavailable | None:
-        """Cancel or delete a job that this replica has; return its record, or None if it was deleted already.
+    async def has(self, job_id: str) -> Possession:
+        """Return whether this replica has a job. Responds at once."""
+        return Possession(self._holders.me, self._leases.holds(job_id))
 
-        Cancelling a job that has ended changes nothing. Returns StoreUnavailable as a value (see errors.py).
+    async def end(
+        self, job_id: str, state: JobState, at: frozenset[str]
+    ) -> JobRecord | Elsewhere | StoreUnavailable | None:
+        """Cancel or delete a job, whether this replica has it or not, if it is among those that should do so, `at`.
+
+        Return its record, or None if it was deleted already. Cancelling a job that has ended changes nothing. Returns
+        StoreUnavailable as a value (see errors.py).
         """
-        return await self.end_for_others(job_id, state) if self._leases.holds(job_id) else Elsewhere.ELSEWHERE
-
-    async def end_for_others(self, job_id: str, state: JobState) -> JobRecord | StoreUnavailable | None:
-        """Cancel or delete a job whether this replica has it or not. Otherwise as `end`."""
+        if self._holders.me not in at:
+            return Elsewhere.ELSEWHERE
         try:
             return await self._end(job_id, state)
         except StoreUnavailable as error:
@@ -226,6 +239,8 @@ class Jobs:
                 return record
             if (progress := self._board.get(job_id)) is not None:
                 record = record.model_copy(update={"done": progress.record.done, "failed": progress.record.failed})
+            elif state is JobState.CANCELLED:  # the one who has it, if there is one, does not respond
+                record = record.model_copy(update={"done": len(await self._job_store.page_numbers(job_id))})
             ended = record.ended_as(state, keep_s=self._keep_s)
             # Stored before the work is stopped: a replica that is started meanwhile must not resume it.
             await (self._job_store.begin_purge(ended) if state.is_gone else self._job_store.save(ended))

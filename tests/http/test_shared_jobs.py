@@ -127,6 +127,30 @@ def test_a_job_whose_holder_is_dead_can_be_cancelled_and_deleted_before_it_is_ta
     assert {path.name for path in (tmp_path / "output").rglob(f"{deleted}/**/*") if path.is_file()} == {"job.json"}
 
 
+def test_a_job_that_only_hanging_replicas_have_is_cancelled_and_deleted_by_another_one(
+    deployed: Callable[..., LocalService], tmp_path: Path
+) -> None:
+    service = started(deployed, {**MANY, "jobs": {"replicas": 3}}, beat_s=LONG_S)
+    with service.client() as client:
+        cancelled, deleted = (submit(client, book(200)) for _ in range(2))
+        for job_id in (cancelled, deleted):
+            wait_until_done(client, job_id, 2)
+        hanging = {each for job_id in (cancelled, deleted) for each in holders(service, job_id)}
+        with service.hanging(*hanging):
+            began = time.monotonic()
+            ended = client.post(f"/jobs/{cancelled}/cancel").json()
+            assert ended["state"] == "cancelled" and ended["progress"]["done"] >= 2
+            assert client.delete(f"/jobs/{deleted}").status_code == 204
+            assert time.monotonic() - began < END_S / 2, "neither waits for those that hang"
+            assert job_of(client, cancelled)["state"] == "cancelled"
+            assert client.get(f"/jobs/{deleted}").status_code == 410
+        for each in service.jobs:  # as when they go on
+            beat(service, each)
+        assert not any(job_id in each._scheduler for each in service.jobs for job_id in (cancelled, deleted))
+        assert job_of(client, cancelled)["state"] == "cancelled"
+    assert {path.name for path in (tmp_path / "output").rglob(f"{deleted}/**/*") if path.is_file()} == {"job.json"}
+
+
 @pytest.fixture(params=["folder", "swift"])
 def two_holders(
     request: pytest.FixtureRequest, deployed: Callable[..., LocalService], tmp_path: Path

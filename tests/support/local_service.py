@@ -42,6 +42,7 @@ from tests.support.service import KEYS, Service, environment
 
 JANITOR_INTERVAL_S = 1
 BEAT_S = 0.3
+HANG_S = 3600
 T = TypeVar("T")
 START_S = 30
 STOP_S = 30
@@ -190,6 +191,16 @@ class LocalJobs(Jobs):
             await self._webhooks.stop(job_id)
 
 
+class _Silent:
+    """Stands for a replica that hangs."""
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        return self._hang
+
+    async def _hang(self, *_: Any) -> Any:
+        await asyncio.sleep(HANG_S)
+
+
 @dataclass(frozen=True)
 class LocalService(Service):
     """A service in this process, whose replicas the test may look at; those of Jobs it may cut off, kill, or call."""
@@ -213,6 +224,17 @@ class LocalService(Service):
     def kill(self, replica: LocalJobs) -> None:
         self.jobs.remove(replica)
         self.call(replica.die())
+
+    @contextmanager
+    def hanging(self, *replicas: LocalJobs) -> Iterator[None]:
+        """Let these respond to nothing meanwhile. Their work goes on."""
+        before = list(self.jobs)
+        silent: Any = _Silent()
+        self.jobs[:] = [silent if each in replicas else each for each in before]
+        try:
+            yield
+        finally:
+            self.jobs[:] = before
 
 
 class _Proxy:
