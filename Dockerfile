@@ -24,7 +24,7 @@ RUN useradd --uid 10001 --create-home ocr \
  && mkdir -p output temp /home/ocr/.paddlex && chown ocr output temp /home/ocr/.paddlex
 EXPOSE 8081
 HEALTHCHECK --interval=15s --start-period=60s \
-  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8081/-/healthz', timeout=5)"]
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8081/livez', timeout=5)"]
 
 
 FROM base AS wheel

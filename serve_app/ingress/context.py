@@ -13,10 +13,12 @@ from serve_app.errors import RequestTimeout, ServiceUnavailable
 from serve_app.fetching.url_fetcher import Fetcher
 from serve_app.ingress.jobs_monitor import JobsMonitor
 from serve_app.ingress.jobs_replicas import JobsReplicas
+from serve_app.ingress.rasterizer_monitor import RasterizerMonitor
 from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.wiring import PipelineServices
+from serve_app.runtime.temp_dir import has_room, writable
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Settings
 from serve_app.storage import StoreUnavailable
@@ -35,7 +37,14 @@ class Context:
     idempotency_store: IdempotencyStore
     jobs: JobsReplicas
     jobs_monitor: JobsMonitor
+    rasterizer_monitor: RasterizerMonitor
     has_webhook_secret: bool
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the folder for temporary files has room for one more upload."""
+        folder = self.services.temp_dir
+        return writable(folder) and has_room(folder, self.settings.limits.body_mb * 1e6)
 
     @property
     def documents(self) -> Documents:

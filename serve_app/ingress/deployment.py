@@ -22,8 +22,9 @@ from serve_app.ingress.middleware import error_responses
 from serve_app.ingress.middleware.auth import Authentication
 from serve_app.ingress.middleware.documentation import DocumentationPolicy, documented_app, is_documentation
 from serve_app.ingress.middleware.request_id import RequestId
-from serve_app.ingress.middleware.request_scope import SIGNED_FILES, may_be_paddlex, path_of
-from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, service
+from serve_app.ingress.middleware.request_scope import PROBES, SIGNED_FILES, may_be_paddlex, path_of
+from serve_app.ingress.rasterizer_monitor import RasterizerMonitor
+from serve_app.ingress.routes import files, jobs, ocr, official_jobs, paddlex, probes, service
 from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
 from serve_app.pipeline.wiring import PipelineServices, open_services
@@ -53,7 +54,7 @@ class Ingress:
         self._keys = keys
         self._docs_open = settings.docs_without_key
         services = open_services(settings, secrets, rasterizer, recognizers)
-        self._context = open_context(settings, secrets, services, jobs)
+        self._context = open_context(settings, secrets, services, rasterizer, jobs)
 
     async def drain(self) -> tuple[str, int]:
         """Stop accepting requests. Returns this replica's id and the number of requests in progress."""
@@ -65,7 +66,11 @@ class Ingress:
 
 
 def open_context(
-    settings: Settings, secrets: Secrets, services: PipelineServices, jobs: DeploymentHandle[Any]
+    settings: Settings,
+    secrets: Secrets,
+    services: PipelineServices,
+    rasterizer: DeploymentHandle[Any],
+    jobs: DeploymentHandle[Any],
 ) -> Context:
     replicas = JobsReplicas(jobs)
     return Context(
@@ -83,6 +88,7 @@ def open_context(
         idempotency_store=IdempotencyStore(services.store),
         jobs=replicas,
         jobs_monitor=JobsMonitor(replicas),
+        rasterizer_monitor=RasterizerMonitor(rasterizer),
         has_webhook_secret=secrets.webhook_secret is not None,
     )
 
@@ -96,6 +102,7 @@ def create_api(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     api.include_router(service.router)
+    api.include_router(probes.router)
     api.include_router(ocr.router)
     api.include_router(paddlex.router)
     api.include_router(files.router)
@@ -109,7 +116,8 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(watch) for watch in (*context.services.watches(), context.jobs_monitor.run())]
+        watches = (*context.services.watches(), context.jobs_monitor.run(), context.rasterizer_monitor.run())
+        tasks = [asyncio.create_task(watch) for watch in watches]
         yield
         for task in tasks:
             task.cancel()
@@ -125,7 +133,7 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
         path = path_of(scope)
         if "paddlex" in context.settings.open_surfaces and may_be_paddlex(scope):
             return True
-        if path.startswith(SIGNED_FILES):
+        if path in PROBES or path.startswith(SIGNED_FILES):
             return True
         return docs_open and is_documentation(path)
 

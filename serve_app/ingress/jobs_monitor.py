@@ -40,7 +40,12 @@ class JobsMonitor:
 
     @property
     def is_away(self) -> bool:
-        return time.monotonic() - self._responded_at > self._away_s
+        return self.age_s > self._away_s
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last response."""
+        return time.monotonic() - self._responded_at
 
     @property
     def store_reason(self) -> str | None:

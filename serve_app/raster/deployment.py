@@ -77,6 +77,10 @@ class Rasterizer:
         """Read the text layer of page `number`. Returns None if it has none, or an untrustworthy one."""
         return await self._submit(self._read_text, document, data, password, owner, number, dpi)
 
+    async def ping(self) -> bool:
+        """Return True: this replica responds."""
+        return True
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Measure the work here, for Serve's autoscaler: see WorkMeter.report. Any call on a document counts as a page."""
         return self._work.report()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean
@@ -48,6 +49,8 @@ class EngineMonitor:
         self.page_s = 0.0
         """Seconds of work that a page takes a replica, on average over the replicas; 0 while unknown."""
         self._settled = False
+        self._has_been_ready = False
+        self._seen_at = time.monotonic()
 
     @property
     def replicas(self) -> int:
@@ -77,6 +80,19 @@ class EngineMonitor:
     def is_ready(self) -> bool:
         return self.state.phase is EnginePhase.INITIALIZED
 
+    @property
+    def takes_pages(self) -> bool:
+        """Whether the engine has been ready since this monitor started, or starts with the first page.
+
+        An engine that is away later does not count: pages wait for it, or its fallback reads them.
+        """
+        return self._has_been_ready or self._from_zero or self._initial_phase is EnginePhase.NOT_INITIALIZED
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since a replica has responded, or Serve has said that there is none."""
+        return time.monotonic() - self._seen_at
+
     def report(self, states: Sequence[EngineState], replicas: int) -> None:
         """Record the states of the replicas that have responded, out of this many."""
         self._replicas = replicas
@@ -84,6 +100,9 @@ class EngineMonitor:
         self._state = min(states, key=_rank, default=self._state)
         if measured := [state.page_s for state in states if state.page_s]:
             self.page_s = mean(measured)
+        self._has_been_ready = self._has_been_ready or self.is_ready
+        if states or not replicas:
+            self._seen_at = time.monotonic()
 
     async def run(self) -> None:
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from serve_app.storage.store import Store, StoreUnavailable
 
@@ -22,6 +23,12 @@ class StoreMonitor:
         self._store = store
         self.degraded = False
         self.reason: str | None = None
+        self._seen_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the state was last found."""
+        return time.monotonic() - self._seen_at
 
     def report(self, failure: BaseException | None) -> None:
         """Record the outcome of a write; None means success."""
@@ -29,6 +36,7 @@ class StoreMonitor:
             log.error("the store takes no writes: %s", failure)
         if failure is None and self.degraded:
             log.info("the store takes writes again")
+        self._seen_at = time.monotonic()
         self.degraded = failure is not None
         self.reason = None if failure is None else str(failure)
 

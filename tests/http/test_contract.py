@@ -49,6 +49,21 @@ def test_health_keeps_its_six_fields(service: Service) -> None:
     assert health["engines"]["tesseract"]["version"].startswith("5.")
 
 
+def test_health_says_how_many_rasterizers_respond_and_how_old_all_of_it_is(service: Service) -> None:
+    with service.client() as client:
+        health = client.get("/health").json()
+    assert (health["rasterizers"]["state"], health["rasterizers"]["replicas"]) == ("available", 1)
+    parts = [health["jobs"], health["rasterizers"], *health["engines"].values()]
+    ages = [health["storage_age_s"], *(part["age_s"] for part in parts)]
+    assert min(ages) >= 0 and health["age_s"] == max(ages)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/livez", "alive"), ("/readyz", "ready")])
+def test_probes_need_no_key(service: Service, path: str, status: str) -> None:
+    answer = httpx.get(service.url + path)
+    assert (answer.status_code, answer.json()) == (200, {"status": status})
+
+
 @pytest.mark.parametrize("path", ["/", "/health"])
 def test_every_endpoint_asks_for_the_key(service: Service, path: str) -> None:
     answer = httpx.get(service.url + path)

@@ -72,6 +72,7 @@ async def test_a_request_that_meets_a_loading_engine_waits_and_then_works(
     service = deployed({"engines": [{"name": "dummy", "replicas": 1, "load": "lazy", "load_s": 3}]})
     async with service.async_client() as client:
         assert (await client.get("/health")).json()["paddleocr"] == "not_initialized"
+        assert (await client.get("/readyz")).status_code == 200, "the first page loads it"
         answer = asyncio.create_task(client.post("/ocr", files={"file": small_page}))
         assert await phase_after(client, "not_initialized") == "initializing"
         assert (await answer).status_code == 200
@@ -99,6 +100,8 @@ async def test_an_engine_that_cannot_load_says_why_in_health_and_in_the_answer(
             if health["paddleocr"] == "failed":
                 break
             await asyncio.sleep(0.1)
+        assert_try_again(await client.get("/readyz"), "service_unavailable")
+        assert (await client.get("/livez")).status_code == 200
     assert (health["status"], health["paddleocr"]) == ("degraded", "failed")
     assert health["engines"]["dummy"]["reason"] == "the model is missing"
 

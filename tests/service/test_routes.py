@@ -14,6 +14,8 @@ from tests.support.service import Service
 COVERED = {
     "GET /",
     "GET /health",
+    "GET /livez",
+    "GET /readyz",
     "POST /ocr",
     "POST /layout-parsing",
     "POST /restructure-pages",
@@ -46,6 +48,8 @@ def test_the_index_and_health(service: Service) -> None:
     with service.client() as client:
         assert client.get("/").json()["service"]
         health = client.get("/health").json()
+    assert [httpx.get(f"{service.url}/{probe}").status_code for probe in ("livez", "readyz")] == [200, 200]
+    assert health["rasterizers"]["state"] == "available" and health["rasterizers"]["replicas"] >= 1
     assert health["status"] == "healthy" and health["engines"].keys() == {"tesseract", "dummy"}
 
 

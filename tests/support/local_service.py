@@ -327,7 +327,7 @@ class _ServerThread(threading.Thread):
         apps = []
         for _ in range(settings.ingress_replicas):
             services = open_services(settings, secrets, rasterizer, recognizers, SHARING)
-            context = open_context(settings, secrets, services, handle)
+            context = open_context(settings, secrets, services, rasterizer, handle)
             keys = KeyRing(configured_keys(settings, secrets))
             apps.append(create_app(context, keys, docs_open=settings.docs_without_key))
         self._server = uvicorn.Server(

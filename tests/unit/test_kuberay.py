@@ -182,7 +182,7 @@ def test_every_container_has_probes_that_its_image_can_answer(overlay: str) -> N
         if name in ("head", "cpu", "gpu"):
             assert ports["serve"] == serving, "KubeRay takes the port of its service from here"
         if name in ("cpu", "gpu"):
-            assert only["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": "serve"}
+            assert only["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "serve"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -12,6 +12,9 @@ SHARED_PATH = "/ocr"
 """A path of this service's API and of PaddleX's. Only the body shows which one a request uses."""
 
 OFFICIAL_JOBS = "/api/v2/ocr/jobs"
+PROBES = ("/livez", "/readyz")
+"""For load balancers and Kubernetes, which have no API key."""
+
 SIGNED_FILES = "/files/"
 """Prefix of signed links, which need no API key."""
 

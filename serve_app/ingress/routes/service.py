@@ -9,9 +9,8 @@ from fastapi import APIRouter, Depends, Header
 from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.requests.negotiation import best_match
-from serve_app.recognition.deployment import EnginePhase, EngineState
-from serve_app.recognition.engine_monitor import default_monitor
-from serve_app.runtime.temp_dir import has_room, writable
+from serve_app.recognition.deployment import EnginePhase
+from serve_app.recognition.engine_monitor import EngineMonitor, default_monitor
 from serve_app.settings import resolve
 
 router = APIRouter(tags=["service"])
@@ -60,16 +59,14 @@ async def index(accept_language: AcceptLanguage = "") -> dict[str, Any]:
 async def health(
     context: Annotated[Context, Depends(context_of)], accept_language: AcceptLanguage = ""
 ) -> dict[str, Any]:
-    """`paddleocr` is the state of the default engine; `engines` has the state of each."""
+    """`paddleocr` is the state of the default engine; `engines` has the state of each. `age_s` is how old what it says is, in seconds."""
     store = context.settings.store
     monitor = default_monitor(context.services.engines)
     default = monitor.state
     jobs = context.jobs_monitor
     storage_reason = context.services.store_monitor.reason or jobs.store_reason
     storage_ok = not context.services.store_monitor.degraded and jobs.store_reason is None
-    temp_ok = writable(context.services.temp_dir) and has_room(
-        context.services.temp_dir, context.settings.limits.body_mb * 1e6
-    )
+    temp_ok = context.has_room
     if store.kind == "folder":
         s3, output_dir = "not_configured", str(resolve(store.path))
     else:
@@ -77,7 +74,12 @@ async def health(
     engine_ok = default.phase is not EnginePhase.FAILED and (default.vlm_server is None or default.vlm_server.available)
     unreadable = jobs.report.unreadable if jobs.report is not None else 0
     jobs_ok = not jobs.is_away and not unreadable
-    healthy = engine_ok and not monitor.lost_replicas and storage_ok and temp_ok and jobs_ok
+    rasterizers = context.rasterizer_monitor
+    ages = [
+        each.age_s for each in (jobs, rasterizers, context.services.store_monitor, *context.services.engines.values())
+    ]
+    engine_ok = engine_ok and not monitor.lost_replicas
+    healthy = engine_ok and not rasterizers.is_away and storage_ok and temp_ok and jobs_ok
     return {
         "status": "healthy" if healthy else "degraded",
         "paddleocr": default.phase,
@@ -88,22 +90,40 @@ async def health(
         "version": __version__,
         "output_writable": storage_ok,
         "storage_reason": storage_reason,
+        "storage_age_s": _seconds(context.services.store_monitor.age_s),
         "temp_writable": temp_ok,
         "jobs": {
             "state": "away" if jobs.is_away else "available",
             "running": jobs.report.running if jobs.report is not None else None,
             "waiting": jobs.report.waiting if jobs.report is not None else None,
             "unreadable": unreadable,
+            "age_s": _seconds(jobs.age_s),
         },
-        "engines": {name: _engine(monitor.state) for name, monitor in context.services.engines.items()},
+        "rasterizers": {
+            "state": "away" if rasterizers.is_away else "available",
+            "replicas": rasterizers.replicas,
+            "age_s": _seconds(rasterizers.age_s),
+        },
+        "engines": {name: _engine(monitor) for name, monitor in context.services.engines.items()},
+        "age_s": _seconds(max(ages)),
     }
 
 
-def _engine(state: EngineState) -> dict[str, Any]:
-    described: dict[str, Any] = {"state": state.phase, "version": state.version, "reason": state.reason}
+def _engine(monitor: EngineMonitor) -> dict[str, Any]:
+    state = monitor.state
+    described: dict[str, Any] = {
+        "state": state.phase,
+        "version": state.version,
+        "reason": state.reason,
+        "age_s": _seconds(monitor.age_s),
+    }
     if state.vlm_server is not None:
         described["server"] = {
             "state": "available" if state.vlm_server.available else "away",
             "reason": state.vlm_server.reason,
         }
     return described
+
+
+def _seconds(age_s: float) -> float:
+    return round(age_s, 1)
