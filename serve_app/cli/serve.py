@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -296,11 +297,12 @@ def _banner(address: str, keys: dict[str, str], settings: Settings, dashboard: s
     """`failed` has the engines that could not be loaded, each with the reason."""
     key = next(iter(keys.values()))
     displayed_key = key if Secrets.from_environment().api_keys is None else "YOUR_KEY"
-    origin = (
-        f"(stored in {resolve(settings.api_key_file)})"
-        if displayed_key == key
-        else f"(one of OCR_API_KEYS: {', '.join(keys)})"
-    )
+    file = resolve(settings.api_key_file)
+    if displayed_key == key:
+        origin = f"(stored in {file})"
+        pasted_key = f"$(cat {shlex.quote(str(file))})"  # so that the shell's history does not have the key
+    else:
+        origin, pasted_key = f"(one of OCR_API_KEYS: {', '.join(keys)})", displayed_key
     state = "is ready" if len(failed) < len(settings.engines) else "is running, but no engine could be loaded"
     failures = "".join(
         f"\nThe engine {name} could not be loaded: {reason}. The service keeps trying.\n"
@@ -315,7 +317,7 @@ PaddleOCR-VL Serve {state}.
 
 Try it:
 
-  curl -sS -H 'Authorization: Bearer {displayed_key}' -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
+  curl -sS -H "Authorization: Bearer {pasted_key}" -H 'Accept: text/plain' -F file=@{SAMPLE} {address}/ocr
 
 Press Ctrl-C to stop.
 """

@@ -29,6 +29,7 @@ from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.runtime.allocator import limit_arenas
+from serve_app.runtime.serve_log import leave_out_internals
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
@@ -95,7 +96,7 @@ class Jobs:
         replicas, it renews its leases every `beat_s` seconds.
         """
         limit_arenas()
-        logging.getLogger("ray.serve").addFilter(_is_for_operators)
+        leave_out_internals()
         self._services = services = open_services(
             settings,
             secrets,
@@ -262,8 +263,3 @@ class Jobs:
         if not record.state.is_active:
             self._webhooks.deliver(record)
         self._scheduler.start_next()
-
-
-def _is_for_operators(record: logging.LogRecord) -> bool:
-    """Whether a log line is of use. Serve logs the address of an internal object when a replica makes its first call."""
-    return "SharedRouterLongPollClient" not in record.getMessage()

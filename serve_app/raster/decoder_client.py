@@ -214,9 +214,8 @@ class IsolatedDecoder:
                     "document %s (%d bytes): no disk space left in %s", source.id, len(data), tempfile.gettempdir()
                 )
             else:
-                log.info(
-                    "document %s (%d bytes): refused: %s %s", source.id, len(data), error.message, header["detail"]
-                )
+                reason = f"{error.message} {header['detail']}".rstrip()
+                log.info("document %s (key %r, %d bytes): refused: %s", source.id, source.owner, len(data), reason)
             raise error
         return header
 

@@ -96,6 +96,17 @@ def test_it_is_ready_only_if_an_engine_is(failed: dict[str, str], ready: bool, m
         assert f"The engine {engine} could not be loaded: {reason}." in banner
 
 
+def test_the_curl_line_of_a_newcomer_reads_the_key_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OCR_API_KEYS", raising=False)
+    file = tmp_path / "my keys" / "api-key"
+    own = Settings.model_validate({"engines": [{"name": "dummy"}], "api_key_file": str(file)})
+    banner = serve_command._banner("http://127.0.0.1:1", {"local": "the-key"}, own, "127.0.0.1:2", {})
+    assert banner.count("the-key") == 1, "it is shown, and not pasted into the history of the shell"
+    assert f"Bearer $(cat '{file}')" in banner
+
+
 class Handles:
     """Stands for `serve.get_deployment_handle`: a method called on a handle gives what is next of its deployment."""
 

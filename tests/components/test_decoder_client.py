@@ -130,6 +130,14 @@ def test_errors_keep_their_kind_and_message(decoder: IsolatedDecoder) -> None:
         assert there.value.message == here.value.message
 
 
+def test_a_refusal_is_a_line_of_the_log_with_the_name_of_the_key(
+    decoder: IsolatedDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.raster"), pytest.raises(UnsupportedMediaType) as refused:
+        decoder.decode(SourceFile("id", np.frombuffer(b"text", np.uint8), owner="alice"), 1, None)
+    assert caplog.messages == [f"document id (key 'alice', 4 bytes): refused: {refused.value.message}"]
+
+
 def test_one_child_serves_all_documents(decoder: IsolatedDecoder) -> None:
     assert children() == []
     assert_works(decoder)
