@@ -21,7 +21,7 @@ COPY requirements/serve.txt requirements/serve.txt
 RUN python -m pip install --no-cache-dir --no-deps -r requirements/serve.txt
 # Kubernetes can tell that a user is not root only by its number.
 RUN useradd --uid 10001 --create-home ocr \
- && mkdir -p output temp /home/ocr/.paddlex && chown ocr output temp /home/ocr/.paddlex
+ && mkdir -p output temp spool /home/ocr/.paddlex && chown ocr output temp spool /home/ocr/.paddlex
 EXPOSE 8081
 HEALTHCHECK --interval=15s --start-period=60s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8081/livez', timeout=5)"]

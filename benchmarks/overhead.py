@@ -125,6 +125,7 @@ def _config(folder: Path, replicas: int) -> dict[str, Any]:
     args["engines"][0]["replicas"] = replicas
     args["store"]["path"] = str(folder / "output")
     args["temp_dir"] = str(folder / "temp")
+    args["spool_dir"] = str(folder / "spool")
     return config
 
 

@@ -70,6 +70,7 @@ def service_config(folder: Path, engine: Mapping[str, Any], build: str = "serve_
             "engines": [dict(engine)],
             "store": {"kind": "folder", "path": str(folder / "output")},
             "temp_dir": str(folder / "temp"),
+            "spool_dir": str(folder / "spool"),
         },
     }
     return {

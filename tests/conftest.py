@@ -35,7 +35,7 @@ GROUPS = {
         "test_paddleocr_vl",
         "test_vlm_server_away",
     ),
-    "swift": ("test_store", "test_job_stores", "test_shared_jobs"),
+    "swift": ("test_store", "test_spool", "test_job_stores", "test_shared_jobs"),
 }
 """Modules that one worker runs, which pays once: for the import of Paddle and the tiny models, or for an S3 server."""
 
@@ -163,6 +163,7 @@ def deleted_afterwards(port: int, folder: Path) -> Iterator[Callable[..., Servic
         defaults = {
             "store": {"kind": "folder", "path": str(folder / "output")},
             "temp_dir": str(folder / "temp"),
+            "spool_dir": str(folder / "spool"),
         }
         return deploy({**defaults, **settings}, name=name, port=port, **options)
 

@@ -201,7 +201,9 @@ class PageResult:
 class StorageInfo(BaseModel):
     """Location of the stored result. `keys` are relative to the store: the folder, or the bucket."""
 
-    status: Literal["stored", "failed"]
+    status: Literal["stored", "spooled", "failed"] = Field(
+        description="`spooled`: it waits on the disk of a node until the store takes it"
+    )
     uri: str | None = Field(None, description="Folder of the result: s3://bucket/... or file:///...")
     keys: dict[str, str] = Field(
         default_factory=dict,

@@ -86,7 +86,7 @@ def open_context(
         ),
         admission=Admission(settings.limits.requests),
         watchers=SharedAdmission(WATCHERS, each=WATCHERS // 2),
-        job_store=JobStore(services.store, services.documents.cache),
+        job_store=JobStore(services.store, services.documents.cache, services.writes),
         idempotency_store=IdempotencyStore(services.store),
         jobs=replicas,
         jobs_monitor=JobsMonitor(replicas),

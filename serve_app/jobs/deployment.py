@@ -106,7 +106,7 @@ class Jobs:
             in_line=lambda engine: self._scheduler.pages_in_line(engine),
         )
         self._keep_s = settings.jobs.keep_s
-        self._job_store = JobStore(services.store, services.documents.cache)
+        self._job_store = JobStore(services.store, services.documents.cache, services.writes)
         self._idempotency_store = IdempotencyStore(services.store)
         self._holders = Holders(services.store, beat_s=beat_s)
         self._leases = Leases(services.store, self._holders, alone=settings.jobs.replicas == 1, beat_s=beat_s)

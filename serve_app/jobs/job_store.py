@@ -17,8 +17,11 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from serve_app.document import (
@@ -40,6 +43,9 @@ from serve_app.pipeline.page_cache import PageCache
 from serve_app.runtime.mapped_file import FileContent, unnamed_file
 from serve_app.storage import Store
 from serve_app.storage.day_index import DayIndex
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.spool import objects_in
+from serve_app.storage.spooled_writes import Put, SpooledWrites
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -51,10 +57,11 @@ ABANDONED_AFTER = timedelta(days=2)
 class JobStore:
     """Methods raise StoreUnavailable, and KeyError for a job, a page or an output that does not exist."""
 
-    def __init__(self, store: Store, cache: PageCache) -> None:
-        """`cache` may hold pages of jobs too; a purge deletes them there."""
+    def __init__(self, store: Store, cache: PageCache, writes: SpooledWrites | None = None) -> None:
+        """`cache` may hold pages of jobs too; a purge deletes them there. `writes`: by default, no page waits in a spool."""
         self._store = store
         self._cache = cache
+        self._writes = writes or SpooledWrites(store, StoreMonitor(store), None)
         self._expiries = DayIndex(store, "jobs/expires")
 
     async def add(self, record: JobRecord, source: FileContent | None) -> None:
@@ -131,6 +138,7 @@ class JobStore:
 
     async def delete_all(self, job_id: str) -> None:
         """Delete a job with its record: from now on it is unknown."""
+        await self.drop_spooled(job_id)
         await self._store.delete_below(document_folder(job_id))
         await self._store.delete(_webhook_key(job_id))
         await self._store.delete(_active_key(job_id))
@@ -153,31 +161,59 @@ class JobStore:
             await self._store.put(_source_key(job_id), file, OCTETS)
 
     async def save_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
-        """Store a finished page, with its figures at the paths that the job's result uses too."""
-        folder = document_folder(job_id)
-        for figure in content.figures:
-            await self._store.put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
-        encoded = encode_content(content, inline_figures=False, engine=engine)
-        await self._store.put(_page_key(job_id, content.page.number), encoded, JSON)
+        """Store a finished page, with its figures at the paths that the job's result uses too. It may wait in the spool."""
+        write = partial(_put_page, job_id, content, engine)
+        await self._writes.write(f"{job_id}.{content.page.number:06d}", write)
+
+    async def store_page(self, job_id: str, content: PageContent, engine: EngineInfo) -> None:
+        """Store a finished page in the store itself."""
+        await _put_page(job_id, content, engine, self._store.put)
 
     async def page_numbers(self, job_id: str) -> list[int]:
-        """Return the numbers of the stored pages, ascending."""
+        """Return the numbers of the stored pages, ascending, those in the spool of this node included."""
+        spooled = await self._spooled(f"{job_id}.")  # first: one that is sent meanwhile is in the store then
+        return sorted({int(name.rpartition(".")[2]) for name in spooled} | set(await self.numbers_in_store(job_id)))
+
+    async def numbers_in_store(self, job_id: str) -> list[int]:
+        """Return the numbers of the pages in the store itself, ascending."""
         keys = await self._store.keys_below(f"{document_folder(job_id)}/page-results")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
 
     async def page(self, job_id: str, number: int) -> tuple[PageContent, EngineInfo]:
         """Read a stored page, and which engine read it. Raises ValueError if it is damaged."""
-        decoded = decode_content(await self._store.get(_page_key(job_id, number)))
+        spooled = await self._spooled_page(job_id, number)
+
+        async def get(key: str) -> bytes:
+            return spooled[key] if key in spooled else await self._store.get(key)
+
+        decoded = decode_content(await get(_page_key(job_id, number)))
         if decoded.engine is None:
             raise ValueError("a stored page does not name its engine")
         page = decoded.content.page
         figures = []
         for path in decoded.linked_figures:
             try:
-                figures.append(Figure(path, await self._store.get(f"{document_folder(job_id)}/{path}")))
+                figures.append(Figure(path, await get(f"{document_folder(job_id)}/{path}")))
             except KeyError:
                 page.warnings.append(_figure_lost(path))
         return replace(decoded.content, figures=tuple(figures)), decoded.engine
+
+    async def drop_spooled(self, job_id: str) -> None:
+        """Remove the pages of a job from the spool of this node."""
+        if (spool := self._writes.spool) is not None:
+            await asyncio.to_thread(spool.drop, f"{job_id}.")
+
+    async def _spooled(self, name: str) -> dict[str, Path]:
+        return {} if (spool := self._writes.spool) is None else await asyncio.to_thread(spool.find, name)
+
+    async def _spooled_page(self, job_id: str, number: int) -> dict[str, bytes]:
+        """Return the values of a page that waits in the spool, by their keys; none if it does not."""
+        for path in (await self._spooled(f"{job_id}.{number:06d}")).values():
+            with suppress(
+                FileNotFoundError, ValueError
+            ):  # it has just been sent; if it is damaged, the store may have it
+                return {each.key: each.data for each in await asyncio.to_thread(list, objects_in(path))}
+        return {}
 
     async def save_summary(self, job_id: str, summary: DocumentSummary, spool: PageSpool) -> None:
         """Store what, together with the pages, is needed to make any output: the summary, the structure, the failed pages."""
@@ -230,6 +266,7 @@ class JobStore:
     async def purge(self, record: JobRecord) -> None:
         """Delete everything of a deleted or expired job except its record, which stays until it expires too."""
         await self.begin_purge(record)
+        await self.drop_spooled(record.id)
         await self._store.delete(_owner_key(record))
         if record.batch_id is not None:
             await self._store.delete(_batch_key(record, record.batch_id))
@@ -248,6 +285,14 @@ class JobStore:
 
     async def drop_expiry(self, day: str, job_id: str) -> None:
         await self._expiries.remove(day, job_id)
+
+
+async def _put_page(job_id: str, content: PageContent, engine: EngineInfo, put: Put) -> None:
+    folder = document_folder(job_id)
+    for figure in content.figures:
+        await put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
+    encoded = encode_content(content, inline_figures=False, engine=engine)
+    await put(_page_key(job_id, content.page.number), encoded, JSON)
 
 
 def _figure_lost(path: str) -> ErrorInfo:

@@ -222,12 +222,14 @@ class Runner:
         self._on_change(record, {content.page.number: content.page.error})
 
     async def _save_lost_pages(self, record: JobRecord, run: DocumentRun) -> None:
-        """Store pages again that were done and have since been lost from the store."""
-        stored = set(await self._job_store.page_numbers(record.id))
-        for page in run.spool.pages():
-            if page.error is None and page.number not in stored:
-                log.warning("job %s: page %d is missing in the store; storing it again", record.id, page.number)
-                await self._job_store.save_page(record.id, run.spool.content(page.number), run.collector.engine)
+        """Store the pages that were done and are not in the store: they wait in a spool, or have since been lost from the store."""
+        stored = set(await self._job_store.numbers_in_store(record.id))
+        missing = [page.number for page in run.spool.pages() if page.error is None and page.number not in stored]
+        if missing:
+            log.warning("job %s: %d page(s) are not in the store; storing them again", record.id, len(missing))
+        for number in missing:
+            await self._job_store.store_page(record.id, run.spool.content(number), run.collector.engine)
+        await self._job_store.drop_spooled(record.id)
 
     async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
         for output in record.request.outputs:

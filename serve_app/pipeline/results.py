@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 
 from serve_app.document import DocumentSummary, StorageInfo
 from serve_app.document.ids import document_folder
@@ -16,6 +17,7 @@ from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import unnamed_file
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.spooled_writes import Put, SpooledWrites
 from serve_app.storage.store import Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -27,10 +29,14 @@ FIGURES_AT_ONCE = 8
 class Results:
     """Stores results, each in the folder of its document."""
 
-    def __init__(self, store: Store, monitor: StoreMonitor, *, keep_source: bool) -> None:
+    def __init__(
+        self, store: Store, monitor: StoreMonitor, *, keep_source: bool, writes: SpooledWrites | None = None
+    ) -> None:
+        """`writes`: by default, nothing waits in a spool."""
         self._store = store
         self._monitor = monitor
         self._keep_source = keep_source
+        self._writes = writes or SpooledWrites(store, monitor, None)
 
     async def save(
         self,
@@ -39,14 +45,17 @@ class Results:
         renderer: Renderer,
         source: Callable[[], Awaitable[bytes | memoryview]],
     ) -> None:
-        """Store a document, and set `summary.storage` and `summary.timings_ms["store"]`.
+        """Store a document, or put it into the spool. Set `summary.storage` and `summary.timings_ms["store"]`.
 
         A failure is logged, not raised: the client can still get its response.
         """
 
-        async def write(keys: dict[str, str]) -> None:
-            await self._put_result(keys, summary, renderer, source)
-            await self._put_figures(keys, spool)
+        async def write_all(keys: dict[str, str], put: Put) -> None:
+            await self._put_result(put, keys, summary, renderer, source)
+            await self._put_figures(put, keys, spool)
+
+        async def write(keys: dict[str, str]) -> bool:
+            return await self._writes.write(summary.id, partial(write_all, keys))
 
         await self._attempt(summary, spool, write)
 
@@ -57,37 +66,44 @@ class Results:
         renderer: Renderer,
         source: Callable[[], Awaitable[bytes | memoryview]],
     ) -> None:
-        """Store the document of a job, like `save`. Its figures have been stored with its pages.
+        """Store the document of a job, like `save`, but not in the spool. Its figures have been stored with its pages.
 
         Raises StoreUnavailable, and ServiceUnavailable if the disk is full.
         """
 
-        async def write(keys: dict[str, str]) -> None:
-            await self._put_result(keys, summary, renderer, source)
+        async def write(keys: dict[str, str]) -> bool:
+            await self._put_result(self._store.put, keys, summary, renderer, source)
+            return True
 
         failure = await self._attempt(summary, spool, write)
         if failure is not None:
             raise no_room() if is_no_room(failure) else failure
 
     async def _attempt(
-        self, summary: DocumentSummary, spool: PageSpool, write: Callable[[dict[str, str]], Awaitable[None]]
+        self, summary: DocumentSummary, spool: PageSpool, write: Callable[[dict[str, str]], Awaitable[bool]]
     ) -> Exception | None:
-        """Call `write` with the keys of the document, and update `summary`. Log a failure and return it."""
+        """Call `write` with the keys of the document, and update `summary`. Log a failure and return it.
+
+        `write` returns whether the document is in the store now, and not in the spool.
+        """
         started = time.perf_counter()
         failure: Exception | None = None
         try:
             keys = self._keys(summary.id, spool)
             # Set before the result is written, which contains it.
             summary.storage = self._location(summary.id, keys)
-            await write(keys)
+            if await write(keys):
+                self._monitor.report(None)
+            else:
+                summary.storage.status = "spooled"
         except Exception as error:
             failure = error
             summary.storage = StorageInfo(status="failed")
             unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-        # An OSError concerns the disk of the temporary files: the store raises StoreUnavailable.
-        if not is_no_room(failure):
-            self._monitor.report(failure)
+            # An OSError concerns the disk of the temporary files: the store raises StoreUnavailable.
+            if not is_no_room(failure):
+                self._monitor.report(failure)
         summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
         return failure
 
@@ -109,6 +125,7 @@ class Results:
 
     async def _put_result(
         self,
+        put: Put,
         keys: dict[str, str],
         summary: DocumentSummary,
         renderer: Renderer,
@@ -119,17 +136,17 @@ class Results:
             writes = []
             for name, output in (("result", OutputFormat.JSON), ("markdown", OutputFormat.MARKDOWN)):
                 file = files.enter_context(await renderer.render(output, summary)).file
-                writes.append(self._store.put(keys[name], file, MEDIA_TYPES[output]))
+                writes.append(put(keys[name], file, MEDIA_TYPES[output]))
             if source is not None:
                 file = files.enter_context(await asyncio.to_thread(unnamed_file, source))
-                writes.append(self._store.put(keys["source"], file, "application/octet-stream"))
+                writes.append(put(keys["source"], file, "application/octet-stream"))
             await _write_all(writes)
 
-    async def _put_figures(self, keys: dict[str, str], spool: PageSpool) -> None:
+    async def _put_figures(self, put: Put, keys: dict[str, str], spool: PageSpool) -> None:
         paths = spool.figure_paths
         for start in range(0, len(paths), FIGURES_AT_ONCE):
             batch = {path: spool.figure(path) or b"" for path in paths[start : start + FIGURES_AT_ONCE]}
-            await _write_all([self._store.put(keys[path], jpeg, "image/jpeg") for path, jpeg in batch.items()])
+            await _write_all([put(keys[path], jpeg, "image/jpeg") for path, jpeg in batch.items()])
 
 
 async def _write_all(writes: Iterable[Awaitable[None]]) -> None:

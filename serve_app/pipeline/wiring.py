@@ -23,6 +23,9 @@ from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.settings import EngineSettings, Limits, Secrets, Settings, resolve
 from serve_app.storage import Store, open_store
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.sender import SpoolSender
+from serve_app.storage.spool import open_spool
+from serve_app.storage.spooled_writes import SpooledWrites
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,15 @@ class PipelineServices:
     engines: Mapping[str, EngineMonitor]
     store: Store
     store_monitor: StoreMonitor
+    writes: SpooledWrites
     temp_dir: Path
 
     def watches(self) -> list[Coroutine[Any, Any, None]]:
         """Return coroutines to run in the background while the replica lives."""
-        return [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
+        monitors = [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
+        if self.writes.spool is None:
+            return monitors
+        return [*monitors, SpoolSender(self.writes.spool, self.store, self.store_monitor).run()]
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ def open_services(
     limits = settings.limits
     store = open_store(settings.store, secrets)
     store_monitor = StoreMonitor(store)
+    writes = SpooledWrites(store, store_monitor, open_spool(settings, store))
     temp_dir = resolve(settings.temp_dir)
     use_temp_dir(temp_dir)
     engines: dict[str, EngineMonitor] = {
@@ -93,13 +101,13 @@ def open_services(
     )
     documents = Documents(
         pipeline,
-        Results(store, store_monitor, keep_source=settings.store.keep_source),
+        Results(store, store_monitor, keep_source=settings.store.keep_source, writes=writes),
         cache,
         limits=limits,
         share=sharing.share,
         fetch=sharing.fetch,
     )
-    return PipelineServices(documents, engines, store, store_monitor, temp_dir)
+    return PipelineServices(documents, engines, store, store_monitor, writes, temp_dir)
 
 
 def _replica_wait_s(engine: EngineSettings, limits: Limits) -> float:

@@ -145,6 +145,15 @@ class Settings(Strict):
         "temp",
         description="Folder on each node for uploads, open documents and unfinished outputs, relative to the directory in which the service was started",
     )
+    spool_dir: str = Field(
+        "spool",
+        description="Folder on each node for results that wait because the store takes no writes, relative to the directory in which the service was started. It should survive a restart of the node",
+    )
+    spool_mb: float = Field(
+        1000,
+        ge=0,
+        description="Maximum size of the results that wait on a node, in MB (10^6 bytes). Beyond it, responses come without being stored. 0: none wait",
+    )
     docs_without_key: bool = Field(True, description="Serve /docs, /redoc and /openapi.json without an API key")
     open_surfaces: tuple[Literal["paddlex"], ...] = Field(
         (),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, urlencode
 
+from serve_app.runtime.durable import sync_folder
 from serve_app.runtime.secret_file import load_or_create_secret
 from serve_app.settings import FolderStoreSettings, resolve
 from serve_app.storage.store import StoreUnavailable, ThreadedStore, check_key
@@ -176,7 +177,7 @@ class FolderStore(ThreadedStore):
         missing = [level for level in (self._root, *self._root.parents) if not level.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for level in missing:  # folders below the root are synced with each write
-            _sync_folder(level.parent)
+            sync_folder(level.parent)
         if not self._marked:
             self._mark()
 
@@ -184,7 +185,7 @@ class FolderStore(ThreadedStore):
         # All levels, not only those that this call has created: another thread may just have created one and not
         # have synced it yet.
         for level in (folder, *folder.parents):
-            _sync_folder(level)
+            sync_folder(level)
             if level == self._root:
                 return
 
@@ -208,15 +209,3 @@ def _write_temporary(folder: Path, data: bytes | BinaryIO) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Without this, a power failure may undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # from network file systems, which sync names by themselves
-            raise
-    finally:
-        os.close(descriptor)

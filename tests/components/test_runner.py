@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.document import EngineInfo, PageContent
+from serve_app.document import EngineInfo, Figure, Page, PageContent
 from serve_app.document.ids import document_folder, new_document_id
 from serve_app.errors import (
     CorruptDocument,
@@ -20,11 +20,16 @@ from serve_app.errors import (
     RecognitionFailed,
     ServiceUnavailable,
 )
+from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
 from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.outputs.writer_client import WrittenFile
 from serve_app.pipeline.results import Results
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.spool import ResultSpool
+from serve_app.storage.spooled_writes import SpooledWrites
+from tests.support.caches import no_cache
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
 
 
@@ -92,6 +97,38 @@ async def test_outages_of_the_engine_and_the_store_are_waited_for(tmp_path: Path
     assert (job.state, job.done, job.failed) == (JobState.DONE, 3, 0)
     # Five times its engine was loading. Then the store was away for two writes, at one try or at two: pages are stored side by side.
     assert pages.tried.count(1) >= 7 and bench.store.fails == 0
+
+
+async def test_pages_that_wait_in_the_spool_are_read_once_and_in_the_store_before_the_job_ends(tmp_path: Path) -> None:
+    spool = ResultSpool(tmp_path / "spool", 10**6)
+    bench = Bench(tmp_path / "store", pages := Pages(), spool=spool)
+    bench.store.fails = 3  # at the first page, and at the end of the job twice
+    waiting: list[int] = []
+    bench.then = lambda: waiting.append(spool.waiting.results)
+    job = await bench.run()
+    assert (job.state, job.done, bench.store.fails) == (JobState.DONE, 3, 0)
+    assert sorted(pages.tried) == [1, 2, 3] and max(waiting) == 3
+    assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3] and spool.waiting.results == 0
+    content, _ = await bench.job_store.page(job.id, 2)
+    assert len(content.figures) == 2
+
+
+async def test_a_page_is_found_in_the_spool_and_a_deleted_job_leaves_none_there(tmp_path: Path) -> None:
+    spool = ResultSpool(tmp_path / "spool", 10**6)
+    bench = Bench(tmp_path / "store", Pages(), spool=spool)
+    job = JobRecord(id=new_document_id(), owner="me", request=REQUEST)
+    await bench.job_store.add(job, b"%PDF-")
+    bench.store.fails = 1
+    figure = Figure("imgs/a.jpg", b"jpeg")
+    page = Page(number=7, width=1, height=1, dpi=1, markdown="![](imgs/a.jpg)")
+    await bench.job_store.save_page(job.id, PageContent(page, (figure,)), EngineInfo(name="x", version="1"))
+    other = JobStore(bench.store, no_cache(), SpooledWrites(bench.store, StoreMonitor(bench.store), spool))
+    for each in (bench.job_store, other):
+        assert await each.page_numbers(job.id) == [7] and await each.numbers_in_store(job.id) == []
+        content, engine = await each.page(job.id, 7)
+        assert content.figures == (figure,) and engine.name == "x"
+    await other.purge(job.ended_as(JobState.DELETED, keep_s=60))
+    assert spool.waiting.results == 0 and await bench.job_store.page_numbers(job.id) == []
 
 
 async def test_a_document_that_cannot_be_read_fails_the_job_at_once(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def settings(folder: Path, models: TinyModels, vlm: dict[str, Any]) -> dict[str,
         "engines": [engine],  # no number of replicas: as many as there are GPUs
         "store": {"kind": "folder", "path": str(folder / "output")},
         "temp_dir": str(folder / "temp"),
+        "spool_dir": str(folder / "spool"),
     }
 
 
@@ -192,6 +193,7 @@ async def test_a_lost_node_costs_no_request_and_no_page_of_a_job_and_a_new_one_g
             "raster": {"replicas": 2},
             "store": {"kind": "folder", "path": str(tmp_path / "output")},
             "temp_dir": str(tmp_path / "temp"),
+            "spool_dir": str(tmp_path / "spool"),
         }
     )
     assert nodes.placement("Recognizer-dummy") == dict.fromkeys(gpus, 1)

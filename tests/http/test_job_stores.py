@@ -18,7 +18,7 @@ from serve_app.jobs.record import JobRecord, JobState, encode_record
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings, Secrets, Settings
-from serve_app.storage import open_store
+from serve_app.storage import open_store, spooled_writes
 from serve_app.storage.monitor import StoreMonitor
 from serve_app.storage.s3 import Patience, S3Store
 from tests.support.job_client import END_S, assert_whole, book, job_of, submit, wait_for_end, wait_until_done
@@ -35,6 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = S3Store.__init__.__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "patience", Patience(read_s=2, attempts=2))
+    monkeypatch.setattr(spooled_writes, "PUT_S", 1.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -55,18 +56,32 @@ def test_a_job_of_a_document_in_a_bucket_that_is_away_for_a_while_ends_whole(
         assert wait_for_end(client, none)["error"]["code"] == "url_fetch_failed"
         job_id = client.post("/jobs", json={"image_url": f"{allowed}книга.pdf"}).json()["id"]
         wait_until_done(client, job_id, 10)
+        stored = swift.written(prefix)
         with swift.away():
+            wait_until_done(client, job_id, PAGES)  # the pages wait in the spool
+            last = client.get(f"/jobs/{job_id}/pages/{PAGES}")
+            assert (last.status_code, last.json()["text"]) == (200, "Привет")
             deadline = time.monotonic() + END_S
             while job_of(client, job_id)["waiting_for"] is None:
                 assert time.monotonic() < deadline, "nobody says that the job waits for its store"
                 time.sleep(0.2)
+            assert client.get("/health").json()["spool"]["results"] > 0
         assert_whole(client, wait_for_end(client, job_id), PAGES)
+        assert (
+            swift.written(prefix).items() >= {key: at for key, at in stored.items() if "/page-results/" in key}.items()
+        )
+        deadline = time.monotonic() + END_S
+        while client.get("/health").json()["spool"] != {"results": 0, "bytes": 0}:
+            assert time.monotonic() < deadline, "the spool is not emptied"
+            time.sleep(0.2)
         result = client.get(f"/jobs/{job_id}/result", params={"output": "text"})
         assert result.text.split() == ["Привет"] * PAGES
 
 
-def test_a_job_waits_for_a_folder_that_is_gone_or_another_one(deployed: Callable[..., Service], tmp_path: Path) -> None:
-    service = deployed({"engines": [ENGINE]})
+def test_a_job_without_a_spool_waits_for_a_folder_that_is_gone_or_another_one(
+    deployed: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = deployed({"engines": [ENGINE], "spool_mb": 0})
     service.wait_until_engines_are_ready()
     output, away = tmp_path / "output", tmp_path / "away"
     with service.client() as client:

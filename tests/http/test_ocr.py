@@ -134,18 +134,24 @@ def document_folder(document_id: str) -> str:
     return re.sub(r"^(\d{4})(\d\d)(\d\d)-.*", rf"\1/\2/\3/{document_id}", document_id)
 
 
-def test_an_s3_store_that_is_away_costs_the_copy_and_not_the_answer(
-    deployed: Callable[..., Service], russian_page: bytes
+@pytest.mark.parametrize(("spool_mb", "status"), [(1, "spooled"), (0, "failed")])
+def test_row_47_an_s3_store_that_is_away_delays_the_copy_and_not_the_answer(
+    deployed: Callable[..., Service], russian_page: bytes, spool_mb: float, status: str
 ) -> None:
     store = {"kind": "s3", "bucket": "b", "endpoint_url": "http://127.0.0.1:9", "region": "us-east-1"}
     secrets = {"OCR_S3_ACCESS_KEY_ID": "k", "OCR_S3_SECRET_ACCESS_KEY": "s"}
-    service = deployed({"engines": [{"name": "dummy", "replicas": 1}], "store": store}, secrets=secrets)
+    service = deployed(
+        {"engines": [{"name": "dummy", "replicas": 1}], "store": store, "spool_mb": spool_mb}, secrets=secrets
+    )
     service.wait_until_engines_are_ready()
     with service.client() as client:
-        document = client.post("/ocr", files={"file": russian_page}).json()
+        answer = client.post("/ocr", files={"file": russian_page})
         health = client.get("/health").json()
+    document = answer.json()
     assert document["text"] == "dummy"
-    assert document["storage"] == {"status": "failed", "uri": None, "keys": {}}
+    assert document["storage"]["status"] == answer.headers["X-Storage-Status"] == status
+    assert document["storage"]["keys"].keys() == ({"result", "markdown"} if spool_mb else set())
+    assert (health["spool"] or {"results": None})["results"] == (1 if spool_mb else None)
     assert (health["status"], health["s3_storage"]) == ("degraded", "degraded")
 
 

@@ -25,6 +25,8 @@ from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.links import Links
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.spool import ResultSpool
+from serve_app.storage.spooled_writes import SpooledWrites
 from tests.support.caches import no_cache
 
 REQUEST = DocumentRequest(engine="x", options=RecognitionOptions())
@@ -92,17 +94,23 @@ class Bench:
     """A runner over a folder. `changes` are the states, done and failed pages that it has announced."""
 
     def __init__(
-        self, folder: Path, pages: Pages, writers: Mapping[str, ResultWriterFactory] | None = None, **limits: float
+        self,
+        folder: Path,
+        pages: Pages,
+        writers: Mapping[str, ResultWriterFactory] | None = None,
+        spool: ResultSpool | None = None,
+        **limits: float,
     ) -> None:
         self.store = FlakyStore(FolderStoreSettings(path=str(folder)))
-        self.job_store = JobStore(self.store, no_cache())
+        monitor = StoreMonitor(self.store)
+        self.job_store = JobStore(self.store, no_cache(), SpooledWrites(self.store, monitor, spool))
         self.settings = Settings(jobs=JobSettings(**cast(Any, limits)))
         self.changes: list[tuple[JobState, int, int]] = []
         self.finished: dict[int, ErrorInfo | None] = {}
         self.then: Callable[[], None] = lambda: None
         documents = Documents(
             cast(Pipeline, pages),
-            Results(self.store, StoreMonitor(self.store), keep_source=False),
+            Results(self.store, monitor, keep_source=False),
             no_cache(),
             limits=Limits(),
             share=lambda data: bytes(data),

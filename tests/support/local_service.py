@@ -380,6 +380,7 @@ def local_deployments(folder: Path) -> Iterator[Callable[..., LocalService]]:
             defaults = {
                 "store": {"kind": "folder", "path": str(folder / "output")},
                 "temp_dir": str(folder / "temp"),
+                "spool_dir": str(folder / "spool"),
             }
             return services.enter_context(running({**defaults, **settings}, name=names[-1], **options))
 

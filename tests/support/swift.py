@@ -63,12 +63,12 @@ use = egg:swift#{name}
 # Named in the proxy's pipeline, with nothing to set.
 _PLAIN_FILTERS = (
     *("catch_errors", "gatekeeper", "healthcheck", "proxy_logging", "listing_formats"),
-    *("bulk", "copy", "slo", "dlo", "symlink"),
+    *("bulk", "copy", "container_quotas", "slo", "dlo", "symlink"),
 )
 
 _PROXY_CONF = """\
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck proxy_logging listing_formats bulk s3api tempauth copy slo dlo \
+pipeline = catch_errors gatekeeper healthcheck proxy_logging listing_formats bulk s3api tempauth copy container_quotas slo dlo \
 versioned_writes symlink proxy_logging proxy-server
 [app:proxy-server]
 use = egg:swift#proxy

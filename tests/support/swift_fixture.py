@@ -34,6 +34,7 @@ class SwiftServer:
     region: str
     bucket: str
     pid: int
+    folder: Path
 
     def client(self) -> S3Client:
         return boto3.session.Session().client(
@@ -61,6 +62,24 @@ class SwiftServer:
             return {each["Key"]: each["LastModified"] for page in pages for each in page.get("Contents", [])}
 
     @contextmanager
+    def full(self) -> Iterator[None]:
+        """The bucket takes no more bytes."""
+        self._limit_bytes("0")
+        try:
+            yield
+        finally:
+            self._limit_bytes("")
+
+    def _limit_bytes(self, quota: str) -> None:
+        """Set the quota in the database, as Swift's own API wants a memcached."""
+        from swift.common.utils import Timestamp  # they take seconds to import
+        from swift.container.backend import ContainerBroker
+
+        (database,) = (self.folder / "node/d1/containers").rglob("*.db")
+        quotas = {"X-Container-Meta-Quota-Bytes": (quota, Timestamp.now().internal)}
+        ContainerBroker(str(database)).update_metadata(quotas)
+
+    @contextmanager
     def away(self) -> Iterator[None]:
         """It takes connections, and answers nothing."""
         processes = psutil.Process(self.pid).children(recursive=True)
@@ -81,9 +100,11 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
 
 
 @contextmanager
-def running_swift(folder: Path) -> Iterator[SwiftServer]:
+def running_swift(folder: Path, port: int | None = None) -> Iterator[SwiftServer]:
+    """Run a Swift with its data in `folder`, which may have been used before. It listens on a free port by default."""
+    folder.mkdir(exist_ok=True)
     errors = folder / "launcher.log"
-    options = ["--dir", str(folder), "--port", str(free_port()), "--parent", str(os.getpid())]
+    options = ["--dir", str(folder), "--port", str(port or free_port()), "--parent", str(os.getpid())]
     with errors.open("wb") as stderr:
         launcher = subprocess.Popen(
             [sys.executable, "-m", "tests.support.swift", *options],
@@ -99,7 +120,7 @@ def running_swift(folder: Path) -> Iterator[SwiftServer]:
         line = launcher.stdout.readline().decode() if ready else ""
         if not line.startswith("READY "):
             raise RuntimeError(f"no S3 server for the tests: {errors.read_text()[-3000:]}")
-        server = SwiftServer(line.split()[1], ACCESS_KEY, SECRET_KEY, REGION, BUCKET, launcher.pid)
+        server = SwiftServer(line.split()[1], ACCESS_KEY, SECRET_KEY, REGION, BUCKET, launcher.pid, folder)
         _make_bucket(server)
         yield server
     finally:
@@ -115,4 +136,5 @@ def running_swift(folder: Path) -> Iterator[SwiftServer]:
 
 def _make_bucket(server: SwiftServer) -> None:
     with closing(server.client()) as client:
-        client.create_bucket(Bucket=server.bucket)
+        if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=server.bucket)

@@ -66,8 +66,15 @@ class TwoPages:
 
 
 async def opened(
-    tmp_path: Path, pipeline: TwoPages, *, limits: Limits | None = None, started_ago_s: float = 0, **options: Any
+    tmp_path: Path,
+    pipeline: TwoPages,
+    *,
+    limits: Limits | None = None,
+    started_ago_s: float = 0,
+    results: Results | None = None,
+    **options: Any,
 ) -> DocumentRun:
+    """`results` by default are in the folder `tmp_path`."""
     store = FolderStore(FolderStoreSettings(path=str(tmp_path)))
 
     async def fetch(data: bytes) -> bytes:
@@ -75,7 +82,7 @@ async def opened(
 
     documents = Documents(
         cast(Pipeline, pipeline),
-        Results(store, StoreMonitor(store), keep_source=False),
+        results or Results(store, StoreMonitor(store), keep_source=False),
         no_cache(),
         limits=limits or Limits(),
         share=lambda data: data,

@@ -74,10 +74,9 @@ async def health(
     engine_ok = default.phase is not EnginePhase.FAILED and (default.vlm_server is None or default.vlm_server.available)
     unreadable = jobs.report.unreadable if jobs.report is not None else 0
     jobs_ok = not jobs.is_away and not unreadable
-    rasterizers = context.rasterizer_monitor
-    ages = [
-        each.age_s for each in (jobs, rasterizers, context.services.store_monitor, *context.services.engines.values())
-    ]
+    rasterizers, spool = context.rasterizer_monitor, context.services.writes.spool
+    engines_age_s = max(engine.age_s for engine in context.services.engines.values())
+    oldest_s = max(jobs.age_s, rasterizers.age_s, context.services.store_monitor.age_s, engines_age_s)
     engine_ok = engine_ok and not monitor.lost_replicas
     healthy = engine_ok and not rasterizers.is_away and storage_ok and temp_ok and jobs_ok
     return {
@@ -91,6 +90,7 @@ async def health(
         "output_writable": storage_ok,
         "storage_reason": storage_reason,
         "storage_age_s": _seconds(context.services.store_monitor.age_s),
+        "spool": None if spool is None else {"results": spool.waiting.results, "bytes": spool.waiting.bytes},
         "temp_writable": temp_ok,
         "jobs": {
             "state": "away" if jobs.is_away else "available",
@@ -105,7 +105,7 @@ async def health(
             "age_s": _seconds(rasterizers.age_s),
         },
         "engines": {name: _engine(monitor) for name, monitor in context.services.engines.items()},
-        "age_s": _seconds(max(ages)),
+        "age_s": _seconds(oldest_s),
     }
 
 
