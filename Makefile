@@ -14,7 +14,7 @@ WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Images of CI may forbid bytecode. Each process would then compile the service, and each worker of pytest the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd
+.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration metrics dashboards openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd prometheus
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ install: $(VENV)/serve.installed tessdata fonts  ## install what `make serve` ne
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd prometheus  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/components tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
@@ -49,6 +49,12 @@ docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a wa
 
 configuration: $(VENV)/dev.installed  ## write docs/configuration.md from the settings
 	@$(BIN)/python -m serve_app settings > docs/configuration.md
+
+dashboards: $(VENV)/dev.installed  ## write the dashboards of Grafana
+	@$(BIN)/python -m tools.make_dashboards
+
+metrics: $(VENV)/dev.installed  ## write docs/metrics.md from the catalogue of metrics
+	@$(BIN)/python -m serve_app metrics > docs/metrics.md
 
 openapi: $(VENV)/dev.installed  ## write docs/openapi.json from the routes
 	@$(BIN)/python -m serve_app openapi > docs/openapi.json
@@ -149,3 +155,10 @@ systemd:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends systemd; } >/dev/null 2>&1; \
 	  command -v systemd-analyze >/dev/null || { echo "The tests check units for systemd: install systemd."; exit 1; }; }
+
+# Prometheus, with which the tests check alerts and dashboards.
+prometheus:
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends prometheus; } >/dev/null 2>&1; \
+	  command -v promtool >/dev/null || { echo "The tests check alerts and dashboards: install prometheus, with promtool."; exit 1; }; }

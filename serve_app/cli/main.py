@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.cli.doctor import check_machine
+from serve_app.cli.metrics_table import metrics_page
 from serve_app.cli.models import check_models, pull_models
 from serve_app.cli.openapi import openapi_document
 from serve_app.cli.serve import run
@@ -33,6 +34,8 @@ def main() -> None:
     key.set_defaults(run=lambda arguments: print(next(iter(_keys(_settings(_load(arguments.config))).values()))))
     table = commands.add_parser("settings", help="print docs/configuration.md: every setting with its default")
     table.set_defaults(run=lambda arguments: print(settings_page(), end=""))
+    metrics = commands.add_parser("metrics", help="print docs/metrics.md: every metric with its labels")
+    metrics.set_defaults(run=lambda arguments: print(metrics_page(), end=""))
     openapi = commands.add_parser("openapi", help="print docs/openapi.json: the description of the HTTP API")
     openapi.set_defaults(run=lambda arguments: print(openapi_document(), end=""))
     doctor = commands.add_parser(

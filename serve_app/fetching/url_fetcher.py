@@ -13,8 +13,9 @@ import re
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv6Address
 from typing import Any, BinaryIO, cast
@@ -25,8 +26,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from serve_app.errors import InvalidUrl, SchemeNotAllowed, TooLarge, UrlFetchFailed, UrlForbidden
+from serve_app.errors import InvalidUrl, SchemeNotAllowed, ServiceError, TooLarge, UrlFetchFailed, UrlForbidden
 from serve_app.fetching.address_guard import AddressGuard
+from serve_app.metrics.catalogue import FETCHES
 from serve_app.runtime.mapped_file import MAPPED_BYTES, FileContent, map_file
 
 MAX_URL_BYTES = 8192
@@ -106,6 +108,17 @@ def _ascii_host(name: str) -> str:
     return host
 
 
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count a fetch by how it ends."""
+    try:
+        yield
+    except ServiceError as error:
+        FETCHES.inc(outcome="failed", reason=error.code)
+        raise
+    FETCHES.inc(outcome="done", reason="")
+
+
 class Fetcher:
     """Downloads documents of up to `max_bytes` bytes, each within `deadline_s` seconds in total.
 
@@ -139,15 +152,16 @@ class Fetcher:
         Raises InvalidUrl and SchemeNotAllowed for the URL itself, UrlForbidden if it or a redirect leads to a forbidden
         address, TooLarge, and UrlFetchFailed, whose message reveals nothing about the network.
         """
-        target = parse_url(url)
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                return await self._follow(target)
-        except TimeoutError:
-            log.info("fetch from %s: took longer than %g s", target.raw_host, self._deadline_s)
-            raise UrlFetchFailed(
-                f"The document could not be fetched from the URL within {self._deadline_s:g} seconds."
-            ) from None
+        with _counted():
+            target = parse_url(url)
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    return await self._follow(target)
+            except TimeoutError:
+                log.info("fetch from %s: took longer than %g s", target.raw_host, self._deadline_s)
+                raise UrlFetchFailed(
+                    f"The document could not be fetched from the URL within {self._deadline_s:g} seconds."
+                ) from None
 
     async def check(self, url: str) -> None:
         """Raise UrlForbidden if the URL's name resolves to a forbidden address now, or another error of `fetch`."""

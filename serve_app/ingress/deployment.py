@@ -21,6 +21,7 @@ from serve_app.ingress.keys import KeyRing
 from serve_app.ingress.middleware import error_responses
 from serve_app.ingress.middleware.auth import Authentication
 from serve_app.ingress.middleware.documentation import DocumentationPolicy, documented_app, is_documentation
+from serve_app.ingress.middleware.request_end import RequestEnd
 from serve_app.ingress.middleware.request_id import RequestId
 from serve_app.ingress.middleware.request_scope import PROBES, SIGNED_FILES, may_be_paddlex, path_of
 from serve_app.ingress.rasterizer_monitor import RasterizerMonitor
@@ -144,4 +145,5 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
     app.add_middleware(Authentication, keys=keys, is_open=is_open)
     app.add_middleware(error_responses.ErrorResponses)
     app.add_middleware(RequestId)
+    app.add_middleware(RequestEnd)
     return app

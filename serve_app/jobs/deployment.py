@@ -27,6 +27,7 @@ from serve_app.jobs.result_writer import ResultWriterFactory
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.metrics.catalogue import JOBS_ENDED
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.runtime.serve_log import leave_out_internals
@@ -243,6 +244,8 @@ class Jobs:
             elif state is JobState.CANCELLED:  # the one who has it, if there is one, does not respond
                 record = record.model_copy(update={"done": len(await self._job_store.page_numbers(job_id))})
             ended = record.ended_as(state, keep_s=self._keep_s)
+            if record.state.is_active:
+                JOBS_ENDED.inc(state=state, reason="")
             # Stored before the work is stopped: a replica that is started meanwhile must not resume it.
             await (self._job_store.begin_purge(ended) if state.is_gone else self._job_store.save(ended))
             await self._webhooks.stop(job_id)

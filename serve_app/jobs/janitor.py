@@ -20,6 +20,7 @@ from serve_app.jobs.locks import Locks
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.metrics.catalogue import JOBS, OLDEST_JOB_SECONDS
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.storage import StoreUnavailable
 
@@ -85,6 +86,7 @@ class Janitor:
 
     async def resume(self) -> None:
         """Resume all jobs and webhooks that have not ended and that this replica should have. Raises StoreUnavailable."""
+        self.measure()
         active = await self._job_store.active_ids()
         for job_id in self._leases.to_take(active):
             if job_id in self._scheduler:
@@ -108,6 +110,15 @@ class Janitor:
                 if (record := await self._record(job_id)) is not None:
                     self._webhooks.deliver(record)
         await self._leases.forget_all_but([*active, *undelivered])
+
+    def measure(self) -> None:
+        """Set the metrics of the jobs here."""
+        counts = self.counts
+        JOBS.set(counts.running, state="running")
+        JOBS.set(counts.waiting, state="waiting")
+        JOBS.set(counts.unreadable, state="unreadable")
+        oldest = self._scheduler.oldest
+        OLDEST_JOB_SECONDS.set(0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds())
 
     async def renew(self) -> None:
         """Renew the leases, and note the jobs that other replicas have taken over. Raises StoreUnavailable."""

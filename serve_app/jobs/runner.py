@@ -18,6 +18,7 @@ from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, OutputFile
 from serve_app.jobs.result_writer import ResultWriter
 from serve_app.jobs.verdict import Verdict, verdict
+from serve_app.metrics.catalogue import JOBS_ENDED
 from serve_app.outputs.formats import file_type
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
@@ -153,7 +154,8 @@ class Runner:
         except KeyError:
             if record.url is None:  # an upload is stored before the job's id goes out
                 raise StoreUnavailable(f"the document of job {record.id} is missing") from None
-        source = await self._fetch(record.url)
+        with Timings().measure("fetch"):
+            source = await self._fetch(record.url)
         await self._job_store.save_source(record.id, source)  # so that a later attempt reads the same document
         return source
 
@@ -264,6 +266,7 @@ class Runner:
             except StoreUnavailable as failure:
                 log.warning("job %s: cannot store its end; retrying in %.0f s: %s", record.id, pause_s, failure)
                 await asyncio.sleep(pause_s)
+        JOBS_ENDED.inc(state=ended.state, reason="" if ended.error is None else ended.error.code)
         log.info("job %s: key %r, %s, %d of %s page(s)", ended.id, ended.owner, ended.state, ended.done, ended.total)
         self._on_change(ended, {})
 

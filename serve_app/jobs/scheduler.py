@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,11 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         return len(self._records) - len(self._tasks)
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest job here was submitted; None if there is none."""
+        return min((record.created for record in self._records.values()), default=None)
 
     @property
     def free(self) -> int:

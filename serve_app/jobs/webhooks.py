@@ -19,6 +19,7 @@ from serve_app.errors import ServiceError
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord
 from serve_app.jobs.response import job_payload
+from serve_app.metrics.catalogue import WEBHOOK_ATTEMPTS, WEBHOOKS_ENDED
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.jobs")
@@ -75,6 +76,8 @@ class Webhooks:
             webhook.last_at = datetime.now(UTC)
             async with self._slots:
                 webhook.last_answer = await self._attempt(record, webhook.url)
+            answer = webhook.last_answer
+            WEBHOOK_ATTEMPTS.inc(answer=f"{answer[0]}xx" if answer.isdecimal() else answer)
             if webhook.last_answer.isdecimal() and 200 <= int(webhook.last_answer) < 300:
                 webhook.state = "delivered"
             elif time.time() >= deadline:
@@ -88,6 +91,7 @@ class Webhooks:
             except (StoreUnavailable, KeyError, ValueError) as error:
                 log.warning("job %s: the outcome of its webhook is not stored: %s", record.id, error)
             if webhook.state != "pending":
+                WEBHOOKS_ENDED.inc(state=webhook.state)
                 return
             await asyncio.sleep(self._pauses_s[min(webhook.attempts, len(self._pauses_s)) - 1])
 

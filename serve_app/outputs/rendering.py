@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import BinaryIO, cast
 from serve_app.document import DocumentSummary
 from serve_app.document.spool import PageSpool
 from serve_app.errors import QueueFull, ServiceError
+from serve_app.metrics.catalogue import OUTPUT_SECONDS
 from serve_app.outputs.archive import write_zip
 from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.options import DEFAULT, OutputOptions
@@ -72,6 +74,12 @@ class Renderer:
 
         Raises ServiceError if a child process cannot write it, or not in time.
         """
+        started = time.perf_counter()
+        written = await self._render(kind, summary, options)
+        OUTPUT_SECONDS.observe(time.perf_counter() - started, output=kind)
+        return written
+
+    async def _render(self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions) -> WrittenFile:
         if kind in (OutputFormat.PDF, OutputFormat.DOCX):
             return await self._render_in_process(kind, summary, options)
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY))  # noqa: SIM115 - see above

@@ -21,6 +21,7 @@ from serve_app.document import Page
 from serve_app.document.spool import PageSpool
 from serve_app.document.warnings import WarningCode
 from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, ServiceUnavailable, document_error
+from serve_app.metrics.catalogue import WRITER_DEATHS
 from serve_app.outputs.writer_exit import FORMAT_NAMES, NOT_KEPT, REFUSED, PagesNotKept
 from serve_app.runtime.child_process import child_command, child_environment, exit_reason
 from serve_app.runtime.mapped_file import unnamed_file
@@ -152,6 +153,7 @@ async def _run_writer(
             lines = itertools.chain([json.dumps(settings).encode()], pages)
             printed, status = await _within(limit, _written(process, lines))
         except TimeoutError:
+            WRITER_DEATHS.inc(output=FORMAT_NAMES[kind].lower(), reason="timeout")
             raise DocumentTimeout(f"Writing the {FORMAT_NAMES[kind]} took longer than {limit.seconds:g} s.") from None
         finally:
             if process.returncode is None:
@@ -163,7 +165,9 @@ async def _run_writer(
             raise document_error(**json.loads(printed))
         if status != 0:
             log.warning("the process that writes a %s ended: %s", FORMAT_NAMES[kind], exit_reason(status))
-            if status == -signal.SIGKILL:
+            killed = status == -signal.SIGKILL
+            WRITER_DEATHS.inc(output=FORMAT_NAMES[kind].lower(), reason="killed" if killed else "died")
+            if killed:
                 raise _Killed(retry_after_s=BUSY_RETRY_AFTER_S)
             if kind != "pdf":
                 raise ServiceError

@@ -20,6 +20,7 @@ from serve_app.document import NativePage, PageResult, SourceFile
 from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import PageOutline, Structure
 from serve_app.errors import ServiceError
+from serve_app.metrics.catalogue import PAGES_IN_FLIGHT, PAGES_WAITING
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.page_reader import DocumentContext, PageReader
 from serve_app.pipeline.replica_calls import RetryPolicy, call_with_retries
@@ -90,6 +91,12 @@ class Pipeline:
     def capacity(self, engine: str) -> int:
         """Return how many pages an engine can take from here now."""
         return self._limits.pages(engine)
+
+    def measure(self) -> None:
+        """Set the metrics of the pages of all documents here."""
+        for engine, slots in self._slots.items():
+            PAGES_IN_FLIGHT.set(slots.in_use, engine=engine)
+            PAGES_WAITING.set(slots.waiting_in_all, engine=engine)
 
     @property
     def most_documents(self) -> int:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from serve_app.document import EngineInfo, PageResult, SourceFile
 from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.options import RecognitionOptions
+from serve_app.metrics.catalogue import CACHE_LOOKUPS
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Settings
 from serve_app.storage.monitor import StoreMonitor
@@ -124,6 +125,7 @@ class CachedPages:
         """Return a page with the milliseconds that finding it took; None if it is not cached."""
         started = time.perf_counter()
         data = await self.cache.read(self._key(number))
+        CACHE_LOOKUPS.inc(outcome="miss" if data is None else "hit")
         if data is None:
             return None
         try:

@@ -29,6 +29,7 @@ from serve_app.errors import (
     ServiceError,
 )
 from serve_app.pipeline.page_cache import CachedPages
+from serve_app.pipeline.page_count import count_page
 from serve_app.pipeline.picture_text import with_pictures
 from serve_app.pipeline.replica_calls import NoReplica, RetryPolicy, are_pixels_lost, wait_for_replica
 from serve_app.runtime.death_count import DeathCount
@@ -83,6 +84,11 @@ class PageReader:
 
         Errors are returned: an error of one page does not affect the others.
         """
+        result = await self._read(document, number)
+        count_page(result, engine=document.engine, owner=document.source.owner)
+        return result
+
+    async def _read(self, document: DocumentContext, number: int) -> PageResult | ServiceError:
         try:
             layer = await self._read_text(document, number) if document.text_layer else None
             if layer is not None:

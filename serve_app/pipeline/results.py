@@ -12,6 +12,7 @@ from functools import partial
 from serve_app.document import DocumentSummary, StorageInfo
 from serve_app.document.ids import document_folder
 from serve_app.document.spool import PageSpool
+from serve_app.metrics.catalogue import DOCUMENT_STAGE_SECONDS
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.runtime.mapped_file import unnamed_file
@@ -104,7 +105,9 @@ class Results:
             # An OSError concerns the disk of the temporary files: the store raises StoreUnavailable.
             if not is_no_room(failure):
                 self._monitor.report(failure)
-        summary.timings_ms["store"] = round((time.perf_counter() - started) * 1000, 1)
+        took_s = time.perf_counter() - started
+        summary.timings_ms["store"] = round(took_s * 1000, 1)
+        DOCUMENT_STAGE_SECONDS.observe(took_s, stage="store")
         return failure
 
     def _keys(self, document_id: str, spool: PageSpool) -> dict[str, str]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from serve_app.metrics.catalogue import DOCUMENT_STAGE_SECONDS
+
 
 class Timings:
     """Starts when it is made. Stages are in milliseconds; those of a document's pages add up."""
@@ -29,14 +31,18 @@ class Timings:
 
     def add_elapsed(self, stage: str) -> None:
         """Count all time since the start as this stage."""
-        self.add({stage: self.elapsed_s * 1000})
+        self._add_measured(stage, self.elapsed_s)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the time within the `with` block. A block that raises is not added."""
         started = time.perf_counter()
         yield
-        self.add({stage: (time.perf_counter() - started) * 1000})
+        self._add_measured(stage, time.perf_counter() - started)
+
+    def _add_measured(self, stage: str, seconds: float) -> None:
+        self.add({stage: seconds * 1000})
+        DOCUMENT_STAGE_SECONDS.observe(seconds, stage=stage)
 
     def stages_ms(self) -> dict[str, float]:
         return {stage: round(ms, 1) for stage, ms in self._stages.items()}

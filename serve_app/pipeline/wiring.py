@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import ray
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.metrics.catalogue import ENGINE_UP, STORE_UP
 from serve_app.pipeline.dispatch import Pipeline
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.page_cache import PageCache
@@ -27,6 +29,9 @@ from serve_app.storage.sender import SpoolSender
 from serve_app.storage.spool import open_spool
 from serve_app.storage.spooled_writes import SpooledWrites
 
+MEASURE_S = 5.0
+"""Ray exports metrics every ten seconds, and of gauges those that were set meanwhile."""
+
 
 @dataclass(frozen=True)
 class PipelineServices:
@@ -41,10 +46,19 @@ class PipelineServices:
 
     def watches(self) -> list[Coroutine[Any, Any, None]]:
         """Return coroutines to run in the background while the replica lives."""
-        monitors = [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run()]
+        monitors = [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run(), self._measure()]
         if self.writes.spool is None:
             return monitors
         return [*monitors, SpoolSender(self.writes.spool, self.store, self.store_monitor).run()]
+
+    async def _measure(self) -> None:
+        """Set the metrics of what is not an event, for ever."""
+        while True:
+            self.documents.pipeline.measure()
+            for engine, monitor in self.engines.items():
+                ENGINE_UP.set(not monitor.is_down, engine=engine)
+            STORE_UP.set(not self.store_monitor.degraded)
+            await asyncio.sleep(MEASURE_S)
 
 
 @dataclass(frozen=True)

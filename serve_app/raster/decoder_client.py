@@ -20,6 +20,7 @@ import numpy as np
 
 from serve_app.document import ErrorInfo, SourceFile
 from serve_app.errors import CorruptDocument, EmptyDocument, ServiceError, ServiceUnavailable, TooLarge, document_error
+from serve_app.metrics.catalogue import DECODER_DEATHS
 from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, TEXT_PAGE, pack_header
 from serve_app.raster.images import DecodedImage
 from serve_app.raster.text_layer import TextPage
@@ -138,6 +139,7 @@ class IsolatedDecoder:
             raise  # a regular response: the child is ready for the next document
         except _TimedOut:
             self._drop()
+            DECODER_DEATHS.inc(reason="timeout")
             self._deaths.add(source.id)
             log.warning(
                 "document %s (%d bytes): decoding took longer than %g s; its process was killed",
@@ -148,7 +150,9 @@ class IsolatedDecoder:
             end = self._drop()
             # No document sends SIGKILL; a system that is short of memory does.
             if end == signal.SIGKILL.name and not self._closed:
+                DECODER_DEATHS.inc(reason="killed")
                 raise _Killed from None
+            DECODER_DEATHS.inc(reason="died")
             self._deaths.add(source.id)
             log.warning("document %s (%d bytes): the decoding process died: %s", source.id, source.data.size, end)
             raise CorruptDocument("The document is damaged and could not be decoded.") from None
@@ -171,6 +175,7 @@ class IsolatedDecoder:
     def _running_child(self) -> _Child:
         if self._child is not None and not self._child.is_alive():
             log.warning("the decoding process died while idle: %s; starting another", self._drop())
+            DECODER_DEATHS.inc(reason="idle")
         if self._child is None:
             self._child = _Child(self._memory_bytes)
             try:
@@ -179,12 +184,14 @@ class IsolatedDecoder:
                 self._child.receive_header(limit)
             except _TimedOut:
                 self._drop()
+                DECODER_DEATHS.inc(reason="start")
                 log.error("the decoding process did not start in %g s; the machine may be overloaded", self._start_s)
                 raise ServiceUnavailable(
                     "The decoding process did not start in time.", retry_after_s=KILLED_RETRY_AFTER_S
                 ) from None
             except _Died as error:
                 end = self._drop()
+                DECODER_DEATHS.inc(reason="start")
                 if end == signal.SIGKILL.name and not self._closed:
                     raise _Killed from None
                 raise RuntimeError(f"the decoding process did not start: {end}; see stderr for details") from error

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from serve_app.document import EngineInfo, Page, PageContent, PageImage, PagePart, PageResult, SourceFile
 from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
+from serve_app.metrics.catalogue import RASTERIZER_BUSY_SECONDS
 from serve_app.raster.decoder_client import IsolatedDecoder
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.runtime.temp_dir import use_temp_dir
@@ -115,6 +116,7 @@ class Rasterizer:
         try:
             return [await asyncio.get_running_loop().run_in_executor(self._thread, call)]
         finally:
+            RASTERIZER_BUSY_SECONDS.inc(self._clock.busy_s)
             self._clock.stop()
             self._work.done()
 

@@ -23,6 +23,13 @@ from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
+from serve_app.metrics.catalogue import (
+    BATCH_PAGES,
+    ENGINE_BUSY_SECONDS,
+    ENGINE_LOAD_SECONDS,
+    ENGINE_STATE,
+    VLM_SERVER_UP,
+)
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
 from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask, VlmServerState
@@ -91,11 +98,10 @@ class Recognizer:
             self._analyze, max_batch=self._engine.max_batch, wait_until_ready=self._readers.wait_until_ready
         )
         # Analyzing and reading overlap if the engine has threads for both; the slower of the two sets the pace.
-        self._work = WorkMeter(
-            lambda: max(self._thread.worked_s, self._readers.worked_s), at_once=self._engine.pages_at_once
-        )
+        self._work = WorkMeter(lambda: self._worked_s, at_once=self._engine.pages_at_once)
+        self._counted_s = 0.0
         self._memory = MemoryLimit(settings, self._engine)
-        self._phase = EnginePhase.NOT_INITIALIZED
+        self._set_phase(EnginePhase.NOT_INITIALIZED)
         self._reason: str | None = None
         self._settled = asyncio.Event()  # set once a load has succeeded or failed
         self._loading: asyncio.Task[None] | None = None
@@ -217,6 +223,29 @@ class Recognizer:
         """Measure the work here, for Serve's autoscaler: see WorkMeter.report."""
         return self._work.report()
 
+    @property
+    def _worked_s(self) -> float:
+        return max(self._thread.worked_s, self._readers.worked_s)
+
+    def _set_phase(self, phase: EnginePhase) -> None:
+        self._phase = phase
+        self._measure()
+
+    def _measure(self) -> None:
+        """Set the metrics of what is not an event."""
+        name = self._engine.name
+        for each in EnginePhase:
+            ENGINE_STATE.set(each is self._phase, engine=name, phase=each)
+        if self._phase is not EnginePhase.INITIALIZED:
+            return
+        ENGINE_LOAD_SECONDS.set(self._work.start_s, engine=name)
+        worked_s = self._worked_s
+        # A clock that another thread is stopping lags behind for a moment.
+        ENGINE_BUSY_SECONDS.inc(max(0.0, worked_s - self._counted_s), engine=name)
+        self._counted_s = max(worked_s, self._counted_s)
+        if (server := self._engine.vlm_server()) is not None:
+            VLM_SERVER_UP.set(server.available, engine=name)
+
     def check_health(self) -> None:
         """Check the replica, every `health_check_s` seconds, for Serve. Raises MemoryLimitPassed.
 
@@ -224,6 +253,7 @@ class Recognizer:
         replica that has grown too large. If the engine is dead or stuck, the process exits instead: Serve would
         wait for the stuck page, whereas after an exit the callers retry their pages at once.
         """
+        self._measure()
         limit_s = 2 * self._limits.page_s
         if not self._thread.is_alive or not self._readers.is_alive:
             self._die("a thread of the engine has ended")
@@ -271,7 +301,7 @@ class Recognizer:
 
     def _start_loading(self) -> None:
         if self._loading is None:
-            self._phase = EnginePhase.INITIALIZING
+            self._set_phase(EnginePhase.INITIALIZING)
             self._loading = asyncio.create_task(self._load(), name="load-engine", context=contextvars.Context())
 
     async def _load(self) -> None:
@@ -290,17 +320,20 @@ class Recognizer:
                 if reason != self._reason:
                     log.exception("engine %s could not be loaded", self._engine.name)
             self._reason = reason
-            self._phase = EnginePhase.FAILED if reason else EnginePhase.INITIALIZED
-            self._settled.set()
             if reason is None:
                 load_s = time.perf_counter() - started
-                log.info("engine %s %s loaded in %.1f s", self._engine.name, self._engine.version, load_s)
                 self._work.started(load_s)
+                self._counted_s = self._worked_s  # loading is no work on pages
+            self._set_phase(EnginePhase.FAILED if reason else EnginePhase.INITIALIZED)
+            self._settled.set()
+            if reason is None:
+                log.info("engine %s %s loaded in %.1f s", self._engine.name, self._engine.version, load_s)
                 self._memory.drop_exceeded()
                 return
             await asyncio.sleep(self._load_retry_s)
 
     async def _analyze(self, tasks: Sequence[PageTask]) -> Sequence[Any | ServiceError]:
+        BATCH_PAGES.observe(len(tasks), engine=self._engine.name)
         return await self._thread.call(self._engine.analyze, tasks)
 
 

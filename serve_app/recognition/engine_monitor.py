@@ -93,6 +93,12 @@ class EngineMonitor:
         """Seconds since a replica has responded, or Serve has said that there is none."""
         return time.monotonic() - self._seen_at
 
+    @property
+    def is_down(self) -> bool:
+        """Whether pages for this engine cannot be read, although they should be: not while its first page starts it."""
+        is_loading = self.state.phase is EnginePhase.INITIALIZING and not self._from_zero
+        return self.lost_replicas or is_loading or self.state.phase is EnginePhase.FAILED
+
     def report(self, states: Sequence[EngineState], replicas: int) -> None:
         """Record the states of the replicas that have responded, out of this many."""
         self._replicas = replicas

@@ -36,9 +36,14 @@ class PageSlots:
         return sum(window.left for window in self._asking)
 
     @property
+    def waiting_in_all(self) -> int:
+        """The number of pages that wait at this caller, with those of documents that are not open yet."""
+        return self.waiting + self._in_line()
+
+    @property
     def behind(self) -> float:
         """Pages that wait at this caller, for each page in flight: what every call to the engine stands for besides itself."""
-        return (self.waiting + self._in_line()) / max(1, self._in_use)
+        return self.waiting_in_all / max(1, self._in_use)
 
     def open(
         self, pages: int, *, owner: str, document: str, most: int | None, on_grant: Callable[[], object]

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, ParamSpec, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
+
+from serve_app.metrics.catalogue import STORE_ERRORS
 
 MAX_KEY_BYTES = 1024  # S3's limit
 CONCURRENT_DELETES = 32
@@ -82,6 +85,16 @@ def check_key(key: str) -> None:
         raise ValueError(f"key {key!r} is over {MAX_KEY_BYTES} bytes, or a part of it over {MAX_NAME_BYTES}")
 
 
+@contextmanager
+def _errors_counted(call: Callable[..., Any]) -> Iterator[None]:
+    """Count the StoreUnavailable of a blocking call of ThreadedStore, by the call's name."""
+    try:
+        yield
+    except StoreUnavailable:
+        STORE_ERRORS.inc(operation=call.__name__.lstrip("_"))
+        raise
+
+
 class ThreadedStore(ABC):
     """A `Store` over blocking calls, which run in its own threads so that a slow store does not starve other work.
 
@@ -97,7 +110,8 @@ class ThreadedStore(ABC):
     async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
         written = self._executor.submit(self._put, self.full_key(key), data, content_type)
         try:
-            await asyncio.wrap_future(written)
+            with _errors_counted(self._put):
+                await asyncio.wrap_future(written)
         except asyncio.CancelledError:
             if not written.cancelled():
                 await asyncio.wait({asyncio.wrap_future(written)})
@@ -144,7 +158,8 @@ class ThreadedStore(ABC):
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         # Cancelling the wait drops a call that is still queued, and lets a running one finish.
-        return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
+        with _errors_counted(call):
+            return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
 
     # The blocking calls. Keys are full keys that have been checked.
 

@@ -31,9 +31,11 @@ from serve_app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
+from serve_app.metrics.catalogue import DECODER_DEATHS
 from serve_app.raster.decoder_client import IsolatedDecoder
 from serve_app.raster.decoder_process import HEADER_LENGTH, OPEN_BYTES, pack_header
 from serve_app.raster.images import DecodedImage, decode_image
+from tests.support.metrics import grows
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -160,7 +162,7 @@ def test_a_crash_is_contained_and_logged(
             crashed = thread.submit(decode, decoder, slow_page(), None)
             wait_until(lambda: victim.cpu_times().user > worked + 0.05)
             victim.send_signal(number)
-            with pytest.raises(CorruptDocument):
+            with grows(DECODER_DEATHS, reason="died"), pytest.raises(CorruptDocument):
                 crashed.result(timeout=5)
         assert number.name in caplog.text
         thread.submit(assert_works, decoder).result()

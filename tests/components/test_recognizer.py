@@ -17,9 +17,11 @@ import pytest
 from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
-from serve_app.recognition.deployment import LOAD_RETRY_S
+from serve_app.metrics.catalogue import BATCH_PAGES, ENGINE_BUSY_SECONDS, ENGINE_STATE
+from serve_app.recognition.deployment import LOAD_RETRY_S, EnginePhase
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
+from tests.support.metrics import grows
 from tests.support.recognizer import LocalRecognizer, initialized
 
 IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, rasterize_ms=1.5)
@@ -33,7 +35,14 @@ async def recognizer(
 
 
 async def test_a_page_comes_back_with_its_timings() -> None:
-    result = await (await recognizer(DummySettings(text="Ёж"))).recognize(IMAGE, OPTIONS, "document")
+    made = await recognizer(DummySettings(text="Ёж"))
+    phases = {phase: ENGINE_STATE.value(engine="dummy", phase=phase) for phase in EnginePhase}
+    assert phases == {phase: phase is EnginePhase.INITIALIZED for phase in EnginePhase}
+    with grows(BATCH_PAGES, engine="dummy"):
+        result = await made.recognize(IMAGE, OPTIONS, "document")
+    busy_s = ENGINE_BUSY_SECONDS.value(engine="dummy")
+    made.check_health()
+    assert busy_s < ENGINE_BUSY_SECONDS.value(engine="dummy") < busy_s + 60
     assert isinstance(result, PageResult)
     assert result.page.text == "Ёж"
     assert result.timings_ms.keys() == {"rasterize", "queue", "analyze", "recognize"}

@@ -22,6 +22,7 @@ from serve_app.errors import (
 )
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import Dialect, JobRecord, JobState, encode_record
+from serve_app.metrics.catalogue import JOBS_ENDED
 from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.outputs.writer_client import WrittenFile
@@ -31,11 +32,13 @@ from serve_app.storage.spool import ResultSpool
 from serve_app.storage.spooled_writes import SpooledWrites
 from tests.support.caches import no_cache
 from tests.support.job_runs import REQUEST, Bench, Pages, files_in
+from tests.support.metrics import grows
 
 
 async def test_pages_and_the_end_are_stored(tmp_path: Path) -> None:
     bench = Bench(tmp_path, pages := Pages())
-    job = await bench.run()
+    with grows(JOBS_ENDED, state="done", reason=""):
+        job = await bench.run()
     assert (job.state, job.done, job.failed, job.total, job.error) == (JobState.DONE, 3, 0, 3, None)
     assert job.expires is not None and job.ended is not None
     assert job.expires - job.ended == timedelta(seconds=bench.settings.jobs.keep_s)

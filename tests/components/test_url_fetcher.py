@@ -31,6 +31,8 @@ from cryptography.x509.oid import NameOID
 from serve_app.errors import InvalidUrl, SchemeNotAllowed, ServiceError, TooLarge, UrlFetchFailed, UrlForbidden
 from serve_app.fetching.address_guard import AddressGuard
 from serve_app.fetching.url_fetcher import MAX_REDIRECTS, MAX_URL_BYTES, Fetcher, parse_url
+from serve_app.metrics.catalogue import FETCHES
+from tests.support.metrics import grows
 
 PUBLIC, PRIVATE = "127.0.0.2", "127.0.0.1"
 MAX_BYTES = 100_000
@@ -402,7 +404,7 @@ async def test_row_16_a_dns_answer_that_changes_is_not_connected_to(
     assert await fetcher.fetch(url) == DOCUMENT
     assert names.lookups == ["rebind.example"]
     # And the next fetch is checked anew, whatever the first one found.
-    with pytest.raises(UrlForbidden):
+    with grows(FETCHES, outcome="failed", reason="url_forbidden"), pytest.raises(UrlForbidden):
         await fetcher.fetch(url)
     assert canary.connections == 0
 

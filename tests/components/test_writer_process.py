@@ -20,8 +20,10 @@ from PIL import Image
 from serve_app.document import Block, Figure, Page, PageContent, Word
 from serve_app.document.spool import PageSpool
 from serve_app.errors import CorruptDocument, DocumentTimeout, PasswordRequired, ServiceUnavailable
+from serve_app.metrics.catalogue import WRITER_DEATHS
 from serve_app.outputs import writer_client
 from serve_app.outputs.writer_client import docx_file, searchable_pdf
+from tests.support.metrics import grows
 from tests.support.pdfs import encrypted, pages_pdf, text_pdf
 
 BOX = (10, 10, 90, 30)
@@ -120,7 +122,7 @@ async def test_a_writer_that_is_killed_is_not_the_documents_fault(spool: PageSpo
         assert [p.text for p in docx.Document(file).paragraphs] == ["слово"]
     await once
     twice = asyncio.create_task(kill(2))
-    with pytest.raises(ServiceUnavailable):
+    with grows(WRITER_DEATHS, 2, output="docx", reason="killed"), pytest.raises(ServiceUnavailable):
         await docx_file(spool, title="", timeout_s=30)
     await twice
 

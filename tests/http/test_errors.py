@@ -9,6 +9,8 @@ import pytest
 
 from serve_app import errors
 from serve_app.errors import ServiceError
+from serve_app.metrics.catalogue import REQUESTS
+from tests.support.metrics import grows
 from tests.support.samples import SAMPLES
 from tests.support.service import KEY, Service
 
@@ -36,7 +38,9 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 )
 def test_one_shape(service: Service, method: str, path: str, options: dict[str, Any], status: int, code: str) -> None:
     request = {**options, "headers": {**AUTHORIZED, **options.get("headers", {})}}
-    answer = httpx.request(method, service.url + path, **request)
+    key = "" if code in ("unauthorized", "invalid_request_id") else "alice"
+    with grows(REQUESTS, key=key, status=str(status), reason=code):
+        answer = httpx.request(method, service.url + path, **request)
     assert answer.status_code == status, answer.text
     assert answer.json().keys() == {"error"}
     error = answer.json()["error"]

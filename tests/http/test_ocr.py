@@ -16,7 +16,15 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.metrics.catalogue import (
+    DOCUMENT_STAGE_SECONDS,
+    KEY_PAGES,
+    OUTPUT_SECONDS,
+    PAGE_STAGE_SECONDS,
+    REQUESTS,
+)
 from tests.support.http_server import http_server
+from tests.support.metrics import grows
 from tests.support.samples import SAMPLES
 from tests.support.service import Service
 from tests.support.swift_fixture import SwiftServer
@@ -46,7 +54,15 @@ def test_a_russian_page_by_every_input_comes_back_without_a_wrong_character(
 
 
 def test_the_document_is_typed_and_whole(service: Service, russian_page: bytes) -> None:
-    with service.client() as client:
+    with (
+        service.client() as client,
+        grows(REQUESTS, key="alice", status="200", reason=""),
+        grows(KEY_PAGES, key="alice"),
+        grows(PAGE_STAGE_SECONDS, stage="recognize", engine="tesseract"),
+        grows(DOCUMENT_STAGE_SECONDS, stage="receive"),
+        grows(DOCUMENT_STAGE_SECONDS, stage="store"),
+        grows(OUTPUT_SECONDS, 2, output="json"),  # for the store, and for the client
+    ):
         document = client.post("/ocr", files={"file": russian_page}, data={"dpi": "200"}).json()
     assert document["status"] == "done"
     assert document["engine"]["name"] == "tesseract" and document["engine"]["version"]

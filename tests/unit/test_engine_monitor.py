@@ -11,6 +11,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError
 
+from serve_app.metrics.catalogue import STORE_ERRORS
 from serve_app.recognition import engine_monitor
 from serve_app.recognition.deployment import EnginePhase, EngineState
 from serve_app.recognition.engine_monitor import AT_ZERO, NO_REPLICA, EngineMonitor
@@ -19,6 +20,7 @@ from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor
 from serve_app.storage.store import StoreUnavailable
 from tests.support.broadcasts import SILENCE, Broadcasts
+from tests.support.metrics import grows
 
 NOBODY = DeploymentUnavailableError(DeploymentID("x"))
 
@@ -37,6 +39,10 @@ def monitor(recognizer: Broadcasts, *, from_zero: bool = False) -> EngineMonitor
 
 def phase_and_reason(engines: EngineMonitor) -> tuple[str, str | None]:
     return str(engines.state.phase), engines.state.reason
+
+
+def is_down(engines: EngineMonitor) -> bool:
+    return engines.is_down
 
 
 def is_degraded(looks: StoreMonitor) -> bool:
@@ -74,6 +80,7 @@ async def test_an_engine_that_is_at_zero_because_there_are_no_pages_has_lost_not
     await engines.poll()
     assert phase_and_reason(engines) == ("not_initialized", AT_ZERO)
     assert not engines.has_replicas and not engines.lost_replicas
+    assert not engines.is_down
 
 
 async def test_a_replica_that_is_gone_does_not_hide_one_that_failed() -> None:
@@ -93,10 +100,12 @@ async def test_without_replicas_the_phase_is_what_the_settings_say_until_one_is_
     recognizer.error = NOBODY
     await engines.poll()
     assert engines.lost_replicas and not engines.is_ready
+    assert is_down(engines)
     assert phase_and_reason(engines) == ("initializing", NO_REPLICA)
     recognizer.error = None
     await engines.poll()
     assert phase_and_reason(engines) == ("initialized", None) and engines.replicas == 1
+    assert not is_down(engines)
 
 
 async def test_an_engine_that_failed_stays_failed_while_its_replicas_are_replaced() -> None:
@@ -169,7 +178,8 @@ async def test_a_store_that_cannot_be_written_to_is_noticed_without_a_write(tmp_
     broken = FolderStore(FolderStoreSettings(path=str(tmp_path / "file" / "output")))
     (tmp_path / "file").write_text("no folder")
     looks = StoreMonitor(broken)
-    await looks.check()
+    with grows(STORE_ERRORS, operation="check"):
+        await looks.check()
     assert looks.degraded
 
 

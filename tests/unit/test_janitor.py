@@ -22,6 +22,7 @@ from serve_app.jobs.progress import ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState, Webhook
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
+from serve_app.metrics.catalogue import JOBS, OLDEST_JOB_SECONDS
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage import StoreUnavailable
@@ -95,6 +96,11 @@ async def test_active_jobs_are_resumed_once(house: House) -> None:
     await house.janitor.resume()
     await asyncio.sleep(0)
     assert house.ran == [job.id]
+    assert (JOBS.value(state="running"), JOBS.value(state="waiting")) == (1, 0)
+    assert 0 < OLDEST_JOB_SECONDS.value() < 600
+    await house.scheduler.stop(job.id)
+    house.janitor.measure()
+    assert (JOBS.value(state="running"), OLDEST_JOB_SECONDS.value()) == (0, 0)
 
 
 async def test_a_job_whose_record_is_lost_is_abandoned_and_its_files_remain(

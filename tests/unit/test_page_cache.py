@@ -11,11 +11,13 @@ import pytest
 
 from serve_app.document import EngineInfo, ErrorInfo, Figure, NativePage, Page, PageContent, PageResult, SourceFile
 from serve_app.document.options import ParsingOptions, RecognitionOptions
+from serve_app.metrics.catalogue import CACHE_LOOKUPS
 from serve_app.pipeline.page_cache import CachedPages, PageCache
 from serve_app.settings import FolderStoreSettings, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
+from tests.support.metrics import grows
 
 ENGINE = EngineInfo(name="tesseract", version="5")
 RUSSIAN = RecognitionOptions(languages=("rus",))
@@ -55,8 +57,11 @@ def pages_of(
 
 async def test_a_cached_page_comes_back_as_it_was(store: FolderStore) -> None:
     cache = cache_of(store)
+    with grows(CACHE_LOOKUPS, outcome="miss"):
+        assert await pages_of(cache).get(1) is None
     await pages_of(cache).put(1, page())
-    cached = await pages_of(cache).get(1)
+    with grows(CACHE_LOOKUPS, outcome="hit"):
+        cached = await pages_of(cache).get(1)
     assert cached is not None
     assert cached.timings_ms.pop("cache") > 0
     assert cached == replace(page(), timings_ms={})

@@ -16,10 +16,12 @@ from serve_app.errors import UrlFetchFailed
 from serve_app.jobs.job_store import JobStore
 from serve_app.jobs.record import JobRecord, JobState, Webhook
 from serve_app.jobs.webhooks import Webhooks, signature, signing_key
+from serve_app.metrics.catalogue import WEBHOOK_ATTEMPTS, WEBHOOKS_ENDED
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from tests.support.caches import no_cache
+from tests.support.metrics import grows
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cw=="
 
@@ -90,7 +92,12 @@ async def delivered(job_store: JobStore, webhooks: Webhooks, record: JobRecord) 
 async def test_a_webhook_is_retried_until_it_is_accepted(job_store: JobStore) -> None:
     receiver = Receiver(500, UrlFetchFailed(), 302, 204)
     record = await ended(job_store)
-    webhook = await delivered(job_store, deliverer(job_store, receiver), record)
+    with (
+        grows(WEBHOOKS_ENDED, state="delivered"),
+        grows(WEBHOOK_ATTEMPTS, answer="5xx"),
+        grows(WEBHOOK_ATTEMPTS, answer="url_fetch_failed"),
+    ):
+        webhook = await delivered(job_store, deliverer(job_store, receiver), record)
     assert (webhook.state, webhook.attempts, webhook.last_answer) == ("delivered", 4, "204")
     assert await job_store.undelivered_ids() == []
     await job_store.index_finished(await job_store.record(record.id))

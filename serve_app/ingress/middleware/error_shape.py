@@ -11,6 +11,7 @@ from serve_app.ingress.middleware.request_scope import OFFICIAL_JOBS, is_paddlex
 
 def error_response(error: ServiceError, scope: Scope) -> JSONResponse:
     request_id = request_id_of(scope)
+    scope["state"]["error_code"] = error.code
     body: dict[str, object] = {"code": error.code, "message": error.message, "request_id": request_id}
     if error.fields:
         body["fields"] = [{"field": field.field, "message": field.message} for field in error.fields]

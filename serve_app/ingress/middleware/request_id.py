@@ -15,7 +15,7 @@ _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
-    """Outermost ASGI middleware: uses the client's id, refuses a malformed one, and generates one if there is none.
+    """ASGI middleware: uses the client's id, refuses a malformed one, and generates one if there is none.
 
     Ray Serve's proxy already generates the id and adds it to the response and the log context. This adds the header
     only to responses of requests that did not come through the proxy.
