@@ -152,3 +152,13 @@ def test_prometheus_asks_rays_dashboard_with_rays_token_and_grafana_asks_prometh
     assert discovery["authorization"] == {"credentials_file": f"/run/secrets/{secret}"}
     (source,) = yaml.safe_load((ROOT / "configs/compose/grafana-datasources.yaml").read_text())["datasources"]
     assert source["url"] == "http://ocr:9090"
+
+
+def test_grafana_and_prometheus_have_every_dashboard_and_the_alerts() -> None:
+    project = compose_project(VALUES, gpu=False)["services"]
+    mounts = dict(volume.split(":")[:2] for name in ("grafana", "prometheus") for volume in project[name]["volumes"])
+    (provider,) = yaml.safe_load((ROOT / "configs/compose/grafana-dashboards.yaml").read_text())["providers"]
+    for file in (ROOT / "configs/grafana").iterdir():
+        assert mounts[f"./configs/grafana/{file.name}"] == f"{provider['options']['path']}/{file.name}"
+    (rules,) = yaml.safe_load((ROOT / "configs/compose/prometheus.yaml").read_text())["rule_files"]
+    assert mounts[f"./configs/prometheus/{rules}"] == f"/etc/prometheus/{rules}"
