@@ -31,7 +31,7 @@ test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl 
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/components tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
 
-check:  ## lint, types and unit tests: about a minute
+check:  ## lint, types and unit tests: a minute or two
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit
 
 lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms

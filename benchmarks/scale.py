@@ -38,7 +38,8 @@ SUMMARY = "pages/s over replicas, on several nodes, and replicas over time"
 
 REPLICAS = (1, 2, 4, 8, 16, 32)
 LARGEST = 32
-JOB_PAGES = 1000  # with the most replicas; with fewer, as many as take as long. Few more than a round each would cost a whole round
+# With the most replicas; with fewer, as many as take as long. So many that the last round, which is not full, hardly counts.
+JOB_PAGES = 1000
 JOBS = 10
 SINGLE_S = 20.0
 SETTLE_S = 5.0  # Ray and Serve still have things to do after replicas have started
