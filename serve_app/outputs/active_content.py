@@ -42,12 +42,12 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
                 del annotations[position]
 
 
-def defuse_fields(result: Pdf, seen: set[tuple[int, int]]) -> None:
-    """Remove active content from form fields, including those on no page. `seen` is as in `defuse_page`."""
+def defuse_fields(result: Pdf) -> None:
+    """Remove active content from form fields, including those on no page."""
     form = result.Root.get("/AcroForm")
     fields = form.get("/Fields") if isinstance(form, Dictionary) else None
     if isinstance(fields, Array):
-        _defuse_all(list(fields), seen)
+        _defuse_all(list(fields), set())
 
 
 def _defuse_all(waiting: list[Any], seen: set[tuple[int, int]]) -> None:

@@ -7,6 +7,7 @@ forms. Clips by letters (text modes 4 to 7), transparency, and layers that are o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -193,7 +194,9 @@ class _Scan:
 
     def _instructions(self, form: pikepdf.Stream) -> Sequence[Instruction]:
         if form.objgen not in self._parsed:
-            self._parsed[form.objgen] = pikepdf.parse_content_stream(form)
+            self._parsed[form.objgen] = ()
+            with suppress(pikepdf.PdfError):  # a damaged form stays as it is
+                self._parsed[form.objgen] = pikepdf.parse_content_stream(form)
         return self._parsed[form.objgen]
 
     def _cover(self, state: GraphicsState) -> None:

@@ -16,10 +16,10 @@ _OWN = ("/Type", "/Subtype", "/BBox", "/Matrix", "/Resources", "/Group", "/OC", 
 
 
 def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
-    """Remove a page's hidden text. A page without any stays as it is, and so does one that is too long to look at."""
+    """Remove a page's hidden text. A page without any stays as it is, and so does one that is damaged or too long."""
     try:
         content = scan_page(pdf, page)
-    except TooLong:
+    except (TooLong, pikepdf.PdfError):
         return
     if content.has_hidden:
         page.obj.Resources = _rewritten(pdf, content, page.obj.get("/Resources"))

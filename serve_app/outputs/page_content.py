@@ -26,10 +26,14 @@ def resources_of(leaf: pikepdf.Object, kind: str) -> pikepdf.Object:
 def balance_states(pdf: Pdf, page: pikepdf.Page) -> None:
     """Make a page's content end as many graphics states as it saves, so that what encloses it holds to its end.
 
-    An operator that ends a state where none is saved does nothing by itself.
+    An operator that ends a state where none is saved does nothing by itself. Content that is damaged stays as it is.
     """
+    try:
+        operators = pikepdf.parse_content_stream(page, "q Q")
+    except pikepdf.PdfError:
+        return
     needless, saved = set(), 0
-    for position, instruction in enumerate(pikepdf.parse_content_stream(page, "q Q")):
+    for position, instruction in enumerate(operators):
         saved += 1 if str(instruction.operator) == "q" else -1
         if saved < 0:
             needless.add(position)

@@ -45,6 +45,7 @@ def add_pdf_pages(
     layers: list[Layer] = []
     replaced: list[bool] = []
     drawn: dict[int, pikepdf.Page] = {}  # by position in the result
+    seen: set[tuple[int, int]] = set()
     for page in pages:
         index = indices_of_pages[page.number - 1] if page.number <= len(indices_of_pages) else None
         if original is None or index is None or len(layers) in draw:
@@ -53,6 +54,7 @@ def add_pdf_pages(
             continue
         with pdf_errors():
             leaf = original.pages[index]
+            defuse_page(leaf.obj, seen)
             name, frame = unused_font_name(leaf), _frame(leaf)
         indices.append(index)
         page, hides_text = existing_text.compare(page)
@@ -61,13 +63,11 @@ def add_pdf_pages(
     with pdf_errors():
         if original is not None:
             result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
-        seen: set[tuple[int, int]] = set()
         for leaf, is_replaced in zip(result.pages, replaced, strict=True):
-            defuse_page(leaf.obj, seen)
             _mend_boxes(leaf)
             if is_replaced:
                 remove_hidden_text(result, leaf)
-        defuse_fields(result, seen)
+        defuse_fields(result)
         for position, leaf in drawn.items():
             result.pages.insert(position, leaf)
     return layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.document import Box
+from serve_app.outputs.searchable_pdf import write_searchable_pdf
+from serve_app.runtime.mapped_file import unnamed_file
 from tests.support.pdfs import text_pdf
 from tests.support.searchable_pdfs import (
     SIZE,
@@ -301,6 +304,29 @@ def test_hidden_text_stays_where_nothing_was_recognized() -> None:
 
     for page in (failed(), page_of()):
         assert pdftotext(searchable(source, page)).split() == pdftotext(source).split()
+
+
+@pytest.mark.parametrize("place", ["page", "form"])
+@pytest.mark.parametrize("straighten", [False, True])
+def test_a_page_with_damaged_content_is_kept(place: str, straighten: bool) -> None:
+    def damage(pdf: Pdf) -> None:
+        page = pdf.pages[0].obj
+        damaged = page.Contents if place == "page" else page.Resources.XObject.Form
+        comment = b"%" + bytes(32 + number * number * 7 % 89 for number in range(3000))
+        packed = zlib.compress(damaged.read_bytes() + comment)
+        half = len(packed) // 2
+        damaged.write(packed[:half] + 40 * b"\xff" + packed[half + 40 :], filter=Name.FlateDecode)
+
+    source = with_content(PICTURE + HIDDEN + SHOWN + b"/Form Do", HIDDEN, damage)
+    out = io.BytesIO()
+
+    with unnamed_file(source) as file:
+        drawn_anew = write_searchable_pdf(
+            file, [page_of(words_block(*NEW), rotation=180)], password=None, straighten=straighten, to=out
+        )
+
+    assert drawn_anew == []
+    assert np.isclose((drawn(out.getvalue()) < 128).mean(), (drawn(source) < 128).mean(), rtol=0.1)
 
 
 @pytest.mark.parametrize("skew", [0.0, 3.0])
