@@ -7,6 +7,8 @@ from typing import Any
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
+from serve_app.outputs.odd_names import name_of
+
 _PAGE_KEYS = (
     *("/Type", "/Parent", "/Resources", "/MediaBox", "/CropBox", "/BleedBox", "/TrimBox", "/ArtBox", "/Rotate"),
     *("/UserUnit", "/Contents", "/Group", "/Annots", "/Tabs"),
@@ -26,12 +28,10 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
     `seen` has the objects already processed: pages may share a list of annotations, with a hundred thousand entries.
     """
     for key in set(leaf.keys()) - set(_PAGE_KEYS):
-        del leaf[key]
+        del leaf[name_of(key)]
     annotations = leaf.get("/Annots")
     if not isinstance(annotations, Array) or annotations.objgen in seen:
         return
-    if annotations.is_indirect:
-        seen.add(annotations.objgen)
     _defuse_all(list(annotations), seen)
     for position in reversed(range(len(annotations))):
         annotation = annotations[position]
@@ -40,6 +40,8 @@ def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
                 annotation.Subtype = Name.Stamp  # it looks the same
             else:
                 del annotations[position]
+    if annotations.is_indirect:
+        seen.add(annotations.objgen)
 
 
 def defuse_fields(result: Pdf) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pikepdf import Array, Dictionary
+from pikepdf import Array, Dictionary, Name
 
 from serve_app.outputs.font_widths import Fonts
 from serve_app.outputs.reading_frame import Matrix, multiply, transform
@@ -193,7 +193,7 @@ class GraphicsReader:
 def named(resources: Any, kind: str, name: Any) -> Any:
     """Return what a name in a content stream stands for; None if it is missing."""
     known = resources.get(kind) if isinstance(resources, Dictionary) else None
-    return known.get(str(name)) if isinstance(known, Dictionary) else None
+    return known.get(name) if isinstance(known, Dictionary) and isinstance(name, Name) else None
 
 
 def _matrix(numbers: Iterable[Any]) -> Matrix:

@@ -26,6 +26,7 @@ from serve_app.outputs.graphics_state import (
     named,
 )
 from serve_app.outputs.layers import Layers
+from serve_app.outputs.odd_names import operator_of
 from serve_app.raster.clips import area_of, common_part
 from serve_app.raster.text_layout import FloatBox
 from serve_app.raster.visibility import COVERING_SHARE, MAX_FORM_DEPTH
@@ -58,7 +59,7 @@ class Content:
 
     instructions: Sequence[Instruction]
     hidden: set[int] = field(default_factory=set)
-    forms: dict[str, tuple[pikepdf.Object, list[Content]]] = field(default_factory=dict)
+    forms: dict[Name, tuple[pikepdf.Object, list[Content]]] = field(default_factory=dict)
 
     @property
     def has_hidden(self) -> bool:
@@ -76,7 +77,7 @@ class Content:
         """Keep hidden text if text that is seen goes on where it ends, and would move without it."""
         before: list[int] = []
         for index, instruction in enumerate(self.instructions if self.hidden else ()):
-            operator = str(instruction.operator)
+            operator = operator_of(instruction)
             if operator in _PLACING:
                 before = []
             if index in self.hidden:
@@ -128,10 +129,10 @@ class _Scan:
             raise TooLong
         reader = GraphicsReader(state, resources, self._fonts)
         for index, instruction in enumerate(instructions):
-            operands, operator = instruction.operands, str(instruction.operator)
+            operands, operator = instruction.operands, operator_of(instruction)
             reader.read(operator, operands)
             if operator == "Do" and operands:
-                self._draw(content, str(operands[0]), resources, reader.state, marked, depth)
+                self._draw(content, operands[0], resources, reader.state, marked, depth)
             elif operator in ("BDC", "BMC"):
                 marked.append(self._is_shown(operands, resources))
             elif operator == "EMC" and len(marked) > len(shown):
@@ -157,13 +158,13 @@ class _Scan:
     def _is_shown(self, operands: Sequence[Any], resources: Any) -> bool:
         if len(operands) < 2 or operands[0] != "/OC":
             return True
-        layer = named(resources, "/Properties", operands[1]) if isinstance(operands[1], Name) else None
+        layer = named(resources, "/Properties", operands[1])
         return layer is not None and self._layers.are_shown(layer)
 
     def _draw(
         self,
         content: Content,
-        name: str,
+        name: Any,
         resources: Any,
         state: GraphicsState,
         marked: Sequence[bool],
@@ -181,14 +182,12 @@ class _Scan:
             ):
                 self._cover(state)
         elif drawn.get("/Subtype") == "/Form" and depth < MAX_FORM_DEPTH:
-            own, box = drawn.get("/Matrix"), drawn.get("/BBox")
             if "/Group" in drawn and state.transparent:
                 shown.append(False)  # all of the group lets through what is below, whatever states it has inside
-            if isinstance(own, Array) and len(own) == 6:
-                state = state.moved(own)
-            if isinstance(box, Array) and len(box) == 4:
-                left, bottom, right, top = map(float, box)
-                state = state.clipped(Shape([corners(state.matrix, (left, bottom, right - left, top - bottom))]))
+            try:
+                state = _placed(drawn, state)
+            except (TypeError, ValueError, ArithmeticError):
+                return  # its place is no numbers: viewers differ, so it stays as it is
             scanned = self._scan(self._instructions(drawn), drawn.get("/Resources", resources), state, shown, depth + 1)
             content.forms.setdefault(name, (drawn, []))[1].append(scanned)
 
@@ -224,6 +223,17 @@ class _Scan:
             else:
                 seen.append(text)
         self._shown = seen
+
+
+def _placed(form: pikepdf.Object, state: GraphicsState) -> GraphicsState:
+    """Return the state at the beginning of a form."""
+    matrix, box = form.get("/Matrix"), form.get("/BBox")
+    if isinstance(matrix, Array) and len(matrix) == 6:
+        state = state.moved(matrix)
+    if isinstance(box, Array) and len(box) == 4:
+        left, bottom, right, top = map(float, box)
+        state = state.clipped(Shape([corners(state.matrix, (left, bottom, right - left, top - bottom))]))
+    return state
 
 
 def _box(array: Any) -> FloatBox:

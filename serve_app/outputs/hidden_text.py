@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import pikepdf
@@ -10,6 +11,7 @@ from pikepdf import Dictionary, Name, Operator, Pdf
 
 from serve_app.outputs.glyphless_font import FONT_NAME
 from serve_app.outputs.hidden_scan import SHOWING, Content, Instruction, TooLong, scan_page
+from serve_app.outputs.odd_names import name_of, operator_of
 
 _DRAWING = SHOWING | {"S", "s", "f", "F", "f*", "B", "B*", "b", "b*", "sh", "Do", "INLINE IMAGE"}
 _OWN = ("/Type", "/Subtype", "/BBox", "/Matrix", "/Resources", "/Group", "/OC", "/Name", "/FormType")
@@ -29,18 +31,18 @@ def remove_hidden_text(pdf: Pdf, page: pikepdf.Page) -> None:
 
 def _rewritten(pdf: Pdf, content: Content, resources: Any) -> Dictionary:
     """Return a copy of the resources in which forms have no hidden text. The originals may be other pages' too."""
-    copy = Dictionary(dict(resources.items()) if isinstance(resources, Dictionary) else {})
+    changed = copy(resources) if isinstance(resources, Dictionary) else Dictionary()
     forms = {name: (form, drawn[0]) for name, (form, drawn) in content.forms.items() if drawn[0].has_hidden}
     if forms:
-        copy.XObject = Dictionary(dict(copy.XObject.items()))
+        changed.XObject = copy(changed.XObject)
     for name, (stream, inner) in forms.items():
         form = pdf.make_stream(pikepdf.unparse_content_stream(list(_shown(inner))))
         for key in _OWN:
             if key in stream:
                 form[key] = stream[key]
         form.Resources = _rewritten(pdf, inner, stream.get("/Resources", resources))
-        copy.XObject[name] = form
-    return copy
+        changed.XObject[name] = form
+    return changed
 
 
 def _shown(content: Content) -> Iterator[Instruction]:
@@ -51,7 +53,7 @@ def _shown(content: Content) -> Iterator[Instruction]:
         if index in content.hidden:
             kept += _moves(instruction)
             continue
-        operator = str(instruction.operator)
+        operator = operator_of(instruction)
         if operator == "q":
             groups.append(len(kept))
         elif operator in _DRAWING:
@@ -68,7 +70,7 @@ def _shown(content: Content) -> Iterator[Instruction]:
 
 def _moves(instruction: Instruction) -> list[Instruction]:
     """Return what an operator that shows text does beside."""
-    operands, operator = instruction.operands, str(instruction.operator)
+    operands, operator = instruction.operands, operator_of(instruction)
     moves = [pikepdf.ContentStreamInstruction([], Operator("T*"))] if operator in ("'", '"') else []
     if operator == '"' and len(operands) == 3:
         for operand, name in zip(operands, ("Tw", "Tc"), strict=False):
@@ -80,8 +82,10 @@ def _drop_own_fonts(page: Dictionary) -> None:
     """Remove the invisible font of an earlier result, whose text is gone."""
     fonts = page.Resources.get("/Font")
     if isinstance(fonts, Dictionary):
-        others = {key: font for key, font in fonts.items() if not is_own_font(font)}
-        page.Resources.Font = Dictionary(others)
+        page.Resources.Font = copy(fonts)
+        for key, font in fonts.items():
+            if is_own_font(font):
+                del page.Resources.Font[name_of(key)]
 
 
 def is_own_font(font: object) -> bool:

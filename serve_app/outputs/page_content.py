@@ -5,6 +5,8 @@ from __future__ import annotations
 import pikepdf
 from pikepdf import Array, Dictionary, Pdf
 
+from serve_app.outputs.odd_names import operator_of
+
 
 def enclose(pdf: Pdf, leaf: pikepdf.Object, before: pikepdf.Object | None, after: bytes = b"") -> None:
     """Put a content stream before those of a page, and content after them."""
@@ -34,15 +36,15 @@ def balance_states(pdf: Pdf, page: pikepdf.Page) -> None:
         return
     needless, saved = set(), 0
     for position, instruction in enumerate(operators):
-        saved += 1 if str(instruction.operator) == "q" else -1
+        saved += 1 if operator_of(instruction) == "q" else -1
         if saved < 0:
             needless.add(position)
             saved = 0
     if needless:
         kept, position = [], -1
         for instruction in pikepdf.parse_content_stream(page):
-            position += str(instruction.operator) in ("q", "Q")
-            if str(instruction.operator) != "Q" or position not in needless:
+            position += operator_of(instruction) in ("q", "Q")
+            if operator_of(instruction) != "Q" or position not in needless:
                 kept.append(instruction)
         page.obj.Contents = pdf.make_stream(pikepdf.unparse_content_stream(kept))
     if saved:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pikepdf
 from pikepdf import AcroForm, Annotation, Array, Dictionary, Name, Pdf
 
+from serve_app.outputs.odd_names import name_of
 from serve_app.outputs.page_content import balance_states, enclose, resources_of
 
 _HIDDEN = 1 | 2 | 32  # flags: invisible, hidden, no view
@@ -63,7 +66,7 @@ def _own(pdf: Pdf, note: Dictionary, seen: set[tuple[int, int]]) -> pikepdf.Obje
     if not note.is_indirect:
         return note
     if note.objgen in seen:
-        return pdf.make_indirect(Dictionary(dict(note.items())))
+        return pdf.make_indirect(copy(note))
     seen.add(note.objgen)
     return note
 
@@ -73,13 +76,13 @@ def _complete(look: pikepdf.Object, defaults: pikepdf.Object) -> None:
     if not isinstance(defaults, Dictionary):
         return
     own = look.get("/Resources")
-    resources = Dictionary(dict(own.items()) if isinstance(own, Dictionary) else {})
+    resources = copy(own) if isinstance(own, Dictionary) else Dictionary()
     for kind, named in defaults.items():
-        have = resources.get(kind)
         if isinstance(named, Dictionary):
-            resources[kind] = Dictionary(
-                {**dict(named.items()), **dict(have.items() if isinstance(have, Dictionary) else ())}
-            )
+            have = resources.get(name_of(kind))
+            resources[name_of(kind)] = both = copy(named)
+            for key, value in have.items() if isinstance(have, Dictionary) else ():
+                both[name_of(key)] = value
     look.Resources = resources
 
 

@@ -21,6 +21,17 @@ from serve_app.outputs.straightened import Turn, turn_of
 
 FONT_NAME = "/OcrText"
 
+ODD_PDF = (
+    pikepdf.PikepdfError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a PDF raises that is damaged. All but pikepdf's own come from objects of an unexpected type."""
+
 
 class Layer(NamedTuple):
     """The text of a page.
@@ -45,16 +56,7 @@ def text_layer(page: Page, frame: PageFrame, font: InvisibleFont, name: str, *, 
 def pdf_errors() -> Iterator[None]:
     try:
         yield
-    except (
-        pikepdf.PdfError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # All but PdfError come from objects of an unexpected type.
+    except ODD_PDF as error:
         raise CorruptDocument("The PDF is damaged and could not be written again.") from error
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.document import Page
+from serve_app.errors import CorruptDocument
 from serve_app.outputs.active_content import defuse_fields, defuse_page
+from serve_app.outputs.copied_pages import copy_pages
 from serve_app.outputs.drawn_pages import PageDrawer
 from serve_app.outputs.existing_text import ExistingText
 from serve_app.outputs.glyphless_font import InvisibleFont
 from serve_app.outputs.hidden_text import remove_hidden_text
-from serve_app.outputs.pdf_layer import FONT_NAME, Layer, pdf_errors, text_layer, unused_font_name
+from serve_app.outputs.pdf_layer import FONT_NAME, ODD_PDF, Layer, pdf_errors, text_layer, unused_font_name
 from serve_app.outputs.picture_page import picture_page
 from serve_app.outputs.reading_frame import PageFrame
 
@@ -41,36 +44,49 @@ def add_pdf_pages(
     `drawer` draws the pages that `original` lacks (all of them, if that is None), and those whose position in the result is
     in `draw`.
     """
-    indices: list[int] = []
-    layers: list[Layer] = []
-    replaced: list[bool] = []
+    indices: dict[int, int] = {}  # by position in the result
     drawn: dict[int, pikepdf.Page] = {}  # by position in the result
+    layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
     for page in pages:
         index = indices_of_pages[page.number - 1] if page.number <= len(indices_of_pages) else None
-        if original is None or index is None or len(layers) in draw:
+        layer = None
+        if original is not None and index is not None and len(layers) not in draw:
+            with suppress(CorruptDocument):  # an odd page is drawn, and the others are kept
+                layer = _prepare(original, index, page, font, existing_text, seen, straighten)
+                indices[len(layers)] = index
+        if layer is None:
             drawn[len(layers)], layer = _draw(result, page, font, drawer, straighten)
-            layers.append(layer)
-            continue
-        with pdf_errors():
-            leaf = original.pages[index]
-            defuse_page(leaf.obj, seen)
-            name, frame = unused_font_name(leaf), _frame(leaf)
-        indices.append(index)
-        page, hides_text = existing_text.compare(page)
-        replaced.append(hides_text)
-        layers.append(text_layer(page, frame, font, name, straighten=straighten))
+        layers.append(layer)
     with pdf_errors():
         if original is not None:
-            result.add_pages_from(original, indices)  # copies nothing outside pages, such as attached files
-        for leaf, is_replaced in zip(result.pages, replaced, strict=True):
-            _mend_boxes(leaf)
-            if is_replaced:
-                remove_hidden_text(result, leaf)
+            copy_pages(result, original, indices)
         defuse_fields(result)
         for position, leaf in drawn.items():
             result.pages.insert(position, leaf)
     return layers
+
+
+def _prepare(
+    original: Pdf,
+    index: int,
+    page: Page,
+    font: InvisibleFont,
+    existing_text: ExistingText,
+    seen: set[tuple[int, int]],
+    straighten: bool,
+) -> Layer:
+    """Make a page of the original as it is to be copied, and return its layer. Raises CorruptDocument."""
+    with pdf_errors():
+        leaf = original.pages[index]
+        defuse_page(leaf.obj, seen)
+        _mend_boxes(leaf)
+        name, frame = unused_font_name(leaf), _frame(leaf)
+    page, hides_text = existing_text.compare(page)
+    if hides_text:
+        with pdf_errors():
+            remove_hidden_text(original, leaf)
+    return text_layer(page, frame, font, name, straighten=straighten)
 
 
 def _draw(
@@ -85,7 +101,7 @@ def _draw(
 
 
 def copy_title(result: Pdf, original: Pdf) -> None:
-    with pdf_errors():
+    with suppress(*ODD_PDF):
         for key in _TITLE_KEYS:
             value = original.docinfo.get(key)
             if isinstance(value, pikepdf.String):
@@ -93,13 +109,15 @@ def copy_title(result: Pdf, original: Pdf) -> None:
 
 
 def copy_catalog(result: Pdf, original: Pdf, numbers: Sequence[int]) -> None:
-    """Copy what the PDF says of itself as a whole: its language, and the labels of the pages that have these `numbers`."""
-    with pdf_errors():
-        language = original.Root.get("/Lang")
-        if isinstance(language, pikepdf.String):
-            result.Root.Lang = bytes(language)
-        labels = original.Root.get("/PageLabels")
-        if isinstance(labels, Dictionary):
+    """Copy what the PDF says of itself as a whole: its language, and the labels of the pages that have these `numbers`.
+
+    Labels that are odd are left out.
+    """
+    language, labels = original.Root.get("/Lang"), original.Root.get("/PageLabels")
+    if isinstance(language, pikepdf.String):
+        result.Root.Lang = bytes(language)
+    if isinstance(labels, Dictionary):
+        with suppress(*ODD_PDF):
             result.Root.PageLabels = Dictionary(Nums=Array(_labels(pikepdf.NumberTree(labels), numbers)))
 
 

@@ -36,6 +36,10 @@ MEMORY_BYTES = 4 * 2**30
 """Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
 
 
+_ATTEMPTS = 4
+"""Most attempts at a PDF. Pages may be found odd when they are copied, and again when PDF/A is made of them."""
+
+
 @dataclass(frozen=True)
 class WrittenFile:
     """A temporary file, positioned at its start, which the caller closes.
@@ -65,22 +69,23 @@ async def searchable_pdf(
 ) -> WrittenFile:
     """Write the PDF. Pages of a PDF that cannot be kept are drawn, with the warning `pages_drawn`.
 
-    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if at most three
+    Raises what `write_searchable_pdf` raises; CorruptDocument also if the process dies, DocumentTimeout if its
     attempts together take `timeout_s`, and ServiceUnavailable if the process is killed twice or the disk is full.
     """
     limit = WorkLimit(timeout_s)
     with await asyncio.to_thread(unnamed_file, source) as original:
         settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}
-        try:
+        draw: set[int] = set()
+        for _ in range(_ATTEMPTS - 1):
             try:
-                return await _write("pdf", original, settings, spool.pages_as_json, limit)
+                return await _write("pdf", original, {**settings, "draw": sorted(draw)}, spool.pages_as_json, limit)
             except PagesNotKept as error:
-                log.info("the PDF is written anew, with %d pages drawn", len(error.positions))
-                again = {**settings, "draw": error.positions}
-                return await _write("pdf", original, again, spool.pages_as_json, limit)
-        except CorruptDocument as error:
-            log.info("the PDF is written anew, with its pages drawn: %s", error.message)
-            return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, limit)
+                draw.update(error.positions)
+                log.info("the PDF is written anew, with %d pages drawn", len(draw))
+            except CorruptDocument as error:
+                log.info("the PDF is written anew, with its pages drawn: %s", error.message)
+                break
+        return await _write("pdf", original, {**settings, "draw_all": True}, spool.pages_as_json, limit)
 
 
 async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> BinaryIO:

@@ -14,7 +14,7 @@ FORMAT_NAMES = {"pdf": "PDF", "docx": "DOCX", "pages": "DOCX"}
 
 
 class PagesNotKept(CorruptDocument):
-    """Some pages cannot be kept in the form that was asked for: write the document again, with these drawn.
+    """Some pages cannot be copied, or kept in the form that was asked for: write the document again, with these drawn.
 
     `positions` are those of the pages in the result, from 0.
     """
