@@ -63,9 +63,8 @@ def build(settings: Settings) -> Application:
     """Build Ingress and Jobs -> Rasterizer -> one Recognizer per engine. Options in the Serve config take precedence."""
     settings = with_environment(settings)
     secrets = Secrets.from_environment()
-    # Serve logs each call. That is useful where a call is an HTTP request, and noise in the other deployments.
-    access_log = LoggingConfig(encoding=settings.log_format.upper())
-    quiet = LoggingConfig(encoding=settings.log_format.upper(), enable_access_log=False)
+    # Without its access log Serve would leave out the request ids as well: see serve_log.py.
+    logging_config = LoggingConfig(encoding=settings.log_format.upper(), log_level=settings.log_level.upper())
     on_cpu_nodes = {settings.cpu_nodes: CPU_NODE_SHARE} if settings.cpu_nodes is not None else {}
     without_cpu = {"num_cpus": 0, "resources": on_cpu_nodes}
     # A stopping replica first finishes the calls that it has accepted.
@@ -78,7 +77,7 @@ def build(settings: Settings) -> Application:
         max_ongoing_requests=RASTERIZER_CALLS,
         request_router_config=BY_PAGES,
         ray_actor_options=without_cpu,
-        logging_config=quiet,
+        logging_config=logging_config,
         graceful_shutdown_timeout_s=grace_s,
     ).bind(settings.raster, settings.limits, settings.temp_dir)
 
@@ -97,7 +96,7 @@ def build(settings: Settings) -> Application:
                 "num_gpus": engine.gpus,
                 "resources": {} if engine.gpus else on_cpu_nodes,
             },
-            logging_config=quiet,
+            logging_config=logging_config,
             graceful_shutdown_timeout_s=grace_s,
         ).bind(engine, settings.limits, secrets.vlm_api_key)
         for engine in settings.engines
@@ -111,7 +110,7 @@ def build(settings: Settings) -> Application:
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         request_router_config=BY_SESSION,
         ray_actor_options=without_cpu,
-        logging_config=quiet,
+        logging_config=logging_config,
         graceful_shutdown_timeout_s=JOBS_GRACE_S,
     ).bind(settings, secrets, rasterizer, recognizers, RESULT_WRITERS)
 
@@ -121,7 +120,7 @@ def build(settings: Settings) -> Application:
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.limits.requests + 64,
         ray_actor_options=without_cpu,
-        logging_config=access_log,
+        logging_config=logging_config,
         graceful_shutdown_timeout_s=max(grace_s, settings.limits.document_s),
     ).bind(settings, secrets, KeyRing(configured_keys(settings, secrets)), rasterizer, recognizers, jobs)
 

@@ -30,7 +30,7 @@ from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
 from serve_app.pipeline.wiring import PipelineServices, open_services
 from serve_app.runtime.allocator import limit_arenas
-from serve_app.runtime.serve_log import leave_out_internals
+from serve_app.runtime.serve_log import set_up_log
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Secrets, Settings
 from serve_app.storage.links import Links
@@ -53,7 +53,7 @@ class Ingress:
         jobs: DeploymentHandle[Any],
     ) -> None:
         limit_arenas()
-        leave_out_internals()
+        set_up_log()
         self._keys = keys
         self._docs_open = settings.docs_without_key
         services = open_services(settings, secrets, rasterizer, recognizers)

@@ -24,13 +24,13 @@ from serve_app.jobs.locks import Locks
 from serve_app.jobs.progress import JobView, ProgressBoard
 from serve_app.jobs.record import JobRecord, JobState
 from serve_app.jobs.result_writer import ResultWriterFactory
-from serve_app.jobs.runner import Runner
+from serve_app.jobs.runner import Runner, log_end
 from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.metrics.catalogue import JOBS_ENDED
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.runtime.allocator import limit_arenas
-from serve_app.runtime.serve_log import leave_out_internals
+from serve_app.runtime.serve_log import set_up_log
 from serve_app.settings import Secrets, Settings
 from serve_app.storage import StoreUnavailable
 from serve_app.storage.links import Links
@@ -97,7 +97,7 @@ class Jobs:
         replicas, it renews its leases every `beat_s` seconds.
         """
         limit_arenas()
-        leave_out_internals()
+        set_up_log()
         self._services = services = open_services(
             settings,
             secrets,
@@ -244,10 +244,11 @@ class Jobs:
             elif state is JobState.CANCELLED:  # the one who has it, if there is one, does not respond
                 record = record.model_copy(update={"done": len(await self._job_store.page_numbers(job_id))})
             ended = record.ended_as(state, keep_s=self._keep_s)
-            if record.state.is_active:
-                JOBS_ENDED.inc(state=state, reason="")
             # Stored before the work is stopped: a replica that is started meanwhile must not resume it.
             await (self._job_store.begin_purge(ended) if state.is_gone else self._job_store.save(ended))
+            if record.state.is_active:
+                JOBS_ENDED.inc(state=state, reason="")
+                log_end(ended)
             await self._webhooks.stop(job_id)
             await self._scheduler.stop(job_id)
             await self._leases.end_others(job_id)

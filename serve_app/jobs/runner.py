@@ -23,6 +23,7 @@ from serve_app.outputs.formats import file_type
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.timings import Timings
+from serve_app.runtime.end_line import end_line, facts_collected
 from serve_app.runtime.mapped_file import FileContent, map_file
 from serve_app.runtime.temp_dir import no_room
 from serve_app.scheduling.backoff import backoff
@@ -79,17 +80,18 @@ class Runner:
 
     async def run(self, record: JobRecord) -> None:
         """Run a job and store its end. Raises only CancelledError; any other failure becomes the error of the job."""
-        try:
-            async with asyncio.timeout(self._limits.job_s):
-                await self._run_through_outages(record)
-        except TimeoutError:
-            await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in time."))
-        except ServiceError as error:
-            await self._end(record, JobState.FAILED, error)
-        except Exception:
-            log.exception("job %s failed", record.id)
-            failure = ServiceError("The service failed; its log has the details under this job's id.")
-            await self._end(record, JobState.FAILED, failure)
+        with facts_collected():
+            try:
+                async with asyncio.timeout(self._limits.job_s):
+                    await self._run_through_outages(record)
+            except TimeoutError:
+                await self._end(record, JobState.FAILED, RequestTimeout("The job was not done in time."))
+            except ServiceError as error:
+                await self._end(record, JobState.FAILED, error)
+            except Exception:
+                log.exception("job %s failed", record.id)
+                failure = ServiceError("The service failed; its log has the details under this job's id.")
+                await self._end(record, JobState.FAILED, failure)
 
     async def _run_through_outages(self, record: JobRecord) -> None:
         failures = _Failures()
@@ -220,7 +222,7 @@ class Runner:
     async def _save_page(self, record: JobRecord, content: PageContent, engine: EngineInfo) -> None:
         await self._job_store.save_page(record.id, content, engine)
         record.done += 1
-        log.info("job %s: page %d is done", record.id, content.page.number)
+        log.debug("job %s: page %d is done", record.id, content.page.number)
         self._on_change(record, {content.page.number: content.page.error})
 
     async def _save_lost_pages(self, record: JobRecord, run: DocumentRun) -> None:
@@ -267,7 +269,7 @@ class Runner:
                 log.warning("job %s: cannot store its end; retrying in %.0f s: %s", record.id, pause_s, failure)
                 await asyncio.sleep(pause_s)
         JOBS_ENDED.inc(state=ended.state, reason="" if ended.error is None else ended.error.code)
-        log.info("job %s: key %r, %s, %d of %s page(s)", ended.id, ended.owner, ended.state, ended.done, ended.total)
+        log_end(ended)
         self._on_change(ended, {})
 
     async def _finish(self, ended: JobRecord) -> JobRecord:
@@ -296,6 +298,14 @@ class Runner:
 
     def _pauses(self) -> Iterator[float]:
         return backoff(self._first_pause_s, self._longest_pause_s)
+
+
+def log_end(job: JobRecord) -> None:
+    """Log the line of a job that has ended, with what was noted while it ran."""
+    seconds = None if job.ended is None else round((job.ended - job.created).total_seconds(), 1)
+    error = None if job.error is None else job.error.code
+    facts = end_line(key=job.owner or None, error=error, s=seconds, done=job.done, failed=job.failed, total=job.total)
+    log.info("job %s %s: %s", job.id, job.state, facts)
 
 
 def _outage(error: Exception) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.pipeline.timings import Timings
 from serve_app.runtime.allocator import trim_heap
+from serve_app.runtime.end_line import note
 
 log = logging.getLogger("ray.serve.ingress")
 
@@ -137,14 +138,14 @@ class DocumentRun:
         """Restructure the document and store its result. If storing fails, the summary says so."""
         summary = await self._summarize()
         await self._results.save(summary, self.spool, self.renderer, self._source)
-        self._log_end(summary)
+        self._note_end(summary)
         return summary
 
     async def finish_job(self) -> DocumentSummary:
         """Restructure the document of a job and store its result. Raises the errors of `Results.save_job`."""
         summary = await self._summarize()
         await self._results.save_job(summary, self.spool, self.renderer, self._source)
-        self._log_end(summary)
+        self._note_end(summary)
         return summary
 
     async def _summarize(self) -> DocumentSummary:
@@ -161,13 +162,15 @@ class DocumentRun:
             storage=StorageInfo(status="failed"),
         )
 
-    def _log_end(self, summary: DocumentSummary) -> None:
-        """Log the document's line, with the total time, which is added to the summary."""
+    def _note_end(self, summary: DocumentSummary) -> None:
+        """Add the total time to the summary, and note what the line of the request or job says."""
         summary.timings_ms["total"] = self._timings.elapsed_ms
-        log.info(
-            "document %s: key %r, engine %s, %d page(s), %s, %.0f ms",
-            self.id, self._owner, summary.engine.name, len(self.numbers), summary.status, summary.timings_ms["total"],
-        )  # fmt: skip
+        note(
+            engine=summary.engine.name,
+            status=summary.status,
+            failed=self.collector.failed,
+            stages_ms={stage: round(ms) for stage, ms in summary.timings_ms.items() if stage != "total"},
+        )
 
     def _take_slot(self) -> AbstractContextManager[Any]:
         """Return the slot from the document's opening; later calls return a new one. Raises QueueFull."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -20,10 +19,9 @@ from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.results import Results
 from serve_app.pipeline.timings import Timings
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
+from serve_app.runtime.end_line import note
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.settings import Limits
-
-log = logging.getLogger("ray.serve.ingress")
 
 PAGED = ("PDF", "TIFF")
 """Kinds of file that may have several pages, or none. A file of another kind has one."""
@@ -86,8 +84,7 @@ class Documents:
             )
             page_count = await self.pipeline.count_pages(file) if kind in PAGED else 1
             numbers = self._page_numbers(request, page_count)
-            # A document without a line at its end was lost with its process.
-            log.info("document %s: reading %d page(s)", file.id, len(numbers))
+            note(document=file.id, pages=len(numbers), document_bytes=len(source))
             default_s = self._limits.request_s if page_count == 1 else self._limits.document_s
             return DocumentRun(
                 OpenDocument(file, kind, page_count, numbers),

@@ -17,6 +17,7 @@ from serve_app.errors import ServiceError
 from serve_app.metrics.catalogue import RASTERIZER_BUSY_SECONDS
 from serve_app.raster.decoder_client import IsolatedDecoder
 from serve_app.runtime.allocator import limit_arenas
+from serve_app.runtime.serve_log import set_up_log
 from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.scheduling.work_meter import BusyClock, WorkMeter
@@ -37,6 +38,7 @@ class Rasterizer:
 
     def __init__(self, settings: RasterSettings, limits: Limits, temp_dir: str) -> None:
         limit_arenas()
+        set_up_log()
         use_temp_dir(resolve(temp_dir))
         self._decoder = IsolatedDecoder(
             max_pixels=int(limits.image_megapixels * 1e6),

@@ -36,6 +36,7 @@ from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTa
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import ReaderThreads
+from serve_app.runtime.serve_log import set_up_log
 from serve_app.scheduling.batch_queue import BatchQueue
 from serve_app.scheduling.work_meter import WorkMeter
 from serve_app.settings import EngineSettings, Limits
@@ -82,6 +83,7 @@ class Recognizer:
         load_retry_s: float = LOAD_RETRY_S,
     ) -> None:
         """`load_retry_s`: pause after a failed load, in seconds."""
+        set_up_log()
         self._load_retry_s = load_retry_s
         self._limits = limits
         self._has_fallback = settings.fallback is not None

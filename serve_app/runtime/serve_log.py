@@ -1,18 +1,52 @@
-"""What Serve logs in a replica."""
+"""Log lines of a replica: Serve's own that say nothing to operators are left out, and nobody can forge one."""
 
 from __future__ import annotations
 
 import logging
+import traceback
+from dataclasses import replace
+
+from ray.serve import context
 
 
-def leave_out_internals() -> None:
-    """Drop lines of Serve in this process that say nothing to operators."""
+def set_up_log() -> None:
+    """Set up the log of this process. Every replica calls this first."""
+    logging.setLogRecordFactory(_Record)
     logging.getLogger("ray.serve").addFilter(_is_for_operators)
 
 
+def log_as(request_id: str) -> None:
+    """Use this id in the lines of the present request, instead of one that its client sent."""
+    present = context._get_serve_request_context()  # Serve has no public way; Ray is pinned
+    context._serve_request_context.set(replace(present, request_id=request_id))  # type: ignore[arg-type]
+
+
+class _Record(logging.LogRecord):
+    """A record whose text cannot look like another one. Paths, hosts and errors may have text that a client chose."""
+
+    def __init__(self, *args: object, **keywords: object) -> None:
+        super().__init__(*args, **keywords)  # type: ignore[arg-type]  # whatever logging passes
+        if self.exc_info and self.exc_info[0] is not None:
+            trace = "".join(traceback.format_exception(*self.exc_info))
+            self.exc_text = "\n".join(f"  {printable(line)}" for line in trace.splitlines())
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def printable(text: str) -> str:
+    r"""Return the text with everything that cannot be printed escaped, such as `\n`."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def _is_for_operators(record: logging.LogRecord) -> bool:
-    """Whether a log line is of use. When a replica makes its first calls, Serve logs the address of an internal object, and how
-    it spreads sessions.
+    """Whether a log line is of use.
+
+    Serve logs each call to a replica; of requests, RequestEnd says more. When a replica makes its first calls, Serve logs the
+    address of an internal object, and how it spreads sessions.
     """
+    is_about_a_call = getattr(record, "serve_access_log", False)
     is_about_sessions = record.module == "consistent_hash_router" and record.levelno <= logging.INFO
-    return not is_about_sessions and "SharedRouterLongPollClient" not in record.getMessage()
+    return not is_about_a_call and not is_about_sessions and "SharedRouterLongPollClient" not in record.getMessage()

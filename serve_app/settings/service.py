@@ -188,6 +188,10 @@ class Settings(Strict):
         description="File for the API key, which is generated at the first start if OCR_API_KEYS is not set",
     )
     log_format: Literal["text", "json"] = Field("text", description="Format of log lines: `text` or `json`")
+    log_level: Literal["info", "debug"] = Field(
+        "info",
+        description="`debug` also logs each page of a job, probes, and requests that only look",
+    )
 
     @model_validator(mode="after")
     def _check_s3_sources(self) -> Settings:

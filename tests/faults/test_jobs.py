@@ -54,7 +54,13 @@ def prefix() -> str:
 def service(deployed_for_module: Callable[..., Service], swift: SwiftServer, prefix: str) -> Service:
     store, keys = swift.store_settings(prefix)
     service = deployed_for_module(
-        {"engines": [ENGINE], "store": store, "jobs": {"replicas": 2, "in_flight": 4}, "ingress_replicas": 2},
+        {
+            "engines": [ENGINE],
+            "store": store,
+            "jobs": {"replicas": 2, "in_flight": 4},
+            "ingress_replicas": 2,
+            "log_level": "debug",  # a line for each page
+        },
         secrets=keys,
     )
     service.wait_until_engines_are_ready()

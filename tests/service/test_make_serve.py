@@ -127,6 +127,7 @@ def write_gpu_config(home: Path, models: TinyModels | None = None, dummy: dict[s
         engine["layout_model_dir"] = str(models.layout)
         engine["vlm"]["model_dir"] = str(models.vlm)
     arguments["engines"] += [dummy] if dummy is not None else []
+    arguments["log_level"] = "debug"  # a line for each page of a job
     (home / "config.yaml").write_text(yaml.safe_dump(config))
 
 

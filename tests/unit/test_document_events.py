@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -18,18 +17,18 @@ from serve_app.document.outline import Structure
 from serve_app.errors import EngineLoading
 from serve_app.ingress.responses.document_events import EventResponse, EventStream
 from serve_app.pipeline.dispatch import PageOutcome
+from serve_app.runtime.end_line import end_line, facts_collected
 from tests.support.two_pages import FIGURE, TwoPages, opened
 
 
-async def test_a_client_who_leaves_a_stream_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "ray.serve.ingress")
-    with await opened(tmp_path, TwoPages(Structure([]))) as run:
+async def test_a_client_who_leaves_a_stream_is_in_the_line_of_its_request(tmp_path: Path) -> None:
+    with facts_collected(), await opened(tmp_path, TwoPages(Structure([]))) as run:
         stream = EventStream(run, "application/x-ndjson", nullcontext())
         events = cast(AsyncGenerator[str, None], stream.body_iterator)
         assert json.loads(await anext(events))["event"] == "start"
         assert json.loads(await anext(events))["event"] == "page"
         await events.aclose()
-    assert f"document {run.id}: the client left after 1 of 2 page(s)" in caplog.text
+        assert "left_after=1" in end_line().split()
 
 
 async def test_a_stream_has_each_page_with_its_figures_and_ends_with_the_document(tmp_path: Path) -> None:
@@ -46,19 +45,18 @@ async def test_a_stream_has_each_page_with_its_figures_and_ends_with_the_documen
         assert {name: base64.b64decode(image) for name, image in page["images"].items()} == {path: b"jpeg %d" % number}
 
 
-async def test_a_stream_of_a_document_that_cannot_be_read_ends_with_an_error(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_stream_of_a_document_that_cannot_be_read_ends_with_an_error(tmp_path: Path) -> None:
     class Unavailable(TwoPages):
         async def pages(self, *_: Any, **__: Any) -> AsyncIterator[PageOutcome]:
             yield PageOutcome(1, EngineLoading(retry_after_s=1))
 
-    caplog.set_level(logging.INFO, "ray.serve.ingress")
-    with await opened(tmp_path, Unavailable(Structure())) as run:
+    with facts_collected(), await opened(tmp_path, Unavailable(Structure())) as run:
         stream = EventStream(run, "text/event-stream", nullcontext())
         events = [cast(str, event) async for event in stream.body_iterator]
+        line = end_line().split()
+    assert "error=engine_loading" in line and not [fact for fact in line if fact.startswith("left_after")]
     assert events[1].startswith('event: error\ndata: {"code": "engine_loading"') and len(events) == 2
-    assert stream.summary is None and "the client left" not in caplog.text
+    assert stream.summary is None
 
 
 @pytest.mark.parametrize("client_leaves", [False, True])

@@ -26,6 +26,7 @@ from serve_app.jobs.idempotency_store import ClaimState
 from serve_app.jobs.progress import JobView
 from serve_app.jobs.record import JobRecord, JobState, decode_record, encode_record
 from serve_app.raster.images import HEADER_SEARCH_BYTES, sniff
+from serve_app.runtime.end_line import note
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.storage import StoreUnavailable
 
@@ -55,6 +56,14 @@ async def submit_job(
     Raises the error of a document that cannot be read, QueueFull, and ServiceUnavailable if the job cannot be stored;
     with a key also IdempotencyMismatch, JobGone, and RequestRunning if the first request takes too long.
     """
+    record = await _submit_once(request, context, body, record, source)
+    note(job=record.id)
+    return record
+
+
+async def _submit_once(
+    request: Request, context: Context, body: Body, record: JobRecord, source: FileContent | None
+) -> JobRecord:
     name = idempotency_key(request)
     if name is None:
         return await _store_and_start(context, record, source)

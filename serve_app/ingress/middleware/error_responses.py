@@ -14,14 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, ServiceUnavailable
 from serve_app.ingress.middleware.error_shape import error_response
-from serve_app.ingress.middleware.request_scope import path_of
 from serve_app.ingress.requests.validation_errors import parameters_error
+from serve_app.runtime.end_line import note, word
 from serve_app.runtime.temp_dir import log_failure
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
-
-MAX_LOGGED_PATH = 200
 
 _BY_STATUS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
@@ -53,12 +51,12 @@ class ErrorResponses:
                 unavailable = ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)
                 await error_response(unavailable, scope)(scope, receive, send)
         except (ClientDisconnect, TaskCancelledError):
-            log.info("the client disconnected before its request was read")
+            note(left="before its request was read")
         except RayActorError:
             # The pipeline handles the death of other actors, so this is the proxy in front of the ingress.
             log.warning("the proxy died, and with it the client's connection")
         except Exception as error:
-            failure = log_failure(log, error, f"unexpected error in {scope['method']} {scope['path']}")
+            failure = log_failure(log, error, f"unexpected error in {scope['method']} {word(scope['path'])}")
             if not started:
                 await error_response(failure, scope)(scope, receive, send)
 
@@ -68,8 +66,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        if error.status_code in _BY_STATUS:  # Serve's access log has "/" in place of a path that leads to no route
-            log.info("%s %r: %d", request.method, path_of(request.scope)[:MAX_LOGGED_PATH], error.status_code)
         kind = _BY_STATUS.get(error.status_code, InvalidRequest if error.status_code < 500 else ServiceError)
         response = error_response(kind(), request.scope)
         response.headers.update(error.headers or {})

@@ -23,6 +23,7 @@ from serve_app.document import DocumentSummary, PageContent
 from serve_app.errors import ServiceError
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.pipeline.document_run import DocumentRun
+from serve_app.runtime.end_line import note
 from serve_app.runtime.temp_dir import log_failure
 
 log = logging.getLogger("ray.serve.ingress")
@@ -101,7 +102,7 @@ class EventStream(EventResponse):
                     yield "page", event
             summary = await run.finish()
         except ServiceError as error:
-            log.info("document %s: %s", run.id, error.code)
+            note(error=error.code)
             yield "error", {"code": error.code, "message": error.message}
             return
         except Exception as error:
@@ -109,7 +110,7 @@ class EventStream(EventResponse):
             yield "error", {"code": failure.code, "message": failure.message}
             return
         except (GeneratorExit, asyncio.CancelledError):
-            log.info("document %s: the client left after %d of %d page(s)", run.id, done + failed, total)
+            note(left_after=done + failed)
             raise
         yield "document", summary.model_dump(mode="json")
         self.summary = summary

@@ -47,6 +47,7 @@ from serve_app.pipeline.documents import CHOOSE_PAGES
 from serve_app.pipeline.request import DocumentRequest
 from serve_app.pipeline.timings import Timings
 from serve_app.runtime.allocator import trim_heap
+from serve_app.runtime.end_line import note
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.ingress")
@@ -110,7 +111,6 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
 )
 async def restructure(request: Request, context: Annotated[Context, Depends(context_of)]) -> Response:
     """Joins tables that continue across pages, sets heading levels, and can concatenate all pages."""
-    timings = Timings()
     with ExitStack() as resources:
         resources.enter_context(context.admission.slot())
         body = await _json_body(request, context, max_parts=MAX_RESTRUCTURED_PARTS)
@@ -129,8 +129,7 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
         )
         write = partial(write_restructured, fields, restructured, images, exports, log_id=_log_id(request))
         response = file_response(await _write_file(write), "application/json", {}, resources)
-        key_name, took_ms = request.state.key_name, timings.elapsed_ms
-        log.info("%d page(s) restructured: key %r, %.0f ms", len(pages), key_name, took_ms)
+        note(pages=len(pages))
         del body, fields, pages, restructured, images
         trim_heap()
         return response
