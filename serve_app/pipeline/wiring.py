@@ -18,8 +18,8 @@ from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.page_cache import PageCache
 from serve_app.pipeline.results import Results
 from serve_app.pipeline.window_limits import WindowLimits
-from serve_app.recognition.deployment import EnginePhase
 from serve_app.recognition.engine_monitor import EngineMonitor
+from serve_app.recognition.engine_state import EnginePhase
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.settings import EngineSettings, Limits, Secrets, Settings, resolve

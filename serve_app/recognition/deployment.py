@@ -10,8 +10,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from pydantic import SecretStr
@@ -23,16 +22,12 @@ from serve_app.document.options import RecognitionOptions, Restructuring
 from serve_app.document.outline import BlockChange, PageOutline
 from serve_app.document.warnings import WarningCode, warning
 from serve_app.errors import EngineFailed, EngineLoading, RecognitionFailed, ServiceError, VlmServerAway
-from serve_app.metrics.catalogue import (
-    BATCH_PAGES,
-    ENGINE_BUSY_SECONDS,
-    ENGINE_LOAD_SECONDS,
-    ENGINE_STATE,
-    VLM_SERVER_UP,
-)
+from serve_app.metrics.catalogue import BATCH_PAGES
+from serve_app.recognition.engine_metrics import EngineMetrics
+from serve_app.recognition.engine_state import EnginePhase, EngineState
 from serve_app.recognition.engine_thread import EngineThread, EngineThreadDead
 from serve_app.recognition.engines import create_engine
-from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask, VlmServerState
+from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTask
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import ReaderThreads
@@ -44,31 +39,6 @@ from serve_app.settings import EngineSettings, Limits
 log = logging.getLogger("ray.serve.recognizer")
 
 LOAD_RETRY_S = 30
-
-
-class EnginePhase(StrEnum):
-    """Values of `paddleocr` in /health, the same as those of the service that this one replaces."""
-
-    NOT_INITIALIZED = "not_initialized"
-    INITIALIZING = "initializing"
-    INITIALIZED = "initialized"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """The state of a replica's engine. `reason` is set only if `phase` is FAILED.
-
-    `vlm_server` is the state of the engine's inference server; None if the engine uses none. `page_s`: seconds of work that a
-    page takes the replica; 0 while unknown.
-    """
-
-    replica: str
-    phase: EnginePhase
-    version: str | None = None
-    reason: str | None = None
-    vlm_server: VlmServerState | None = None
-    page_s: float = 0.0
 
 
 class Recognizer:
@@ -101,7 +71,7 @@ class Recognizer:
         )
         # Analyzing and reading overlap if the engine has threads for both; the slower of the two sets the pace.
         self._work = WorkMeter(lambda: self._worked_s, at_once=self._engine.pages_at_once)
-        self._counted_s = 0.0
+        self._metrics = EngineMetrics(self._engine)
         self._memory = MemoryLimit(settings, self._engine)
         self._set_phase(EnginePhase.NOT_INITIALIZED)
         self._reason: str | None = None
@@ -218,7 +188,7 @@ class Recognizer:
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
             vlm_server=self._engine.vlm_server() if self._phase is EnginePhase.INITIALIZED else None,
-            page_s=self._work.page_s,
+            page_s=self._work.measure_page_s(),
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -234,19 +204,7 @@ class Recognizer:
         self._measure()
 
     def _measure(self) -> None:
-        """Set the metrics of what is not an event."""
-        name = self._engine.name
-        for each in EnginePhase:
-            ENGINE_STATE.set(each is self._phase, engine=name, phase=each)
-        if self._phase is not EnginePhase.INITIALIZED:
-            return
-        ENGINE_LOAD_SECONDS.set(self._work.start_s, engine=name)
-        worked_s = self._worked_s
-        # A clock that another thread is stopping lags behind for a moment.
-        ENGINE_BUSY_SECONDS.inc(max(0.0, worked_s - self._counted_s), engine=name)
-        self._counted_s = max(worked_s, self._counted_s)
-        if (server := self._engine.vlm_server()) is not None:
-            VLM_SERVER_UP.set(server.available, engine=name)
+        self._metrics.measure(self._phase, load_s=self._work.start_s, worked_s=self._worked_s)
 
     def check_health(self) -> None:
         """Check the replica, every `health_check_s` seconds, for Serve. Raises MemoryLimitPassed.
@@ -325,7 +283,7 @@ class Recognizer:
             if reason is None:
                 load_s = time.perf_counter() - started
                 self._work.started(load_s)
-                self._counted_s = self._worked_s  # loading is no work on pages
+                self._metrics.loaded(self._worked_s)
             self._set_phase(EnginePhase.FAILED if reason else EnginePhase.INITIALIZED)
             self._settled.set()
             if reason is None:

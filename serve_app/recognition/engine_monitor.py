@@ -17,7 +17,7 @@ from ray import serve
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.recognition.deployment import EnginePhase, EngineState
+from serve_app.recognition.engine_state import EnginePhase, EngineState
 from serve_app.runtime.broadcast import responses_in_time
 
 log = logging.getLogger("ray.serve.monitor")

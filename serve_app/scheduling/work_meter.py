@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Pages over which `page_s` is averaged: enough to even out single pages, few enough to follow a change of documents.
+# Pages over which the work for a page is averaged: enough to even out single pages, few enough to follow a change of documents.
 PAGES_REMEMBERED = 32
 
 
@@ -79,9 +79,11 @@ class WorkMeter:
         self._remembered_s = self._reported_s
         self._held_page_s = self._recent_s = self._recent_pages = 0.0
 
-    @property
-    def page_s(self) -> float:
-        """Seconds of work that a page takes, over the last PAGES_REMEMBERED or so; 0 while unknown."""
+    def measure_page_s(self) -> float:
+        """Add the work since the last call, and return the seconds that a page takes, over the last PAGES_REMEMBERED or so.
+
+        0 while unknown.
+        """
         # A clock that another thread is stopping lags behind for a moment.
         worked_s = max(self._worked_s(), self._remembered_s)
         done, self._done = self._done, 0
@@ -99,7 +101,7 @@ class WorkMeter:
         worked, 0 to 1. `page_s`: seconds of work that a page takes, 0 while unknown. `at_once`: pages read in parallel.
         `start_s`: seconds of loading.
         """
-        now, page_s, worked_s = time.monotonic(), self.page_s, self._remembered_s
+        now, page_s, worked_s = time.monotonic(), self.measure_page_s(), self._remembered_s
         elapsed_s, work_s = max(now - self._at, 1e-6), worked_s - self._reported_s
         self._at, self._reported_s = now, worked_s
         self._count_held_until(now)

@@ -18,7 +18,8 @@ from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.metrics.catalogue import BATCH_PAGES, ENGINE_BUSY_SECONDS, ENGINE_STATE
-from serve_app.recognition.deployment import LOAD_RETRY_S, EnginePhase
+from serve_app.recognition.deployment import LOAD_RETRY_S
+from serve_app.recognition.engine_state import EnginePhase
 from serve_app.recognition.engines import PageTask
 from serve_app.settings import DummySettings, Limits
 from tests.support.metrics import grows

@@ -13,8 +13,8 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from serve_app.metrics.catalogue import STORE_ERRORS
 from serve_app.recognition import engine_monitor
-from serve_app.recognition.deployment import EnginePhase, EngineState
 from serve_app.recognition.engine_monitor import AT_ZERO, NO_REPLICA, EngineMonitor
+from serve_app.recognition.engine_state import EnginePhase, EngineState
 from serve_app.settings import FolderStoreSettings
 from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import PROBE, PROBE_KEY, StoreMonitor

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Header
 from serve_app import __version__
 from serve_app.ingress.context import Context, context_of
 from serve_app.ingress.requests.negotiation import best_match
-from serve_app.recognition.deployment import EnginePhase
 from serve_app.recognition.engine_monitor import EngineMonitor, default_monitor
+from serve_app.recognition.engine_state import EnginePhase
 from serve_app.settings import resolve
 
 router = APIRouter(tags=["service"])
