@@ -49,6 +49,7 @@ def total(metric: str, by: str = "", selector: str = "", of: str = "sum") -> str
 
 
 HIT_SHARE = " / ".join(rate("ocr_cache_lookups_total", "application", selector) for selector in (',outcome="hit"', ""))
+SPOOL_SHARE = " / ".join(total(f"ocr_spool_{each}", "NodeAddress", of="max") for each in ("bytes", "limit_bytes"))
 READ = rate("ocr_pages_total", "engine", ',outcome!="cached"')
 TIME_TO_READ = f"{total('ocr_pages_waiting', 'engine')} / {READ}"
 
@@ -139,6 +140,13 @@ SERVICE: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Errors of the store, a second", "short", ((rate("ocr_store_errors_total", "operation"), "{{operation}}"),)
         ),
+        Panel(
+            "Results in the spool of each node",
+            "short",
+            ((total("ocr_spool_results", "NodeAddress", of="max"), "{{NodeAddress}}"),),
+            "They wait there until the store takes them.",
+        ),
+        Panel("Spool of each node, used share", "percentunit", ((SPOOL_SHARE, "{{NodeAddress}}"),)),
         Panel(
             "Decoders and writers that died, a second",
             "short",

@@ -184,6 +184,14 @@ STORE_UP = Gauge(
     "1 if the store takes writes, as each ingress and Jobs replica sees it. Take the minimum",
     unit="0 or 1",
 )
+SPOOL_RESULTS = Gauge(
+    "ocr_spool_results",
+    "Results that wait in the spool of the node until the store takes them. Each ingress and Jobs replica reports those of its "
+    "node: take the maximum of each `NodeAddress`. Missing if `spool_mb` is 0",
+    unit="results",
+)
+SPOOL_BYTES = Gauge("ocr_spool_bytes", "The bytes of these results, in the same way", unit="bytes")
+SPOOL_LIMIT_BYTES = Gauge("ocr_spool_limit_bytes", "How many bytes the spool of a node may hold", unit="bytes")
 STORE_ERRORS = Counter(
     "ocr_store_errors_total",
     "Calls of the store that failed since it was not available. `operation`: `put`, `get`, `open`, `keys_below`, `delete`, "

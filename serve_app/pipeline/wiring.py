@@ -58,6 +58,8 @@ class PipelineServices:
             for engine, monitor in self.engines.items():
                 ENGINE_UP.set(not monitor.is_down, engine=engine)
             STORE_UP.set(not self.store_monitor.degraded)
+            if self.writes.spool is not None:
+                self.writes.spool.measure()
             await asyncio.sleep(MEASURE_S)
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from serve_app.metrics.catalogue import SPOOL_BYTES, SPOOL_LIMIT_BYTES, SPOOL_RESULTS
 from serve_app.runtime.durable import sync_folder
 from serve_app.settings import Settings, resolve
 from serve_app.storage.store import Store
@@ -84,6 +85,13 @@ class ResultSpool:
         """What waits on this node. What other processes have is as it was at the last `look_around`."""
         own = list(self._sizes.values())
         return Waiting(len(own) + self._others.results, sum(own) + self._others.bytes)
+
+    def measure(self) -> None:
+        """Set the metrics of what waits."""
+        waiting = self.waiting
+        SPOOL_RESULTS.set(waiting.results)
+        SPOOL_BYTES.set(waiting.bytes)
+        SPOOL_LIMIT_BYTES.set(self._max_bytes)
 
     def files(self) -> list[Path]:
         """Return the results that this process has, oldest first."""

@@ -93,7 +93,7 @@ def test_every_metric_of_the_service_is_shown_and_no_other_is_made_up() -> None:
 
 def test_every_label_that_an_expression_asks_for_is_one_of_its_metric() -> None:
     labels = {in_prometheus(each): set(each.labels) for each in instruments()}
-    of_ray = {"le", "application", "deployment", "replica"}
+    of_ray = {"le", "application", "deployment", "replica", "NodeAddress"}
     for each in EXPRESSIONS:
         for name, selector in re.findall(r"\b(ray_ocr_\w+)\{([^}]*)\}", each):
             asked = set(re.findall(r"(\w+)(?:=~|!~|!=|=)\"", selector))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.metrics.catalogue import SPOOL_BYTES, SPOOL_LIMIT_BYTES, SPOOL_RESULTS
 from serve_app.storage import spool as spool_module
 from serve_app.storage.spool import LOCK, ResultSpool, SpoolFull, StoredObject, Waiting, objects_in
 
@@ -157,3 +158,18 @@ async def test_a_result_is_found_by_the_beginning_of_its_name_whoever_has_it(fol
     assert other.find("job") == {"job-2.000001": other.files()[-1]}
     assert not other.remove(other.files()[0]), "it is gone"
     assert other.waiting.results == 1
+
+
+async def test_its_metrics_say_how_much_waits_on_the_node_and_how_much_may(folder: Path, spool: ResultSpool) -> None:
+    await spooled(spool, page=b"1" * 1000)
+    other = ResultSpool(folder, MB)
+    other.look_around()
+    await spooled(other, page=b"2" * 1000)
+    other.measure()
+    files = [path.stat().st_size for path in files_in(folder) if path.name != LOCK]
+    assert (SPOOL_RESULTS.value(), SPOOL_BYTES.value(), SPOOL_LIMIT_BYTES.value()) == (2, sum(files), MB)
+    other.remove(other.files()[0])
+    spool.remove(spool.files()[0])
+    other.look_around()
+    other.measure()
+    assert (SPOOL_RESULTS.value(), SPOOL_BYTES.value()) == (0, 0)
