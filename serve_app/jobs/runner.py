@@ -23,8 +23,10 @@ from serve_app.outputs.formats import file_type
 from serve_app.pipeline.document_run import DocumentRun
 from serve_app.pipeline.documents import Documents
 from serve_app.pipeline.timings import Timings
+from serve_app.runtime import tracing
 from serve_app.runtime.end_line import end_line, facts_collected
 from serve_app.runtime.mapped_file import FileContent, map_file
+from serve_app.runtime.request_context import use_request_id
 from serve_app.runtime.temp_dir import no_room
 from serve_app.scheduling.backoff import backoff
 from serve_app.scheduling.few_at_once import FewAtOnce
@@ -80,7 +82,8 @@ class Runner:
 
     async def run(self, record: JobRecord) -> None:
         """Run a job and store its end. Raises only CancelledError; any other failure becomes the error of the job."""
-        with facts_collected():
+        use_request_id(record.id)  # the task has that of the request that happened to start it
+        with facts_collected(), tracing.job(record.id):
             try:
                 async with asyncio.timeout(self._limits.job_s):
                     await self._run_through_outages(record)

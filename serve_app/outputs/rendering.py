@@ -20,6 +20,7 @@ from serve_app.outputs.archive import write_zip
 from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.writer_client import WrittenFile, docx_file, searchable_pdf
+from serve_app.runtime import tracing
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
 
@@ -75,7 +76,8 @@ class Renderer:
         Raises ServiceError if a child process cannot write it, or not in time.
         """
         started = time.perf_counter()
-        written = await self._render(kind, summary, options)
+        with tracing.stage("write_output", output=kind):
+            written = await self._render(kind, summary, options)
         OUTPUT_SECONDS.observe(time.perf_counter() - started, output=kind)
         return written
 

@@ -15,6 +15,7 @@ from serve_app.document.spool import PageSpool
 from serve_app.metrics.catalogue import DOCUMENT_STAGE_SECONDS
 from serve_app.outputs.formats import MEDIA_TYPES, OutputFormat
 from serve_app.outputs.rendering import Renderer
+from serve_app.runtime import tracing
 from serve_app.runtime.mapped_file import unnamed_file
 from serve_app.runtime.temp_dir import is_no_room, no_room
 from serve_app.storage.monitor import StoreMonitor
@@ -93,7 +94,9 @@ class Results:
             keys = self._keys(summary.id, spool)
             # Set before the result is written, which contains it.
             summary.storage = self._location(summary.id, keys)
-            if await write(keys):
+            with tracing.stage("store", document=summary.id):
+                is_stored = await write(keys)
+            if is_stored:
                 self._monitor.report(None)
             else:
                 summary.storage.status = "spooled"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from serve_app.metrics.catalogue import DOCUMENT_STAGE_SECONDS
+from serve_app.runtime import tracing
 
 
 class Timings:
@@ -31,13 +32,16 @@ class Timings:
 
     def add_elapsed(self, stage: str) -> None:
         """Count all time since the start as this stage."""
-        self._add_measured(stage, self.elapsed_s)
+        seconds = self.elapsed_s
+        self._add_measured(stage, seconds)
+        tracing.past_stage(stage, seconds)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """Add the time within the `with` block. A block that raises is not added."""
         started = time.perf_counter()
-        yield
+        with tracing.stage(stage):
+            yield
         self._add_measured(stage, time.perf_counter() - started)
 
     def _add_measured(self, stage: str, seconds: float) -> None:

@@ -16,6 +16,7 @@ from serve_app.document.markdown import page_markdown
 from serve_app.errors import ServiceError
 from serve_app.metrics.catalogue import RASTERIZER_BUSY_SECONDS
 from serve_app.raster.decoder_client import IsolatedDecoder
+from serve_app.runtime import tracing
 from serve_app.runtime.allocator import limit_arenas
 from serve_app.runtime.serve_log import set_up_log
 from serve_app.runtime.temp_dir import use_temp_dir
@@ -124,7 +125,8 @@ class Rasterizer:
 
     def _read_text(self, source: SourceFile, number: int, dpi: int | None) -> PageResult | None:
         started = time.perf_counter()
-        text_page = self._decoder.text_page(source, number, dpi)
+        with tracing.stage("text_layer", document=source.id, page=number):
+            text_page = self._decoder.text_page(source, number, dpi)
         if text_page is None:
             return None
         page = Page(
@@ -145,7 +147,8 @@ class Rasterizer:
 
     def _decode(self, source: SourceFile, number: int, dpi: int | None, part: PagePart | None) -> PageImage:
         started = time.perf_counter()
-        image = self._decoder.decode(source, number, dpi)
+        with tracing.stage("rasterize", document=source.id, page=number):
+            image = self._decoder.decode(source, number, dpi)
         return PageImage(
             pixels=image.pixels if part is None else part.of(image.pixels),
             number=number,

@@ -31,8 +31,9 @@ from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTa
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import ReaderThreads
+from serve_app.runtime import tracing
 from serve_app.runtime.serve_log import set_up_log
-from serve_app.scheduling.batch_queue import BatchQueue
+from serve_app.scheduling.batch_queue import Batched, BatchQueue
 from serve_app.scheduling.work_meter import WorkMeter
 from serve_app.settings import EngineSettings, Limits
 
@@ -111,9 +112,11 @@ class Recognizer:
     ) -> PageResult | ServiceError:
         try:
             analyzed = await self._queue.submit(PageTask(image, options), caller=document, owner=owner)
+            self._trace("analyze", analyzed, image.number)
             if isinstance(analyzed.result, ServiceError):
                 return analyzed.result
             read = await self._readers.read(analyzed.result)
+            self._trace("recognize", read, image.number)
         except EngineThreadDead as error:
             self._die(str(error))
         except Exception:
@@ -134,6 +137,12 @@ class Recognizer:
                 "recognize": read.run_ms,
             },
         )
+
+    def _trace(self, name: str, ended: Batched[Any], page: int) -> None:
+        """Trace a stage that has just ended, and its queue."""
+        queue_s, run_s = ended.queue_ms / 1000, ended.run_ms / 1000
+        tracing.past_stage("queue", queue_s, ended_s=run_s, page=page, engine=self._engine.name)
+        tracing.past_stage(name, run_s, page=page, engine=self._engine.name)
 
     async def _with_pictures(self, content: PageContent, image: PageImage, options: RecognitionOptions) -> PageContent:
         figures = []

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import logging
 import traceback
-from dataclasses import replace
-
-from ray.serve import context
 
 
 def set_up_log() -> None:
     """Set up the log of this process. Every replica calls this first."""
     logging.setLogRecordFactory(_Record)
     logging.getLogger("ray.serve").addFilter(_is_for_operators)
-
-
-def log_as(request_id: str) -> None:
-    """Use this id in the lines of the present request, instead of one that its client sent."""
-    present = context._get_serve_request_context()  # Serve has no public way; Ray is pinned
-    context._serve_request_context.set(replace(present, request_id=request_id))  # type: ignore[arg-type]
 
 
 class _Record(logging.LogRecord):

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import uvicorn
+from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from ray.exceptions import RayTaskError, TaskCancelledError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,6 +38,7 @@ from serve_app.jobs.deployment import Jobs
 from serve_app.pipeline.wiring import FileSharing, open_services
 from serve_app.raster.deployment import Rasterizer
 from serve_app.runtime.mapped_file import FileContent
+from serve_app.runtime.request_context import use_request_id
 from serve_app.settings import Secrets, Settings, with_environment
 from tests.support.recognizer import LocalRecognizer, initialized
 from tests.support.service import KEYS, Service, environment
@@ -238,7 +241,7 @@ class LocalService(Service):
 
 
 class _Proxy:
-    """What Serve's proxy does to a request: an application's route prefix, and an id in the request and the response.
+    """What Serve does to a request: an application's route prefix, an id in the request and the response, and a span.
 
     The ingress replicas take turns.
     """
@@ -260,7 +263,10 @@ class _Proxy:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        await next(self._apps)(scope, receive, send_with_id)
+        use_request_id(request_id)
+        parent = TraceContextTextMapPropagator().extract(headers)
+        with trace.get_tracer("serve").start_as_current_span("replica_handle_request", context=parent):
+            await next(self._apps)(scope, receive, send_with_id)
 
 
 @contextmanager

@@ -7,11 +7,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from ray.serve import context
 from ray.serve._private.router import SharedRouterLongPollClient
 from ray.serve.experimental import consistent_hash_router
 
-from serve_app.runtime.serve_log import _is_for_operators, _Record, log_as
+from serve_app.runtime.serve_log import _is_for_operators, _Record
 
 SESSIONS = consistent_hash_router.__file__
 
@@ -63,8 +62,3 @@ def test_text_of_a_client_in_an_error_makes_no_line_that_begins_like_one(text: i
     assert first == "INFO failed\\nINFO c"
     assert trace[0] == "  Traceback (most recent call last):" and trace[-2:] == ["  ValueError: a", "  INFO b\\x1b"]
     assert all(line.startswith("  ") for line in trace)
-
-
-def test_lines_can_have_another_request_id_than_the_clients() -> None:
-    log_as("made-here")
-    assert context._get_serve_request_context().request_id == "made-here"

@@ -44,6 +44,8 @@ def documented_app(*, title: str, version: str, description: str, lifespan: Life
         lifespan=lifespan,
         swagger_ui_oauth2_redirect_url="/docs/oauth2-redirect",
         responses={"default": {"model": ErrorResponse, "description": "Error"}},
+        # Serve traces requests already. FastAPI's spans would not be within Serve's, and have the queries of signed links.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.docs_url = "/docs"  # for the Ray dashboard's link
     generate = app.openapi

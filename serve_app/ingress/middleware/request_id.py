@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.errors import InvalidRequestId
 from serve_app.ingress.middleware.error_shape import error_response
 from serve_app.ingress.middleware.request_scope import request_id_of
-from serve_app.runtime.serve_log import log_as
+from serve_app.runtime.request_context import use_request_id
 
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -31,7 +31,7 @@ class RequestId:
             return
         sent = Headers(scope=scope).getlist("x-request-id")
         if len(sent) > 1 or (sent and not _VALID.fullmatch(sent[0])):
-            log_as(request_id_of(scope))
+            use_request_id(request_id_of(scope))  # in the log, instead of the client's
             await error_response(InvalidRequestId(), scope)(scope, receive, send)
             return
         if sent:

@@ -201,7 +201,11 @@ async def _open(
     timings.add_elapsed("receive")
     file = body.fields.pop("file")
     async with request_deadline(context):
-        source = await (context.fetcher.fetch(file) if "://" in file[:20] else decode_off_loop(file))
+        if "://" in file[:20]:
+            with timings.measure("fetch"):
+                source = await context.fetcher.fetch(file)
+        else:
+            source = await decode_off_loop(file)
         del file
         try:
             return await context.documents.open(source, requested, owner=request.state.key_name, timings=timings)

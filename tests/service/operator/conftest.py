@@ -23,6 +23,13 @@ def documented_deployments() -> list[dict[str, Any]]:
     return deployments
 
 
+def documented_tracing() -> dict[str, Any]:
+    """The `tracing_config` of docs/operate.md, but only for requests that ask to be traced."""
+    (block,) = [block for _, block in code_blocks(OPERATE.read_text()) if block.startswith("tracing_config:")]
+    tracing: dict[str, Any] = yaml.safe_load(block)["tracing_config"]
+    return tracing | {"sampling_ratio": 0}
+
+
 def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     """serve_config.yaml as it stands, on a free loopback port; the GPU that Ray counts is none, the models are tiny.
 
@@ -30,6 +37,7 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": int(cluster.service.url.rpartition(":")[2])}
+    config["tracing_config"] = documented_tracing()
     application = config["applications"][0]
     application["args"]["store"]["path"] = str(cluster.folder / "output")
     engines = application["args"]["engines"]

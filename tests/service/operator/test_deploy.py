@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import time
+from typing import Any
 
 import httpx
 
@@ -131,3 +132,33 @@ def test_logs_are_json_lines_with_the_request_id(cluster: Cluster, russian_page:
     everything = "".join(log.read_text(errors="replace") for log in cluster.folder.glob("session_latest/logs/**/*.log"))
     assert KEY not in everything and nameless not in everything
     assert "Traceback" not in "".join(log.read_text() for log in logs)
+
+
+def test_a_request_that_asks_to_be_traced_has_its_stages_in_the_files_of_all_its_replicas(
+    cluster: Cluster, russian_page: bytes
+) -> None:
+    trace_id = "5b8aa5a2d2c872e8321cf37308d69df2"
+    headers = {"X-API-Key": KEY, "X-Request-ID": "traced", "traceparent": f"00-{trace_id}-051581bf3cb55c13-01"}
+    fields = {"engine": "tesseract"}
+    url, file = f"{cluster.service.url}/ocr", {"file": russian_page}
+    assert httpx.post(url, headers=headers, files=file, data=fields, timeout=60).status_code == 200
+    assert httpx.post(url, headers={"X-API-Key": KEY}, files=file, data=fields, timeout=60).status_code == 200
+    stages = {"receive", "rasterize", "queue", "recognize", "store", "write_output"}
+    deadline = time.monotonic() + 30  # the last span ends after the answer was sent
+    while stages - {span["name"] for span in spans_of(cluster)} and time.monotonic() < deadline:
+        time.sleep(0.2)
+    spans = spans_of(cluster)
+    assert {span["context"]["trace_id"] for span in spans} == {f"0x{trace_id}"}, "the other request is not traced"
+    assert stages <= {span["name"] for span in spans}
+    assert {span["attributes"]["request_id"] for span in spans if span["name"] in stages} == {"traced"}
+    written_by = {"receive": "Ingress", "rasterize": "Rasterizer", "recognize": "Recognizer", "store": "Ingress"}
+    assert all(f"_{written_by[span['name']]}" in span["file"] for span in spans if span["name"] in written_by)
+
+
+def spans_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """What Serve has exported, each with the name of its file. A span is indented JSON from its line `{` to its line `}`."""
+    return [
+        {**json.loads(text + "}"), "file": file.name}
+        for file in cluster.folder.glob("session_latest/logs/serve/spans/*")
+        for text in file.read_text().split("\n}\n")[:-1]
+    ]
