@@ -1,2 +1,2 @@
-"""Building blocks of every process: memory, child processes, temporary files, calls to all replicas. Uses the
-operating system, Ray and errors."""
+"""Building blocks of every process: memory, child processes, temporary files, calls to all replicas, log lines and spans.
+Uses the operating system, Ray, OpenTelemetry and errors."""

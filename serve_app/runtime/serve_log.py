@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 
 def set_up_log() -> None:
     """Set up the log of this process. Every replica calls this first."""
-    logging.setLogRecordFactory(_Record)
+    make = logging.getLogRecordFactory()
+    if not isinstance(make, PrintableRecords):
+        logging.setLogRecordFactory(PrintableRecords(make))
     logging.getLogger("ray.serve").addFilter(_is_for_operators)
 
 
-class _Record(logging.LogRecord):
-    """A record whose text cannot look like another one. Paths, hosts and errors may have text that a client chose."""
+class PrintableRecords:
+    """Makes records whose text cannot look like another one. Paths, hosts and errors may have text that a client chose."""
 
-    def __init__(self, *args: object, **keywords: object) -> None:
-        super().__init__(*args, **keywords)  # type: ignore[arg-type]  # whatever logging passes
-        if self.exc_info and self.exc_info[0] is not None:
-            trace = "".join(traceback.format_exception(*self.exc_info))
-            self.exc_text = "\n".join(f"  {printable(line)}" for line in trace.splitlines())
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        """`make` is the former factory: Ray's, which adds the time in nanoseconds."""
+        self._make = make
 
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        record = self._make(*arguments, **named)
+        record.__class__ = _PrintableRecord
+        if record.exc_info and record.exc_info[0] is not None:
+            trace = "".join(traceback.format_exception(*record.exc_info))
+            record.exc_text = "\n".join(f"  {printable(line)}" for line in trace.splitlines())
+        return record
+
+
+class _PrintableRecord(logging.LogRecord):
     def getMessage(self) -> str:
         return printable(super().getMessage())
 

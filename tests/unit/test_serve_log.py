@@ -10,7 +10,7 @@ import pytest
 from ray.serve._private.router import SharedRouterLongPollClient
 from ray.serve.experimental import consistent_hash_router
 
-from serve_app.runtime.serve_log import _is_for_operators, _Record
+from serve_app.runtime.serve_log import PrintableRecords, _is_for_operators
 
 SESSIONS = consistent_hash_router.__file__
 
@@ -41,7 +41,7 @@ def text() -> Iterator[io.StringIO]:
     text, factory, log = io.StringIO(), logging.getLogRecordFactory(), logging.getLogger("forged")
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("INFO %(message)s"))
-    logging.setLogRecordFactory(_Record)
+    logging.setLogRecordFactory(PrintableRecords(factory))
     log.addHandler(handler)
     yield text
     log.removeHandler(handler)
@@ -62,3 +62,8 @@ def test_text_of_a_client_in_an_error_makes_no_line_that_begins_like_one(text: i
     assert first == "INFO failed\\nINFO c"
     assert trace[0] == "  Traceback (most recent call last):" and trace[-2:] == ["  ValueError: a", "  INFO b\\x1b"]
     assert all(line.startswith("  ") for line in trace)
+
+
+def test_records_keep_what_ray_adds_to_them() -> None:
+    record = PrintableRecords(logging.getLogRecordFactory())("ray.serve", logging.INFO, __file__, 1, "%s", ("a",), None)
+    assert record.getMessage() == "a" and "_ray_timestamp_ns" in vars(record)
