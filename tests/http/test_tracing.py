@@ -20,10 +20,11 @@ def traced(client: httpx.Client, **request: object) -> dict[str, list[ReadableSp
     trace = Trace()
     response = client.post("/ocr", headers={**trace.headers, "X-Request-ID": trace.id}, **request)  # type: ignore[arg-type]
     deadline = time.monotonic() + PATIENCE_S  # the last one ends after the response
-    while ROOT not in (spans := {span.name: [] for span in trace.spans()}) and time.monotonic() < deadline:
+    while ROOT not in {span.name for span in trace.spans()} and time.monotonic() < deadline:
         time.sleep(0.01)
+    spans: dict[str, list[ReadableSpan]] = {}
     for span in trace.spans():
-        spans[span.name].append(span)
+        spans.setdefault(span.name, []).append(span)
         assert span.name == ROOT or attributes(span)["request_id"] == response.headers["X-Request-ID"] == trace.id
     return spans
 

@@ -30,4 +30,4 @@ async def test_tasks_note_for_the_request_that_started_them_and_for_no_other() -
         await asyncio.sleep(0)
         note(number=number)
 
-    assert await asyncio.gather(request(1), request(2)) == ["number=1", "number=2"]
+    assert list(await asyncio.gather(request(1), request(2))) == ["number=1", "number=2"]
