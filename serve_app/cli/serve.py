@@ -114,7 +114,7 @@ def _deploy(schema: ServeDeploySchema) -> None:
         http_options=schema.http_options.model_dump(),
         grpc_options=None,
         global_logging_config=schema.logging_config,
-        global_tracing_config=schema.tracing_config,
+        global_tracing_config=None,
         controller_options=ControllerOptions(),
         proxy_location=schema.proxy_location,
     )

@@ -21,6 +21,7 @@ from serve_app.outputs.formats import IN_ARCHIVE, OutputFormat, write_output
 from serve_app.outputs.options import DEFAULT, OutputOptions
 from serve_app.outputs.writer_client import WrittenFile, docx_file, searchable_pdf
 from serve_app.runtime import tracing
+from serve_app.runtime.end_line import note_stage
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
 from serve_app.settings import Limits
 
@@ -76,6 +77,12 @@ class Renderer:
         Raises ServiceError if a child process cannot write it, or not in time.
         """
         started = time.perf_counter()
+        written = await self._measured(kind, summary, options)
+        note_stage("write_output", (time.perf_counter() - started) * 1000)
+        return written
+
+    async def _measured(self, kind: OutputFormat, summary: DocumentSummary, options: OutputOptions) -> WrittenFile:
+        started = time.perf_counter()
         with tracing.stage("write_output", output=kind):
             written = await self._render(kind, summary, options)
         OUTPUT_SECONDS.observe(time.perf_counter() - started, output=kind)
@@ -127,7 +134,7 @@ class Renderer:
             files: dict[str, BinaryIO] = {}
             for kind, name in IN_ARCHIVE.items():
                 try:
-                    written = opened.enter_context(await self.render(kind, summary, options))
+                    written = opened.enter_context(await self._measured(kind, summary, options))
                     files[name] = written.file
                     if kind is OutputFormat.PDF:
                         archive = replace(written, file=to)

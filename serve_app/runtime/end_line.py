@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import cast
 
 _facts: ContextVar[dict[str, object] | None] = ContextVar("facts", default=None)
 
@@ -27,6 +28,14 @@ def note(**facts: object) -> None:
     noted = _facts.get()
     if noted is not None:
         noted.update(facts)
+
+
+def note_stage(stage: str, ms: float) -> None:
+    """Add milliseconds to a stage of the fact `stages_ms`."""
+    noted = _facts.get()
+    if noted is not None:
+        stages = cast(dict[str, float], noted.setdefault("stages_ms", {}))
+        stages[stage] = round(stages.get(stage, 0) + ms)
 
 
 def end_line(**first: object) -> str:

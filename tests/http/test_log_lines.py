@@ -54,6 +54,7 @@ def test_a_request_has_one_line_and_probes_have_none(
     assert facts.items() >= {"failed": "0", "status": "done", "document_bytes": str(len(russian_page))}.items()
     assert int(facts["bytes_in"]) > len(russian_page) and int(facts["bytes_out"]) > 100 and int(facts["ms"]) > 0
     assert re.search(r"\brecognize:[1-9]\d*\b", facts["stages_ms"])
+    assert facts["stages_ms"].count("write_output:") == 1
     (line,) = lines("GET /nothing 404: ")
     assert "error=not_found" in line and "s3cret" not in line
     assert [line for line in lines("") if "200" in line or document in line] == lines("POST /ocr 200: ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from serve_app.runtime.end_line import end_line, facts_collected, note
+from serve_app.runtime.end_line import end_line, facts_collected, note, note_stage
 
 
 def test_a_line_has_its_own_facts_and_then_those_that_were_noted() -> None:
@@ -14,6 +14,15 @@ def test_a_line_has_its_own_facts_and_then_those_that_were_noted() -> None:
         note(pages=3, stages_ms={"queue": 1, "recognize": 20})
         assert end_line(key="alice", error=None) == "key=alice pages=3 status=partial stages_ms=queue:1,recognize:20"
     assert end_line(key="bob") == "key=bob"
+
+
+def test_a_stage_after_the_others_is_added_to_them() -> None:
+    note_stage("write_output", 1)
+    with facts_collected():
+        note(stages_ms={"store": 3})
+        note_stage("write_output", 2.4)
+        note_stage("write_output", 2.4)
+        assert end_line() == "stages_ms=store:3,write_output:4"
 
 
 def test_text_that_could_be_taken_for_other_facts_or_lines_is_quoted() -> None:
