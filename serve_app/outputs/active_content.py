@@ -7,6 +7,7 @@ from typing import Any
 import pikepdf
 from pikepdf import Array, Dictionary, Name, Pdf
 
+from serve_app.errors import CorruptDocument
 from serve_app.outputs.odd_names import name_of
 
 _PAGE_KEYS = (
@@ -18,30 +19,44 @@ _HARMLESS_SCHEMES = (b"http://", b"https://", b"mailto:")
 _EMPTY_WITHOUT_FILE = ("/FileAttachment", "/Sound", "/Movie", "/RichMedia", "/3D")
 """Subtypes of annotations that are invalid without the file or medium that they carry."""
 
+MAX_SHARED = 100_000
+"""Most notes of all pages that other pages have too. Each page gets its own copy: of a form field, that takes 6 KB."""
+
 _LINKS = ("/Parent", "/Popup", "/IRT")
 _FILES_AND_MEDIA = ("/AA", "/AF", "/FS", "/Movie", "/Sound", "/RichMediaContent", "/RichMediaSettings", "/3DD", "/PA")
 
 
-def defuse_page(leaf: pikepdf.Object, seen: set[tuple[int, int]]) -> None:
-    """Remove active content from a page.
+class Defuser:
+    """Removes active content from pages of a PDF, one after another. Pages may share notes, and lists of them."""
 
-    `seen` has the objects already processed: pages may share a list of annotations, with a hundred thousand entries.
-    """
-    for key in set(leaf.keys()) - set(_PAGE_KEYS):
-        del leaf[name_of(key)]
-    annotations = leaf.get("/Annots")
-    if not isinstance(annotations, Array) or annotations.objgen in seen:
-        return
-    _defuse_all(list(annotations), seen)
-    for position in reversed(range(len(annotations))):
-        annotation = annotations[position]
-        if isinstance(annotation, Dictionary) and annotation.get("/Subtype") in _EMPTY_WITHOUT_FILE:
-            if "/AP" in annotation:
-                annotation.Subtype = Name.Stamp  # it looks the same
-            else:
-                del annotations[position]
-    if annotations.is_indirect:
-        seen.add(annotations.objgen)
+    def __init__(self) -> None:
+        self._done: set[tuple[int, int]] = set()  # notes, fields and lists
+        self._shared = 0
+
+    def defuse(self, leaf: pikepdf.Object) -> None:
+        """Remove active content from a page. Raises CorruptDocument from MAX_SHARED on."""
+        for key in set(leaf.keys()) - set(_PAGE_KEYS):
+            del leaf[name_of(key)]
+        annotations = leaf.get("/Annots")
+        if not isinstance(annotations, Array):
+            return
+        is_done = _is_in(annotations, self._done)
+        self._shared += len(annotations) if is_done else sum(_is_in(note, self._done) for note in annotations)
+        if self._shared > MAX_SHARED:
+            raise CorruptDocument("The pages of the PDF share too many notes.")
+        if is_done:
+            return
+        _defuse_all(list(annotations), self._done)
+        for position in reversed(range(len(annotations))):
+            annotation = annotations[position]
+            if not isinstance(annotation, Dictionary):
+                del annotations[position]  # qpdf copies no page with one
+            elif annotation.get("/Subtype") in _EMPTY_WITHOUT_FILE:
+                if "/AP" in annotation:
+                    annotation.Subtype = Name.Stamp  # it looks the same
+                else:
+                    del annotations[position]
+        _add(annotations, self._done)
 
 
 def defuse_fields(result: Pdf) -> None:
@@ -52,16 +67,25 @@ def defuse_fields(result: Pdf) -> None:
         _defuse_all(list(fields), set())
 
 
-def _defuse_all(waiting: list[Any], seen: set[tuple[int, int]]) -> None:
+def _defuse_all(waiting: list[Any], done: set[tuple[int, int]]) -> None:
     """Remove the actions of annotations and form fields, and of those that they lead to: parts, parents, notes on them."""
     while waiting:
         found = waiting.pop()
-        if not isinstance(found, Dictionary) or (found.is_indirect and found.objgen in seen):
+        if not isinstance(found, Dictionary) or _is_in(found, done):
             continue
-        seen.add(found.objgen)
+        _add(found, done)
         _defuse(found)
         kids = found.get("/Kids")
         waiting += [*(kids if isinstance(kids, Array) else ()), *(found[key] for key in _LINKS if key in found)]
+
+
+def _is_in(found: Any, done: set[tuple[int, int]]) -> bool:
+    return isinstance(found, pikepdf.Object) and found.is_indirect and found.objgen in done
+
+
+def _add(found: pikepdf.Object, done: set[tuple[int, int]]) -> None:
+    if found.is_indirect:  # all others have the same number
+        done.add(found.objgen)
 
 
 def _defuse(annotation: Dictionary) -> None:

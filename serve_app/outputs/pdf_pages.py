@@ -12,7 +12,7 @@ from pikepdf import Array, Dictionary, Name, Pdf
 
 from serve_app.document import Page
 from serve_app.errors import CorruptDocument
-from serve_app.outputs.active_content import defuse_fields, defuse_page
+from serve_app.outputs.active_content import Defuser, defuse_fields
 from serve_app.outputs.copied_pages import copy_pages
 from serve_app.outputs.drawn_pages import PageDrawer
 from serve_app.outputs.existing_text import ExistingText
@@ -47,13 +47,13 @@ def add_pdf_pages(
     indices: dict[int, int] = {}  # by position in the result
     drawn: dict[int, pikepdf.Page] = {}  # by position in the result
     layers: list[Layer] = []
-    seen: set[tuple[int, int]] = set()
+    defuser = Defuser()
     for page in pages:
         index = indices_of_pages[page.number - 1] if page.number <= len(indices_of_pages) else None
         layer = None
         if original is not None and index is not None and len(layers) not in draw:
             with suppress(CorruptDocument):  # an odd page is drawn, and the others are kept
-                layer = _prepare(original, index, page, font, existing_text, seen, straighten)
+                layer = _prepare(original, index, page, font, existing_text, defuser, straighten)
                 indices[len(layers)] = index
         if layer is None:
             drawn[len(layers)], layer = _draw(result, page, font, drawer, straighten)
@@ -73,13 +73,13 @@ def _prepare(
     page: Page,
     font: InvisibleFont,
     existing_text: ExistingText,
-    seen: set[tuple[int, int]],
+    defuser: Defuser,
     straighten: bool,
 ) -> Layer:
     """Make a page of the original as it is to be copied, and return its layer. Raises CorruptDocument."""
     with pdf_errors():
         leaf = original.pages[index]
-        defuse_page(leaf.obj, seen)
+        defuser.defuse(leaf.obj)
         _mend_boxes(leaf)
         name, frame = unused_font_name(leaf), _frame(leaf)
     page, hides_text = existing_text.compare(page)

@@ -53,9 +53,10 @@ def field(pdf: Pdf, leaf: pikepdf.Object, **entries: Any) -> pikepdf.Object:
     widget.AP = Dictionary(N=look)
     for key, value in entries.items():
         widget[f"/{key}"] = value
-    leaf.Annots = Array([pdf.make_indirect(widget)])
-    pdf.Root.AcroForm = Dictionary(Fields=Array([leaf.Annots[0]]))
-    return leaf.Annots[0]
+    note = pdf.make_indirect(widget)
+    leaf.Annots = Array([note])
+    pdf.Root.AcroForm = Dictionary(Fields=Array([note]))
+    return note
 
 
 def odd_operator(pdf: Pdf, leaf: pikepdf.Object) -> None:
@@ -81,6 +82,11 @@ def odd_form(pdf: Pdf, leaf: pikepdf.Object) -> None:
 
 def odd_action(pdf: Pdf, leaf: pikepdf.Object) -> None:
     field(pdf, leaf, A=Dictionary(S=ODD), AA=ODD, Kids=ODD, Parent=ODD, MK=ODD)
+
+
+def odd_note(pdf: Pdf, leaf: pikepdf.Object) -> None:
+    field(pdf, leaf)
+    leaf.Annots.append(Name.Odd)
 
 
 def odd_resources_of_a_field(pdf: Pdf, leaf: pikepdf.Object) -> None:
@@ -110,6 +116,7 @@ def odd_bookmark(pdf: Pdf, leaf: pikepdf.Object) -> None:
         odd_names,
         odd_form,
         odd_action,
+        odd_note,
         odd_resources_of_a_field,
         odd_labels,
         odd_bookmark,
@@ -134,3 +141,27 @@ def test_a_page_that_is_too_odd_to_be_copied_is_the_only_one_that_is_drawn() -> 
 
     assert caught.value.positions == (1,)
     assert written(odd_destination, draw=caught.value.positions)[1] == [2]
+
+
+def test_actions_go_from_notes_that_are_written_within_their_pages() -> None:
+    def act(pdf: Pdf, leaf: pikepdf.Object) -> None:
+        for page in pdf.pages:
+            action = Dictionary(S=Name.JavaScript, JS=String("app.alert(1)"))
+            page.obj.Annots = Array([Dictionary(Subtype=Name.Link, Rect=Array([0, 0, 9, 9]), A=action)])
+
+    with Pdf.open(io.BytesIO(written(act)[0])) as pdf:
+        assert ["/A" in page.obj.Annots[0] for page in pdf.pages] == [False] * 3
+
+
+def test_pages_that_share_too_many_notes_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def share(pdf: Pdf, leaf: pikepdf.Object) -> None:
+        field(pdf, leaf)
+        for page in pdf.pages:
+            page.obj.Annots = leaf.Annots
+        pdf.pages[1].obj.Annots = pdf.make_indirect(leaf.Annots)
+        pdf.pages[2].obj.Annots = pdf.pages[1].obj.Annots
+
+    assert written(share)[1] == []
+
+    monkeypatch.setattr("serve_app.outputs.active_content.MAX_SHARED", 1)
+    assert written(share)[1] == [3]
