@@ -33,10 +33,6 @@ CLEAR = 2.0
 OBVIOUS = 20.0
 """Clarity of an angle that needs no comparison with any other."""
 
-STRAIGHT = 0.1
-"""An obvious angle of less than this, from three profiles half a degree apart, is none: a tenth of a degree measures up to 0.06
-then, and MIN_SKEW 0.2 or more."""
-
 VAGUE = 5.0
 """A few letters show an angle of (VAGUE / clarity)² degrees even if they are straight, as their heights differ."""
 
@@ -72,6 +68,7 @@ STRIP = 8
 """Width of the strips whose ink is added up before they are shifted, in pixels: as many as a byte has bits."""
 
 _Bytes = npt.NDArray[np.uint8]
+_Ink = npt.NDArray[np.bool_]
 _Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -82,39 +79,37 @@ def find_skew(pixels: RgbPixels) -> float:
     also turned by 90, 180 or 270 degrees are measured too. Returns 0.0 for pages that are straight to within MIN_SKEW,
     and where no angle stands out. The result is within 0.2 degrees of the true angle.
     """
-    found = _clearest(pixels)
-    if found[0] < OBVIOUS:
-        closer = _text_alone(pixels)
+    ink = _ink(_reduced(pixels))
+    clarity, skew = _clearest(ink)
+    if clarity < OBVIOUS:
+        closer = _text_alone(pixels, ink)
         if closer is not None:
-            found = max(found, _clearest(closer))
-    clarity, skew = found
+            clarity, skew = max((clarity, skew), _clearest(_ink(_reduced(closer))))
     least = max(MIN_SKEW, (VAGUE / max(clarity, 1.0)) ** 2)
     return skew if clarity >= CLEAR and least <= abs(skew) <= MAX_SKEW else 0.0
 
 
-def _clearest(pixels: RgbPixels) -> tuple[float, float]:
-    """Return the clarity of the clearest angle of the page, and the angle as in `find_skew`."""
-    grey = _reduced(pixels)
-    if min(grey.shape) < MIN_SIDE:
+def _clearest(ink: _Ink) -> tuple[float, float]:
+    """Return the clarity of the clearest angle of the ink, and the angle as in `find_skew`."""
+    if min(ink.shape) < MIN_SIDE:
         return 0.0, 0.0
-    ink = _ink(grey)
-    side_by_side = np.bitwise_count(np.packbits(ink, axis=1)).T
-    clarity, skew = _peak(np.ascontiguousarray(side_by_side))  # of lines that run across
+    clarity, skew = _peak(_strips(ink))  # of lines that run across
     if clarity < OBVIOUS:
-        one_below_the_other = np.bitwise_count(np.packbits(ink, axis=0))
         # Lines that run up or down are measured as in a mirror, in which clockwise is the other way round.
-        clarity_down, mirrored = _peak(one_below_the_other)
+        clarity_down, mirrored = _peak(_strips(ink.T))
         if clarity_down > clarity:
             return clarity_down, -mirrored
     return clarity, skew
 
 
-def _text_alone(pixels: RgbPixels) -> RgbPixels | None:
-    """Return the part of a large page that holds all of its text, if that is little; None if a closer look shows no more."""
+def _text_alone(pixels: RgbPixels, ink: _Ink) -> RgbPixels | None:
+    """Return the part of a large page that holds all of its text, if that is little; None if a closer look shows no more.
+
+    `ink` is that of the reduced copy.
+    """
     step = _step(pixels)
     if step == 1:
         return None
-    ink = _ink(_reduced(pixels))
     rows, columns = (np.flatnonzero(np.count_nonzero(ink, axis=axis) > SPECK) for axis in (1, 0))
     if not rows.size or not columns.size:
         return None
@@ -143,7 +138,7 @@ def _reduced(pixels: RgbPixels) -> _Bytes:
     return (one >> 1) + (other >> 1)
 
 
-def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
+def _ink(grey: _Bytes) -> _Ink:
     """Return where ink is: what is darker than paper on both sides, by more than the paper's noise, and not a straight edge.
 
     Light text on a dark page is ink too.
@@ -153,13 +148,13 @@ def _ink(grey: _Bytes) -> npt.NDArray[np.bool_]:
     contrast = _closed(grey) - grey
     amounts = np.bincount(contrast[::4, ::4].ravel(), minlength=256).cumsum()
     noise, black = np.searchsorted(amounts, (0.5 * amounts[-1], 0.99 * amounts[-1])).tolist()
-    ink: npt.NDArray[np.bool_] = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
+    ink: _Ink = contrast > min(max(MIN_CONTRAST, NOISE * noise, GREY * black), 254)
     for lines in (ink, ink.T):
         lines[_edges(lines)] = False
     return ink
 
 
-def _edges(lines: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+def _edges(lines: _Ink) -> npt.NDArray[np.intp]:
     """Return which of these rows of pixels are straight edges."""
     amount: npt.NDArray[np.intp] = np.count_nonzero(lines, axis=1)
     full: npt.NDArray[np.intp] = np.flatnonzero(amount > EDGE_SHARE * lines.shape[1])
@@ -180,6 +175,11 @@ def _closed(grey: _Bytes) -> _Bytes:
     return filled
 
 
+def _strips(ink: _Ink) -> _Bytes:
+    """Return the ink in strips of columns, side by side: shape (strips, rows)."""
+    return np.ascontiguousarray(np.bitwise_count(np.packbits(np.ascontiguousarray(ink), axis=1)).T)
+
+
 def _peak(strips: _Bytes) -> tuple[float, float]:
     """Return the clarity and angle of the sharpest profile.
 
@@ -190,8 +190,6 @@ def _peak(strips: _Bytes) -> tuple[float, float]:
     halved = strips[: count // 2 * 2, : length // 2 * 2]
     halved = halved[::2] + halved[1::2]
     halved = halved[:, ::2] + halved[:, 1::2]
-    if _is_obviously_straight(halved):
-        return OBVIOUS, 0.0
     angles = np.arange(-SEARCHED, SEARCHED + COARSE_STEP / 2, COARSE_STEP)
     scores = _sharpness(halved, angles)
     best, median = int(scores.argmax()), float(np.median(scores))
@@ -202,16 +200,6 @@ def _peak(strips: _Bytes) -> tuple[float, float]:
     # Some angles seem sharper by chance, where whole pixels fit them. Their neighbours even that out.
     fine = np.convolve(_sharpness(strips, nearby), (1, 2, 1), mode="valid")
     return float(scores[best]) / median, _vertex(nearby[1:-1], fine)
-
-
-def _is_obviously_straight(strips: _Bytes) -> bool:
-    """Whether the angle is 0, as on most pages, by a few profiles. Takes a fifth of the time of a search."""
-    near = np.array([-COARSE_STEP, 0.0, COARSE_STEP])
-    others = np.array([-10.0, -8.0, -6.0, -4.0, -2.0, 2.0, 4.0, 6.0, 8.0, 10.0])
-    before, at, after = scores = _sharpness(strips, near)
-    if at < max(before, after) or at < OBVIOUS * max(float(np.median(_sharpness(strips, others))), 1.0):
-        return False
-    return abs(_vertex(near, scores)) < STRAIGHT
 
 
 def _vertex(angles: _Floats, scores: _Floats) -> float:
@@ -230,15 +218,16 @@ def _sharpness(strips: _Bytes, angles: _Floats) -> npt.NDArray[np.float64]:
     """
     count, length = strips.shape
     places = (np.arange(count) - (count - 1) / 2) * STRIP
-    offsets = np.rint(np.outer(np.tan(np.radians(angles)), places)).astype(int)
+    offsets = np.rint(np.outer(places, np.tan(np.radians(angles)))).astype(int)
     reach = int(np.abs(offsets).max())
-    scores = np.empty(len(angles))
-    counts = strips.astype(np.uint16)
-    for index, row in enumerate(offsets.tolist()):
-        profile = np.zeros(length + 2 * reach, np.uint16)
-        for strip, offset in zip(counts, row, strict=True):
-            profile[reach - offset : reach - offset + length] += strip
-        smooth = profile.astype(np.float64)
-        steps = smooth[2:] - smooth[:-2]  # of neighbours but one, as strips are shifted by whole pixels
-        scores[index] = steps @ steps
+    profiles = np.zeros((len(angles), length + 2 * reach), np.uint16)
+    # All angles take the same strip at once, each from its own place: an eighth of the time of one after the other.
+    padded = np.zeros(length + 4 * reach, np.uint16)
+    shifted = np.lib.stride_tricks.sliding_window_view(padded, length + 2 * reach)
+    for strip, row in zip(strips, offsets, strict=True):
+        padded[2 * reach : 2 * reach + length] = strip
+        profiles += shifted[reach + row]
+    smooth = profiles.astype(np.float64)
+    steps = smooth[:, 2:] - smooth[:, :-2]  # of neighbours but one, as strips are shifted by whole pixels
+    scores: npt.NDArray[np.float64] = np.einsum("ij,ij->i", steps, steps)
     return scores
