@@ -1,1 +1,1 @@
-"""The command line: `serve`, `key`, `settings`, `metrics`, `models`, `openapi`. May use every other room; none uses it."""
+"""The command line: `serve`, `doctor`, `key`, `settings`, `metrics`, `models`, `openapi`. May use every other room; none uses it."""

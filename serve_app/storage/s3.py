@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import boto3.session
@@ -95,6 +97,18 @@ class S3Store(ThreadedStore):
             raise StoreUnavailable(f"cannot read {url}: {error}") from error
         except BotoCoreError as error:
             raise StoreUnavailable(f"cannot read {url}: {error}") from error
+
+    def clock(self) -> datetime | None:
+        """Return the time of the store, to a second; None if it does not tell. Blocks. Raises StoreUnavailable."""
+        with self._unavailable("cannot ask for the time"):
+            try:
+                headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
+            except ClientError as error:  # a refusal has the time too
+                headers = error.response["ResponseMetadata"]["HTTPHeaders"]
+        try:
+            return parsedate_to_datetime(headers["date"])
+        except (LookupError, ValueError):
+            return None
 
     async def close(self) -> None:
         await super().close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +15,19 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 from ray import serve
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from serve_app.cli import doctor
 from serve_app.cli import main as command_line
 from serve_app.cli import serve as serve_command
-from serve_app.cli.doctor import check_machine
-from serve_app.settings import Settings
+from serve_app.cli.doctor import engines
+from serve_app.cli.doctor.examination import examine
+from serve_app.settings import PaddleOcrVlSettings, Secrets, Settings, VlmServerSettings
+from tests.support.documentation import ROOT, code_blocks
+from tests.support.http_server import http_server
+from tests.support.swift import free_port
 
 RAW = {"http_options": {"host": "127.0.0.1", "port": 0}}
 STORE = {"kind": "folder", "path": "output"}
@@ -195,16 +201,91 @@ def test_only_a_service_that_has_started_has_requests_to_finish(
     assert "finishing the requests in flight" in capsys.readouterr().out
 
 
-def test_doctor_checks_each_need_and_says_how_to_meet_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    tesseract = {"name": "tesseract", "languages": ["eng"]}
-    assert check_machine(settings(tesseract), config="c.yaml") == 0
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"ok"}
+def doctor(config: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serve_app", "doctor", str(config), *options],
+        env={**os.environ, "HOME": str(config.parent), **environment},
+        cwd=config.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
-    monkeypatch.setattr(doctor, "missing_fonts", lambda: {"Carlito": "fonts-crosextra-carlito"})
-    (tmp_path / "eng.traineddata").touch()
-    assert check_machine(settings({**tesseract, "tessdata": str(tmp_path)}), config="c.yaml") == 1
-    fonts, languages, _ = capsys.readouterr().out.splitlines()
-    assert fonts.startswith("missing") and fonts.endswith("Carlito; install fonts-crosextra-carlito")
-    assert languages.startswith("missing") and languages.endswith("install tesseract-ocr-osd")
+
+def test_doctor_says_what_is_wrong_and_no_secret(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    address = f"127.0.0.1:{free_port()}"
+    vlm = {"backend": "vllm-server", "url": f"http://user:PASSWORD@{address}/v1"}
+    reader = {"name": "paddleocr-vl", "device": "cpu", "vlm": vlm}
+    application = {"name": "ocr", "import_path": "serve_app.app:build", "args": {"engines": [reader]}}
+    raw = {"proxy_location": "HeadOnly", "http_options": {"port": free_port()}, "applications": [application]}
+    config.write_text(yaml.safe_dump(raw))
+    secrets = {"OCR_API_KEYS": "alice=API-KEY", "OCR_VLM_API_KEY": "VLM-KEY", "RAY_AUTH_TOKEN": "RAY-TOKEN"}
+    lines, data = doctor(config, **secrets), doctor(config, "--json", **secrets)
+    assert (lines.returncode, data.returncode, lines.stderr, data.stderr) == (1, 1, "", "")
+    assert not [secret for secret in ("PASSWORD", "-KEY", "TOKEN\n") if secret in lines.stdout + data.stdout]
+    report = json.loads(data.stdout)
+    assert (report["config"], report["status"]) == (str(config), "problem")
+    (server,) = [check for check in report["checks"] if check["check"] == "inference server"]
+    assert (server["status"], server["code"]) == ("problem", "secrets_invalid")
+    assert server["message"].startswith(f"http://{address}/v1 has a user in its `url`")
+    told = [f"{check['status']:8} {check['check']}" for check in report["checks"]]
+    assert [line.partition(":")[0] for line in lines.stdout.splitlines()] == told
+    assert {"ok       secrets", "ok       configuration"} < set(told)
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["serve.yaml"]
+
+
+def test_doctor_finds_an_inference_server_and_waits_only_a_moment_for_one_that_hangs() -> None:
+    def found(url: str, **more: Any) -> tuple[str, str]:
+        vlm = {"backend": "vllm-server", "url": url, **more}
+        engine = settings({"name": "paddleocr-vl", "vlm": vlm}).engines[0]
+        assert isinstance(engine, PaddleOcrVlSettings) and isinstance(engine.vlm, VlmServerSettings)
+        (finding,) = engines.check_server(engine.vlm, Secrets())
+        return finding.status, finding.message
+
+    with http_server({"/v1/models": b'{"data": [{"id": "some-vlm"}]}'}) as address:
+        assert found(f"{address}/v1")[0] == "ok"
+        status, message = found(f"{address}/v1", model="another")
+        assert status == "problem" and "it does not serve another, but some-vlm" in message
+    port = free_port()
+    status, message = found(f"http://user:PASSWORD@127.0.0.1:{port}/v1")
+    assert status == "problem" and message.startswith(f"http://127.0.0.1:{port}/v1: it cannot be connected to")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        status, message = found(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", connect_s=0.2)
+        assert status == "problem" and "it does not respond within 0.2 s" in message
+
+
+def test_the_sample_of_doctor_in_the_documentation_has_the_checks_of_the_config_of_one_machine() -> None:
+    section = (ROOT / "docs" / "operate.md").read_text().partition("## Doctor\n")[2].partition("\n## ")[0]
+    (sample,) = [content for language, content in code_blocks(section) if language == "text"]
+    shown = [tuple(line.split(":")[0].split(maxsplit=1)) for line in sample.splitlines()]
+    found = list(examine(str(ROOT / "configs" / "local.yaml")))
+    assert [check for _, check in shown] == [finding.check for finding in found]
+    assert {status for status, _ in shown} == {"ok", "warning", "problem"}
+
+
+@pytest.mark.parametrize("command", ["serve", "key", "doctor"])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("applications: [", "line 1"),
+        ("\xff", "not YAML"),
+        ("[]", "no applications"),
+        ("applications: {}\nhttp_options: 3", "http_options is not a mapping"),
+        ("applications: [3]", "not a list of mappings"),
+        ("applications: []", "exactly one application; it has 0"),
+    ],
+)
+def test_a_config_that_is_none_is_one_clear_line(
+    command: str, text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(text, "latin-1")
+    if command == "doctor":
+        (finding,) = examine(str(config))
+        assert finding.code == "config_invalid" and problem in finding.message and "\n" not in finding.message
+        return
+    monkeypatch.setattr(sys, "argv", ["serve_app", command, str(config)])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main()
+    assert problem in str(stopped.value) and "\n" not in str(stopped.value)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
@@ -22,6 +23,8 @@ import pytest
 from mypy_boto3_s3 import S3Client
 from pydantic import SecretStr
 
+from serve_app.cli.doctor.finding import Finding
+from serve_app.cli.doctor.store import check_store
 from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, StoreSettings
 from serve_app.storage import FolderStore, Store, StoreUnavailable, open_store
 from serve_app.storage.folder import MARKER
@@ -700,3 +703,48 @@ def test_the_bucket_of_docker_compose_is_made_once_and_found_the_next_time(
     for _ in range(2):
         subprocess.run(command, env=environment, check=True, timeout=60)
     client.head_bucket(Bucket="ocr")
+
+
+# The command `doctor`
+
+
+def examined(settings: S3StoreSettings, secrets: Secrets) -> list[Finding]:
+    return list(check_store(settings, secrets))
+
+
+def test_doctor_uses_an_s3_store_and_leaves_nothing_there(swift: SwiftServer) -> None:
+    settings = s3_settings(swift)
+    found = examined(settings, keys_of(swift))
+    names = ["store write", "store list", "store read", "store delete", "store clock"]
+    assert [(each.check, each.status) for each in found] == [(name, "ok") for name in names]
+    assert swift.written(settings.prefix) == {}
+
+
+def test_doctor_says_what_an_s3_store_refuses_and_no_key(swift: SwiftServer) -> None:
+    wrong = examined(s3_settings(swift), s3_secrets(swift.access_key, "WRONG-KEY"))
+    assert [(each.check, each.code) for each in wrong] == [("store write", "store_refuses"), ("store clock", None)]
+    assert "correct OCR_S3_ACCESS_KEY_ID" in wrong[0].message and "WRONG-KEY" not in wrong[0].message
+    missing = examined(s3_settings(swift, bucket="no-such-bucket"), keys_of(swift))
+    assert missing[0].code == "store_refuses" and "does not exist" in missing[0].message
+    with swift.full():
+        full = examined(s3_settings(swift), keys_of(swift))
+    assert full[0].code == "store_refuses" and full[0].status == "problem"
+    nobody = examined(s3_settings(swift), NO_SECRETS)
+    assert nobody[0].code == "store_refuses" and "there are no keys" in nobody[0].message
+
+
+def test_doctor_says_that_the_clock_is_why_s3_refuses(swift: SwiftServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *_, **__: ahead.replace(tzinfo=None))
+    write, clock = examined(s3_settings(swift), keys_of(swift))
+    assert write.code == "store_refuses" and "the time of this machine" in write.message
+    assert clock.check == "store clock"
+
+
+def test_doctor_does_not_wait_for_an_s3_store_that_is_away(swift: SwiftServer) -> None:
+    with swift.away():
+        (hanging,) = examined(s3_settings(swift), keys_of(swift))
+    assert hanging.code == "store_away" and "does not respond within 3 s" in hanging.message
+    stopped = f"http://user:PASSWORD@127.0.0.1:{free_port()}"
+    (gone,) = examined(s3_settings(swift, endpoint_url=stopped), keys_of(swift))
+    assert gone.code == "store_away" and "cannot be connected to" in gone.message and "PASSWORD" not in gone.message
