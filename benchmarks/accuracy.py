@@ -21,9 +21,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.degraded_pages import CleanPage, Step, clean_pages, steps
@@ -33,6 +32,9 @@ from serve_app.document.options import RecognitionOptions
 from serve_app.raster.page_source import open_source
 from serve_app.recognition.engines import Engine, PageTask, create_engine
 from serve_app.settings import Settings, TesseractSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUMMARY = "words read on degraded pages, beside Tesseract's command line and OCRmyPDF"
 
@@ -270,6 +272,8 @@ def _report(measured: Mapping[str, dict[str, Scores]], chosen: Sequence[Step], r
 
 def _figure(measured: Mapping[str, dict[str, Scores]], chosen: Sequence[Step], readers: Sequence[str]) -> Figure:
     """Draw a panel for each degradation: the share of words found, by its steps."""
+    from matplotlib.figure import Figure  # takes a second, and the tests of this module draw nothing
+
     panels: dict[str, list[Step]] = defaultdict(list)
     for step in chosen:
         panels[step.degradation].append(step)
@@ -311,6 +315,8 @@ def _write_documentation(report: Report) -> None:
     after = rest.partition(END)[2]
     DOCUMENT.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
     assert report.figure is not None
+    import matplotlib
+
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": PLOT.name}
     ):  # small, and alike for like figures

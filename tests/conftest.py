@@ -60,6 +60,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=uses_the_ray)
 
 
+@pytest.hookimpl
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """See that pytest-xdist keeps the groups together: otherwise each worker pays for Paddle, models and S3 servers."""
+    if session.config.getoption("loadgroup", False):
+        for item in session.items:
+            groups = item.iter_markers("xdist_group")
+            assert all(item.nodeid.endswith(f"@{group.args[0]}") for group in groups), item.nodeid
+
+
 @pytest.fixture(scope="session")
 def serve_port() -> Iterator[int]:
     """A local Ray with Serve listening on the port; its files and its token are in a temporary folder."""

@@ -90,12 +90,8 @@ def prefix() -> str:
 
 def objects_of(server: SwiftServer, prefix: str) -> dict[str, bytes]:
     """The stored results, by their names below their documents' folders."""
-    client = server.client()
-    try:
-        keys = [key for key in server.written(prefix) if not key.endswith(".write-check")]
-        return {key: client.get_object(Bucket=server.bucket, Key=key)["Body"].read() for key in keys}
-    finally:
-        client.close()
+    keys = [key for key in server.written(prefix) if not key.endswith(".write-check")]
+    return {key: server.client.get_object(Bucket=server.bucket, Key=key)["Body"].read() for key in keys}
 
 
 def assert_whole(server: SwiftServer, prefix: str, *summaries: DocumentSummary) -> None:

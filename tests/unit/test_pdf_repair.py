@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 
 import pikepdf
 import pypdfium2 as pdfium
@@ -30,15 +32,16 @@ def with_strings_in_clear_text(password: str = PASSWORD) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "password"),
+    ("make", "password"),
     [
-        (cut_off_in_the_trailer(), None),
-        (with_strings_in_clear_text(), PASSWORD),
-        (with_strings_in_clear_text(""), None),
+        (cut_off_in_the_trailer, None),
+        (with_strings_in_clear_text, PASSWORD),
+        (partial(with_strings_in_clear_text, ""), None),
     ],
     ids=["trailer", "strings", "strings-no-password"],
 )
-def test_a_pdf_that_pdfium_refuses_is_read_and_written(data: bytes, password: str | None) -> None:
+def test_a_pdf_that_pdfium_refuses_is_read_and_written(make: Callable[[], bytes], password: str | None) -> None:
+    data = make()
     with pytest.raises(pdfium.PdfiumError):
         pdfium.PdfDocument(data, password=password)
 

@@ -244,6 +244,7 @@ def test_bytes_are_the_same_each_time() -> None:
         (b"\xff\xd8\xff broken", 1, CorruptDocument),
         (b"\x89PNG\r\n\x1a\n broken", 1, CorruptDocument),
     ],
+    ids=["nothing", "text", "PDF cut", "no such page", "JPEG", "PNG"],
 )
 def test_what_cannot_be_read_is_refused(source: bytes, number: int, error: type[Exception]) -> None:
     with pytest.raises(error):
