@@ -76,9 +76,11 @@ class SwiftServer:
         from swift.common.utils import Timestamp  # they take seconds to import
         from swift.container.backend import ContainerBroker
 
-        (database,) = (self.folder / "node/d1/containers").rglob("*.db")
         quotas = {"X-Container-Meta-Quota-Bytes": (quota, Timestamp.now().internal)}
-        ContainerBroker(str(database)).update_metadata(quotas)
+        for database in (self.folder / "node/d1/containers").rglob("*.db"):
+            broker = ContainerBroker(str(database))
+            if broker.get_info()["container"] == self.bucket:  # tests make other buckets, too
+                broker.update_metadata(quotas)
 
     @contextmanager
     def away(self) -> Iterator[None]:
