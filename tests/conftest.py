@@ -60,7 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=uses_the_ray)
 
 
-@pytest.hookimpl
 def pytest_collection_finish(session: pytest.Session) -> None:
     """See that pytest-xdist keeps the groups together: otherwise each worker pays for Paddle, models and S3 servers."""
     if session.config.getoption("loadgroup", False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import httpx
 from opentelemetry.sdk.trace import ReadableSpan
@@ -15,10 +16,10 @@ ROOT = "replica_handle_request"
 PATIENCE_S = 30
 
 
-def traced(client: httpx.Client, **request: object) -> dict[str, list[ReadableSpan]]:
+def traced(client: httpx.Client, **request: Any) -> dict[str, list[ReadableSpan]]:
     """Send a request to /ocr; return its spans by their names. All have its id."""
     trace = Trace()
-    response = client.post("/ocr", headers={**trace.headers, "X-Request-ID": trace.id}, **request)  # type: ignore[arg-type]
+    response = client.post("/ocr", headers={**trace.headers, "X-Request-ID": trace.id}, **request)
     deadline = time.monotonic() + PATIENCE_S  # the last one ends after the response
     while ROOT not in {span.name for span in trace.spans()} and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -29,7 +30,7 @@ def traced(client: httpx.Client, **request: object) -> dict[str, list[ReadableSp
     return spans
 
 
-def attributes(span: ReadableSpan) -> dict[str, object]:
+def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
@@ -46,7 +47,7 @@ def test_each_stage_of_a_document_is_a_span_within_that_of_its_request(service: 
     assert set(spans) == {*once, *of_pages, "queue", "write_output"}
     assert all(len(spans[name]) == 1 for name in once)
     for name in of_pages:
-        assert sorted(attributes(span)["page"] for span in spans[name]) == [1, 2], name  # type: ignore[type-var]
+        assert sorted(attributes(span)["page"] for span in spans[name]) == [1, 2], name
     assert {attributes(span)["engine"] for name in ("queue", "recognize") for span in spans[name]} == {"dummy"}
     assert {attributes(span)["output"] for span in spans["write_output"]} == {"json", "markdown"}
     every = [span for named in spans.values() for span in named]

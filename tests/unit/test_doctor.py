@@ -51,7 +51,7 @@ def test_a_check_that_fails_is_a_line_without_the_text_of_its_error() -> None:
 
     found = within(Check("store", fail), 10)
     assert codes(found) == [None, Code.CHECK_FAILED]
-    assert "ValueError" in found[1].message and "PASSWORD" not in found[1].message
+    assert "ValueError in test_doctor.py:" in found[1].message and "PASSWORD" not in found[1].message
 
 
 def test_an_address_is_told_without_what_may_be_secret() -> None:

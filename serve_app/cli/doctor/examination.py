@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from threading import Thread
+from traceback import extract_tb
 from typing import Any
 
 from serve_app.cli.config import ConfigError, load_config, secrets_of_environment, settings_of
@@ -76,11 +78,10 @@ def within(check: Check, limit_s: float) -> Sequence[Finding]:
             for finding in check.find():
                 found.append(finding)
         except Exception as error:  # one check that fails must not end the others; its text may have secrets
-            found.append(
-                problem(
-                    check.name, Code.CHECK_FAILED, f"the check itself failed with {type(error).__name__}: report this"
-                )
-            )
+            place = extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            message = f"the check itself failed with {type(error).__name__} in {where}: report this"
+            found.append(problem(check.name, Code.CHECK_FAILED, message))
 
     # A daemon, as a hanging disk cannot be interrupted: the command ends without it.
     thread = Thread(target=run, daemon=True)
