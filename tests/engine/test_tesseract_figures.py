@@ -180,7 +180,7 @@ def test_a_second_reading_brings_no_pictures(engine: TesseractEngine, monkeypatc
     texts = [Block(label="text", text=word, bbox=(0, 0, 9, 9), order=0, words=[Word(text=word, bbox=(0, 0, 9, 9), confidence=0.5)]) for word in ("a", "longer")]  # fmt: skip
     picture = Block(label=IMAGE, text="", bbox=PLACE, order=0)
     readings = iter([([picture, texts[0]], 0), ([picture, texts[1]], 0)])
-    monkeypatch.setattr(engine, "_recognize", lambda *arguments: next(readings))
+    monkeypatch.setattr(TesseractEngine, "_recognize", lambda *arguments: next(readings))
     reading = read_content(engine, illustrated())
     assert [(block.text, block.order) for block in reading.page.blocks] == [("longer", 0)]
     assert reading.figures == ()
@@ -196,7 +196,7 @@ def test_a_second_reading_that_fails_leaves_the_first(engine: TesseractEngine, m
             raise RecognitionFailed
         return reading
 
-    monkeypatch.setattr(engine, "_recognize", recognize)
+    monkeypatch.setattr(TesseractEngine, "_recognize", recognize)
     assert read_content(engine, illustrated()).page.text == "doubtful"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from serve_app.cli.doctor.configuration import on_cluster
 from serve_app.cli.doctor.finding import Check, Code, Finding, ok, plain_url, problem, warning
+from serve_app.cli.doctor.variables import variable
 from serve_app.raster.fonts import missing_fonts, packages_of
 from serve_app.recognition.engines.engine import EngineLoadError, VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.models import inspect_model, needed_models
@@ -131,7 +131,7 @@ def _check_gpus(engine: EngineSettings, raw: dict[str, Any]) -> Iterator[Finding
             "GPU", Code.GPU_MISSING, f"nvidia-smi ends with {done.returncode}: run it, and mend the driver{elsewhere}"
         )
         return
-    yield from judge_gpus(engine, done.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    yield from judge_gpus(engine, done.stdout, variable("CUDA_VISIBLE_DEVICES"))
     if engine.name == "paddleocr-vl" and _is_installed("paddlepaddle") and not _is_installed("paddlepaddle-gpu"):
         yield problem(
             "GPU", Code.PACKAGE_MISSING, "Paddle is the build for CPUs: install paddlepaddle-gpu (docs/paddleocr-vl.md)"

@@ -15,6 +15,7 @@ from typing import Any
 
 from serve_app.cli.doctor.finding import GIB, Code, Finding, ok, problem, size, warning
 from serve_app.cli.doctor.store import existing
+from serve_app.cli.doctor.variables import variable
 from serve_app.settings import FolderStoreSettings, Settings, resolve
 
 ASK_S = 2.0
@@ -52,13 +53,13 @@ def check_ports(http_options: dict[str, Any]) -> Iterator[Finding]:
         yield problem("ports", Code.PORT_NOT_ALLOWED, f"cannot listen on {where} ({why}): set other `http_options`")
     else:
         yield ok("ports", f"{where} is free")
-    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+    if variable("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return
-    for variable, default in HAPROXY_PORTS.items():
-        text = os.environ.get(variable, "")
+    for name, default in HAPROXY_PORTS.items():
+        text = variable(name) or ""
         number = int(text) if text.isdecimal() else default
         if _taken("0.0.0.0", number) is not None:  # noqa: S104 - HAProxy listens on all
-            yield problem("ports", Code.PORT_TAKEN, f"{number}, which HAProxy needs, is taken: set {variable}")
+            yield problem("ports", Code.PORT_TAKEN, f"{number}, which HAProxy needs, is taken: set {name}")
 
 
 def _taken(host: str, port: int) -> int | None:
@@ -147,7 +148,7 @@ def check_folder(check: str, folder: Path, *, least: int, wanted: int) -> Findin
 
 def _check_ray_folder() -> Finding:
     check = "disk of Ray"
-    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp").absolute()  # noqa: S108 - as Ray chooses
+    folder = Path(variable("RAY_TMPDIR") or variable("TMPDIR") or "/tmp").absolute()  # noqa: S108 - as Ray chooses
     if len(os.fsencode(folder / RAY_SOCKET)) > SOCKET_PATH_BYTES:
         most = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
         return problem(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from importlib.metadata import requires, version
@@ -11,6 +10,7 @@ from typing import Any
 
 from serve_app.cli.doctor.configuration import on_cluster
 from serve_app.cli.doctor.finding import Code, Finding, ok, problem, warning
+from serve_app.cli.doctor.variables import variable
 
 
 def check_ray(raw: dict[str, Any]) -> Iterator[Finding]:
@@ -35,16 +35,16 @@ def judge_version(installed: str, requirements: list[str]) -> Finding:
 def check_token(*, cluster: bool) -> Finding:
     """Look for Ray's token where Ray does: in RAY_AUTH_TOKEN, in the file of RAY_AUTH_TOKEN_PATH, in the home directory."""
     check = "Ray token"
-    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    mode = (variable("RAY_AUTH_MODE") or "").lower()
     if mode == "disabled":
         return warning(
             check,
             Code.RAY_TOKEN_OFF,
             "RAY_AUTH_MODE is disabled, so whoever reaches Ray's ports can run code: set it to token",
         )
-    if os.environ.get("RAY_AUTH_TOKEN"):
+    if variable("RAY_AUTH_TOKEN"):
         return ok(check, "it is in RAY_AUTH_TOKEN; every node needs the same")
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    named = variable("RAY_AUTH_TOKEN_PATH")
     file = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
         found = bool(file.read_text().strip())
