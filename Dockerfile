@@ -1,7 +1,7 @@
 # The service on CPUs: docker build -t paddleocr-vl-serve .        (the same as with --target cpu)
-#                      docker run -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 2g paddleocr-vl-serve
+#                      docker run -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 10g paddleocr-vl-serve
 # With PaddleOCR-VL:   docker build --target gpu -t paddleocr-vl-serve:gpu .
-#                      docker run --gpus all -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 2g \
+#                      docker run --gpus all -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 10g \
 #                        -v paddlex:/home/ocr/.paddlex paddleocr-vl-serve:gpu
 # The volume keeps the models, which are downloaded at the first start. To have them in the image instead:
 #                      docker build --target gpu --build-arg MODELS=configs/gpu.yaml ...

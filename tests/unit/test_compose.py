@@ -14,12 +14,15 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from serve_app.cli.doctor.finding import GIB
+from serve_app.cli.doctor.machine import judge_shared_memory
 from serve_app.ingress.keys import parse_keys
 from serve_app.settings import Limits, Secrets
 from serve_app.settings.engines import VLLM_COMMAND
 from tests.support.compose import COMPOSE, EXAMPLE, GPU, ROOT, compose_project, interpolated, variables_of
 from tests.support.documentation import code_blocks
 
+INSTALL = ROOT / "docs" / "install.md"
 VALUES = {name: f"value-of-{name}" for name in variables_of(COMPOSE) | variables_of(GPU)} | {"OCR_ADDRESS": "127.0.0.1"}
 WITHOUT_AND_WITH_GPU = pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
 
@@ -68,7 +71,7 @@ def test_every_variable_is_in_the_example_and_the_secrets_are_left_to_fill_in() 
 
 
 def test_the_command_of_the_documentation_fills_in_every_secret(tmp_path: Path) -> None:
-    blocks = [code for language, code in code_blocks((ROOT / "docs/install.md").read_text()) if language == "bash"]
+    blocks = [code for language, code in code_blocks(INSTALL.read_text()) if language == "bash"]
     (command,) = [line for block in blocks for line in block.splitlines() if line.endswith("> .env)")]
     shutil.copy(EXAMPLE, tmp_path)
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, timeout=60)
@@ -162,3 +165,17 @@ def test_grafana_and_prometheus_have_every_dashboard_and_the_alerts() -> None:
         assert mounts[f"./configs/grafana/{file.name}"] == f"{provider['options']['path']}/{file.name}"
     (rules,) = yaml.safe_load((ROOT / "configs/compose/prometheus.yaml").read_text())["rule_files"]
     assert mounts[f"./configs/prometheus/{rules}"] == f"/etc/prometheus/{rules}"
+
+
+@pytest.mark.parametrize("memory_gib", [4, 16, 64, 1024])
+def test_doctor_finds_shared_memory_enough_whatever_memory_the_machine_has(
+    memory_gib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import utils
+
+    (told,) = re.findall(r"^(\d+)gb$", services(gpu=False)["ocr"]["shm_size"])
+    monkeypatch.setattr(utils, "get_shared_memory_bytes", lambda: int(told) * GIB)
+    wanted = utils.resolve_object_store_memory(memory_gib * GIB)
+    assert judge_shared_memory(int(told) * GIB, wanted).status == "ok"
+    documented = re.findall(r"--shm-size (\w+)", (ROOT / "Dockerfile").read_text() + INSTALL.read_text())
+    assert set(documented) == {f"{told}g"}
