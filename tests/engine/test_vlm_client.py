@@ -24,7 +24,7 @@ from serve_app.recognition.engines.paddleocr_vl import vlm_client
 from serve_app.recognition.engines.paddleocr_vl.budget import PageBudget, page_budget
 from serve_app.recognition.engines.paddleocr_vl.engine import PaddleOcrVlEngine
 from serve_app.recognition.engines.paddleocr_vl.vlm_client import VlmClient
-from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, VlmTiming
+from serve_app.recognition.engines.paddleocr_vl.vlm_probe import DEFAULT_TIMING, TWO_SECRETS, VlmTiming
 from serve_app.settings import Limits, VlmServerSettings
 from tests.support.engines import read_whole
 from tests.support.recognizer import LocalRecognizer, initialized
@@ -310,6 +310,16 @@ def test_a_key_is_sent_and_its_refusal_told(connect: Callable[..., VlmClient]) -
         client = connect(server.url, api_key="secret")
         assert client.wait_until_probed(DEADLINE_S).available
         assert text(ask(client, budget())) == OCR_TEXT
+
+
+def test_a_url_with_a_password_beside_a_key_is_told_and_no_password_is_logged(
+    connect: Callable[..., VlmClient], told: list[str]
+) -> None:
+    address = free_url().removeprefix("http://")
+    for key, reason in (("KEY", TWO_SECRETS), (None, "it cannot be connected to")):
+        client = connect(f"http://user:PASSWORD@{address}", api_key=key)
+        assert client.wait_until_probed(DEADLINE_S).reason == reason
+    assert len(about(f"http://{address} ", told)) == 2 and "PASSWORD" not in "".join(told)
 
 
 def test_a_server_that_refuses_blocks_only_is_away_for_a_while(

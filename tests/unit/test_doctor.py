@@ -16,10 +16,11 @@ from serve_app.cli.doctor import engines
 from serve_app.cli.doctor.configuration import check_config, check_secrets
 from serve_app.cli.doctor.engines import check_fonts, check_languages, judge_gpus
 from serve_app.cli.doctor.examination import within
-from serve_app.cli.doctor.finding import Check, Code, Finding, ok, plain_url
+from serve_app.cli.doctor.finding import Check, Code, Finding, ok
 from serve_app.cli.doctor.machine import check_disks, check_folder, check_ports, judge_shared_memory
 from serve_app.cli.doctor.ray_cluster import check_token, judge_version
 from serve_app.cli.doctor.store import check_store, compare_clocks
+from serve_app.runtime.plain_url import plain_url
 from serve_app.settings import DummySettings, FolderStoreSettings, Secrets, Settings, TesseractSettings
 
 GIB = 2**30

@@ -13,12 +13,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from serve_app.cli.doctor.configuration import on_cluster
-from serve_app.cli.doctor.finding import Check, Code, Finding, ok, plain_url, problem, warning
+from serve_app.cli.doctor.finding import Check, Code, Finding, ok, problem, warning
 from serve_app.cli.doctor.variables import variable
 from serve_app.raster.fonts import missing_fonts, packages_of
 from serve_app.recognition.engines.engine import EngineLoadError, VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.models import inspect_model, needed_models
 from serve_app.recognition.engines.tessdata import find_tessdata, has_language
+from serve_app.runtime.plain_url import plain_url
 from serve_app.settings import (
     EngineSettings,
     PaddleOcrVlSettings,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 MIB, GIB = 2**20, 2**30
 
@@ -84,14 +83,3 @@ def problem(check: str, code: Code, message: str) -> Finding:
 def size(count: float) -> str:
     """Return a number of bytes for people, such as `1.5 GiB`."""
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
-
-
-def plain_url(url: str) -> str:
-    """Return a URL without user, password and query, which may be secrets."""
-    try:
-        parts = urlsplit(url)
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:
-        return "an address that is not valid"
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}{parts.path}"

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve_app.cli.doctor.finding import Code, Finding, ok, plain_url, problem, warning
+from serve_app.cli.doctor.finding import Code, Finding, ok, problem, warning
+from serve_app.runtime.plain_url import plain_url
 from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, StoreSettings, resolve
 from serve_app.storage import StoreUnavailable
 

@@ -10,17 +10,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 
 from serve_app.recognition.engines.engine import VlmServerState
 from serve_app.recognition.engines.paddleocr_vl.vlm_response import ResponseTooLarge, read_bounded
+from serve_app.runtime.plain_url import plain_url
 
 log = logging.getLogger("ray.serve.vlm_server")
 
 # A busy server may miss one probe. A server that refuses the connection is away at once.
 SILENT_PROBES = 2
 MAX_LIST_BYTES = 1_000_000
+TWO_SECRETS = "its `url` has a user, and OCR_VLM_API_KEY is set: only one can be sent, so remove one"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ServerProbe:
             try:
                 await self.probe_now()
             except Exception:  # no response may end the probing
-                log.exception("inference server %s could not be probed", self._url)
+                log.exception("inference server %s could not be probed", plain_url(self._url))
                 self._away("it could not be probed; the log has the details")
             self._lost.clear()
             with contextlib.suppress(TimeoutError):  # a server that is lost meanwhile is probed at once
@@ -98,6 +101,9 @@ class ServerProbe:
 
     async def _probe(self) -> None:
         assert self._session is not None
+        if "Authorization" in self._session.headers and urlsplit(self._url).username is not None:
+            self._away(TWO_SECRETS)
+            return
         try:
             async with self._session.get(
                 f"{self._url}/models", allow_redirects=False, timeout=aiohttp.ClientTimeout(total=self._timeout_s)
@@ -131,12 +137,12 @@ class ServerProbe:
         else:
             self.model = self._required_model or models[0]
             if not self.state.available:
-                log.info("inference server %s is available (%s)", self._url, self.model)
+                log.info("inference server %s is available (%s)", plain_url(self._url), self.model)
             self._set(VlmServerState(available=True))
 
     def _away(self, reason: str) -> None:
         if self.state.available or self.state.reason != reason:
-            log.warning("inference server %s is away: %s", self._url, reason)
+            log.warning("inference server %s is away: %s", plain_url(self._url), reason)
         self._set(VlmServerState(available=False, reason=reason))
 
     def _set(self, state: VlmServerState) -> None:
