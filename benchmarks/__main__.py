@@ -18,6 +18,7 @@ BENCHMARKS = (
     "paddlex",
     "scale",
     "start",
+    "store_away",
     "upload",
 )
 
