@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from samples.make_samples import SAMPLES, draw_page
+from samples.make_samples import SAMPLES, draw_page, load_font
 from serve_app.document import Block, Box, Page, RgbPixels
 from serve_app.recognition.engines.figures import IMAGE, drop_edges
 from serve_app.recognition.engines.straightening import straighten
@@ -54,6 +54,35 @@ def words_stand_on_ink(page: Page, pixels: RgbPixels) -> None:
     ink = pixels[:, :, 0] < 128
     assert (ink & covered).sum() > 0.98 * ink.sum()
     assert covered.mean() < 0.3
+
+
+PRICES = (("Лампа", "1 275,00", "14 025,00"), ("Стул", "1 640,00", "41 000,00"), ("Доставка", "3 500,00", "24,80"))
+
+
+def page_of_prices() -> Image.Image:
+    """A ruled table of numbers with spaces, some of which Tesseract does not see."""
+    page = Image.new("RGB", (700, 400), "white")
+    draw, font = ImageDraw.Draw(page), load_font("DejaVuSans.ttf", 28)
+    for number, row in enumerate(PRICES):
+        for column, cell in enumerate(row):
+            x, y = 40 + column * 200, 60 + number * 62
+            draw.rectangle((x, y, x + 200, y + 62), outline="black", width=2)
+            draw.text((x + 14, y + 14), cell, font=font, fill="black")
+    return page
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(0, 0), (-4, 0), (8, 0), (3, 1)])
+def test_numbers_keep_the_spaces_that_the_picture_has(engine: TesseractEngine, degrees: int, quarters: int) -> None:
+    pixels = np.ascontiguousarray(np.rot90(crooked(page_of_prices(), degrees), -quarters))
+    page = read_content(engine, pixels).page
+    expected = [part for row in PRICES for cell in row for part in cell.split()]
+    assert page.text.split() == expected
+    words = [word for block in page.blocks for word in block.words]
+    assert [word.text for word in words] == expected
+    ink = pixels[:, :, 0] < 128
+    for word in words:
+        left, top, right, bottom = word.bbox
+        assert ink[top:bottom, left:right].any()
 
 
 @pytest.mark.parametrize(("degrees", "quarters"), [(-9, 0), (3, 0), (-3, 1), (7, 2), (2, 3)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, deque
 from statistics import median
 from typing import Any
 
 from serve_app.document import Block, Box, Word
 from serve_app.recognition.engines.figures import IMAGE, may_stand
+from serve_app.recognition.engines.number_gaps import JOINED, Symbol, parted
 
 LEAST_WORDS = 5
 """Words of which the usual height is taken: fewer may all be large, or small."""
@@ -25,6 +27,9 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
     blocks: list[Block] = []
     turns: Counter[int] = Counter()
     paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
+    numbers = list[
+        tuple[str, str]
+    ]()  # of a paragraph: as Tesseract has read each, and with the spaces that the picture has
     iterator = api.GetIterator()
     if iterator is None:
         return [], 0
@@ -39,13 +44,17 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
             continue
         if item.IsAtBeginningOf(level.PARA):  # at a later word, the text would start from that word
             paragraph, box, words = item.GetUTF8Text(level.PARA), _box(item, level.PARA), []
-        text = item.GetUTF8Text(level.WORD).strip()
+            numbers = []
+        text, last = item.GetUTF8Text(level.WORD).strip(), item.IsAtFinalElement(level.PARA, level.WORD)
         if text:
-            confidence = min(max(item.Confidence(level.WORD) / 100, 0.0), 1.0)
-            words.append(Word(text=text, bbox=_box(item, level.WORD), confidence=round(confidence, 4)))
+            word = Word(text=text, bbox=_box(item, level.WORD), confidence=_confidence(item, level))
             turns[int(item.Orientation()[0])] += 1
-        if words and item.IsAtFinalElement(level.PARA, level.WORD):
-            lines = (line.strip() for line in paragraph.splitlines())
+            apart = _apart(word, _symbols(item, level)) if JOINED.search(text) else [word]
+            words += apart
+            if JOINED.search(text):
+                numbers.append((text, " ".join(part.text for part in apart)))
+        if words and last:
+            lines = (line.strip() for line in _with_spaces(paragraph, numbers).splitlines())
             blocks.append(
                 Block(
                     label="text",
@@ -88,6 +97,43 @@ def mean_confidence(words: list[Word]) -> float:
 def certainty(blocks: list[Block]) -> float:
     """Return the number of characters read, each weighted by its word's confidence."""
     return sum(len(word.text) * (word.confidence or 0.0) for word in words_of(blocks))
+
+
+def _symbols(item: Any, level: Any) -> list[Symbol]:
+    """Return the symbols of a word in reading order, and move on to the last of them."""
+    symbols = [(item.GetUTF8Text(level.SYMBOL), _box(item, level.SYMBOL))]
+    while not item.IsAtFinalElement(level.WORD, level.SYMBOL) and item.Next(level.SYMBOL):
+        symbols.append((item.GetUTF8Text(level.SYMBOL), _box(item, level.SYMBOL)))
+    return symbols
+
+
+def _apart(word: Word, symbols: list[Symbol]) -> list[Word]:
+    """Return a word as it is, or as the parts of a number between which there are spaces in the picture."""
+    groups = parted(symbols)
+    # On a turned page, Tesseract gives the boxes of symbols as if it were upright.
+    if len(groups) == 1 or _around(symbols) != word.bbox:
+        return [word]
+    return [
+        word.model_copy(update={"text": "".join(text for text, _ in group), "bbox": _around(group)}) for group in groups
+    ]
+
+
+def _around(symbols: list[Symbol]) -> Box:
+    lefts, tops, rights, bottoms = zip(*(box for _, box in symbols), strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _with_spaces(paragraph: str, numbers: list[tuple[str, str]]) -> str:
+    """Return the text of a paragraph with each of its numbers as it is in the picture."""
+    waiting: dict[str, deque[str]] = {}
+    for read, spaced in numbers:
+        waiting.setdefault(read, deque()).append(spaced)
+    return re.sub(r"\S+", lambda found: waiting[found[0]].popleft() if waiting.get(found[0]) else found[0], paragraph)
+
+
+def _confidence(item: Any, level: Any) -> float:
+    confidence: float = item.Confidence(level.WORD) / 100
+    return round(min(max(confidence, 0.0), 1.0), 4)
 
 
 def _bounds(outline: list[tuple[float, float]]) -> Box:

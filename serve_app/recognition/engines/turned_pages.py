@@ -18,6 +18,10 @@ NONSENSE = 0.6
 """Mean confidence of words below which a direction is doubted. Pages read sideways have 0.32 to 0.45; read rightly, pages
 blurred as much have 0.88 to 0.96."""
 
+AS_SURE = 0.99
+"""Share of the first reading's certainty from which the upright one is taken: only that has the places of characters, by which
+joined numbers are parted. The two differ by at most 0.1% where both read all words."""
+
 
 def read_upright(
     grey: GreyPixels, blocks: list[Block], rotation: int, read: Callable[[GreyPixels], list[Block]]
@@ -31,7 +35,7 @@ def read_upright(
     quarters = rotation // 90
     height, width = grey.shape
     again = read(np.ascontiguousarray(np.rot90(grey, quarters)))
-    if certainty(again) > certainty(blocks):
+    if certainty(again) >= AS_SURE * certainty(blocks):
         blocks = turned_back(again, quarters, width, height)
     if mean_confidence(words_of(blocks)) < NONSENSE:
         as_it_is = read(grey)
