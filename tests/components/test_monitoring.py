@@ -13,7 +13,7 @@ import yaml
 
 from serve_app import errors
 from serve_app.metrics.catalogue import instruments
-from tests.support.monitoring import ALERTS, expressions, in_prometheus, without_variables
+from tests.support.monitoring import ALERTS, expressions, in_prometheus, sooner, unconditional, without_variables
 from tools.make_dashboards import FOLDER, dashboards
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,34 @@ def test_every_expression_parses(tmp_path: Path) -> None:
     rules = [{"record": f"r{n}", "expr": without_variables(each)} for n, each in enumerate(EXPRESSIONS)]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
     promtool("check", "rules", tmp_path / "rules.yaml")
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("max by (engine) (up) == 0", "max by (engine) (up) == bool 0"),
+        ('a{b!="x>1}",c="\\"<"}>5', 'a{b!="x>1}",c="\\"<"}> bool 5'),
+        ('label_replace(a, "b", "<$1>", "c", "(.*)") <= 1', 'label_replace(a, "b", "<$1>", "c", "(.*)") <= bool 1'),
+        ("a >= bool 1 or b != 2", "a >= bool 1 or b != bool 2"),
+        ('sum(a{b=~"c|d"})', 'sum(a{b=~"c|d"})'),
+    ],
+)
+def test_the_condition_of_an_alert_can_be_taken_off(expression: str, expected: str) -> None:
+    assert unconditional(expression) == expected
+
+
+def test_every_expression_without_its_condition_parses(tmp_path: Path) -> None:
+    rules = [{"record": f"r{n}", "expr": unconditional(rule["expr"])} for n, rule in enumerate(RULES)]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "alerts", "rules": rules}]}))
+    promtool("check", "rules", tmp_path / "rules.yaml")
+    compared = [rule["expr"] for rule in RULES if "absent(" not in rule["expr"]]
+    assert all("bool" in unconditional(each) for each in compared)
+
+
+def test_the_sooner_rules_of_the_tests_are_those_of_the_service_but_for_their_times() -> None:
+    (group,) = yaml.safe_load(sooner(ALERTS.read_text()))["groups"]
+    assert [rule["alert"] for rule in group["rules"]] == [rule["alert"] for rule in RULES]
+    assert {rule.get("for", "1s") for rule in group["rules"]} == {"1s"}
 
 
 def test_every_metric_of_the_service_is_shown_and_no_other_is_made_up() -> None:

@@ -51,6 +51,7 @@ class Cluster:
             **clean,
             "HOME": str(folder),
             "OCR_API_KEYS": KEYS,
+            "OCR_WEBHOOK_SECRET": "whsec_d2ViaG9vayBzZWNyZXQ=",
             **RAY_ENVIRONMENT,
             # HAProxy's defaults are the same for all of a machine.
             "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -24,6 +25,33 @@ def expressions() -> list[str]:
 def without_variables(expression: str, *, window: str = "5m") -> str:
     """Put in what Grafana does: every application, and the window of rates."""
     return expression.replace("$application", ".*").replace("$__rate_interval", window)
+
+
+_COMPARISON = re.compile(
+    r"""\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\}  # a selector, whose operators compare labels
+    | "(?:[^"\\]|\\.)*"
+    | (?P<operator>==|!=|>=|<=|>|<)(?:\s*bool\b)?\s*""",
+    re.VERBOSE,
+)
+
+
+def sooner(rules: str) -> str:
+    """Return rules, or an expression of theirs, that are met within seconds: they look every second instead of every minute,
+    wait for a second, and take seconds where they take hours."""
+    text = rules.replace(":1m]", ":1s]").replace("6 * 3600", "6 * 1")
+    return re.sub(r"^( +for:) \w+$", r"\1 1s", text, flags=re.MULTILINE)
+
+
+def unconditional(expression: str) -> str:
+    """Return the expression with comparisons that give 0 or 1 for each series, not only those series for which they hold.
+
+    So an alert's expression has data while the alert does not fire, if both sides of each comparison have some.
+    """
+
+    def with_bool(match: re.Match[str]) -> str:
+        return f"{match['operator']} bool " if match["operator"] else match[0]
+
+    return _COMPARISON.sub(with_bool, expression)
 
 
 def in_prometheus(metric: Instrument) -> str:

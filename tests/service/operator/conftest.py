@@ -40,6 +40,7 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     config["tracing_config"] = documented_tracing()
     application = config["applications"][0]
     application["args"]["store"]["path"] = str(cluster.folder / "output")
+    application["args"]["allowed_private_networks"] = ["127.0.0.2/32"]  # of a receiver of webhooks
     engines = application["args"]["engines"]
     vl = engines[0]
     vl |= {"device": "cpu", "layout_model_dir": str(models.layout)}

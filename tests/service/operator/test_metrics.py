@@ -4,89 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from serve_app.metrics.catalogue import instruments
 from serve_app.metrics.instruments import EXPORTED_PREFIX
 from tests.support.cluster import ROOT, Cluster
-from tests.support.job_client import book, submit, wait_for_end
-from tests.support.monitoring import ALERTS, in_prometheus, without_variables
-from tests.support.swift import free_port
+from tests.support.job_client import book, job_of, submit, wait_for_end
+from tests.support.monitoring import ALERTS, expressions, in_prometheus, sooner, unconditional
+from tests.support.prometheus import Prometheus, running_prometheus
+from tests.support.webhook_receiver import WebhookReceiver
 
 QUIET = {
-    "ocr_cache_lookups_total",
-    "ocr_decoder_deaths_total",
-    "ocr_store_errors_total",
-    "ocr_vlm_server_up",
-    "ocr_webhook_attempts_total",
-    "ocr_webhooks_ended_total",
-    "ocr_writer_deaths_total",
+    "ocr_cache_lookups_total": "the cache is off",
+    "ocr_decoder_deaths_total": "no process dies",
+    "ocr_store_errors_total": "the store is there",
+    "ocr_vlm_server_up": "no engine has an inference server",
+    "ocr_writer_deaths_total": "no process dies",
 }
 """Metrics of what this service lacks, and of what does not happen to it here."""
 
-PATIENCE_S = 60
-
-
-class Prometheus:
-    """Prometheus with the configuration of Docker Compose, but for addresses and the time between two scrapes."""
-
-    def __init__(self, folder: Path, dashboard: str) -> None:
-        config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "compose" / "prometheus.yaml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        (discovery,) = config["scrape_configs"][0]["http_sd_configs"]
-        discovery["url"] = discovery["url"].replace("http://127.0.0.1:8265", dashboard)
-        del discovery["authorization"]  # this Ray asks for no token
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        (folder / ALERTS.name).write_text(ALERTS.read_text())
-        address = f"127.0.0.1:{free_port()}"
-        self._http = httpx.Client(base_url=f"http://{address}/api/v1", timeout=30)
-        self.process = subprocess.Popen(
-            [
-                "prometheus", f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address={address}", "--log.level=warn",
-            ],
-            cwd=folder,
-        )  # fmt: skip
-
-    def asked(self, path: str, **parameters: str) -> Any:
-        answer = self._http.get(path, params=parameters)
-        assert answer.status_code == 200, f"{parameters}: {answer.text}"
-        return answer.json()["data"]
-
-    def series(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.asked("/query", query=without_variables(expression, window="1m"))["result"]
-        return found
-
-    def wait_for(self, expression: str) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            try:
-                if series := self.series(expression):
-                    return series
-            except httpx.TransportError:  # it starts
-                pass
-            time.sleep(0.3)
-        raise AssertionError(f"no data for {expression}")
+EMPTY = {
+    "absent(ray_ocr_store_up)": "replicas report",
+    'outcome="failed"': "no page fails",
+    'outcome=~"failed|degraded"': "no page fails",
+    'status="503"': "no request is refused",
+    "ray_node_gpus_utilization": "the machine has no GPU",
+    **{f"ray_{name}": reason for name, reason in QUIET.items()},
+}
+"""Parts of the expressions that have no data here, and why."""
 
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), cluster.dashboard)
-    try:
-        prometheus.wait_for("up")
+    folder = tmp_path_factory.mktemp("prometheus")
+    with running_prometheus(folder, cluster.dashboard, ALERTS.read_text()) as prometheus:
         asyncio.run(load(cluster))
         yield prometheus
-    finally:
-        prometheus.process.terminate()
-        prometheus.process.wait(30)
 
 
 async def load(cluster: Cluster) -> None:
@@ -101,7 +57,12 @@ async def load(cluster: Cluster) -> None:
         refused = await http.post("/ocr", json={"image_url": "http://10.0.0.1/"})
         assert refused.json()["error"]["code"] == "url_forbidden"
     with cluster.service.client() as client:
-        assert wait_for_end(client, submit(client, book(2), engine="dummy"))["state"] == "done"
+        with WebhookReceiver() as receiver:
+            job = wait_for_end(client, submit(client, book(2), engine="dummy", webhook=receiver.url))
+            while job["webhook"]["state"] == "pending":
+                await asyncio.sleep(0.2)
+                job = job_of(client, job["id"])
+        assert job["state"] == "done"
 
 
 def test_what_happened_is_exported_and_nothing_that_the_documentation_lacks(
@@ -131,6 +92,14 @@ def test_the_numbers_are_those_of_the_load(prometheus: Prometheus) -> None:
     }
     for expression in expected:
         prometheus.wait_for(expression)
+
+
+def test_each_expression_of_dashboards_and_alerts_has_data_where_the_load_makes_some(prometheus: Prometheus) -> None:
+    everything = expressions()
+    assert all(any(part in each for each in everything) for part in EMPTY), "a part that no expression has"
+    prometheus.wait_for_all(
+        [sooner(unconditional(each)) for each in everything if not any(part in each for part in EMPTY)]
+    )
 
 
 def test_no_alert_fires_at_a_service_that_is_well(prometheus: Prometheus) -> None:
