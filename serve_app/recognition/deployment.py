@@ -80,9 +80,19 @@ class Recognizer:
         self._loading: asyncio.Task[None] | None = None
         if settings.load == "eager":
             self._start_loading()
-            # The replica counts as started once its engine is loaded, so a rolling update swaps in a ready engine.
-            # After `warm_up_s`, or after a failed load, it starts anyway and its state gives the reason.
-            await self._wait_until_settled(settings.warm_up_s)
+            await self._start(settings.warm_up_s)
+
+    async def _start(self, warm_up_s: float) -> None:
+        """Wait until the engine is loaded, since the replica counts as started when this returns.
+
+        An update then swaps in a ready engine. While others of this deployment run, one whose engine cannot load raises
+        EngineLoadError: they go on, and Serve tries again. Alone it starts anyway, also after `warm_up_s`, and its state
+        gives the reason.
+        """
+        others_run = await asyncio.to_thread(_others_run)
+        await self._wait_until_settled(None if others_run else warm_up_s)
+        if others_run and self._phase is EnginePhase.FAILED:
+            raise EngineLoadError(f"engine {self._engine.name} could not be loaded: {self._reason}")
 
     async def recognize(
         self,
@@ -259,8 +269,8 @@ class Recognizer:
             )
         return EngineLoading(retry_after_s=10)
 
-    async def _wait_until_settled(self, timeout_s: float) -> bool:
-        """Wait until a load has succeeded or failed. Return whether the engine is loaded."""
+    async def _wait_until_settled(self, timeout_s: float | None) -> bool:
+        """Wait until a load has succeeded or failed, without a timeout for ever. Return whether the engine is loaded."""
         if not self._settled.is_set():  # with a timeout of 0, wait_for() would not check
             try:
                 await asyncio.wait_for(self._settled.wait(), timeout_s)
@@ -329,3 +339,14 @@ def _max_replicas() -> int:
         return 1
     autoscaling = context._deployment_config.autoscaling_config
     return int(autoscaling.max_replicas if autoscaling else context.world_size)
+
+
+def _others_run() -> bool:
+    """Return whether replicas of this deployment run, of this version or an earlier one. Blocks; False outside Serve."""
+    try:
+        context = serve.get_replica_context()
+    except RayServeException:
+        return False
+    application = serve.status().applications.get(context.app_name)
+    deployment = application.deployments.get(context.deployment) if application else None
+    return deployment is not None and any(state == "RUNNING" for state in deployment.replica_states)

@@ -18,9 +18,11 @@ from serve_app.document import Page, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions
 from serve_app.errors import CorruptDocument, EngineFailed, EngineLoading, PageTimeout, RecognitionFailed, ServiceError
 from serve_app.metrics.catalogue import BATCH_PAGES, ENGINE_BUSY_SECONDS, ENGINE_STATE
+from serve_app.recognition import deployment
 from serve_app.recognition.deployment import LOAD_RETRY_S
 from serve_app.recognition.engine_state import EnginePhase
 from serve_app.recognition.engines import PageTask
+from serve_app.recognition.engines.engine import EngineLoadError
 from serve_app.settings import DummySettings, Limits
 from tests.support.metrics import grows
 from tests.support.recognizer import LocalRecognizer, initialized
@@ -175,6 +177,17 @@ async def test_an_engine_that_could_not_load_is_tried_again() -> None:
             return
         await asyncio.sleep(0.02)
     pytest.fail("the engine is not tried again")
+
+
+async def test_beside_others_a_replica_starts_only_with_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an update with an engine that cannot load, or loads for long, leaves the former replicas in their place."""
+    monkeypatch.setattr(DummySettings, "warm_up_s", 0.0)
+    slow = await recognizer(DummySettings(load_s=0.3))
+    assert (await slow.state()).phase is EnginePhase.INITIALIZING, "alone, it starts to say so"
+    monkeypatch.setattr(deployment, "_others_run", lambda: True)
+    assert (await (await recognizer(DummySettings(load_s=0.3))).state()).phase is EnginePhase.INITIALIZED
+    with pytest.raises(EngineLoadError, match="the model is missing"):
+        await recognizer(DummySettings(load_error="the model is missing"))
 
 
 async def test_what_an_engine_logs_bears_the_id_of_its_request(monkeypatch: pytest.MonkeyPatch) -> None:

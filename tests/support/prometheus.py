@@ -40,6 +40,15 @@ class Prometheus:
             cwd=folder,
         )  # fmt: skip
 
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            with suppress(httpx.TransportError):  # it does not listen yet
+                if self._http.get("/query", params={"query": "1"}).status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    return
+            assert time.monotonic() < deadline, "Prometheus does not start"
+            time.sleep(0.1)
+
     def asked(self, path: str, **parameters: str) -> Any:
         answer = self._http.get(path, params=parameters)
         assert answer.status_code == 200, f"{parameters}: {answer.text}"
@@ -59,8 +68,7 @@ class Prometheus:
         deadline = time.monotonic() + patience_s
         while left:
             assert time.monotonic() < deadline, f"no data for {list(left)}"
-            with suppress(httpx.TransportError):  # it starts
-                left = {expression: None for expression in left if not self.series(expression)}
+            left = {expression: None for expression in left if not self.series(expression)}
             if left:
                 time.sleep(0.3)
 
@@ -75,6 +83,7 @@ def running_prometheus(folder: Path, dashboard: str, rules: str) -> Iterator[Pro
     """One that scrapes the nodes which the dashboard lists."""
     prometheus = Prometheus(folder, dashboard, rules)
     try:
+        prometheus.wait_until_ready()
         prometheus.wait_for("up")
         yield prometheus
     finally:

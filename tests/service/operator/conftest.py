@@ -33,7 +33,8 @@ def documented_tracing() -> dict[str, Any]:
 def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     """serve_config.yaml as it stands, on a free loopback port; the GPU that Ray counts is none, the models are tiny.
 
-    Beside its engines is one that takes 0.1 s a page: work is always in flight, and the cores have time for what starts.
+    Beside its engines is one that takes 0.1 s a page: work is always in flight, and the cores have time for what starts. It loads
+    slowly, and has room for an old replica and a new one, as PaddleOCR-VL on its only GPU has not.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": int(cluster.service.url.rpartition(":")[2])}
@@ -47,8 +48,9 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     vl["vlm"]["model_dir"] = str(models.vlm)
     for scaled in (*engines, application["args"]["raster"]):
         scaled["replicas"]["max"] = 2  # what this machine has room for
-    engines.append({"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 4, "text": "before"})
-    application["deployments"] += documented_deployments()
+    engines.append({"name": "dummy", "replicas": 1, "load_s": 3, "page_s": 0.1, "max_batch": 4, "text": "before"})
+    room_for_both = {"name": "Recognizer-dummy", "max_surge_percent": 50}
+    application["deployments"] += [*documented_deployments(), room_for_both]
     return config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 
 from tests.support.cluster import ROOT, Cluster
 from tests.support.documentation import code_blocks
+from tests.support.nodes import until
 from tests.support.pictures import noise_page
 from tests.support.service import KEY, KEYS
 
@@ -70,6 +72,40 @@ async def test_a_deploy_with_changed_settings_under_load_loses_no_request(
         cut = await http.post("/ocr", files={"file": russian_page})
     assert refused.status_code == 422, "the changed setting is in force"
     assert cut.json()["degraded"] and cut.json()["engine"]["name"] == "paddleocr-vl"
+
+
+async def test_a_version_whose_engine_cannot_load_leaves_the_old_one_in_its_place_until_it_is_rolled_back(
+    cluster: Cluster,
+) -> None:
+    former = copy.deepcopy(cluster.config)
+    (before,) = cluster.service.replicas("Recognizer-dummy")
+    stop = asyncio.Event()
+
+    async def client() -> list[httpx.Response]:
+        answers = []
+        async with cluster.service.async_client() as http:
+            while not stop.is_set():
+                answers.append(await http.post("/ocr", files={"file": noise_page()}, data={"engine": "dummy"}))
+                await asyncio.sleep(PAUSE_S)
+        return answers
+
+    clients = [asyncio.create_task(client()) for _ in range(2)]
+    config = copy.deepcopy(former)
+    config["applications"][0]["args"]["engines"][-1]["load_error"] = "there is no such model"
+    await asyncio.to_thread(cluster.deploy, config)
+    await until(lambda: "there is no such model" in told(cluster, "Recognizer-dummy"), "the reason")
+    await asyncio.to_thread(cluster.deploy, former)
+    await asyncio.to_thread(cluster.wait_until_running)
+    stop.set()
+    answers = [answer for of_client in await asyncio.gather(*clients) for answer in of_client]
+    failed = [(answer.status_code, answer.text) for answer in answers if answer.status_code != 200]
+    assert len(answers) >= 4 and not failed, failed[:3]
+    assert [replica.pid for replica in cluster.service.replicas("Recognizer-dummy")] == [before.pid]
+
+
+def told(cluster: Cluster, deployment: str) -> str:
+    """Return what `serve status` says of a deployment; nothing while the application is being built."""
+    return str(cluster.deployments().get(deployment, {}).get("message", ""))
 
 
 def test_the_dashboard_shows_the_targets_of_the_policy_whichever_way_it_is_set(cluster: Cluster) -> None:
