@@ -8,6 +8,7 @@ ICC profiles are not applied: they matter for colour proofs, not for recognition
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ _SUPPORTED = "Send a PDF, or a JPEG, PNG, WebP, GIF, BMP or TIFF image."
 HEADER_SEARCH_BYTES = 1024
 """Bytes inspected to detect the file type. PDF readers look this far for the header, since some writers put mail or
 printer lines before it."""
+
+_HEADLESS_PDF = re.compile(rb"(?:%[^\r\n]{0,80}[\r\n]+|\s{1,80})?\d{1,9} \d{1,5} obj\b")
+"""A PDF whose first line is missing begins with an object, maybe behind a comment."""
 
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 
@@ -124,7 +128,7 @@ def sniff(data: bytes) -> str:
     # Many texts begin with "BM", so the header size is checked as well.
     if data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
-    if b"%PDF-" in data[:HEADER_SEARCH_BYTES]:
+    if b"%PDF-" in data[:HEADER_SEARCH_BYTES] or _HEADLESS_PDF.match(data):
         return "PDF"
     raise UnsupportedMediaType(f"This kind of file is not supported. {_SUPPORTED}")
 

@@ -24,6 +24,11 @@ def cut_off_in_the_trailer() -> bytes:
     return data[: data.index(b"trailer")] + b"trailer\n<</Root 1 0 R/Size 9/ID[<904e5a\xe4\x9e\xc1"
 
 
+def without_its_first_line() -> bytes:
+    data = text_pdf(LETTER, size=(300, 200))
+    return b"%\xe2\xe3\xcf\xd3\r\n" + data[data.index(b"1 0 obj") :]
+
+
 def with_strings_in_clear_text(password: str = PASSWORD) -> bytes:
     # Streams are encrypted, strings are not, which is the default if a file does not say.
     data = encrypted(text_pdf(LETTER, size=(300, 200)), password, revision=4)
@@ -35,10 +40,11 @@ def with_strings_in_clear_text(password: str = PASSWORD) -> bytes:
     ("make", "password"),
     [
         (cut_off_in_the_trailer, None),
+        (without_its_first_line, None),
         (with_strings_in_clear_text, PASSWORD),
         (partial(with_strings_in_clear_text, ""), None),
     ],
-    ids=["trailer", "strings", "strings-no-password"],
+    ids=["trailer", "first-line", "strings", "strings-no-password"],
 )
 def test_a_pdf_that_pdfium_refuses_is_read_and_written(make: Callable[[], bytes], password: str | None) -> None:
     data = make()
