@@ -45,7 +45,7 @@ JOBS_GRACE_S = 2
 BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
 # Seconds. The autoscaler sees the mean over the last LOOK_BACK_S, from reports that replicas and callers send every REPORT_S.
 LOOK_BACK_S, REPORT_S = 5, 1
-# Of the resource `cpu_nodes`, so that an amount of 1 at a node has room for a thousand replicas.
+# Share of the resource `cpu_nodes` for each replica, so that an amount of 1 at a node has room for a thousand replicas.
 CPU_NODE_SHARE = 0.001
 
 

@@ -45,7 +45,7 @@ class JobCounts:
 
 @dataclass
 class _Seen:
-    """What was seen of another replica: its last beat, when it came, and how many looks have found no newer one."""
+    """Another replica, as this one has seen it: its last beat, when it came, and how many looks have found no newer one."""
 
     content: bytes
     counts: JobCounts

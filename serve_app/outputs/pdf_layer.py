@@ -30,7 +30,7 @@ ODD_PDF = (
     TypeError,
     ValueError,
 )
-"""What a PDF raises that is damaged. All but pikepdf's own come from objects of an unexpected type."""
+"""Errors that a damaged PDF raises. All but pikepdf's own come from objects of an unexpected type."""
 
 
 class Layer(NamedTuple):

@@ -36,8 +36,9 @@ MEMORY_BYTES = 4 * 2**30
 """Address space of the process. An A4 page at 200 dpi that is stored losslessly takes 12 MB of it."""
 
 
-_ATTEMPTS = 4
-"""Most attempts at a PDF. Pages may be found odd when they are copied, and again when PDF/A is made of them."""
+_KEEPING_ATTEMPTS = 3
+"""Most attempts at a PDF that keep its pages, before one that draws all. Pages may be found odd when they are copied, and again when
+PDF/A is made of them."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ async def searchable_pdf(
     with await asyncio.to_thread(unnamed_file, source) as original:
         settings: dict[str, Any] = {"password": password, "straighten": straighten, "pdf_a": pdf_a}
         draw: set[int] = set()
-        for _ in range(_ATTEMPTS - 1):
+        for _ in range(_KEEPING_ATTEMPTS):
             try:
                 return await _write("pdf", original, {**settings, "draw": sorted(draw)}, spool.pages_as_json, limit)
             except PagesNotKept as error:

@@ -19,7 +19,7 @@ class EnginePhase(StrEnum):
 
 @dataclass(frozen=True)
 class EngineState:
-    """The state of a replica's engine. `reason` is set only if `phase` is FAILED.
+    """The state of a replica's engine. `reason` says why it has FAILED, or why there is no replica; else it is None.
 
     `vlm_server` is the state of the engine's inference server; None if the engine uses none. `page_s`: seconds of work that a
     page takes the replica; 0 while unknown.

@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import median_high
 from typing import Any
 
-# Of the time of all replicas. Below it, a replica is spare; above it, pages that arrive at random begin to wait.
+# Share of the time of all replicas. Below it, a replica is spare; above it, pages that arrive at random begin to wait.
 BUSY_SHARE = 0.7
 # Above it, rasterizers may be what engines wait for. Well above BUSY_SHARE, or chance would start and stop replicas.
 FULL_SHARE = 0.9
@@ -34,14 +34,14 @@ FIRST_REPLICA_S = 1200.0
 
 @dataclass(frozen=True)
 class Load:
-    """What is known of a deployment. Counts of replicas may be fractions: `busy` of 2.5 is the work of two and a half."""
+    """The load of a deployment, as far as it is known. Counts of replicas may be fractions: `busy` of 2.5 is the work of two and a half."""
 
     pages: float
     """Pages that wait or are being read, wherever they are."""
     peak_pages: float
-    """The highest mean of `pages` over the look-back period, of the last PEAK_S seconds."""
+    """The highest that the mean of `pages` over the look-back period has been in the last PEAK_S seconds."""
     growth: float
-    """Pages by which `pages` has grown each second, all the time lately; negative if it has fallen at some time."""
+    """Pages by which `pages` has grown each second, all the time lately (see Growth); negative if it has fallen at some time."""
     page_s: float
     """Seconds for which a page keeps a replica busy."""
     at_once: float

@@ -1,4 +1,4 @@
-"""What a replica tells the autoscaler: the pages that wait for it, how busy it is, and how long a page takes it."""
+"""Measures for the autoscaler what a replica does: the pages that wait for it, how busy it is, and how long a page takes it."""
 
 from __future__ import annotations
 

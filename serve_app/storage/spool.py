@@ -82,7 +82,7 @@ class ResultSpool:
 
     @property
     def waiting(self) -> Waiting:
-        """What waits on this node. What other processes have is as it was at the last `look_around`."""
+        """The results that wait on this node. Those of other processes are as they were at the last `look_around`."""
         own = list(self._sizes.values())
         return Waiting(len(own) + self._others.results, sum(own) + self._others.bytes)
 

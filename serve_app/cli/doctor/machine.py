@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.cli.doctor.finding import GIB, Code, Finding, ok, problem, size, warning
-from serve_app.cli.doctor.store import existing
+from serve_app.cli.doctor.folders import nearest_existing
 from serve_app.cli.doctor.variables import variable
 from serve_app.settings import FolderStoreSettings, Settings, resolve
 
@@ -128,7 +128,7 @@ def check_folder(check: str, folder: Path, *, least: int, wanted: int) -> Findin
 
     Below `least` bytes it is a problem, below `wanted` a warning.
     """
-    place = existing(folder)
+    place = nearest_existing(folder)
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\n" * 65_536)
@@ -157,7 +157,7 @@ def _check_ray_folder() -> Finding:
             f"{folder} is too long for the paths of Ray's sockets: set RAY_TMPDIR to at most {most} bytes",
         )
     found = check_folder(check, folder, least=0, wanted=GIB)
-    usage = shutil.disk_usage(existing(folder))
+    usage = shutil.disk_usage(nearest_existing(folder))
     if found.code is None and usage.used > MOST_DISK_USED * (usage.used + usage.free):
         return warning(
             check,

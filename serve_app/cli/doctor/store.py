@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve_app.cli.doctor.finding import Code, Finding, ok, problem, warning
+from serve_app.cli.doctor.folders import nearest_existing
 from serve_app.runtime.plain_url import plain_url
 from serve_app.settings import FolderStoreSettings, S3StoreSettings, Secrets, StoreSettings, resolve
 from serve_app.storage import StoreUnavailable
@@ -60,7 +61,7 @@ def check_store(settings: StoreSettings, secrets: Secrets) -> Iterator[Finding]:
 
 def _check_folder(folder: Path) -> Finding:
     """Write, read and delete a file. Makes no folder, and no mark that the folder is a store: its disk may not be mounted yet."""
-    place = existing(folder)
+    place = nearest_existing(folder)
     # The store takes such a name for an unfinished file, and would delete it.
     file = place / f".{random.token_hex(8)}.tmp"
     try:
@@ -86,11 +87,6 @@ def _check_folder(folder: Path) -> Finding:
     if place != folder:
         return ok(WRITE, f"{folder} does not exist yet, and can be made")
     return ok(WRITE, f"{folder} takes writes, reads and deletions")
-
-
-def existing(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
-    return next(level for level in (folder, *folder.parents) if level.exists())
 
 
 def _check_bucket(settings: S3StoreSettings, secrets: Secrets) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ log = logging.getLogger("ray.serve.ingress")
 MAX_LOGGED_PATH = 200
 
 _POLLED = re.compile(r"(/|/health|/jobs(/[^/]+)?|/api/v2/ocr/jobs/[^/]+)")
-"""What clients ask for again and again."""
+"""Paths that clients ask for again and again."""
 
 
 class RequestEnd:

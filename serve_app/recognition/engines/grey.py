@@ -57,7 +57,7 @@ def even(pixels: RgbPixels, letter: int) -> GreyPixels:
 
 
 def even_plain(pixels: RgbPixels) -> GreyPixels:
-    """Return a page in grey as `even` does, if its ground is the same everywhere. What has another ground counts as ink."""
+    """Return a page in grey as `even` does, if its ground is the same everywhere. Anything on another ground counts as ink."""
     contrast = np.zeros(pixels.shape[:2], np.uint8)
     levels = np.arange(256, dtype=np.uint8)
     for channel in range(1 if (pixels[..., :1] == pixels).all() else pixels.shape[2]):

@@ -10,11 +10,11 @@ from serve_app.recognition.engines.grey import GreyPixels
 
 MOST_NOISE = 23.0
 """Standard deviation of the noise, in grey levels as `noise_of` measures it, up to which a page is read as it is. Noise of
-35 levels measures 19, as white stays white half of the time; Tesseract reads 0.99 of the words then. Of 50 levels, which
+35 levels measures 19, as white stays white half of the time; Tesseract reads 0.99 of the words then. With 50 levels, which
 measure 27, it reads none, and smoothed 0.96 to 1.00."""
 
 RADIUS = 1.0
-"""Of the Gaussian blur, in pixels. With 1.5, small digits are lost."""
+"""Radius of the Gaussian blur, in pixels. With 1.5, small digits are lost."""
 
 _BANDS, _BAND_ROWS = 8, 64
 """Rows that are looked at, spread over the page: 1 ms on A4."""

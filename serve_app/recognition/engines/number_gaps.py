@@ -13,10 +13,10 @@ from statistics import median
 from serve_app.document import Box
 
 JOINED = re.compile(r"\d{4}")
-"""What a word must hold to be looked at. Of fewer digits, the usual distance is not known."""
+"""Digits that a word must hold to be looked at. With fewer, the usual distance is not known."""
 
 WIDER = 1.3
-"""Least distance of two digits' centres across a space, as a multiple of the usual one. Of numbers in 47 fonts at 28 pixels, this and
+"""Least distance of two digits' centres across a space, as a multiple of the usual one. In numbers of 47 fonts at 28 pixels, this and
 WHITE find 93% of the spaces, and one in 3,500 where there is none."""
 
 WHITE = 0.3
