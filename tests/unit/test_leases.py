@@ -49,10 +49,13 @@ class Replica:
 
 class Away(FolderStore):
     is_away = False
+    list_lags = False
 
     def _keys_below(self, folder: str) -> list[str]:
         if self.is_away:
             raise StoreUnavailable("away")
+        if self.list_lags and folder == "jobs/leases":
+            return []
         return super()._keys_below(folder)
 
 
@@ -188,6 +191,14 @@ async def test_while_the_store_is_away_nobody_is_dead(replica: Callable[[], Repl
     store.is_away = False
     await beats([two, one], JOBS[:1], 5)
     assert one.leases.held == {JOBS[0]} and not two.leases.held and not one.lost
+
+
+async def test_a_lease_that_the_list_does_not_have_yet_is_kept(replica: Callable[[], Replica], store: Away) -> None:
+    one = replica()
+    await one.leases.take(JOBS[0])
+    store.list_lags = True
+    await one.beat(JOBS[:1])
+    assert one.leases.held == {JOBS[0]} and not one.lost
 
 
 async def test_a_job_is_given_to_one_that_can_start_it(replica: Callable[[], Replica], store: Away) -> None:

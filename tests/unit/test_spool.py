@@ -108,6 +108,18 @@ async def test_all_processes_share_the_bound(folder: Path) -> None:
     await spooled(other, b=b"x" * 4000)
 
 
+async def test_results_that_are_being_written_count_in_the_bound(folder: Path) -> None:
+    spool = ResultSpool(folder, 10_000)
+    first, second = spool.begin("first"), spool.begin("second")
+    await first.put("a", b"x" * 6000, TEXT)
+    with pytest.raises(SpoolFull):
+        await second.put("b", b"x" * 6000, TEXT)
+    first.abandon()
+    await second.put("b", b"x" * 6000, TEXT)
+    second.commit()
+    assert spool.waiting.results == 1
+
+
 async def test_what_a_dead_process_has_left_is_taken_over_once_and_in_order(folder: Path) -> None:
     dead, alive, next_one = (ResultSpool(folder, MB) for _ in range(3))
     names = [await spooled(dead, a=b"1"), await spooled(alive, b=b"2"), await spooled(dead, c=b"3")]
