@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from serve_app.metrics.catalogue import SPOOL_BYTES, SPOOL_LIMIT_BYTES, SPOOL_RESULTS
+from serve_app.settings import FolderStoreSettings
 from serve_app.storage import spool as spool_module
+from serve_app.storage.folder import FolderStore
+from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.sender import SpoolSender
 from serve_app.storage.spool import LOCK, ResultSpool, SpoolFull, StoredObject, Waiting, objects_in
 
 TEXT = "text/plain"
@@ -170,6 +175,24 @@ async def test_a_result_is_found_by_the_beginning_of_its_name_whoever_has_it(fol
     assert other.find("job") == {"job-2.000001": other.files()[-1]}
     assert not other.remove(other.files()[0]), "it is gone"
     assert other.waiting.results == 1
+
+
+async def test_a_result_that_is_dropped_while_it_is_being_sent_is_not_in_the_store(
+    spool: ResultSpool, tmp_path: Path
+) -> None:
+    """Its document has been deleted, and nobody else would delete what comes later."""
+
+    class Dropping(FolderStore):
+        async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
+            await super().put(key, data, content_type)
+            spool.drop("id")
+
+    store = Dropping(FolderStoreSettings(path=str(tmp_path / "store")))
+    await spooled(spool, page=b"1")
+    await SpoolSender(spool, store, StoreMonitor(store)).send()
+    with pytest.raises(KeyError):
+        await store.get("page")
+    await store.close()
 
 
 async def test_its_metrics_say_how_much_waits_on_the_node_and_how_much_may(folder: Path, spool: ResultSpool) -> None:
