@@ -8,7 +8,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from serve_app.storage import Store, StoreUnavailable
 
@@ -41,6 +41,12 @@ class JobCounts:
             self.free + other.free,
             self.unreadable + other.unreadable,
         )
+
+    @classmethod
+    def of_beat(cls, content: bytes) -> JobCounts:
+        """Read them from a beat, which may be that of another version: leave out what this one does not know."""
+        told = json.loads(content)["load"]
+        return cls(**{field.name: told.get(field.name, 0) for field in fields(cls)})
 
 
 @dataclass
@@ -133,7 +139,7 @@ class Holders:
             if content is None:  # it has just left
                 self._others.pop(holder, None)
             elif seen is None or seen.content != content:
-                self._others[holder] = _Seen(content, JobCounts(**json.loads(content)["load"]), now)
+                self._others[holder] = _Seen(content, JobCounts.of_beat(content), now)
             else:
                 seen.looks += 1
                 if now - seen.changed_at > self._dead_after_s + FORGET_AFTER_S and self.alive[0] == self.me:

@@ -227,6 +227,16 @@ async def test_what_dead_replicas_have_left_is_deleted(replica: Callable[[], Rep
     assert not one.leases.has_orphans
 
 
+async def test_a_beat_of_a_newer_version_may_say_more(replica: Callable[[], Replica], store: Away) -> None:
+    """During an upgrade, replicas of both versions share the jobs."""
+    older = replica()
+    await store.put(
+        "jobs/holders/newer", b'{"count": 1, "load": {"running": 3, "free": 2, "added": 1}}', "application/json"
+    )
+    await beats([older], [], 1)
+    assert older.holders.counts_of_others == JobCounts(running=3, free=2)
+
+
 async def test_one_of_them_is_the_first(replica: Callable[[], Replica]) -> None:
     one, two = replicas = [replica(), replica()]
     await beats(replicas, [], 2)
