@@ -63,7 +63,7 @@ def build(settings: Settings) -> Application:
     """Build Ingress and Jobs -> Rasterizer -> one Recognizer per engine. Options in the Serve config take precedence."""
     settings = with_environment(settings)
     secrets = Secrets.from_environment()
-    # Without its access log Serve would leave out the request ids as well: see serve_log.py.
+    # The access log stays on, since Serve would leave out the request ids as well; serve_log.py hides its lines.
     logging_config = LoggingConfig(encoding=settings.log_format.upper(), log_level=settings.log_level.upper())
     on_cpu_nodes = {settings.cpu_nodes: CPU_NODE_SHARE} if settings.cpu_nodes is not None else {}
     without_cpu = {"num_cpus": 0, "resources": on_cpu_nodes}
@@ -140,7 +140,7 @@ def _scaling(replicas: int | ReplicaRange, *, feeds_engines: bool = False) -> di
         return {
             "autoscaling_config": AutoscalingConfig(
                 min_replicas=replicas.min,
-                max_replicas=replicas.max,
+                max_replicas=replicas.max or max(1, replicas.min),
                 upscale_delay_s=replicas.upscale_delay_s,
                 downscale_delay_s=replicas.downscale_delay_s,
                 look_back_period_s=LOOK_BACK_S,
@@ -168,23 +168,31 @@ def _replicas_that_fit(
     that have this resource. Ray respects a container's limits.
     """
     resources = ray.cluster_resources()
-    fit: dict[str, int | ReplicaRange] = {
-        engine.name: engine.replicas or max(1, int(resources.get("GPU", 0) // engine.gpus))
-        for engine in engines
-        if engine.replicas or engine.gpus
-    }
+    fit: dict[str, int | ReplicaRange] = {}
+    for engine in engines:
+        if engine.replicas is not None and _most(engine.replicas) is not None:
+            fit[engine.name] = engine.replicas
+        elif engine.gpus:
+            fit[engine.name] = _up_to(int(resources.get("GPU", 0) // engine.gpus), engine.replicas)
     # GPUs have their own nodes then, whose CPUs the others cannot have.
     beside = [engine for engine in engines if engine.name in fit and not (cpu_nodes and engine.gpus)]
     cpus = _cpus_of_nodes_with(cpu_nodes) if cpu_nodes else resources.get("CPU", 1)
-    left = cpus - sum(engine.num_cpus * _most(fit[engine.name]) for engine in beside)
+    left = cpus - sum(engine.num_cpus * (_most(fit[engine.name]) or 0) for engine in beside)
     others = [engine for engine in engines if engine.name not in fit]
     for engine in others:
-        fit[engine.name] = max(1, int(left / len(others) // max(engine.num_cpus, 1)))
+        fit[engine.name] = _up_to(int(left / len(others) // max(engine.num_cpus, 1)), engine.replicas)
     return fit
 
 
-def _most(replicas: int | ReplicaRange) -> int:
+def _most(replicas: int | ReplicaRange) -> int | None:
     return replicas.max if isinstance(replicas, ReplicaRange) else replicas
+
+
+def _up_to(room: int, replicas: int | ReplicaRange | None) -> int | ReplicaRange:
+    """Return as many replicas as there is room for, or the range with that as its `max`. It is one at least."""
+    if isinstance(replicas, ReplicaRange):
+        return replicas.model_copy(update={"max": max(1, room, replicas.min)})
+    return max(1, room)
 
 
 def _cpus_of_nodes_with(resource: str) -> float:

@@ -1,4 +1,4 @@
-"""What comes from the environment: secrets, and what replaces settings. It is read once, when the graph is built."""
+"""Secrets, and values that replace settings, from the environment. They are read once, when the graph is built."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ class ReplicaRange(Strict):
         ge=0,
         description="Fewest replicas. 0 (engines only): none while there are no pages; the next page starts one and waits for it",
     )
-    max: int = Field(ge=1, description="Most replicas")
+    max: int | None = Field(
+        None, ge=1, description="Most replicas. Unset (engines only): as many as Ray's CPUs or GPUs allow"
+    )
     target_wait_s: float = Field(
         2,
         gt=0,
@@ -30,6 +32,6 @@ class ReplicaRange(Strict):
 
     @model_validator(mode="after")
     def _check_range(self) -> ReplicaRange:
-        if self.min > self.max:
+        if self.max is not None and self.min > self.max:
             raise ValueError("'min' is greater than 'max'")
         return self

@@ -122,6 +122,8 @@ class RasterSettings(Strict):
     def _check_replicas(cls, replicas: int | ReplicaRange) -> int | ReplicaRange:
         if isinstance(replicas, ReplicaRange) and replicas.min == 0:
             raise ValueError("the rasterizer needs at least one replica")
+        if isinstance(replicas, ReplicaRange) and replicas.max is None:
+            raise ValueError("the rasterizer needs a 'max'")
         return replicas
 
 

@@ -39,6 +39,13 @@ ON_GPU: dict[str, Any] = {"name": "paddleocr-vl"}
             {"CPU": 8},
             {"paddleocr-vl": ReplicaRange(max=6), "tesseract": 2},
         ),
+        ([TESSERACT | {"replicas": {"min": 1}}], {"CPU": 8}, {"tesseract": ReplicaRange(max=8)}),
+        ([TESSERACT | {"replicas": {"min": 4}}], {"CPU": 2}, {"tesseract": ReplicaRange(min=4, max=4)}),
+        (
+            [ON_GPU | {"replicas": {"min": 0}}, TESSERACT | {"replicas": {"min": 1}}],
+            {"CPU": 8, "GPU": 4},
+            {"paddleocr-vl": ReplicaRange(min=0, max=4), "tesseract": ReplicaRange(max=4)},
+        ),
         ([ON_GPU | {"replicas": 3}, TESSERACT | {"replicas": 5}], {"CPU": 8}, {"paddleocr-vl": 3, "tesseract": 5}),
     ],
 )
@@ -69,5 +76,5 @@ def test_every_replica_of_a_shipped_config_finds_room_on_one_machine(
     engines = yaml.safe_load((CONFIGS / config).read_text())["applications"][0]["args"]["engines"]
     replicas = fit(monkeypatch, engines, CPU=cpus, GPU=1)
     settings = Settings.model_validate({"engines": engines}).engines
-    assert sum(replicas[engine.name] * engine.num_cpus for engine in settings) <= cpus
-    assert sum(replicas[engine.name] * engine.gpus for engine in settings) <= 1
+    assert sum((app._most(replicas[engine.name]) or 0) * engine.num_cpus for engine in settings) <= cpus
+    assert sum((app._most(replicas[engine.name]) or 0) * engine.gpus for engine in settings) <= 1
