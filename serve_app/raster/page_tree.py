@@ -21,8 +21,10 @@ def leaves(pdf: Any) -> list[Any]:
     import pikepdf
 
     found: list[Any] = []
-    open_nodes = [(_kids(pdf.Root.get("/Pages")), (0, 0))]  # each with its number
-    above: set[tuple[int, int]] = set()
+    root = pdf.Root.get("/Pages")
+    number = root.objgen if isinstance(root, pikepdf.Dictionary) else (0, 0)
+    open_nodes = [(_kids(root), number)]
+    above = {number}
     for _ in range(MAX_ENTRIES):
         if not open_nodes:
             break

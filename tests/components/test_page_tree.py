@@ -92,6 +92,16 @@ def test_the_unit_of_a_page_is_its_own() -> None:
     assert widths == [300, 600]
 
 
+def test_a_node_among_its_own_kids_is_not_followed() -> None:
+    start = b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R 4 0 R]>>endobj\n"
+    page = b"3 0 obj<</Type/Page/MediaBox[0 0 9 9]>>endobj\n4 0 obj<</Type/Pages/Kids[3 0 R 2 0 R 4 0 R]>>endobj\n"
+    with pikepdf.open(
+        io.BytesIO(with_table(start + page)), suppress_warnings=True, inherit_page_attributes=False
+    ) as pdf:
+        found = leaves(pdf)
+        assert [each.objgen for each in found if each is not None] == [(3, 0), (3, 0)]
+
+
 @pytest.mark.parametrize("last", [b"", b"null"], ids=["without pages", "with pages"])
 def test_a_tree_whose_nodes_come_twice_ends(last: bytes) -> None:
     nodes = [b"%d 0 obj<</Type/Pages/Kids[%d 0 R %d 0 R]>>endobj\n" % (n, n + 1, n + 1) for n in range(3, 60)]
