@@ -72,7 +72,7 @@ class FolderStore(ThreadedStore):
             file = self._root / ".link-key"
             self._check_mounted()  # a key in another folder would be lost once the right one is back
             if not file.exists():
-                log.warning("creating a new signing key for links in %s; earlier links stop working", file)
+                log.info("creating the key that signs links in %s; links signed with a former one stop working", file)
             try:
                 self._signing_key = load_or_create_secret(file).encode()
             except OSError as error:
