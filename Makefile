@@ -40,7 +40,7 @@ lint: $(VENV)/dev.installed  ## style, spelling and the floors of the rooms
 types: $(VENV)/dev.installed  ## mypy, strict
 	@$(BIN)/mypy
 
-unit: $(VENV)/dev.installed tessdata fonts poppler kubectl systemd  ## the unit tests
+unit: $(VENV)/dev.installed tessdata fonts poppler systemd  ## the unit tests
 	@$(BIN)/python -m pytest -n auto tests/unit
 
 docs: $(VENV)/dev.installed  ## the documentation as a site, in build/docs; a warning is an error

@@ -42,6 +42,7 @@ LARGEST = 32
 JOB_PAGES = 1000
 JOBS = 10
 SINGLE_S = 20.0
+LEAST_ROUNDS = 10  # of pages a replica: a round in which some replicas are not measured is a small part of these
 SETTLE_S = 5.0  # Ray and Serve still have things to do after replicas have started
 IDLE_S = 20.0
 PAGE_S = 1.0
@@ -190,7 +191,7 @@ def _singles(cluster: Cluster, replicas: int, page_s: float, idle: Idle) -> Poin
         _page(number).save(stream, "PNG")
         files.append(stream.getvalue())
     clients = 2 * replicas
-    pages = round(clients + SINGLE_S * replicas / page_s)
+    pages = round(clients + max(SINGLE_S / page_s, LEAST_ROUNDS) * replicas)
     load = Load(cluster.address, files, clients, pages, ask)
 
     def work() -> float:

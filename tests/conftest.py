@@ -17,8 +17,8 @@ import pytest
 
 from tests.support.ray_environment import RAY_ENVIRONMENT
 from tests.support.samples import SAMPLES
-from tests.support.service import Service, deploy, standard_settings
-from tests.support.swift_fixture import swift
+from tests.support.service import Service, deploy
+from tests.support.swift_fixture import SwiftServer, swift
 from tests.support.tiny_models_fixture import tiny_models
 
 __all__ = ["swift", "tiny_models"]
@@ -34,6 +34,7 @@ GROUPS = {
         "test_official_server",
         "test_paddleocr_vl",
         "test_vlm_server_away",
+        "test_vlm_server_shared",
     ),
     "swift": ("test_store", "test_spool", "test_job_stores", "test_shared_jobs"),
 }
@@ -126,22 +127,48 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(serve_port: int, output_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
-    settings = {**standard_settings(output_dir), "temp_dir": str(tmp_path_factory.mktemp("temp"))}
-    service = deploy(settings, name="ocr", port=serve_port)
-    service.wait_until_engines_are_ready()
-    yield service
+def deploy_service(
+    serve_port: int, swift: SwiftServer, store_prefix: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Service]:
+    """Deploys what `service` is, or a new version of it with another `text` of the dummy engine.
+
+    It is the service as users run it, two replicas of all but the rasterizer, and S3. The dummy engine beside Tesseract
+    reads one page after another, each in 0.15 s: work is always in flight, and the cores have time for what starts.
+    """
+    store, keys = swift.store_settings(store_prefix)
+    folder = tmp_path_factory.mktemp("service")
+    name = f"ocr-{uuid.uuid4().hex[:6]}"  # tests find its processes by it, among those of all services of this machine
+
+    def deploy_one(text: str = "Привет") -> Service:
+        dummy = {"name": "dummy", "replicas": 2, "page_s": 0.15, "max_batch": 1, "text": text}
+        settings = {
+            "engines": [{"name": "tesseract", "replicas": 2}, dummy],
+            "ingress_replicas": 2,
+            "jobs": {"replicas": 2, "in_flight": 4},
+            "store": {**store, "keep_source": True},
+            "temp_dir": str(folder / "temp"),
+            "spool_dir": str(folder / "spool"),
+            "limits": {"body_mb": 12, "stall_s": 1},
+            "log_level": "debug",  # a line for each page of a job
+            "allowed_private_networks": ["127.0.0.2/32"],
+        }
+        return deploy(settings, name=name, port=serve_port, secrets=keys)
+
+    return deploy_one
 
 
 @pytest.fixture(scope="session")
-def slow(serve_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Reads one page after another, each in a tenth of a second; waits a second for the rest of an upload."""
-    with deleted_afterwards(serve_port, tmp_path_factory.mktemp("slow")) as deploy_one:
-        engine = {"name": "dummy", "replicas": 1, "page_s": 0.1, "max_batch": 1}
-        service = deploy_one({"engines": [engine], "limits": {"stall_s": 1}})
-        service.wait_until_engines_are_ready()
-        yield service
+def store_prefix() -> str:
+    """Below which `service` keeps everything in S3."""
+    return uuid.uuid4().hex
+
+
+@pytest.fixture(scope="session")
+def service(deploy_service: Callable[..., Service]) -> Service:
+    """One for all tests that can share it, also for those that kill parts of it: each part costs three CPU seconds."""
+    service = deploy_service()
+    service.wait_until_engines_are_ready()
+    return service
 
 
 @pytest.fixture

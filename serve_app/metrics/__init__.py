@@ -1,1 +1,1 @@
-"""What the service counts, for Prometheus. `catalogue` has every metric; rooms above count there. Uses no other room."""
+"""The numbers that the service exports to Prometheus. `catalogue` has every metric; rooms above count there. Uses no other room."""

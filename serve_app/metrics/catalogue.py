@@ -194,7 +194,7 @@ SPOOL_BYTES = Gauge("ocr_spool_bytes", "The bytes of these results, in the same 
 SPOOL_LIMIT_BYTES = Gauge("ocr_spool_limit_bytes", "How many bytes the spool of a node may hold", unit="bytes")
 STORE_ERRORS = Counter(
     "ocr_store_errors_total",
-    "Calls of the store that failed since it was not available. `operation`: `put`, `get`, `open`, `keys_below`, `delete`, "
+    "Calls of the store that failed because it was not available. `operation`: `put`, `get`, `open`, `keys_below`, `delete`, "
     "`remove_left_behind`, `check`, `source`",
     unit="calls",
     labels=("operation",),

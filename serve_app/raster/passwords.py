@@ -11,7 +11,7 @@ from typing import TypeVar
 Opened = TypeVar("Opened")
 
 _ENCODINGS = ("latin-1", "pdfdoc", "cp1251")
-"""Of files before PDF 2.0: the standard's PDFDocEncoding, and what writers use in its place."""
+"""The encodings of passwords before PDF 2.0: the standard's PDFDocEncoding, and what writers use in its place."""
 
 
 def open_with(password: str | None, attempt: Callable[[bytes], Opened | None]) -> Opened | None:

@@ -1,7 +1,7 @@
 """The autoscaling policy: how many replicas the pages need that wait and run now.
 
 Serve's controller runs it, several times a second. Serve pickles this module by value, so it imports nothing of this package.
-`tests/unit/test_page_scaling.py` simulates it within Serve's own autoscaler, and shows what each part is for.
+`tests/components/test_page_scaling.py` simulates it within Serve's own autoscaler, and shows what each part is for.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 import numpy as np
@@ -20,34 +21,26 @@ from tests.support.pictures import noise_page, png_of
 from tests.support.service import Service
 
 CLIENTS = 16
-
-
-# Two replicas of an engine that takes 0.15 s a page: work is always in flight, and the cores have time for what starts.
-ENGINE = {"name": "dummy", "replicas": 2, "page_s": 0.15, "max_batch": 4, "text": "before"}
-
-
-@pytest.fixture(scope="module")
-def shared(deployed_for_module: Callable[..., Service]) -> Service:
-    """One service for all tests that kill parts of it: what was killed comes back."""
-    return deployed_for_module({"engines": [ENGINE], "ingress_replicas": 2})
+DUMMY = {"engine": "dummy"}
+SENT: dict[str, Any] = {"files": {"file": noise_page()}, "data": DUMMY}
 
 
 @pytest.fixture
-def recognizing(shared: Service) -> Service:
-    """The shared service, with every part of it there and ready, whatever a test before has killed."""
-    expected = {"Ingress": 2, "Jobs": 1, "Rasterizer": 1, "Recognizer-dummy": 2}
+def recognizing(service: Service) -> Service:
+    """The service, with every part of it there and ready, whatever a test before has killed."""
+    expected = {"Ingress": 2, "Jobs": 2, "Rasterizer": 1, "Recognizer-dummy": 2, "Recognizer-tesseract": 2}
     deadline = time.monotonic() + 60
     while True:
-        told = serve.status().applications[shared.name].deployments
+        told = serve.status().applications[service.name].deployments
         states = {name: deployment.replica_states for name, deployment in told.items()}
-        there = {name: len(shared.replicas(name)) for name in expected}
+        there = {name: len(service.replicas(name)) for name in expected}
         # A replica that was killed a moment ago still counts as running in Serve's books, but has no process.
         if there == expected and states == {name: {"RUNNING": count} for name, count in expected.items()}:
             break
         assert time.monotonic() < deadline, (there, states)
         time.sleep(0.2)
-    shared.wait_until_engines_are_ready()
-    return shared
+    service.wait_until_engines_are_ready()
+    return service
 
 
 async def load(service: Service, seconds: float, meanwhile: Callable[[], Awaitable[None]]) -> list[httpx.Response]:
@@ -57,14 +50,13 @@ async def load(service: Service, seconds: float, meanwhile: Callable[[], Awaitab
     a decoder. The clients go on for a moment after it has happened.
     """
     deadline = float("inf")
-    image = noise_page()
     answers: list[httpx.Response] = []
     flowing = asyncio.Event()
 
     async def one_client() -> None:
         async with service.async_client() as client:
             while time.monotonic() < deadline:
-                answers.append(await client.post("/ocr", files={"file": image}))
+                answers.append(await client.post("/ocr", **SENT))
                 if len(answers) >= CLIENTS:
                     flowing.set()
 
@@ -92,27 +84,30 @@ def kill_one(service: Service, deployment: str) -> psutil.Process:
 async def test_row_37_an_image_that_kills_its_decoder_costs_only_itself(recognizing: Service) -> None:
     """The decoder's process is killed, as a crash would, while it works on one large image."""
     stream = io.BytesIO()
-    Image.effect_noise((6000, 6000), 50).save(stream, "PNG", compress_level=1)
+    # As slow to decode as its bytes allow: the limit for a body is 12 MB.
+    Image.effect_noise((6000, 6000), 50).save(stream, "JPEG", quality=30, progressive=True)
     large = stream.getvalue()
     (rasterizer,) = recognizing.replicas("Rasterizer")
     async with recognizing.async_client() as client:
-        await client.post("/ocr", files={"file": noise_page()})  # so that there is a decoder
+        await client.post("/ocr", **SENT)  # so that there is a decoder
         (decoder,) = rasterizer.children()
 
         before = decoder.cpu_times().user
 
         def crash() -> None:
+            deadline = time.monotonic() + 30
             while decoder.cpu_times().user - before < 0.2:  # until it is in the middle of the large image
+                assert time.monotonic() < deadline, "the large image is not decoded"
                 time.sleep(0.005)
             decoder.send_signal(signal.SIGSEGV)
 
-        work = [asyncio.create_task(client.post("/ocr", files={"file": large}))]
-        work += [asyncio.create_task(client.post("/ocr", files={"file": noise_page(n)})) for n in range(6)]
+        work = [asyncio.create_task(client.post("/ocr", files={"file": large}, data=DUMMY))]
+        work += [asyncio.create_task(client.post("/ocr", files={"file": noise_page(n)}, data=DUMMY)) for n in range(6)]
         await asyncio.to_thread(crash)
         hostile, *others = await asyncio.gather(*work)
         assert (hostile.status_code, hostile.json()["error"]["code"]) == (422, "corrupt_document"), hostile.text
         assert [answer.status_code for answer in others] == [200] * 6
-        assert (await client.post("/ocr", files={"file": noise_page()})).status_code == 200
+        assert (await client.post("/ocr", **SENT)).status_code == 200
     assert [replica.pid for replica in recognizing.replicas("Rasterizer")] == [rasterizer.pid], "the replica lives"
 
 
@@ -149,7 +144,7 @@ async def test_a_killed_ingress_is_back_and_loses_only_its_own_requests(recogniz
     deadline = time.monotonic() + 40
     async with recognizing.async_client() as client:
         while time.monotonic() < deadline:
-            answers = [await client.post("/ocr", files={"file": noise_page()}) for _ in range(4)]
+            answers = [await client.post("/ocr", **SENT) for _ in range(4)]
             replicas = recognizing.replicas("Ingress")
             if all(answer.status_code == 200 for answer in answers) and len(replicas) == 2:
                 break
@@ -166,7 +161,7 @@ async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(de
     service.wait_until_engines_are_ready()
     (stuck,) = service.replicas("Recognizer-dummy")
     async with service.async_client() as client:
-        hanging = asyncio.create_task(client.post("/ocr", files={"file": noise_page()}))
+        hanging = asyncio.create_task(client.post("/ocr", **SENT))
         await asyncio.to_thread(stuck.wait)
         blank = png_of(np.full((60, 60, 3), 255, dtype=np.uint8))
         assert (await client.post("/ocr", files={"file": blank}, data={"engine": "tesseract"})).status_code == 200
@@ -175,14 +170,13 @@ async def test_a_page_that_hangs_its_engine_ends_in_an_error_and_others_go_on(de
 
 
 async def test_redeploying_with_a_changed_setting_under_load_costs_no_request(
-    recognizing: Service, deployed_for_module: Callable[..., Service]
+    recognizing: Service, deploy_service: Callable[..., Service]
 ) -> None:
     async def redeploy() -> None:
         await asyncio.sleep(1)
-        changed = {"engines": [{**ENGINE, "text": "after"}], "ingress_replicas": 2}
-        await asyncio.to_thread(deployed_for_module, changed, name=recognizing.name)
+        await asyncio.to_thread(deploy_service, text="after")
 
     answers = await load(recognizing, 4, redeploy)
     assert_none_failed(answers)
     texts = [answer.json()["text"] for answer in answers]
-    assert texts[0] == "before" and texts[-1] == "after"
+    assert texts[0] == "Привет" and texts[-1] == "after"

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "support" / "vlm_server.py"
 CLIENTS = 16
 RECOGNIZER = "Recognizer-paddleocr-vl"
-PAGES = 150  # of the job: it must not be at its end when the second node is lost
+PAGES = 100  # of the job: it must not be at its end when the second node is lost
 CPU_WORK = "cpu_work"
 ON_GPU = {"name": "dummy", "num_gpus": 1, "page_s": 0.2, "max_batch": 1, "text": "Привет"}
 ON_CPU = {"name": "tesseract", "replicas": 1}
@@ -155,7 +155,7 @@ class Load:
             await asyncio.sleep(0.1)
 
     async def until_requests_go_on(self) -> None:
-        enough = len(self.answers) + 2 * CLIENTS
+        enough = len(self.answers) + CLIENTS + 1  # one of them, at the least, was sent after this moment
         await until(lambda: len(self.answers) >= enough, "requests go on")
 
     async def until_the_job_goes_on(self) -> None:

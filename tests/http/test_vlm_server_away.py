@@ -41,7 +41,7 @@ def test_a_server_that_comes_late_is_used_when_it_is_there(
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "vlm_server_away"
     assert int(refused.headers["Retry-After"]) > 0
 
-    recognizer = service.recognizers["paddleocr-vl"]
+    (recognizer,) = service.recognizers["paddleocr-vl"]
     recognizer.check_health()  # so Serve does not replace the replica
     server.start()
     wait_for(lambda: good(read(service, russian_page)), "pages are read")

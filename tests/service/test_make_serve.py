@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -151,6 +152,7 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
         dashboard = re.search(r"Dashboard +(\S+)", first_output)
         assert dashboard is not None and httpx.get(dashboard[1]).status_code == 200
         assert len(list((home / "output").rglob("result.json"))) == 1
+        assert_signed_file(f"http://127.0.0.1:{port}", key[1])
         with ThreadPoolExecutor() as client:
             book = pages_pdf([b""] * BOOK_PAGES, size=(200, 200))
             asked = client.submit(
@@ -174,6 +176,19 @@ def test_a_newcomer_starts_it_pastes_the_curl_line_and_stops_it(home: Path, russ
     assert left == []
     assert bystander.poll() is None, "nothing else of the machine is stopped"
     bystander.kill()
+
+
+def assert_signed_file(address: str, key: str) -> None:
+    """A picture of a job of PaddleOCR's API is at a link without a key. The store is a folder, so the service sends it."""
+    with httpx.Client(base_url=address, headers={"X-API-Key": key}, timeout=60) as client:
+        with (ROOT / "samples/page-ru.png").open("rb") as page:
+            fields = {"model": "PP-OCRv5", "optionalPayload": '{"visualize": true}'}
+            job_id = client.post("/api/v2/ocr/jobs", data=fields, files={"file": page}).json()["data"]["jobId"]
+        while (job := client.get(f"/api/v2/ocr/jobs/{job_id}").json()["data"])["state"] in ("pending", "running"):
+            pass  # each call waits a while for the end
+    (line,) = httpx.get(job["resultUrl"]["jsonUrl"]).text.splitlines()
+    picture = json.loads(line)["result"]["ocrResults"][0]["ocrImage"]
+    assert picture.startswith(f"{address}/files/") and httpx.get(picture).content.startswith(b"\xff\xd8\xff")
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,8 @@ class LocalService(Service):
         return self.thread.jobs.replicas
 
     @property
-    def recognizers(self) -> dict[str, LocalRecognizer]:
-        """The one replica of each engine, by the engine's name."""
+    def recognizers(self) -> dict[str, list[LocalRecognizer]]:
+        """The replicas of each engine, by the engine's name."""
         return self.thread.recognizers
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -243,7 +243,7 @@ class LocalService(Service):
 class _Proxy:
     """What Serve does to a request: an application's route prefix, an id in the request and the response, and a span.
 
-    The ingress replicas take turns.
+    The ingress replicas take turns. A call ends when its client leaves.
     """
 
     def __init__(self, apps: Sequence[ASGIApp], prefix: str) -> None:
@@ -258,15 +258,40 @@ class _Proxy:
         if "x-request-id" not in headers:
             headers["x-request-id"] = request_id
 
+        is_sent = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal is_sent
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            is_sent = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
+
+        left: asyncio.Future[Message] | None = None
+
+        async def receive_and_listen() -> Message:
+            nonlocal left
+            if left is None:
+                message = await receive()
+                if not message.get("more_body"):
+                    left = asyncio.ensure_future(receive())  # what comes after the body is the end
+                    left.add_done_callback(lambda _: is_sent or call.cancel())
+                return message
+            return await asyncio.shield(left)
 
         use_request_id(request_id)
         parent = TraceContextTextMapPropagator().extract(headers)
         with trace.get_tracer("serve").start_as_current_span("replica_handle_request", context=parent):
-            await next(self._apps)(scope, receive, send_with_id)
+            call = asyncio.ensure_future(next(self._apps)(scope, receive_and_listen, send_with_id))
+            try:
+                await call
+            except asyncio.CancelledError:
+                if left is None or not left.done():  # the service ends, not the client
+                    call.cancel()
+                    raise
+            finally:
+                if left is not None:
+                    left.cancel()
 
 
 @contextmanager
@@ -295,7 +320,7 @@ class _ServerThread(threading.Thread):
     def __init__(self, settings: Settings, secrets: Secrets, name: str, listener: socket.socket, beat_s: float) -> None:
         super().__init__(name=f"service-{name}", daemon=True)
         self.jobs = LocalHandle()
-        self.recognizers: dict[str, LocalRecognizer] = {}
+        self.recognizers: dict[str, list[LocalRecognizer]] = {}
         self._beat_s = beat_s
         self._settings, self._secrets, self._prefix = settings, secrets, f"/{name}"
         self._listener = listener
@@ -314,8 +339,11 @@ class _ServerThread(threading.Thread):
         rasterizer: Any = LocalHandle(Rasterizer(settings.raster, settings.limits, settings.temp_dir))
         replicas = self.recognizers
         for engine in settings.engines:
-            replicas[engine.name] = await initialized(LocalRecognizer, engine, settings.limits, secrets.vlm_api_key)
-        recognizers: Any = {engine: LocalHandle(replica) for engine, replica in replicas.items()}
+            count = engine.replicas if isinstance(engine.replicas, int) else 1
+            replicas[engine.name] = [
+                await initialized(LocalRecognizer, engine, settings.limits, secrets.vlm_api_key) for _ in range(count)
+            ]
+        recognizers: Any = {engine: LocalHandle(*of_engine) for engine, of_engine in replicas.items()}
         for _ in range(settings.jobs.replicas):
             each = LocalJobs.__new__(LocalJobs)
             self.jobs.replicas.append(each)
@@ -353,7 +381,7 @@ class _ServerThread(threading.Thread):
             await each.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
-        for replica in replicas.values():
+        for replica in itertools.chain(*replicas.values()):
             await replica.close()
 
     def wait_until_started(self) -> None:

@@ -24,7 +24,8 @@ class Prometheus:
 
     def __init__(self, folder: Path, dashboard: str, rules: str) -> None:
         config: dict[str, Any] = yaml.safe_load((CONFIGS / "compose" / "prometheus.yaml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        # A scrape may take as long as the pause between two. Where replicas have come and gone, Ray has much to tell.
+        config["global"] = {"scrape_interval": "3s", "evaluation_interval": "1s"}
         (discovery,) = config["scrape_configs"][0]["http_sd_configs"]
         discovery["url"] = discovery["url"].replace("http://127.0.0.1:8265", dashboard)
         del discovery["authorization"]  # this Ray asks for no token

@@ -78,7 +78,7 @@ class Service:
 def standard_settings(output: Path) -> dict[str, Any]:
     """The service as users run it: Tesseract, folder store; with the dummy engine beside it."""
     return {
-        "engines": [{"name": "tesseract", "replicas": 2}, {"name": "dummy", "replicas": 1, "text": "Привет"}],
+        "engines": [{"name": "tesseract", "replicas": 1}, {"name": "dummy", "replicas": 1, "text": "Привет"}],
         "store": {"kind": "folder", "path": str(output), "keep_source": True},
         "limits": {"body_mb": 12},
         "allowed_private_networks": ["127.0.0.2/32"],

@@ -1,4 +1,4 @@
-"""What a check finds, and the codes of what can be wrong."""
+"""The finding of a check, and the codes of what can be wrong."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.support.service import Service
+from tests.support.local_service import LocalService
 from tests.support.tiny_paddleocr_vl import TinyModels
 from tests.support.vlm_server import VlmServer
 from tests.support.vlm_service import (
@@ -24,11 +24,11 @@ from tests.support.vlm_service import (
 
 __all__ = ["server", "server_of_module"]
 
-Deploy = Callable[..., Service]
+Deploy = Callable[..., LocalService]
 
 
 @pytest.fixture(scope="module")
-def with_fallback(deployed_for_module: Deploy, tiny_models: TinyModels, server_of_module: VlmServer) -> Service:
+def with_fallback(deployed_for_module: Deploy, tiny_models: TinyModels, server_of_module: VlmServer) -> LocalService:
     """A service with two replicas that share the stand-in, and another engine for while it is away."""
     vlm = {"concurrency": 6}
     engine = served_by(server_of_module, tiny_models, vlm=vlm, replicas=2, fallback="dummy")
@@ -38,7 +38,7 @@ def with_fallback(deployed_for_module: Deploy, tiny_models: TinyModels, server_o
 
 
 async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
-    with_fallback: Service, server: VlmServer, russian_page: bytes
+    with_fallback: LocalService, server: VlmServer, russian_page: bytes
 ) -> None:
     server.start()
     server.control(token_ms=5)
@@ -59,7 +59,7 @@ async def test_a_fallback_engine_stands_in_while_the_server_dies_and_comes_back(
 
 
 async def test_every_fifth_answer_is_an_error_and_no_page_is(
-    with_fallback: Service, server: VlmServer, russian_page: bytes
+    with_fallback: LocalService, server: VlmServer, russian_page: bytes
 ) -> None:
     service = with_fallback
     server.start()
@@ -73,7 +73,7 @@ async def test_every_fifth_answer_is_an_error_and_no_page_is(
 
 
 async def test_the_page_of_a_client_who_left_is_given_up(
-    with_fallback: Service, server: VlmServer, russian_page: bytes
+    with_fallback: LocalService, server: VlmServer, russian_page: bytes
 ) -> None:
     service = with_fallback
     server.start()
@@ -82,4 +82,4 @@ async def test_the_page_of_a_client_who_left_is_given_up(
     cancelled = server.counters()["cancelled"]
     with pytest.raises(httpx.ReadTimeout), service.client() as client:
         client.post("/ocr", files={"file": russian_page}, timeout=2)  # leaves long before its page's deadline
-    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page is given up")
+    wait_for(lambda: server.counters()["cancelled"] > cancelled, "the page is given up", 30)
