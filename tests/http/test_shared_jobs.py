@@ -78,6 +78,7 @@ def test_what_is_asked_of_any_ingress_reaches_the_holder(deployed: Callable[...,
             assert client.get(f"/jobs/{deleted}").status_code == 410
             assert sorted(each["id"] for each in client.get("/jobs").json()["jobs"]) == sorted([running, cancelled])
         assert client.delete(f"/jobs/{running}").status_code == 204
+        wait_until(lambda: not leases(tmp_path / "output"), "no folder goes while the files are listed")
     assert {path.name for path in (tmp_path / "output").rglob(f"{deleted}/**/*") if path.is_file()} == {"job.json"}
 
 
