@@ -21,8 +21,8 @@ from serve_app.settings import Settings
             "engines.0.tesseract.replicas: 'min' is greater than 'max'",
         ),
         (
-            {"engines": [{"name": "tesseract", "replicas": {"min": 4}}]},
-            "engines.0.tesseract.replicas.max: is missing",
+            {"raster": {"replicas": {"min": 4}}},
+            "raster.replicas: the rasterizer needs a 'max'",
         ),
         (
             {"engines": [{"name": "tesseract", "replicas": 0}]},
