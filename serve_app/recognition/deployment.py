@@ -14,8 +14,6 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from pydantic import SecretStr
-from ray import serve
-from ray.serve.exceptions import RayServeException
 
 from serve_app.document import EngineInfo, ErrorInfo, NativePage, PageContent, PageImage, PageResult
 from serve_app.document.options import RecognitionOptions, Restructuring
@@ -31,6 +29,7 @@ from serve_app.recognition.engines.engine import Engine, EngineLoadError, PageTa
 from serve_app.recognition.memory_limit import MemoryLimit
 from serve_app.recognition.overlay import overlay_figure, picture_figure
 from serve_app.recognition.reader_threads import ReaderThreads
+from serve_app.recognition.replica_context import max_replicas, others_run, replica_id
 from serve_app.runtime import tracing
 from serve_app.runtime.serve_log import set_up_log
 from serve_app.scheduling.batch_queue import Batched, BatchQueue
@@ -64,7 +63,7 @@ class Recognizer:
             vlm_api_key=vlm_api_key.get_secret_value() if vlm_api_key else None,
         )
         # Until a caller has counted the replicas. So one that starts takes little before the others give up their part.
-        self._engine.share_vlm_server(_max_replicas())
+        self._engine.share_vlm_server(max_replicas())
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
         self._readers = ReaderThreads(self._engine, self._thread, nice=settings.nice)
         self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
@@ -89,9 +88,9 @@ class Recognizer:
         EngineLoadError: they go on, and Serve tries again. Alone it starts anyway, also after `warm_up_s`, and its state
         gives the reason.
         """
-        others_run = await asyncio.to_thread(_others_run)
-        await self._wait_until_settled(None if others_run else warm_up_s)
-        if others_run and self._phase is EnginePhase.FAILED:
+        is_beside_others = await asyncio.to_thread(others_run)
+        await self._wait_until_settled(None if is_beside_others else warm_up_s)
+        if is_beside_others and self._phase is EnginePhase.FAILED:
             raise EngineLoadError(f"engine {self._engine.name} could not be loaded: {self._reason}")
 
     async def recognize(
@@ -202,7 +201,7 @@ class Recognizer:
         if replicas:
             self._engine.share_vlm_server(replicas)
         return EngineState(
-            replica=_replica_id(),
+            replica=replica_id(),
             phase=self._phase,
             version=self._engine.version if self._phase is EnginePhase.INITIALIZED else None,
             reason=self._reason,
@@ -270,7 +269,7 @@ class Recognizer:
         return EngineLoading(retry_after_s=10)
 
     async def _wait_until_settled(self, timeout_s: float | None) -> bool:
-        """Wait until a load has succeeded or failed, without a timeout for ever. Return whether the engine is loaded."""
+        """Wait until a load has succeeded or failed; with None, as long as that takes. Return whether the engine is loaded."""
         if not self._settled.is_set():  # with a timeout of 0, wait_for() would not check
             try:
                 await asyncio.wait_for(self._settled.wait(), timeout_s)
@@ -321,32 +320,3 @@ def _with_warnings(content: PageContent, warnings: Sequence[ErrorInfo]) -> PageC
         return content
     changes = {"degraded": True, "warnings": [*content.page.warnings, *warnings]}
     return replace(content, page=content.page.model_copy(update=changes))
-
-
-def _replica_id() -> str:
-    """Return this replica's id in Serve, or a fixed text outside Serve."""
-    try:
-        return str(serve.get_replica_context().replica_id.unique_id)
-    except RayServeException:
-        return "outside Serve"
-
-
-def _max_replicas() -> int:
-    """Return the most replicas that this deployment may have; 1 outside Serve."""
-    try:
-        context = serve.get_replica_context()
-    except RayServeException:
-        return 1
-    autoscaling = context._deployment_config.autoscaling_config
-    return int(autoscaling.max_replicas if autoscaling else context.world_size)
-
-
-def _others_run() -> bool:
-    """Return whether replicas of this deployment run, of this version or an earlier one. Blocks; False outside Serve."""
-    try:
-        context = serve.get_replica_context()
-    except RayServeException:
-        return False
-    application = serve.status().applications.get(context.app_name)
-    deployment = application.deployments.get(context.deployment) if application else None
-    return deployment is not None and any(state == "RUNNING" for state in deployment.replica_states)

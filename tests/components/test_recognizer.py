@@ -184,7 +184,7 @@ async def test_beside_others_a_replica_starts_only_with_its_engine(monkeypatch: 
     monkeypatch.setattr(DummySettings, "warm_up_s", 0.0)
     slow = await recognizer(DummySettings(load_s=0.3))
     assert (await slow.state()).phase is EnginePhase.INITIALIZING, "alone, it starts to say so"
-    monkeypatch.setattr(deployment, "_others_run", lambda: True)
+    monkeypatch.setattr(deployment, "others_run", lambda: True)
     assert (await (await recognizer(DummySettings(load_s=0.3))).state()).phase is EnginePhase.INITIALIZED
     with pytest.raises(EngineLoadError, match="the model is missing"):
         await recognizer(DummySettings(load_error="the model is missing"))

@@ -27,9 +27,8 @@ def collect_blocks(tesserocr: Any, api: Any) -> tuple[list[Block], int]:
     blocks: list[Block] = []
     turns: Counter[int] = Counter()
     paragraph, box, words = "", (0, 0, 0, 0), list[Word]()
-    numbers = list[
-        tuple[str, str]
-    ]()  # of a paragraph: as Tesseract has read each, and with the spaces that the picture has
+    # The numbers of a paragraph: as Tesseract has read each, and with the spaces that the picture has.
+    numbers = list[tuple[str, str]]()
     iterator = api.GetIterator()
     if iterator is None:
         return [], 0

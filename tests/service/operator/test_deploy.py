@@ -38,7 +38,7 @@ def test_serve_status_shows_what_serve_deploy_has_made(cluster: Cluster) -> None
 async def test_deploys_under_load_lose_no_request_also_of_a_version_whose_engine_cannot_load(
     cluster: Cluster, russian_page: bytes
 ) -> None:
-    """The old replica stays in its place until the next version is deployed. The requests go through HAProxy, none again."""
+    """The old replica stays in its place until the next version is deployed. Requests go through HAProxy, each once."""
     (old,) = cluster.service.replicas("Recognizer-dummy")
     stop = asyncio.Event()
 
