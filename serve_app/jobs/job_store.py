@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from serve_app.document import (
     DocumentStatus,
@@ -231,28 +231,33 @@ class JobStore:
         stored = json.loads(await self._store.get(_summary_key(job_id)))
         return DocumentSummary.model_validate(stored["summary"])
 
-    async def failed_pages(self, job_id: str) -> list[Page]:
-        """Return the pages that could not be read, each with its error; none until the job is done."""
+    async def finished_pages(self, job_id: str) -> tuple[list[int], list[Page]]:
+        """Return the numbers of the pages that were read, ascending, and the pages that failed, each with its error.
+
+        Those of a job that has reached its end come from its summary: Swift, for one, may list an object only some time after
+        it has stored it.
+        """
         try:
             stored = json.loads(await self._store.get(_summary_key(job_id)))
         except KeyError:
-            return []
-        return [Page.model_validate(page) for page in stored["failed"]]
+            return await self.page_numbers(job_id), []
+        return _read_and_failed(stored)
 
     async def load_document(self, job_id: str, spool: PageSpool) -> DocumentSummary:
         """Load the pages of a job that is done into `spool`; return the summary."""
         stored = json.loads(await self._store.get(_summary_key(job_id)))
-        for number in await self.page_numbers(job_id):
-            content, _ = await self.page(job_id, number)
-            spool.add(content)
-        for page in stored["failed"]:
-            spool.add(PageContent(Page.model_validate(page)))
         summary = DocumentSummary.model_validate(stored["summary"])
         lost = ErrorInfo(code="page_lost", message="This page was read, but is no longer in the store.")
-        for number in stored["pages"]:
-            if number not in spool:
-                spool.add(PageContent(Page(number=number, width=0, height=0, dpi=0, error=lost)))
+        read, failed = _read_and_failed(stored)
+        for number in read:
+            try:
+                content, _ = await self.page(job_id, number)
+            except KeyError:
+                content = PageContent(Page(number=number, width=0, height=0, dpi=0, error=lost))
                 summary.status = DocumentStatus.PARTIAL
+            spool.add(content)
+        for page in failed:
+            spool.add(PageContent(page))
         spool.structure = Structure(BlockChange(**change) for change in stored["changes"])
         return summary
 
@@ -293,6 +298,12 @@ async def _put_page(job_id: str, content: PageContent, engine: EngineInfo, put: 
         await put(f"{folder}/{figure.path}", figure.jpeg, "image/jpeg")
     encoded = encode_content(content, inline_figures=False, engine=engine)
     await put(_page_key(job_id, content.page.number), encoded, JSON)
+
+
+def _read_and_failed(stored: Mapping[str, Any]) -> tuple[list[int], list[Page]]:
+    """Return which pages the stored summary of a job says were read, and those that failed."""
+    failed = [Page.model_validate(page) for page in stored["failed"]]
+    return sorted(set(stored["pages"]) - {page.number for page in failed}), failed
 
 
 def _figure_lost(path: str) -> ErrorInfo:

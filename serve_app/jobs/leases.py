@@ -109,8 +109,7 @@ class Leases:
         await self._store.put(_key(job_id, self.holders.me), b"", OCTETS)
         self._held.add(job_id)
         self._free_since.pop(job_id, None)
-        for holder in self._known.get(job_id, set()) - set(self.holders.alive):
-            await self._store.delete(_key(job_id, holder))
+        await self._end(job_id, self._known.get(job_id, set()) - set(self.holders.alive))
 
     async def give(self, job_id: str, holder: str) -> None:
         """Give the lease of a job to another replica, which notices it at its next beat."""
@@ -129,9 +128,8 @@ class Leases:
         """End the leases of other replicas on a job that has ended. One that comes back stops at its next beat."""
         if self.is_alone:
             return
-        for job, holder in await self._list():
-            if job == job_id and holder != self.holders.me:
-                await self._store.delete(_key(job, holder))
+        leased_to = {holder for job, holder in await self._list() if job == job_id}
+        await self._end(job_id, leased_to - {self.holders.me})
 
     async def forget_all_but(self, job_ids: Iterable[str]) -> None:
         """End what dead replicas have left. `job_ids` are all jobs with work to do."""
@@ -139,8 +137,7 @@ class Leases:
         self._free_since = {job_id: at for job_id, at in self._free_since.items() if job_id in with_work}
         for job_id in self._known.keys() - with_work:
             if not self._known[job_id] & alive:
-                for holder in self._known.pop(job_id):
-                    await self._store.delete(_key(job_id, holder))
+                await self._end(job_id, self._known.pop(job_id))
 
     async def renew(self, counts: JobCounts) -> list[str]:
         """Beat, and return the jobs that another replica has now; this one's leases of them are ended."""
@@ -157,8 +154,7 @@ class Leases:
     async def _keep(self, job_id: str, leased_to: set[str], alive: set[str]) -> bool:
         """Whether this replica still has a job that is leased to these. Ends the leases of dead ones."""
         me = self.holders.me
-        for holder in leased_to - alive:
-            await self._store.delete(_key(job_id, holder))
+        await self._end(job_id, leased_to - alive)
         if me not in leased_to and not await self._is_stored(job_id):
             self._forget(job_id)
             return False
@@ -166,6 +162,11 @@ class Leases:
             await self.release(job_id)
             return False
         return True
+
+    async def _end(self, job_id: str, holders: Iterable[str]) -> None:
+        """End the leases that these have, or had, of a job."""
+        for holder in holders:
+            await self._store.delete(_key(job_id, holder))
 
     def _forget(self, job_id: str) -> None:
         self._held.discard(job_id)

@@ -35,7 +35,7 @@ def note_stage(stage: str, ms: float) -> None:
     noted = _facts.get()
     if noted is not None:
         stages = cast(dict[str, float], noted.setdefault("stages_ms", {}))
-        stages[stage] = round(stages.get(stage, 0) + ms)
+        stages[stage] = stages.get(stage, 0) + ms
 
 
 def end_line(**first: object) -> str:
@@ -47,6 +47,6 @@ def end_line(**first: object) -> str:
 def word(value: object) -> str:
     """Return a value as one printable word, so that it cannot look like further facts, or like another line."""
     if isinstance(value, Mapping):
-        return ",".join(f"{name}:{each}" for name, each in value.items())
+        return ",".join(f"{name}:{round(each) if isinstance(each, float) else each}" for name, each in value.items())
     text = str(value)
     return text if text and text.isprintable() and " " not in text else repr(text)

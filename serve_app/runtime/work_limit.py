@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-MOST = 4.0
+LONGEST = 4.0
 """Longest work, in multiples of its limit, however busy the machine is."""
 
 _NS = 1e-9
@@ -37,7 +37,7 @@ class WorkLimit:
         if self._pid is not None and (in_line := _seconds_in_line(self._pid)) is not None:
             self._queued = in_line - self._queued_at_first
         passed = time.monotonic() - self._start
-        return min(self.seconds - (passed - self._before - self._queued), MOST * self.seconds - passed)
+        return min(self.seconds - (passed - self._before - self._queued), LONGEST * self.seconds - passed)
 
 
 def _seconds_in_line(pid: int) -> float | None:

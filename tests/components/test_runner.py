@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve_app.document import EngineInfo, Figure, Page, PageContent
+from serve_app.document import DocumentStatus, EngineInfo, Figure, Page, PageContent
 from serve_app.document.ids import document_folder, new_document_id
+from serve_app.document.spool import PageSpool
 from serve_app.errors import (
     CorruptDocument,
     EngineLoading,
@@ -72,7 +74,8 @@ async def test_a_failed_page_is_retried_and_then_left_out_of_the_result(tmp_path
     assert sorted(pages.tried) == [1, 1, 2, 2, 2, 3]
     ends = {number: None if error is None else error.code for number, error in bench.finished.items()}
     assert ends == {1: None, 2: "page_timeout", 3: "corrupt_document"}
-    assert [page.number for page in await bench.job_store.failed_pages(job.id)] == [2, 3]
+    read, given_up = await bench.job_store.finished_pages(job.id)
+    assert read == [1] and [page.number for page in given_up] == [2, 3]
 
 
 async def test_an_output_that_cannot_be_made_costs_no_other(tmp_path: Path) -> None:
@@ -114,6 +117,18 @@ async def test_pages_that_wait_in_the_spool_are_read_once_and_in_the_store_befor
     assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3] and spool.waiting.results == 0
     content, _ = await bench.job_store.page(job.id, 2)
     assert len(content.figures) == 2
+
+
+async def test_a_page_that_the_store_has_and_does_not_list_yet_is_in_the_result(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, pages := Pages())
+    bench.store.unlisted = (2,)
+    job = await bench.run()
+    assert (job.state, job.done, pages.tried) == (JobState.DONE, 3, [1, 2, 3])
+    assert await bench.job_store.finished_pages(job.id) == ([1, 2, 3], [])
+    with closing(PageSpool()) as spool:
+        summary = await bench.job_store.load_document(job.id, spool)
+        assert summary.status is DocumentStatus.DONE
+        assert [page.text for page in spool.pages()] == ["страница 1", "страница 2", "страница 3"]
 
 
 async def test_a_page_is_found_in_the_spool_and_a_deleted_job_leaves_none_there(tmp_path: Path) -> None:

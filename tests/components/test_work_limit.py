@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from serve_app.runtime.work_limit import MOST, WorkLimit
+from serve_app.runtime.work_limit import LONGEST, WorkLimit
 
 SPIN = "while True: pass"
 
@@ -51,7 +51,7 @@ def test_waiting_is_counted() -> None:
         time.sleep(0.5)  # its start may stand in line
         limit = WorkLimit(0.5)
         limit.watch(sleeper)
-        time.sleep(0.5 * MOST)
+        time.sleep(0.5 * LONGEST)
         assert limit.left() <= 0
 
 
@@ -59,7 +59,7 @@ def test_work_ends_at_a_multiple_of_its_limit_however_long_it_stands_in_line() -
     with children(*[SPIN] * 8) as (worker, *_):
         limit = WorkLimit(0.2)
         limit.watch(worker)
-        time.sleep(0.2 * MOST)
+        time.sleep(0.2 * LONGEST)
         assert limit.left() <= 0
 
 

@@ -68,9 +68,14 @@ class Pages:
 
 
 class FlakyStore(FolderStore):
-    """A folder to which the next `fails` pages cannot be written."""
+    """A folder to which the next `fails` pages cannot be written. The pages `unlisted` are listed only after a while, as by Swift."""
 
     fails = 0
+    unlisted: tuple[int, ...] = ()
+
+    async def keys_below(self, folder: str) -> list[str]:
+        unlisted = tuple(f"/page-results/{number:06d}.json" for number in self.unlisted)
+        return [key for key in await super().keys_below(folder) if not key.endswith(unlisted)]
 
     def _put(self, key: str, data: Any, content_type: str) -> None:
         if "/page-results/" in key and self.fails > 0:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import pickle
 import socket
+import sys
 import tempfile
 import threading
 import traceback
@@ -398,9 +399,19 @@ class _ServerThread(threading.Thread):
         if self._server is not None:
             self._server.should_exit = True
         self.join(STOP_S)
-        assert not self.is_alive(), "the service does not end"
+        assert not self.is_alive(), f"the service {self._prefix} does not end:\n{self._what_runs()}"
         if self._error is not None:
             raise self._error
+
+    def _what_runs(self) -> str:
+        """The stacks of the tasks of the event loop and of all threads."""
+        lines = io.StringIO()
+        for task in asyncio.all_tasks(self.loop):
+            task.print_stack(file=lines)
+        for ident, frame in sys._current_frames().items():
+            lines.write(f"Thread {ident}:\n")
+            lines.writelines(traceback.format_stack(frame))
+        return lines.getvalue()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def test_a_stage_after_the_others_is_added_to_them() -> None:
         note(stages_ms={"store": 3})
         note_stage("write_output", 2.4)
         note_stage("write_output", 2.4)
-        assert end_line() == "stages_ms=store:3,write_output:4"
+        assert end_line() == "stages_ms=store:3,write_output:5"
 
 
 def test_text_that_could_be_taken_for_other_facts_or_lines_is_quoted() -> None:

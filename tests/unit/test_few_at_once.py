@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 
@@ -82,3 +83,18 @@ def test_work_ends_with_a_block_that_is_cancelled() -> None:
 
     run_in_virtual_time(cancel())
     assert work.done == work.running == 0
+
+
+def test_work_that_finds_no_room_until_the_end_is_closed() -> None:
+    work = Work()
+    waiting = work.one(1)
+
+    async def run() -> None:
+        async with FewAtOnce(1) as few:
+            await few.start(work.one(60))
+            async with asyncio.timeout(1):
+                await few.start(waiting)
+
+    with pytest.raises(TimeoutError):
+        run_in_virtual_time(run())
+    assert inspect.getcoroutinestate(waiting) == inspect.CORO_CLOSED

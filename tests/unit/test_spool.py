@@ -50,6 +50,19 @@ def spool(folder: Path) -> ResultSpool:
     return ResultSpool(folder, MB)
 
 
+async def test_the_folder_is_synced_once_a_result_has_its_name(
+    spool: ResultSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = list[set[str]]()
+
+    def noting_sync(folder: Path) -> None:
+        synced.append({path.name for path in folder.iterdir()})
+
+    monkeypatch.setattr(spool_module, "sync_folder", noting_sync)
+    name = await spooled(spool, key=b"value")
+    assert name in synced[-1]
+
+
 async def test_a_result_comes_out_as_it_was_put_in_and_the_oldest_first(spool: ResultSpool) -> None:
     result = spool.begin("id")
     await result.put("documents/отчёт.json", "Съешь ещё".encode(), "application/json")

@@ -85,8 +85,8 @@ async def _new_pages(view: JobView, context: Context, sent: set[int]) -> AsyncGe
     """Yield the finished pages that have not been sent yet, and add their numbers to `sent`."""
     job_id = view.record.id
     if view.pages is None:
-        done = await context.job_store.page_numbers(job_id)
-        failed = {page.number: page for page in await context.job_store.failed_pages(job_id)}
+        done, failed_pages = await context.job_store.finished_pages(job_id)
+        failed = {page.number: page for page in failed_pages}
     else:
         done = [number for number, error in view.pages.items() if error is None]
         failed = {

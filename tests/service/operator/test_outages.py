@@ -1,0 +1,160 @@
+"""Each alert fires, in a real Prometheus, once that has happened of which it tells.
+
+A second application breaks in all ways. At the end no application is left, so this module is the folder's last.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from serve_app.document.ids import document_folder, new_document_id
+from tests.support.cluster import Cluster
+from tests.support.job_client import book, submit
+from tests.support.monitoring import ALERTS, sooner
+from tests.support.prometheus import Prometheus, running_prometheus
+from tests.support.service import Service
+from tests.support.swift_fixture import SwiftServer
+from tests.support.tiny_paddleocr_vl import TinyModels
+from tests.support.vlm_server import VlmServer
+from tests.support.vlm_service import served_by
+
+BROKEN = "broken"
+"""Name of the application, its route, and the folder of its objects."""
+
+PATIENCE_S = 90.0
+OF_ENGINES_AND_JOBS = {
+    *("OcrEngineDown", "OcrInferenceServerDown", "OcrPagesFailing", "OcrRequestsRefused", "OcrReplicasShort"),
+    *("OcrJobsOld", "OcrJobsUnreadable", "OcrQueueGrowing"),
+}
+OF_STORE_AND_PROCESSES = {"OcrStoreDown", "OcrSpoolFilling", "OcrProcessesKilled"}
+OF_ALL = "OcrServiceMissing"
+
+
+@pytest.fixture(scope="module")
+def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    with running_prometheus(folder, cluster.dashboard, sooner(ALERTS.read_text())) as prometheus:
+        yield prometheus
+
+
+def test_each_alert_of_an_application_fires_when_that_breaks(
+    cluster: Cluster, prometheus: Prometheus, swift: SwiftServer, tiny_models: TinyModels, russian_page: bytes
+) -> None:
+    with VlmServer(tokens=20, token_ms=1) as inference_server:
+        cluster.deploy(with_broken_application(cluster, swift, inference_server, tiny_models))
+        service = Service(BROKEN, f"{cluster.service.url}/{BROKEN}")
+        with service.client() as client:
+            wait_until(lambda: are_initialized(client, "tesseract", "paddleocr-vl"), "its engines")
+            damage_a_record(swift)
+            assert send(client, russian_page, "paddleocr-vl").status_code == 200
+            submit(client, book(2), engine="dummy")  # waits for its engine, and grows old
+            for _ in range(3):
+                submit(client, book(60), engine="tesseract")
+            inference_server.control(status=500)
+            wait_until_firing(
+                prometheus,
+                OF_ENGINES_AND_JOBS - {"OcrInferenceServerDown"},
+                lambda: (send(client, russian_page, "paddleocr-vl"), send(client, russian_page, "dummy")),
+            )
+            inference_server.stop()
+            wait_until_firing(prometheus, {"OcrInferenceServerDown"})
+            with swift.away():
+                wait_until_firing(
+                    prometheus,
+                    OF_STORE_AND_PROCESSES,
+                    lambda: (send(client, russian_page, "tesseract"), kill_decoders(service)),
+                )
+    assert {each["metric"]["application"] for each in prometheus.series(FIRING)} == {BROKEN}, "the other one is well"
+
+
+def test_the_alert_of_a_missing_service_fires_when_no_application_is_left(
+    cluster: Cluster, prometheus: Prometheus
+) -> None:
+    cluster.deploy({**cluster.config, "applications": []})
+    wait_until_firing(prometheus, {OF_ALL})
+
+
+def test_there_is_no_other_alert() -> None:
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    names = [rule["alert"] for group in groups for rule in group["rules"]]
+    assert sorted(names) == sorted({*OF_ENGINES_AND_JOBS, *OF_STORE_AND_PROCESSES, OF_ALL})
+
+
+def with_broken_application(
+    cluster: Cluster, swift: SwiftServer, inference_server: VlmServer, models: TinyModels
+) -> dict[str, Any]:
+    """Add an application whose dummy engine cannot load and asks for two GPUs, of which there is one."""
+    config = copy.deepcopy(cluster.config)
+    store, keys = swift.store_settings(BROKEN)
+    dummy = {"name": "dummy", "replicas": 2, "num_gpus": 1, "load_error": "there is no such model"}
+    tesseract = {"name": "tesseract", "replicas": 1, "num_cpus": 0}
+    arguments = {
+        "engines": [served_by(inference_server, models, num_cpus=0), tesseract, dummy],
+        "raster": {"replicas": 1, "num_cpus": 0},
+        "store": store,
+        "spool_dir": str(cluster.folder / "spool"),
+        "spool_mb": 0.1,
+        "limits": {"engine_wait_s": 1},
+    }
+    config["applications"].append(
+        {
+            "name": BROKEN,
+            "route_prefix": f"/{BROKEN}",
+            "import_path": config["applications"][0]["import_path"],
+            "args": arguments,
+            "runtime_env": {"env_vars": keys},
+        }
+    )
+    return config
+
+
+def are_initialized(client: httpx.Client, *engines: str) -> bool:
+    health = client.get("/health")
+    return health.is_success and all(health.json()["engines"][name]["state"] == "initialized" for name in engines)
+
+
+def send(client: httpx.Client, page: bytes, engine: str) -> httpx.Response:
+    return client.post("/ocr", files={"file": page}, data={"engine": engine})
+
+
+def damage_a_record(swift: SwiftServer) -> None:
+    job_id = new_document_id()
+    swift.put(f"{BROKEN}/{document_folder(job_id)}/job.json", b"{")
+    swift.put(f"{BROKEN}/jobs/active/{job_id}", b"")
+
+
+def kill_decoders(service: Service) -> int:
+    """Kill what decodes, as the kernel does where memory is short; return how many processes it was."""
+    decoders = [child for replica in service.replicas("Rasterizer") for child in replica.children()]
+    for decoder in decoders:
+        decoder.kill()
+    return len(decoders)
+
+
+FIRING = 'ALERTS{alertstate="firing"}'
+
+
+def wait_until_firing(prometheus: Prometheus, alerts: set[str], meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Until each has fired once."""
+    fired: set[str] = set()
+
+    def all_have_fired() -> bool:
+        meanwhile()
+        fired.update(each["metric"]["alertname"] for each in prometheus.series(FIRING))
+        return alerts <= fired
+
+    wait_until(all_have_fired, lambda: f"{alerts - fired} to fire")
+
+
+def wait_until(is_so: Callable[[], bool], what: str | Callable[[], str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"waited in vain for {what if isinstance(what, str) else what()}"
+        time.sleep(0.3)
