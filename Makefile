@@ -14,7 +14,7 @@ WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Images of CI may forbid bytecode. Each process would then compile the service, and each worker of pytest the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration metrics dashboards openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd prometheus
+.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration metrics dashboards openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd prometheus redis
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ install: $(VENV)/serve.installed tessdata fonts  ## install what `make serve` ne
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd prometheus  ## all tests; those with a Ray one after another
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd prometheus redis  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/components tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
@@ -162,3 +162,10 @@ prometheus:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends prometheus; } >/dev/null 2>&1; \
 	  command -v promtool >/dev/null || { echo "The tests check alerts and dashboards: install prometheus, with promtool."; exit 1; }; }
+
+# Redis, in which the tests let Ray's head node keep its state.
+redis:
+	@command -v redis-server >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  { $$as_root apt-get -q update && $$as_root apt-get -q install -y --no-install-recommends redis-server; } >/dev/null 2>&1; \
+	  command -v redis-server >/dev/null || { echo "The tests kill a head node: install redis-server."; exit 1; }; }
