@@ -6,13 +6,17 @@ A second application breaks in all ways. At the end no application is left, so t
 from __future__ import annotations
 
 import copy
+import functools
+import io
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from PIL import Image
 
 from serve_app.document.ids import document_folder, new_document_id
 from tests.support.cluster import Cluster
@@ -55,21 +59,22 @@ def test_each_alert_of_an_application_fires_when_that_breaks(
             damage_a_record(swift)
             assert send(client, russian_page, "paddleocr-vl").status_code == 200
             submit(client, book(2), engine="dummy")  # waits for its engine, and grows old
-            for _ in range(3):
-                submit(client, book(60), engine="tesseract")
+            jobs = [submit(client, scan(russian_page, 80), engine="tesseract") for _ in range(2)]
             inference_server.control(status=500)
             wait_until_firing(
                 prometheus,
                 OF_ENGINES_AND_JOBS - {"OcrInferenceServerDown"},
                 lambda: (send(client, russian_page, "paddleocr-vl"), send(client, russian_page, "dummy")),
             )
+            for job_id in jobs:
+                assert client.delete(f"/jobs/{job_id}").is_success
             inference_server.stop()
             wait_until_firing(prometheus, {"OcrInferenceServerDown"})
             with swift.away():
                 wait_until_firing(
                     prometheus,
                     OF_STORE_AND_PROCESSES,
-                    lambda: (send(client, russian_page, "tesseract"), kill_decoders(service)),
+                    lambda: (send(client, russian_page, "tesseract"), send_and_kill_what_decodes(client, service)),
                 )
     assert {each["metric"]["application"] for each in prometheus.series(FIRING)} == {BROKEN}, "the other one is well"
 
@@ -97,7 +102,7 @@ def with_broken_application(
     tesseract = {"name": "tesseract", "replicas": 1, "num_cpus": 0}
     arguments = {
         "engines": [served_by(inference_server, models, num_cpus=0), tesseract, dummy],
-        "raster": {"replicas": 1, "num_cpus": 0},
+        "raster": {"replicas": 1},
         "store": store,
         "spool_dir": str(cluster.folder / "spool"),
         "spool_mb": 0.1,
@@ -124,18 +129,42 @@ def send(client: httpx.Client, page: bytes, engine: str) -> httpx.Response:
     return client.post("/ocr", files={"file": page}, data={"engine": engine})
 
 
+def scan(page: bytes, pages: int) -> bytes:
+    """A TIFF with so many copies of a page."""
+    with Image.open(io.BytesIO(page)) as image:
+        black_and_white = image.convert("1")
+    stream = io.BytesIO()
+    copies = [black_and_white] * (pages - 1)
+    black_and_white.save(stream, "TIFF", save_all=True, append_images=copies, compression="group4")
+    return stream.getvalue()
+
+
 def damage_a_record(swift: SwiftServer) -> None:
     job_id = new_document_id()
     swift.put(f"{BROKEN}/{document_folder(job_id)}/job.json", b"{")
     swift.put(f"{BROKEN}/jobs/active/{job_id}", b"")
 
 
-def kill_decoders(service: Service) -> int:
-    """Kill what decodes, as the kernel does where memory is short; return how many processes it was."""
-    decoders = [child for replica in service.replicas("Rasterizer") for child in replica.children()]
-    for decoder in decoders:
-        decoder.kill()
-    return len(decoders)
+def send_and_kill_what_decodes(client: httpx.Client, service: Service) -> httpx.Response:
+    """Send an image that takes a while to decode, and kill its decoder meanwhile, as the kernel does where memory is short."""
+    (rasterizer,) = service.replicas("Rasterizer")
+    idle_s = {decoder: decoder.cpu_times().user for decoder in rasterizer.children()}
+    with ThreadPoolExecutor(1) as clients:
+        sent = clients.submit(send, client, white_image(), "tesseract")
+        while not sent.done():
+            at_work = [decoder for decoder, before_s in idle_s.items() if decoder.cpu_times().user > before_s + 0.05]
+            if at_work:
+                at_work[0].kill()
+                break
+            time.sleep(0.01)
+        return sent.result()
+
+
+@functools.cache
+def white_image() -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (6000, 6000), 255).save(stream, "PNG")
+    return stream.getvalue()
 
 
 FIRING = 'ALERTS{alertstate="firing"}'
