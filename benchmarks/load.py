@@ -53,12 +53,15 @@ def in_steady_state(answers: Sequence[Answer], clients: int) -> tuple[float, lis
     """The time at which the steady state begins, and its answers.
 
     Leaves out the first page of each client, which fills the service, and the last, which empties it. If each client
-    sends one page only, all answers count.
+    sends two pages at most, all answers count.
+
+    Engines that take the same time for each page answer in rounds. So begin and end are each the last answer of a round if
+    clients and pages are multiples of the engines.
     """
     done = sorted(answers, key=lambda answer: answer.done)
-    if len(done) <= clients:
+    if len(done) <= 2 * clients:
         return min(answer.sent for answer in done), done
-    return done[clients - 1].done, done[clients : len(done) - clients + 1]
+    return done[clients - 1].done, done[clients : len(done) - clients]
 
 
 def _clients(
