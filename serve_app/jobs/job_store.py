@@ -199,7 +199,7 @@ class JobStore:
         return replace(decoded.content, figures=tuple(figures)), decoded.engine
 
     async def drop_spooled(self, job_id: str) -> None:
-        """Remove the pages of a job from the spool of this node."""
+        """Remove the pages of a job that is being deleted from the spool of this node."""
         if (spool := self._writes.spool) is not None:
             await asyncio.to_thread(spool.drop, f"{job_id}.")
 

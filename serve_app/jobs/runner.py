@@ -229,14 +229,17 @@ class Runner:
         self._on_change(record, {content.page.number: content.page.error})
 
     async def _save_lost_pages(self, record: JobRecord, run: DocumentRun) -> None:
-        """Store the pages that were done and are not in the store: they wait in a spool, or have since been lost from the store."""
+        """Store the pages that were done and are not in the store: they wait in a spool, or have since been lost from the store.
+
+        What waits in the spool stays there, to be sent once more. A sender that is just sending a page would take it for one of a
+        deleted job if it were gone, and delete it in the store.
+        """
         stored = set(await self._job_store.numbers_in_store(record.id))
         missing = [page.number for page in run.spool.pages() if page.error is None and page.number not in stored]
         if missing:
             log.warning("job %s: %d page(s) are not in the store; storing them again", record.id, len(missing))
         for number in missing:
             await self._job_store.store_page(record.id, run.spool.content(number), run.collector.engine)
-        await self._job_store.drop_spooled(record.id)
 
     async def _save_outputs(self, record: JobRecord, run: DocumentRun, summary: DocumentSummary) -> None:
         for output in record.request.outputs:

@@ -7,7 +7,7 @@ import errno
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -29,7 +29,10 @@ from serve_app.outputs.formats import OutputFormat
 from serve_app.outputs.rendering import Renderer
 from serve_app.outputs.writer_client import WrittenFile
 from serve_app.pipeline.results import Results
+from serve_app.settings import FolderStoreSettings
+from serve_app.storage.folder import FolderStore
 from serve_app.storage.monitor import StoreMonitor
+from serve_app.storage.sender import SpoolSender
 from serve_app.storage.spool import ResultSpool
 from serve_app.storage.spooled_writes import SpooledWrites
 from tests.support.caches import no_cache
@@ -114,9 +117,38 @@ async def test_pages_that_wait_in_the_spool_are_read_once_and_in_the_store_befor
     job = await bench.run()
     assert (job.state, job.done, bench.store.fails) == (JobState.DONE, 3, 0)
     assert sorted(pages.tried) == [1, 2, 3] and max(waiting) == 3
-    assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3] and spool.waiting.results == 0
+    assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3]
+    sender = SpoolSender(spool, bench.store, StoreMonitor(bench.store))
+    assert await sender.send() == 3 and spool.waiting.results == 0, "sending them once more does no harm"
+    assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3]
     content, _ = await bench.job_store.page(job.id, 2)
     assert len(content.figures) == 2
+
+
+async def test_a_page_that_is_being_sent_from_the_spool_while_its_job_ends_stays_in_the_store(tmp_path: Path) -> None:
+    spool = ResultSpool(tmp_path / "spool", 10**6)
+    bench = Bench(tmp_path / "store", Pages(), spool=spool)
+    bench.store.fails = 3
+    ended = asyncio.Event()
+
+    class Slow(FolderStore):
+        async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
+            await ended.wait()
+            await super().put(key, data, content_type)
+
+    slow = Slow(FolderStoreSettings(path=str(tmp_path / "store")))
+    sending: list[asyncio.Task[int]] = []
+
+    def send_once() -> None:
+        if spool.waiting.results and not sending:
+            sending.append(asyncio.create_task(SpoolSender(spool, slow, StoreMonitor(slow)).send()))
+
+    bench.then = send_once
+    job = await bench.run()
+    assert job.state is JobState.DONE
+    ended.set()
+    assert await sending[0] >= 1
+    assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3]
 
 
 async def test_a_page_that_the_store_has_and_does_not_list_yet_is_in_the_result(tmp_path: Path) -> None:

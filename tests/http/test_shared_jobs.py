@@ -53,8 +53,14 @@ def test_replicas_share_the_jobs_and_each_is_read_once(deployed: Callable[..., L
     service = started(deployed, MANY)
     with service.client() as client:
         ids = [submit(client, book(5)) for _ in range(6)]
-        wait_until(lambda: all(each._scheduler.running == 2 for each in service.jobs), "both run as many as they may")
-        assert all(len(holders(service, job_id)) <= 1 for job_id in ids)
+        # On a busy machine two may have a job until the next beat.
+        wait_until(
+            lambda: (
+                all(each._scheduler.running == 2 for each in service.jobs)
+                and all(len(holders(service, job_id)) <= 1 for job_id in ids)
+            ),
+            "both run as many as they may, and none has a job of the other",
+        )
         for job_id in ids:
             assert_whole(client, wait_for_end(client, job_id), 5)
         wait_until(lambda: not leases(tmp_path / "output"), "a job that has ended needs no lease")
