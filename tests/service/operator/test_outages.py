@@ -27,7 +27,7 @@ from tests.support.service import Service
 from tests.support.swift_fixture import SwiftServer
 from tests.support.tiny_paddleocr_vl import TinyModels
 from tests.support.vlm_server import VlmServer
-from tests.support.vlm_service import served_by
+from tests.support.vlm_service import served_by, wait_for
 
 BROKEN = "broken"
 """Name of the application, its route, and the folder of its objects."""
@@ -39,6 +39,7 @@ OF_ENGINES_AND_JOBS = {
 }
 OF_STORE_AND_PROCESSES = {"OcrStoreDown", "OcrSpoolFilling", "OcrProcessesKilled"}
 OF_ALL = "OcrServiceMissing"
+FIRING = 'ALERTS{alertstate="firing"}'
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_each_alert_of_an_application_fires_when_that_breaks(
         cluster.deploy(with_broken_application(cluster, swift, inference_server, tiny_models))
         service = Service(BROKEN, f"{cluster.service.url}/{BROKEN}")
         with service.client() as client:
-            wait_until(lambda: are_initialized(client, "tesseract", "paddleocr-vl"), "its engines")
+            wait_for(lambda: are_initialized(client, "tesseract", "paddleocr-vl"), "its engines", PATIENCE_S)
             damage_a_record(swift)
             assert send(client, russian_page, "paddleocr-vl").status_code == 200
             submit(client, book(2), engine="dummy")  # waits for its engine, and grows old
@@ -167,23 +168,12 @@ def white_image() -> bytes:
     return stream.getvalue()
 
 
-FIRING = 'ALERTS{alertstate="firing"}'
-
-
 def wait_until_firing(prometheus: Prometheus, alerts: set[str], meanwhile: Callable[[], object] = lambda: None) -> None:
     """Until each has fired once."""
     fired: set[str] = set()
-
-    def all_have_fired() -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while alerts - fired:
+        assert time.monotonic() < deadline, f"not firing: {alerts - fired}"
         meanwhile()
         fired.update(each["metric"]["alertname"] for each in prometheus.series(FIRING))
-        return alerts <= fired
-
-    wait_until(all_have_fired, lambda: f"{alerts - fired} to fire")
-
-
-def wait_until(is_so: Callable[[], bool], what: str | Callable[[], str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"waited in vain for {what if isinstance(what, str) else what()}"
         time.sleep(0.3)
