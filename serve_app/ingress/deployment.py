@@ -119,7 +119,8 @@ def create_app(context: Context, keys: KeyRing, *, docs_open: bool) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watches = (*context.services.watches(), context.jobs_monitor.run(), context.rasterizer_monitor.run())
+        watches = context.services.watches(context.job_store.is_page_of_gone_job)
+        watches = [*watches, context.jobs_monitor.run(), context.rasterizer_monitor.run()]
         tasks = [asyncio.create_task(watch) for watch in watches]
         yield
         for task in tasks:

@@ -151,7 +151,8 @@ class Jobs:
             interval_s=janitor_interval_s,
             beat_s=beat_s,
         )
-        self._tasks = [asyncio.create_task(each) for each in (*services.watches(), *self._janitor.loops())]
+        watches = services.watches(self._job_store.is_page_of_gone_job)
+        self._tasks = [asyncio.create_task(each) for each in (*watches, *self._janitor.loops())]
 
     async def __del__(self) -> None:
         """Stop, and leave the jobs to the other replicas. Serve awaits this when it stops the replica."""

@@ -90,6 +90,15 @@ class JobStore:
         """Read a record. Raises ValueError if it is damaged or of an unknown version."""
         return decode_record(await self._store.get(_record_key(job_id)))
 
+    async def is_gone(self, job_id: str) -> bool:
+        """Whether a job has been deleted, or has expired. False if its record cannot be read. Raises StoreUnavailable."""
+        try:
+            return (await self.record(job_id)).state.is_gone
+        except KeyError:  # the record is deleted last
+            return True
+        except ValueError:
+            return False
+
     async def active_ids(self) -> list[str]:
         """Return the ids of the jobs with work to do, oldest first."""
         return [key.rpartition("/")[2] for key in await self._store.keys_below("jobs/active")]
@@ -202,6 +211,11 @@ class JobStore:
         """Remove the pages of a job that is being deleted from the spool of this node."""
         if (spool := self._writes.spool) is not None:
             await asyncio.to_thread(spool.drop, f"{job_id}.")
+
+    async def is_page_of_gone_job(self, name: str) -> bool:
+        """Whether a result that `save_page` has written into the spool belongs to a job that is gone. Raises StoreUnavailable."""
+        job_id, dot, _ = name.partition(".")
+        return dot == "." and await self.is_gone(job_id)
 
     async def _spooled(self, name: str) -> dict[str, Path]:
         return {} if (spool := self._writes.spool) is None else await asyncio.to_thread(spool.find, name)

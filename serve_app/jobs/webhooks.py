@@ -98,11 +98,9 @@ class Webhooks:
     async def _is_gone(self, job_id: str) -> bool:
         """Whether the job has been deleted meanwhile. False if its record cannot be read."""
         try:
-            return (await self._job_store.record(job_id)).state.is_gone
-        except (StoreUnavailable, ValueError):
+            return await self._job_store.is_gone(job_id)
+        except StoreUnavailable:
             return False
-        except KeyError:
-            return True
 
     async def _attempt(self, record: JobRecord, url: str) -> str:
         """Return the status of the response, or an error code."""

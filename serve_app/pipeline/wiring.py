@@ -25,7 +25,7 @@ from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.settings import EngineSettings, Limits, Secrets, Settings, resolve
 from serve_app.storage import Store, open_store
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.sender import SpoolSender
+from serve_app.storage.sender import IsGone, SpoolSender
 from serve_app.storage.spool import open_spool
 from serve_app.storage.spooled_writes import SpooledWrites
 
@@ -44,12 +44,12 @@ class PipelineServices:
     writes: SpooledWrites
     temp_dir: Path
 
-    def watches(self) -> list[Coroutine[Any, Any, None]]:
-        """Return coroutines to run in the background while the replica lives."""
+    def watches(self, is_gone: IsGone) -> list[Coroutine[Any, Any, None]]:
+        """Return coroutines to run in the background while the replica lives. `is_gone`: see SpoolSender."""
         monitors = [*(monitor.run() for monitor in self.engines.values()), self.store_monitor.run(), self._measure()]
         if self.writes.spool is None:
             return monitors
-        return [*monitors, SpoolSender(self.writes.spool, self.store, self.store_monitor).run()]
+        return [*monitors, SpoolSender(self.writes.spool, self.store, self.store_monitor, is_gone).run()]
 
     async def _measure(self) -> None:
         """Set the metrics of what is not an event, for ever."""

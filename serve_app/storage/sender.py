@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from serve_app.scheduling.backoff import backoff
 from serve_app.scheduling.few_at_once import FewAtOnce
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.spool import ResultSpool, objects_in
+from serve_app.storage.spool import ResultSpool, name_of, objects_in
 from serve_app.storage.store import Store, StoreUnavailable
 
 LOOK_S = 5.0
@@ -19,6 +20,9 @@ OBJECTS_AT_ONCE = 4
 """Objects of a result that are being sent at once. Each is in memory."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+
+IsGone = Callable[[str], Awaitable[bool]]
+"""Whether what a result belongs to has been deleted, by the result's name. May raise StoreUnavailable."""
 
 log = logging.getLogger("ray.serve.store")
 
@@ -34,6 +38,7 @@ class SpoolSender:
         spool: ResultSpool,
         store: Store,
         monitor: StoreMonitor,
+        is_gone: IsGone,
         *,
         first_pause_s: float = FIRST_PAUSE_S,
         longest_pause_s: float = LONGEST_PAUSE_S,
@@ -41,6 +46,7 @@ class SpoolSender:
         self._spool = spool
         self._store = store
         self._monitor = monitor
+        self._is_gone = is_gone
         self._pauses_s = first_pause_s, longest_pause_s
         self._refused: set[str] = set()
 
@@ -90,6 +96,10 @@ class SpoolSender:
             while (each := await asyncio.to_thread(next, objects, None)) is not None:
                 keys.append(each.key)
                 await puts.start(self._store.put(each.key, each.data, each.content_type))
-        if not await asyncio.to_thread(self._spool.remove, path):
-            for key in keys:  # it was dropped meanwhile: its document has been deleted
+        # Asked after it was stored: who deletes later finds it in the store. At another node, nothing drops it from this spool.
+        is_gone = await self._is_gone(name_of(path))
+        # Who has deleted it at this node has dropped it meanwhile.
+        was_here = await asyncio.to_thread(self._spool.remove, path)
+        if is_gone or not was_here:
+            for key in keys:
                 await self._store.delete(key)

@@ -107,9 +107,8 @@ class ResultSpool:
         for folder in self._subfolders():
             with suppress(FileNotFoundError):  # it has just been taken over, and is found there the next time
                 for entry in _results_in(folder):
-                    _, _, each = entry.name.removesuffix(SUFFIX).partition(".")
-                    if each.startswith(name):
-                        found[each] = Path(entry)
+                    if (each := name_of(path := Path(entry))).startswith(name):
+                        found[each] = path
         return found
 
     def drop(self, name: str) -> None:
@@ -220,6 +219,12 @@ def open_spool(settings: Settings, store: Store) -> ResultSpool | None:
         return None
     name = hashlib.sha256(store.uri("results").encode()).hexdigest()[:12]
     return ResultSpool(resolve(settings.spool_dir) / name, int(settings.spool_mb * 1e6))
+
+
+def name_of(path: Path) -> str:
+    """Return the name under which a result was written."""
+    _, _, name = path.name.removesuffix(SUFFIX).partition(".")
+    return name
 
 
 def objects_in(path: Path) -> Iterator[StoredObject]:

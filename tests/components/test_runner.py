@@ -118,7 +118,7 @@ async def test_pages_that_wait_in_the_spool_are_read_once_and_in_the_store_befor
     assert (job.state, job.done, bench.store.fails) == (JobState.DONE, 3, 0)
     assert sorted(pages.tried) == [1, 2, 3] and max(waiting) == 3
     assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3]
-    sender = SpoolSender(spool, bench.store, StoreMonitor(bench.store))
+    sender = SpoolSender(spool, bench.store, StoreMonitor(bench.store), bench.job_store.is_page_of_gone_job)
     assert await sender.send() == 3 and spool.waiting.results == 0, "sending them once more does no harm"
     assert await bench.job_store.numbers_in_store(job.id) == [1, 2, 3]
     content, _ = await bench.job_store.page(job.id, 2)
@@ -141,7 +141,8 @@ async def test_a_page_that_is_being_sent_from_the_spool_while_its_job_ends_stays
 
     def send_once() -> None:
         if spool.waiting.results and not sending:
-            sending.append(asyncio.create_task(SpoolSender(spool, slow, StoreMonitor(slow)).send()))
+            sender = SpoolSender(spool, slow, StoreMonitor(slow), bench.job_store.is_page_of_gone_job)
+            sending.append(asyncio.create_task(sender.send()))
 
     bench.then = send_once
     job = await bench.run()
@@ -179,6 +180,32 @@ async def test_a_page_is_found_in_the_spool_and_a_deleted_job_leaves_none_there(
         assert content.figures == (figure,) and engine.name == "x"
     await other.purge(job.ended_as(JobState.DELETED, keep_s=60))
     assert spool.waiting.results == 0 and await bench.job_store.page_numbers(job.id) == []
+
+
+@pytest.mark.parametrize("record_too", [False, True], ids=["deleted", "and its record"])
+async def test_a_page_in_the_spool_of_one_node_is_not_left_in_the_store_when_its_job_was_deleted_at_another(
+    tmp_path: Path, record_too: bool
+) -> None:
+    spool = ResultSpool(tmp_path / "spool", 10**6)
+    bench = Bench(tmp_path / "store", Pages(), spool=spool)
+    elsewhere = JobStore(bench.store, no_cache(), SpooledWrites(bench.store, StoreMonitor(bench.store), None))
+    jobs = [JobRecord(id=new_document_id(), owner="me", request=REQUEST) for _ in range(2)]
+    content = PageContent(Page(number=7, width=1, height=1, dpi=1), (Figure("imgs/a.jpg", b"jpeg"),))
+    for job in jobs:
+        await bench.job_store.add(job, b"%PDF-")
+    bench.store.fails = 1
+    for job in jobs:
+        await bench.job_store.save_page(job.id, content, EngineInfo(name="x", version="1"))
+    deleted, kept = jobs
+    await elsewhere.purge(deleted.ended_as(JobState.DELETED, keep_s=60))
+    if record_too:
+        await elsewhere.delete_all(deleted.id)
+    sender = SpoolSender(spool, bench.store, StoreMonitor(bench.store), bench.job_store.is_page_of_gone_job)
+    await sender.send()
+    assert spool.waiting.results == 0
+    assert await bench.job_store.numbers_in_store(kept.id) == [7]
+    left = await bench.store.keys_below(document_folder(deleted.id))
+    assert left == ([] if record_too else [f"{document_folder(deleted.id)}/job.json"])
 
 
 async def test_a_document_that_cannot_be_read_fails_the_job_at_once(tmp_path: Path) -> None:

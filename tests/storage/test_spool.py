@@ -60,6 +60,10 @@ def is_degraded(service: Process) -> bool:
     return service.monitor.degraded
 
 
+async def nothing_is_gone(name: str) -> bool:
+    return False
+
+
 def secrets_of(server: SwiftServer, secret_key: str | None = None) -> Secrets:
     secret = SecretStr(secret_key or server.secret_key)
     return Secrets(api_keys=None, s3_access_key_id=SecretStr(server.access_key), s3_secret_access_key=secret)
@@ -75,7 +79,7 @@ async def process(
     monitor = StoreMonitor(store)
     spool = ResultSpool(folder / "spool", max_bytes)
     results = Results(store, monitor, keep_source=True, writes=SpooledWrites(store, monitor, spool))
-    sender = SpoolSender(spool, store, monitor, first_pause_s=0.1, longest_pause_s=0.2)
+    sender = SpoolSender(spool, store, monitor, nothing_is_gone, first_pause_s=0.1, longest_pause_s=0.2)
     try:
         yield Process(results, store, monitor, spool, sender, folder)
     finally:

@@ -32,6 +32,10 @@ async def spooled(spool: ResultSpool, **objects: bytes) -> str:
     return path.name
 
 
+async def nothing_is_gone(name: str) -> bool:
+    return False
+
+
 def names_in(spool: ResultSpool) -> list[str]:
     return [path.name for path in spool.files()]
 
@@ -202,7 +206,7 @@ async def test_a_result_that_is_dropped_while_it_is_being_sent_is_not_in_the_sto
 
     store = Dropping(FolderStoreSettings(path=str(tmp_path / "store")))
     await spooled(spool, page=b"1")
-    await SpoolSender(spool, store, StoreMonitor(store)).send()
+    await SpoolSender(spool, store, StoreMonitor(store), nothing_is_gone).send()
     with pytest.raises(KeyError):
         await store.get("page")
     await store.close()
