@@ -138,6 +138,7 @@ class _StopSignal:
     def install(self) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._receive)
+        sys.unraisablehook = _report_unless_interrupt
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal has come. A library may have caught the one that was raised at once."""
@@ -153,6 +154,12 @@ class _StopSignal:
         self._received.set()
         if self._raises:
             raise KeyboardInterrupt
+
+
+def _report_unless_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Python drops what is raised while it frees an object, and prints a traceback. A signal that comes then is noted all the same."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
 
 
 def _require_language_data(settings: Settings) -> None:

@@ -168,7 +168,9 @@ def test_the_requests_in_flight_are_finished_also_after_an_update_that_was_refus
 @pytest.fixture
 def signals() -> Iterator[None]:
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
@@ -184,6 +186,31 @@ def test_a_signal_ends_the_start_even_if_a_library_swallows_its_exception(signum
     with pytest.raises(KeyboardInterrupt):
         stop.check()
     stop.wait()  # it has come already
+
+
+def test_a_signal_while_python_frees_an_object_prints_no_traceback_and_is_noted() -> None:
+    code = """if True:
+        import signal
+        from serve_app.cli.serve import _StopSignal
+
+        class Freed:
+            def __init__(self, last_act):
+                self.last_act = last_act
+
+            def __del__(self):
+                self.last_act()
+
+        stop = _StopSignal()
+        Freed(lambda: 1 / 0)
+        Freed(lambda: signal.raise_signal(signal.SIGINT))
+        try:
+            stop.check()
+        except KeyboardInterrupt:
+            print("stopped")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "stopped\n"
+    assert done.stderr.count("Traceback") == 1 and "ZeroDivisionError" in done.stderr, "of anything else Python still tells"
 
 
 @pytest.mark.usefixtures("signals")

@@ -34,7 +34,7 @@ async def test_row_46_work_of_a_client_that_left_is_dropped(service: Service, sm
         await asyncio.sleep(0.3)
         started = time.monotonic()
         assert (await client.post("/ocr", **page)).status_code == 200
-    assert time.monotonic() - started < 6, "what is left of their twelve seconds of work is not done for nobody"
+    assert time.monotonic() - started < 9, "what is left of their twelve seconds of work is not done for nobody"
 
 
 def test_row_9_an_upload_that_stalls_is_408_and_the_connection_is_closed(service: Service) -> None:

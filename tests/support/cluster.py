@@ -22,6 +22,8 @@ from tests.support.swift import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+GPUS = 3
+"""As many as Ray counts; there is none."""
 EPHEMERAL = 30_000  # HAProxy's and the system's own ranges of ports begin here
 
 
@@ -56,6 +58,8 @@ class Cluster:
             # HAProxy's defaults are the same for all of a machine.
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+            # Half a minute by default, for load balancers that ask whether a replica is there. HAProxy is told at once.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.haproxy_metrics_port),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(low_port()),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(low_port()),
@@ -70,7 +74,7 @@ class Cluster:
         self.process = subprocess.Popen(
             [
                 BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port()}",
-                f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=8", "--num-gpus=1",
+                f"--dashboard-host={host}", f"--dashboard-port={dashboard_port}", "--num-cpus=8", f"--num-gpus={GPUS}",
                 f"--temp-dir={folder}", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
                 f"--metrics-export-port={self.metrics_port}",
             ],

@@ -31,10 +31,10 @@ def documented_tracing() -> dict[str, Any]:
 
 
 def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
-    """serve_config.yaml as it stands, on a free loopback port; the GPU that Ray counts is none, the models are tiny.
+    """serve_config.yaml as it stands, on a free loopback port; the GPUs that Ray counts are none, the models are tiny.
 
     Beside its engines is one that takes 0.1 s a page: work is always in flight, and the cores have time for what starts. It loads
-    slowly, and has room for an old replica and a new one, as PaddleOCR-VL on its only GPU has not.
+    slowly. It has two of the three GPUs: room for an old replica and a new one, as PaddleOCR-VL on its only GPU has not.
     """
     config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"] = {"host": "127.0.0.1", "port": int(cluster.service.url.rpartition(":")[2])}
@@ -48,7 +48,8 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     vl["vlm"]["model_dir"] = str(models.vlm)
     for scaled in (*engines, application["args"]["raster"]):
         scaled["replicas"]["max"] = 2  # what this machine has room for
-    engines.append({"name": "dummy", "replicas": 1, "load_s": 3, "page_s": 0.1, "max_batch": 4, "text": "before"})
+    vl["replicas"]["max"] = 1
+    engines.append({"name": "dummy", "replicas": 1, "num_gpus": 1, "load_s": 3, "page_s": 0.1, "max_batch": 4, "text": "before"})
     room_for_both = {"name": "Recognizer-dummy", "max_surge_percent": 50}
     application["deployments"] += [*documented_deployments(), room_for_both]
     return config

@@ -38,7 +38,10 @@ def test_serve_status_shows_what_serve_deploy_has_made(cluster: Cluster) -> None
 async def test_deploys_under_load_lose_no_request_also_of_a_version_whose_engine_cannot_load(
     cluster: Cluster, russian_page: bytes
 ) -> None:
-    """The old replica stays in its place until the next version is deployed. Requests go through HAProxy, each once."""
+    """The old replica stays in its place, also while the former version is back, until the next one is deployed.
+
+    Requests go through HAProxy, each once.
+    """
     (old,) = cluster.service.replicas("Recognizer-dummy")
     stop = asyncio.Event()
 
@@ -53,12 +56,15 @@ async def test_deploys_under_load_lose_no_request_also_of_a_version_whose_engine
     engines = ["paddleocr-vl", "tesseract", *["dummy"] * DUMMY_CLIENTS]
     clients = [asyncio.create_task(client(engine)) for engine in engines]
     await asyncio.sleep(2)
+    former = cluster.config
     config = copy.deepcopy(cluster.config)
     vl, tesseract, dummy = config["applications"][0]["args"]["engines"]
     dummy["load_error"] = NO_MODEL
     await asyncio.to_thread(cluster.deploy, config)
     await until(lambda: NO_MODEL in told(cluster, "Recognizer-dummy"), "the reason")
-    assert [replica.pid for replica in cluster.service.replicas("Recognizer-dummy") if replica.pid == old.pid]
+    await asyncio.to_thread(cluster.deploy, former)
+    await asyncio.to_thread(cluster.wait_until_running)
+    assert [replica.pid for replica in cluster.service.replicas("Recognizer-dummy")] == [old.pid]
     del dummy["load_error"]
     vl["max_new_tokens"] = 3
     tesseract["languages"] = ["rus"]

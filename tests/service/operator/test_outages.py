@@ -96,7 +96,7 @@ def test_there_is_no_other_alert() -> None:
 def with_broken_application(
     cluster: Cluster, swift: SwiftServer, inference_server: VlmServer, models: TinyModels
 ) -> dict[str, Any]:
-    """Add an application whose dummy engine cannot load and asks for two GPUs, of which there is one."""
+    """Add an application whose dummy engine cannot load and asks for two GPUs, of which one is free."""
     config = copy.deepcopy(cluster.config)
     store, keys = swift.store_settings(BROKEN)
     dummy = {"name": "dummy", "replicas": 2, "num_gpus": 1, "load_error": "there is no such model"}
