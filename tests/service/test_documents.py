@@ -31,10 +31,10 @@ async def test_an_image_is_not_kept_waiting_by_a_long_document(service: Service)
         return time.monotonic() - started
 
     async with service.async_client() as client:
-        alone = [await image_s(client) for _ in range(20)]
-        document = asyncio.create_task(client.post("/ocr", files={"file": book(600)}, data=DUMMY, timeout=120))
+        alone = [await image_s(client) for _ in range(12)]
+        document = asyncio.create_task(client.post("/ocr", files={"file": book(400)}, data=DUMMY, timeout=120))
         await asyncio.sleep(1)
-        beside = [await image_s(client) for _ in range(40)]
+        beside = [await image_s(client) for _ in range(20)]
         assert not document.done()
         document.cancel()
     p95_alone, p95_beside = (statistics.quantiles(times, n=20)[-1] for times in (alone, beside))

@@ -60,14 +60,14 @@ def wait_until_free(client: httpx.Client, headers: dict[str, str]) -> None:
 
 def test_an_ingress_that_is_killed_does_not_hold_keys_for_long(service: Service) -> None:
     with ThreadPoolExecutor() as clients:
-        running = clients.submit(ask, service, "killed", 40)
+        running = clients.submit(ask, service, "killed", 20)
         time.sleep(0.7)
         for ingress in service.replicas("Ingress"):
             ingress.send_signal(signal.SIGKILL)
         assert running.result().status_code >= 500
     killed = time.monotonic()
     codes = []
-    while (answer := ask(service, "killed", 40)).status_code != 200:
+    while (answer := ask(service, "killed", 20)).status_code != 200:
         codes.append(answer.json()["error"]["code"])
         assert time.monotonic() - killed < LEASE_S + 20, codes
         time.sleep(0.5)
