@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 LANGUAGES := eng rus osd
 FONTS := fonts-liberation fonts-dejavu-core fonts-crosextra-carlito fonts-crosextra-caladea
 DURATIONS := build/test-durations
-WORKERS := $(shell getconf _NPROCESSORS_ONLN)
+# One worker more than there are cores: a test that waits leaves its core to another.
+WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 
 # Images of CI may forbid bytecode. Each process would then compile the service, and each worker of pytest the tests.
 unexport PYTHONDONTWRITEBYTECODE

@@ -67,7 +67,10 @@ async def request_deadline(context: Context, *, spent_s: float = 0) -> AsyncIter
         raise RequestTimeout(f"The request took longer than {limit_s:g} s.") from None
 
 
-def store_unavailable(context: Context, error: StoreUnavailable) -> ServiceUnavailable:
-    """Report the failure to the store's monitor, for /health; return the error for the client."""
-    context.services.store_monitor.report(error)
+def store_unavailable(context: Context, error: StoreUnavailable, *, reading: bool = False) -> ServiceUnavailable:
+    """Tell the store's monitor of the failure, for /health; return the error for the client."""
+    if reading:
+        context.services.store_monitor.suspect()
+    else:
+        context.services.store_monitor.report(error)
     return ServiceUnavailable("The store is not available; try again shortly.", retry_after_s=10)

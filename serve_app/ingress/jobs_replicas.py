@@ -34,6 +34,9 @@ END_S = 60.0
 CLAIM_S = 20.0
 """How long a request with an Idempotency-Key waits for a replica, while the only one is being replaced."""
 
+REPORT_S = 20.0
+"""How long a submission waits for a replica, while the only one is being replaced."""
+
 RETRY_S = 0.2
 
 
@@ -47,6 +50,10 @@ class JobsReplicas:
         """Return what one replica knows of itself and of the others."""
         report: JobsReport = await _respond(self._jobs.report.remote(), limit_s)
         return report
+
+    async def report_once_there(self) -> JobsReport:
+        """Return the same. While the only replica is being replaced, wait for the next one."""
+        return await _once_there(self.report, REPORT_S)
 
     async def wake(self, record: JobRecord) -> None:
         """Have some replica run a job that is stored."""

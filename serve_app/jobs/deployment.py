@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -185,8 +186,7 @@ class Jobs:
         """
         try:
             async with self._locks[f"claim {owner} {name}"]:
-                earlier = await self._idempotency_store.get(owner, name)
-                if earlier is not None:
+                if (earlier := await self._earlier_claim(owner, name)) is not None:
                     return earlier
                 await self._idempotency_store.put(owner, name, claim)
                 if self._leases.is_alone or self._holders.unchanged_s > SETTLING_S:
@@ -195,6 +195,17 @@ class Jobs:
                 return await self._idempotency_store.get(owner, name) or claim
         except StoreUnavailable as error:
             return error
+
+    async def _earlier_claim(self, owner: str, name: str) -> Claim | None:
+        """Return the valid claim. That of a request which died once its job was stored is made valid again."""
+        claim, now = await self._idempotency_store.last(owner, name), time.time()
+        if claim is None or claim.is_valid(now):
+            return claim
+        committed = replace(claim, until=None)
+        if not committed.is_valid(now) or not await self._job_store.is_submitted(claim.id):
+            return None
+        await self._idempotency_store.put(owner, name, committed)
+        return committed
 
     async def report(self) -> JobsReport:
         """Return the numbers of this replica, and those of the others at their last beats."""

@@ -63,11 +63,16 @@ class IdempotencyStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._ends = DayIndex(store, "jobs/claim-ends")
+        self._swept: str | None = None
 
     async def get(self, owner: str, name: str) -> Claim | None:
         """Return the claim, or None if there is no valid one."""
-        claim = await self._read(_folder(owner, name))
+        claim = await self.last(owner, name)
         return claim if claim is not None and claim.is_valid(time.time()) else None
+
+    async def last(self, owner: str, name: str) -> Claim | None:
+        """Return the last claim, valid or not."""
+        return await self._read(_folder(owner, name))
 
     async def put(self, owner: str, name: str, claim: Claim) -> None:
         """Store a claim; replaces an earlier one."""
@@ -87,15 +92,18 @@ class IdempotencyStore:
         return await self._store.open(_response_key(_folder(owner, name)))
 
     async def sweep(self, now: datetime) -> None:
-        """Delete claims that ended on an earlier day, and their responses."""
+        """Delete claims that ended on an earlier day, and their responses, once a day."""
+        if self._swept == (today := f"{now:%Y%m%d}"):
+            return
         async for day, folder in self._ends.due(now):
-            if day == f"{now:%Y%m%d}":
+            if day == today:
                 continue
             claim = await self._read(folder)
             if claim is None or claim.at + CLAIM_S <= now.timestamp():  # else the key has been used again since
                 await self._store.delete(_response_key(folder))
                 await self._store.delete(_claim_key(folder))
             await self._ends.remove(day, folder)
+        self._swept = today
 
     async def _read(self, folder: str) -> Claim | None:
         try:

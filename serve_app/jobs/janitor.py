@@ -22,11 +22,15 @@ from serve_app.jobs.scheduler import Scheduler
 from serve_app.jobs.webhooks import Webhooks
 from serve_app.metrics.catalogue import JOBS, OLDEST_JOB_SECONDS
 from serve_app.pipeline.page_cache import PageCache
+from serve_app.scheduling.few_at_once import FewAtOnce
 from serve_app.storage import StoreUnavailable
 
 log = logging.getLogger("ray.serve.jobs")
 
 INTERVAL_S = 10.0
+
+EXPIRE_AT_ONCE = 8
+"""Jobs whose results are being deleted at once: each takes a dozen calls of the store, one after another."""
 
 
 class Janitor:
@@ -57,7 +61,6 @@ class Janitor:
         self._keep_s = keep_s
         self._interval_s = interval_s
         self._beat_s = beat_s
-        self._lost: set[str] = set()
         self._failures: dict[str, str] = {}
         self._unreadable: set[str] = set()
         self._not_before: dict[str, datetime] = {}
@@ -109,6 +112,8 @@ class Janitor:
                 await self._leases.take(job_id)
                 if (record := await self._record(job_id)) is not None:
                     self._webhooks.deliver(record)
+        for job_id in self._unreadable - {*active, *undelivered}:
+            await self._record(job_id)  # it may be gone, or mended
         await self._leases.forget_all_but([*active, *undelivered])
 
     def measure(self) -> None:
@@ -121,17 +126,17 @@ class Janitor:
         OLDEST_JOB_SECONDS.set(0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds())
 
     async def renew(self) -> None:
-        """Renew the leases, and note the jobs that other replicas have taken over. Raises StoreUnavailable."""
-        self._lost.update(await self._leases.renew(self.counts))
+        """Renew the leases. Raises StoreUnavailable."""
+        await self._leases.renew(self.counts)
 
     async def pass_on(self) -> None:
         """Let go of jobs that others have, of jobs that are done, and of waiting ones that others can start at once.
 
         Raises StoreUnavailable.
         """
-        for job_id in sorted(self._lost):
+        for job_id in sorted(self._leases.lost):
             await self._let_go(job_id)
-            self._lost.discard(job_id)
+            self._leases.lost.discard(job_id)
         for job_id in self._leases.held:
             if not self._is_in_use(job_id):
                 async with self._locks[job_id]:
@@ -179,29 +184,33 @@ class Janitor:
         if not self._leases.is_first:
             return
         now = datetime.now(UTC)
-        async for day, job_id in self._job_store.expiring(now):
-            if self._not_before.get(job_id, now) > now:
-                continue
-            record = await self._record(job_id)
-            if job_id in self._unreadable:
-                continue
-            if record is not None and (record.expires is None or record.expires > now):
-                self._not_before[job_id] = record.expires or now + timedelta(hours=1)
-                continue
-            self._not_before.pop(job_id, None)
-            if record is None or record.state.is_gone:
-                await self._job_store.delete_all(job_id)
-                await self._job_store.drop_expiry(day, job_id)
-                continue
-            log.info("job %s: expired; its results are deleted", job_id)
-            until = now + timedelta(seconds=self._keep_s)
-            expired = record.model_copy(update={"state": JobState.EXPIRED, "expires": until})
-            async with self._locks[job_id]:
-                await self._job_store.begin_purge(expired)
-                await self._job_store.drop_expiry(day, job_id)
-                await self._job_store.purge(expired)
+        async with FewAtOnce(EXPIRE_AT_ONCE) as expiring:
+            async for day, job_id in self._job_store.expiring(now):
+                if self._not_before.get(job_id, now) <= now:
+                    await expiring.start(self._expire(day, job_id, now))
         await self._idempotency_store.sweep(now)
         await self._cache.sweep(now)
+
+    async def _expire(self, day: str, job_id: str, now: datetime) -> None:
+        """Delete the results of a job that has expired, or its record too if it is gone; remember when one has not."""
+        record = await self._record(job_id)
+        if job_id in self._unreadable:
+            return
+        if record is not None and (record.expires is None or record.expires > now):
+            self._not_before[job_id] = record.expires or now + timedelta(hours=1)
+            return
+        self._not_before.pop(job_id, None)
+        if record is None or record.state.is_gone:
+            await self._job_store.delete_all(job_id)
+            await self._job_store.drop_expiry(day, job_id)
+            return
+        log.info("job %s: expired; its results are deleted", job_id)
+        until = now + timedelta(seconds=self._keep_s)
+        expired = record.model_copy(update={"state": JobState.EXPIRED, "expires": until})
+        async with self._locks[job_id]:
+            await self._job_store.begin_purge(expired)
+            await self._job_store.drop_expiry(day, job_id)
+            await self._job_store.purge(expired)
 
     async def _repeat(
         self, name: str, work: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]

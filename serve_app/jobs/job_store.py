@@ -90,6 +90,15 @@ class JobStore:
         """Read a record. Raises ValueError if it is damaged or of an unknown version."""
         return decode_record(await self._store.get(_record_key(job_id)))
 
+    async def is_submitted(self, job_id: str) -> bool:
+        """Whether `add` has come so far that the job will be run, or has been."""
+        try:
+            if (await self.record(job_id)).state.is_active:
+                await self._store.get(_active_key(job_id))
+        except (KeyError, ValueError):
+            return False
+        return True
+
     async def is_gone(self, job_id: str) -> bool:
         """Whether a job has been deleted, or has expired. False if its record cannot be read. Raises StoreUnavailable."""
         try:

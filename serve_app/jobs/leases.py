@@ -50,6 +50,8 @@ class Leases:
         self._store = store
         self._beat_s = beat_s
         self._clock = clock
+        self.lost: set[str] = set()
+        """Jobs of this replica that another one has now. Who stops the work on one discards it here."""
         self._held: set[str] = set()
         self._known: dict[str, set[str]] = {}
         self._free_since: dict[str, float] = {}
@@ -63,9 +65,10 @@ class Leases:
     def has_orphans(self) -> bool:
         """Whether there is a job that nobody alive has, as far as this replica knows."""
         alive = set(self.holders.alive)
-        return bool(self._free_since) or any(
+        long_ago = self._clock() - UNLEASED_BEATS * self._beat_s
+        return any(
             (leased_to and not leased_to & alive) or self._is_given(job_id) for job_id, leased_to in self._known.items()
-        )
+        ) or any(since <= long_ago and not self._known.get(job_id) for job_id, since in self._free_since.items())
 
     @property
     def is_first(self) -> bool:
@@ -128,8 +131,8 @@ class Leases:
         """End the leases of other replicas on a job that has ended. One that comes back stops at its next beat."""
         if self.is_alone:
             return
-        leased_to = {holder for job, holder in await self._list() if job == job_id}
-        await self._end(job_id, leased_to - {self.holders.me})
+        may_have_it = self._known.get(job_id, set()) | set(self.holders.alive)
+        await self._end(job_id, may_have_it - {self.holders.me})
 
     async def forget_all_but(self, job_ids: Iterable[str]) -> None:
         """End what dead replicas have left. `job_ids` are all jobs with work to do."""
@@ -139,8 +142,8 @@ class Leases:
             if not self._known[job_id] & alive:
                 await self._end(job_id, self._known.pop(job_id))
 
-    async def renew(self, counts: JobCounts) -> list[str]:
-        """Beat, and return the jobs that another replica has now; this one's leases of them are ended."""
+    async def renew(self, counts: JobCounts) -> None:
+        """Beat, and add the jobs that another replica has now to `lost`; this one's leases of them are ended."""
         held = self.held
         # Leases first: whoever has written one has beaten before, so that the list of holders that follows has it.
         known: dict[str, set[str]] = defaultdict(set)
@@ -149,19 +152,19 @@ class Leases:
         await self.holders.beat(counts)
         self._known = dict(known)
         alive = set(self.holders.alive)
-        return [job_id for job_id in held & self._held if not await self._keep(job_id, known[job_id], alive)]
+        for job_id in held & self._held:
+            await self._renew(job_id, known[job_id], alive)
 
-    async def _keep(self, job_id: str, leased_to: set[str], alive: set[str]) -> bool:
-        """Whether this replica still has a job that is leased to these. Ends the leases of dead ones."""
+    async def _renew(self, job_id: str, leased_to: set[str], alive: set[str]) -> None:
+        """Keep a job that is leased to these, or lose it to one of them. Ends the leases of dead ones."""
         me = self.holders.me
         await self._end(job_id, leased_to - alive)
         if me not in leased_to and not await self._is_stored(job_id):
+            self.lost.add(job_id)
             self._forget(job_id)
-            return False
-        if min(leased_to & alive | {me}) != me:
+        elif min(leased_to & alive | {me}) != me:
+            self.lost.add(job_id)
             await self.release(job_id)
-            return False
-        return True
 
     async def _end(self, job_id: str, holders: Iterable[str]) -> None:
         """End the leases that these have, or had, of a job."""

@@ -168,8 +168,15 @@ class Runner:
         """Take over the pages of earlier attempts, and store the updated record."""
         requested = set(run.numbers)
         for number in await self._job_store.page_numbers(record.id):
-            if number in requested:
+            if number not in requested:
+                continue
+            try:
                 run.collector.restore(*await self._job_store.page(record.id, number))
+            except (
+                KeyError,
+                ValueError,
+            ) as error:  # another process has just taken it over in the spool, or it is damaged
+                log.warning("job %s: page %d is read again, as it cannot be read back: %s", record.id, number, error)
         record.digest = run.digest
         record.page_count, record.total = run.page_count, len(run.numbers)
         record.done, record.failed = len(run.spool), len(failures.pages)

@@ -90,7 +90,7 @@ class Scheduler:
         """Return a job's position in the queue, from 1; None if it is not in the queue."""
         if job_id in self._tasks or job_id not in self._records:
             return None
-        return self.in_line.index(job_id) + 1
+        return self._queue.position(job_id)
 
     def add(self, record: JobRecord) -> None:
         """Queue a job, and start it if there is a slot. Does nothing if it is here already, or has ended."""

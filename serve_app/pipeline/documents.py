@@ -77,7 +77,7 @@ class Documents:
             kind = sniff(source[:HEADER_SEARCH_BYTES])
             file = SourceFile(
                 id=document_id or new_document_id(),
-                data=self._share(source),
+                data=await asyncio.to_thread(self._share, source),
                 password=request.password,
                 owner=owner or "",
                 digest=await asyncio.to_thread(self.cache.digest, source),

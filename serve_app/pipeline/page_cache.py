@@ -18,9 +18,10 @@ from serve_app.document.codec import decode_content, encode_content
 from serve_app.document.options import RecognitionOptions
 from serve_app.metrics.catalogue import CACHE_LOOKUPS
 from serve_app.runtime.mapped_file import FileContent
+from serve_app.scheduling.few_at_once import FewAtOnce
 from serve_app.settings import Settings
 from serve_app.storage.monitor import StoreMonitor
-from serve_app.storage.store import Store, StoreUnavailable
+from serve_app.storage.store import CONCURRENT_DELETES, Store, StoreUnavailable
 
 log = logging.getLogger("ray.serve.store")
 
@@ -103,9 +104,10 @@ class PageCache:
         if self._swept == today:
             return
         since = f"{now - timedelta(days=max(self._days - 1, 0)):%Y%m%d}"
-        for key in await self._store.keys_below("cache"):
-            if not self._days or key.split("/")[1] < since:
-                await self._store.delete(key)
+        async with FewAtOnce(CONCURRENT_DELETES) as deletions:
+            for key in await self._store.keys_below("cache"):
+                if not self._days or key.split("/")[1] < since:
+                    await deletions.start(self._store.delete(key))
         self._swept = today
 
     def _valid_days(self) -> list[str]:

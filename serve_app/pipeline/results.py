@@ -105,9 +105,8 @@ class Results:
             summary.storage = StorageInfo(status="failed")
             unexpected = None if isinstance(error, StoreUnavailable) or is_no_room(error) else error
             log.error("document %s could not be stored: %s", summary.id, error, exc_info=unexpected)
-            # An OSError concerns the disk of the temporary files: the store raises StoreUnavailable.
-            if not is_no_room(failure):
-                self._monitor.report(failure)
+            if isinstance(error, StoreUnavailable):
+                self._monitor.report(error)
         took_s = time.perf_counter() - started
         summary.timings_ms["store"] = round(took_s * 1000, 1)
         DOCUMENT_STAGE_SECONDS.observe(took_s, stage="store")

@@ -42,7 +42,12 @@ class S3StoreSettings(Strict):
     server_side_encryption: Literal["AES256", "aws:kms"] | None = Field(
         None, description="Server-side encryption, if the bucket's service supports it: `AES256` or `aws:kms`"
     )
-    threads: int = Field(8, ge=1, le=64, description="Connections and threads per ingress replica")
+    threads: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Connections and threads of each ingress and Jobs replica: as many for small objects, and as many for files",
+    )
 
 
 StoreSettings = Annotated[FolderStoreSettings | S3StoreSettings, Field(discriminator="kind")]

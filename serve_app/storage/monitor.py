@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
 from serve_app.storage.store import Store, StoreUnavailable
 
@@ -24,6 +25,7 @@ class StoreMonitor:
         self.degraded = False
         self.reason: str | None = None
         self._seen_at = time.monotonic()
+        self._suspected = asyncio.Event()
 
     @property
     def age_s(self) -> float:
@@ -39,6 +41,10 @@ class StoreMonitor:
         self._seen_at = time.monotonic()
         self.degraded = failure is not None
         self.reason = None if failure is None else str(failure)
+
+    def suspect(self) -> None:
+        """Have the store checked now, as a read has failed. That may be the fault of one object."""
+        self._suspected.set()
 
     async def check(self) -> None:
         """Check the store cheaply while all is well, and with a write after a failure."""
@@ -58,4 +64,6 @@ class StoreMonitor:
     async def run(self) -> None:
         while True:
             await self.check()
-            await asyncio.sleep(POLL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._suspected.wait(), POLL_S)
+            self._suspected.clear()

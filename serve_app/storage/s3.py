@@ -15,6 +15,7 @@ import boto3.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from serve_app.errors import TooLarge
 from serve_app.runtime.mapped_file import FileContent, map_file
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patience:
-    """Time limits of a call. With these defaults, a store that hangs blocks a call for 30 to 35 s.
+    """Time limits of a call. With these defaults, a store that hangs blocks a call for 30 to 35 s, and a download for twice as long.
 
     A put takes longest, since boto3 waits a second for "100 Continue" in each attempt. boto3's own defaults would
     block a call for five minutes.
@@ -42,7 +43,11 @@ class Patience:
 PATIENCE = Patience()
 
 
-ONE_THREAD = TransferConfig(use_threads=False)  # the store has its own threads
+# The store has its own threads. Two attempts, each with those of Patience: one for a connection that breaks in the middle.
+ONE_THREAD = TransferConfig(use_threads=False, num_download_attempts=2)
+DOWNLOAD_FAILED = RetriesExceededError, S3DownloadFailedError
+"""A download that broke off, and one of an object that was replaced meanwhile. botocore does not know these errors."""
+
 _MISSING = ("404", "NoSuchKey")
 
 
@@ -80,7 +85,7 @@ class S3Store(ThreadedStore):
 
         Raises KeyError if it does not exist or is forbidden, TooLarge and StoreUnavailable.
         """
-        return await self._in_thread(self._source, url, max_bytes)
+        return await self._in_thread(self._source, url, max_bytes, executor=self._files)
 
     def _source(self, url: str, max_bytes: int) -> FileContent:
         bucket, _, key = url.removeprefix("s3://").partition("/")
@@ -95,7 +100,7 @@ class S3Store(ThreadedStore):
             if error.response["Error"]["Code"] in (*_MISSING, "NoSuchBucket", "403", "AccessDenied"):
                 raise KeyError(url) from None
             raise StoreUnavailable(f"cannot read {url}: {error}") from error
-        except BotoCoreError as error:
+        except (BotoCoreError, *DOWNLOAD_FAILED) as error:
             raise StoreUnavailable(f"cannot read {url}: {error}") from error
 
     def clock(self) -> datetime | None:
@@ -172,7 +177,7 @@ class S3Store(ThreadedStore):
     def _unavailable(self, problem: str) -> Iterator[None]:
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, *DOWNLOAD_FAILED) as error:
             raise StoreUnavailable(f"s3://{self._bucket}: {problem}: {error}") from error
 
 
@@ -188,7 +193,7 @@ def _client(settings: S3StoreSettings, secrets: Secrets, patience: Patience, end
         config=Config(
             connect_timeout=patience.connect_s,
             read_timeout=patience.read_s,
-            max_pool_connections=settings.threads,
+            max_pool_connections=2 * settings.threads,
             retries={"mode": "standard", "total_max_attempts": patience.attempts},
             signature_version="s3v4",
             s3={"addressing_style": settings.addressing_style},

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from serve_app.metrics.catalogue import STORE_ERRORS
 
@@ -19,7 +19,6 @@ MAX_KEY_BYTES = 1024  # S3's limit
 CONCURRENT_DELETES = 32
 MAX_NAME_BYTES = 255  # of one part of a key; the limit of Linux file systems
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -98,6 +97,8 @@ def _errors_counted(call: Callable[..., Any]) -> Iterator[None]:
 class ThreadedStore(ABC):
     """A `Store` over blocking calls, which run in its own threads so that a slow store does not starve other work.
 
+    Files have threads of their own: small objects, such as the beats by which replicas know each other, never wait for them.
+
     The prefixes "a/b", "a/b/" and "/a/b" are the same. Raises ValueError for a prefix that is not a key.
     """
 
@@ -106,9 +107,11 @@ class ThreadedStore(ABC):
         if self._prefix:
             check_key(self._prefix)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._files = ThreadPoolExecutor(threads, thread_name_prefix="store-files")
 
     async def put(self, key: str, data: bytes | BinaryIO, content_type: str) -> None:
-        written = self._executor.submit(self._put, self.full_key(key), data, content_type)
+        executor = self._executor if isinstance(data, bytes) else self._files
+        written = executor.submit(self._put, self.full_key(key), data, content_type)
         try:
             with _errors_counted(self._put):
                 await asyncio.wrap_future(written)
@@ -121,7 +124,7 @@ class ThreadedStore(ABC):
         return await self._in_thread(self._get, self.full_key(key))
 
     async def open(self, key: str) -> BinaryIO:
-        return await self._in_thread(self._open, self.full_key(key))
+        return await self._in_thread(self._open, self.full_key(key), executor=self._files)
 
     async def keys_below(self, folder: str) -> list[str]:
         full = await self._in_thread(self._keys_below, self.full_key(folder))
@@ -154,12 +157,13 @@ class ThreadedStore(ABC):
     def link(self, key: str, seconds: int) -> str: ...
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._executor.shutdown)
+        for executor in (self._executor, self._files):
+            await asyncio.to_thread(executor.shutdown)
 
-    async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _in_thread(self, call: Callable[..., R], *args: Any, executor: ThreadPoolExecutor | None = None) -> R:
         # Cancelling the wait drops a call that is still queued, and lets a running one finish.
         with _errors_counted(call):
-            return await asyncio.wrap_future(self._executor.submit(call, *args, **kwargs))
+            return await asyncio.wrap_future((executor or self._executor).submit(call, *args))
 
     # The blocking calls. Keys are full keys that have been checked.
 

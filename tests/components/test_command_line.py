@@ -210,7 +210,9 @@ def test_a_signal_while_python_frees_an_object_prints_no_traceback_and_is_noted(
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "stopped\n"
-    assert done.stderr.count("Traceback") == 1 and "ZeroDivisionError" in done.stderr, "of anything else Python still tells"
+    assert done.stderr.count("Traceback") == 1 and "ZeroDivisionError" in done.stderr, (
+        "of anything else Python still tells"
+    )
 
 
 @pytest.mark.usefixtures("signals")

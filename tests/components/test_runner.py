@@ -68,6 +68,28 @@ async def test_a_job_is_resumed_with_the_pages_that_are_stored(tmp_path: Path) -
     assert (await again.job_store.record(job.id)).done == 3
 
 
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+async def test_a_page_that_cannot_be_read_back_is_read_again(tmp_path: Path, damage: str) -> None:
+    bench = Bench(tmp_path, Pages())
+    job = await bench.run()
+    (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
+    page_2.write_bytes(b"{")
+    job.state, job.ended = JobState.RUNNING, None
+    await bench.job_store.save(job)
+    again = Bench(tmp_path, pages := Pages())
+    if damage == "gone":  # it is listed, and not there: another process is taking it over in the spool
+
+        async def page(job_id: str, number: int) -> tuple[PageContent, EngineInfo]:
+            if number == 2 and not pages.tried:
+                raise KeyError(number)
+            return await JobStore.page(again.job_store, job_id, number)
+
+        again.job_store.page = page  # type: ignore[method-assign]
+    await again.runner.run(job)
+    ended = await again.job_store.record(job.id)
+    assert (ended.state, ended.done, pages.tried) == (JobState.DONE, 3, [2])
+
+
 async def test_a_failed_page_is_retried_and_then_left_out_of_the_result(tmp_path: Path) -> None:
     bench = Bench(
         tmp_path, pages := Pages(page_1=[RecognitionFailed()], page_2=[PageTimeout()] * 9, page_3=[CorruptDocument()])

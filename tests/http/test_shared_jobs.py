@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.jobs.idempotency_store import Claim
+from serve_app.jobs.idempotency_store import Claim, ClaimState
 from serve_app.jobs.record import JobState
 from tests.support.job_client import END_S, assert_whole, book, job_of, submit, wait_for_end, wait_until_done
 from tests.support.local_service import LocalJobs, LocalService
@@ -347,6 +347,28 @@ def test_of_requests_with_one_key_at_two_ingress_replicas_one_is_processed(
     for _ in range(2):
         again = ask("/ocr", "a document", 8)
         assert again.content == first.content and again.headers["idempotent-replayed"] == "true"
+
+
+def test_a_key_whose_request_died_once_its_job_was_stored_gets_this_job(
+    deployed: Callable[..., LocalService],
+) -> None:
+    """The ingress was killed before it could say so in the claim, and its lease has ended since."""
+    service = started(deployed, MANY)
+
+    def claim(key: str, job_id: str, *, until: float) -> Claim:
+        claim = Claim(job_id, "digest", time.time(), until=until)
+        valid = service.call(service.jobs[0].claim("alice", key, claim))
+        assert isinstance(valid, Claim)
+        return valid
+
+    with service.client() as client:
+        stored = submit(client, book(2))
+        assert claim("stored", stored, until=time.time() - 1).id == stored
+        assert claim("stored", "another", until=time.time() + 15).id == stored
+        wait_for_end(client, stored)
+        assert claim("stored", "another", until=time.time() + 15).state is ClaimState.JOB
+    assert claim("not stored", "20260101-000000000000000000000000", until=time.time() - 1).id.startswith("2026")
+    assert claim("not stored", "another", until=time.time() + 15).id == "another"
 
 
 def test_a_key_that_reaches_two_jobs_replicas_while_one_is_added_is_claimed_once(

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qsl, unquote
 
 import boto3.session
@@ -621,6 +623,61 @@ async def test_store_that_hangs_gives_up_in_the_configured_time() -> None:
     assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
     # boto3 adds a second to each attempt of a put: it waits for "100 Continue" before it sends the body.
     assert 2 * IMPATIENT.read_s <= took_s < 2 * (IMPATIENT.read_s + 1) + 1
+
+
+@asynccontextmanager
+async def endpoint_that_breaks_off() -> AsyncIterator[str]:
+    """It says how large an object is, and sends half of it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = b"" if head.startswith(b"HEAD") else b"half."
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: "a"\r\nConnection: close\r\n\r\n' + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_download_that_breaks_off_is_an_outage_of_the_store() -> None:
+    async with endpoint_that_breaks_off() as endpoint_url:
+        settings = S3StoreSettings(bucket="results", endpoint_url=endpoint_url, region="us-east-1")
+        store = S3Store(settings, s3_secrets("key", "secret"), patience=IMPATIENT)
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.open("a")
+            with pytest.raises(StoreUnavailable):
+                await store.source("s3://other/a", max_bytes=100)
+        finally:
+            await store.close()
+
+
+async def test_small_objects_do_not_wait_for_files(tmp_path: Path) -> None:
+    may_go_on = threading.Event()
+
+    class Slow(FolderStore):
+        def _open(self, key: str) -> BinaryIO:
+            if key == "x/a":
+                may_go_on.wait(30)
+            return super()._open(key)
+
+    async with opened(FolderStoreSettings(path=str(tmp_path))) as usual:
+        await usual.put("x/a", b"1", "text/plain")
+    store = Slow(FolderStoreSettings(path=str(tmp_path)))
+    try:
+        opening = [asyncio.create_task(store.open("x/a")) for _ in range(20)]
+        async with asyncio.timeout(5):
+            await store.put("x/b", b"2", "text/plain")
+            assert await store.get("x/b") == b"2" and await store.keys_below("x") == ["x/a", "x/b"]
+        assert not any(each.done() for each in opening)
+        may_go_on.set()
+        for file in await asyncio.gather(*opening):
+            file.close()
+    finally:
+        may_go_on.set()
+        await store.close()
 
 
 async def test_hanging_store_does_not_block_the_event_loop() -> None:

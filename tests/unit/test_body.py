@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -242,7 +243,7 @@ async def test_the_time_that_the_service_takes_between_parts_is_not_the_clients_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr("serve_app.ingress.requests.body.time.monotonic", lambda: now)
+    monkeypatch.setattr("serve_app.ingress.requests.body.time", SimpleNamespace(monotonic=lambda: now))
     parts = [b'{"image_base64": ', b'"AAAA"', b"}"]
 
     async def receive() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -131,6 +132,18 @@ async def test_an_unreadable_record_is_counted_and_said_once_and_stops_no_other_
     await house.janitor.resume()
     await asyncio.sleep(0)
     assert house.ran == [good.id, bad.id] and house.janitor.counts.unreadable == 0
+
+
+async def test_a_damaged_job_that_the_operator_has_deleted_as_the_log_says_counts_no_longer(house: House) -> None:
+    bad = await house.job()
+    (record,) = house.folder.rglob("job.json")
+    record.write_bytes(b"{")
+    await house.janitor.resume()
+    assert house.janitor.counts.unreadable == 1
+    shutil.rmtree(record.parent)
+    (house.folder / "jobs" / "active" / bad.id).unlink()
+    await house.janitor.resume()
+    assert house.janitor.counts.unreadable == 0
 
 
 async def test_a_finished_job_that_was_not_indexed_yet_is_not_run_again(house: House) -> None:

@@ -41,7 +41,9 @@ class Replica:
 
     async def beat(self, jobs: list[str], free: int = 0) -> None:
         self.clock.now += BEAT_S
-        self.lost += await self.leases.renew(JobCounts(free=free))
+        await self.leases.renew(JobCounts(free=free))
+        self.lost += sorted(self.leases.lost)
+        self.leases.lost.clear()
         for job_id in self.leases.to_take(jobs):
             await self.leases.take(job_id)
         await self.leases.forget_all_but(jobs)
@@ -50,13 +52,23 @@ class Replica:
 class Away(FolderStore):
     is_away = False
     list_lags = False
+    deletes_left: int | None = None  # until it is away for deletions
+    lists = 0
 
     def _keys_below(self, folder: str) -> list[str]:
         if self.is_away:
             raise StoreUnavailable("away")
         if self.list_lags and folder == "jobs/leases":
             return []
+        self.lists += 1
         return super()._keys_below(folder)
+
+    def _delete(self, key: str) -> None:
+        if self.deletes_left is not None:
+            if self.deletes_left == 0:
+                raise StoreUnavailable("away")
+            self.deletes_left -= 1
+        super()._delete(key)
 
 
 @pytest.fixture
@@ -199,6 +211,50 @@ async def test_a_lease_that_the_list_does_not_have_yet_is_kept(replica: Callable
     store.list_lags = True
     await one.beat(JOBS[:1])
     assert one.leases.held == {JOBS[0]} and not one.lost
+
+
+async def test_a_job_that_was_lost_is_known_although_the_store_fails_after_it(
+    replica: Callable[[], Replica], store: Away
+) -> None:
+    suspended, other = replicas = sorted([replica(), replica()], key=lambda each: each.me, reverse=True)
+    await beats(replicas, [], 1)
+    for job_id in JOBS[:6]:
+        await suspended.leases.take(job_id)
+        await store.put(f"jobs/leases/{job_id}.{other.me}", b"", "application/octet-stream")
+    store.deletes_left = 3
+    with pytest.raises(StoreUnavailable):
+        await suspended.leases.renew(JobCounts())
+    store.deletes_left = None
+    assert len(suspended.leases.held) == 3
+    assert suspended.leases.lost >= set(JOBS[:6]) - suspended.leases.held
+    await suspended.leases.renew(JobCounts())
+    assert suspended.leases.lost == set(JOBS[:6]) and not suspended.leases.held
+
+
+async def test_a_job_that_another_one_has_just_got_is_no_reason_to_search_the_store(
+    replica: Callable[[], Replica],
+) -> None:
+    one, two = replicas = [replica(), replica()]
+    await beats(replicas, [], 2)
+    await two.leases.take(JOBS[0])
+    assert one.leases.to_take(JOBS[:1]) == [] and not one.leases.has_orphans
+    await beats(replicas, [], UNLEASED_BEATS + 1)
+    assert not one.leases.has_orphans
+    assert one.leases.to_take(JOBS[1:2]) == [] and not one.leases.has_orphans
+    one.clock.now += UNLEASED_BEATS * BEAT_S
+    assert one.leases.has_orphans, "nobody has it"
+
+
+async def test_the_end_of_a_job_ends_the_leases_of_others_without_a_list(
+    replica: Callable[[], Replica], store: Away
+) -> None:
+    one, two = replicas = [replica(), replica()]
+    await beats(replicas, [], 2)
+    await one.leases.take(JOBS[0])
+    await two.leases.take(JOBS[0])
+    store.lists = 0
+    await one.leases.end_others(JOBS[0])
+    assert store.lists == 0 and await leases_in(store) == [f"jobs/leases/{JOBS[0]}.{one.me}"]
 
 
 async def test_a_job_is_given_to_one_that_can_start_it(replica: Callable[[], Replica], store: Away) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ IMAGE = PageImage(np.full((20, 20, 3), 255, dtype=np.uint8), number=1, dpi=200, 
 class Time:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("serve_app.scheduling.work_meter.time.monotonic", lambda: self.now)
+        # Only this module's: event loops of other threads would wait for ever.
+        monkeypatch.setattr("serve_app.scheduling.work_meter.time", SimpleNamespace(monotonic=lambda: self.now))
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ async def _replay(context: Context, lease: IdempotencyLease, first: Claim, resou
     except KeyError:
         raise JobGone("The response to the first request with this Idempotency-Key has been deleted.") from None
     except StoreUnavailable as error:
-        raise store_unavailable(context, error) from None
+        raise store_unavailable(context, error, reading=True) from None
     return _recorded_response(file, {**first.headers, "idempotent-replayed": "true"}, resources)
 
 

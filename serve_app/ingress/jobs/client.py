@@ -87,7 +87,7 @@ async def _earlier_job(context: Context, job_id: str) -> JobRecord:
     except KeyError:
         raise JobGone from None
     except StoreUnavailable as error:
-        raise store_unavailable(context, error) from None
+        raise store_unavailable(context, error, reading=True) from None
     if record.state.is_gone:
         raise JobGone("The job of this Idempotency-Key has been deleted; use another key to submit a new one.")
     return record
@@ -99,7 +99,7 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     except ValueError:
         raise InvalidField("The request contains text or values that cannot be stored.") from None
     await _check_source(context, record.url, source)
-    report = await context.jobs.report()
+    report = await context.jobs.report_once_there()
     if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The job queue is full.", retry_after_s=60)
     try:
@@ -148,7 +148,7 @@ async def view_job(request: Request, context: Context, job_id: str) -> JobView:
         except (KeyError, ValueError):
             raise NotFound("There is no such job.") from None
         except StoreUnavailable as error:
-            raise store_unavailable(context, error) from None
+            raise store_unavailable(context, error, reading=True) from None
     if view.record.owner != request.state.key_name:
         raise NotFound("There is no such job.")
     if view.record.state.is_gone:

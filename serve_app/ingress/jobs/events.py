@@ -45,7 +45,7 @@ async def _encode(events: AsyncGenerator[Event, None], context: Context) -> Asyn
     except ServiceError as error:
         yield as_sse("error", {"code": error.code, "message": error.message})
     except StoreUnavailable as error:
-        away = store_unavailable(context, error)
+        away = store_unavailable(context, error, reading=True)
         yield as_sse("error", {"code": away.code, "message": away.message})
 
 
@@ -82,7 +82,10 @@ async def _next_view(view: JobView, request: Request, context: Context) -> JobVi
 
 
 async def _new_pages(view: JobView, context: Context, sent: set[int]) -> AsyncGenerator[Page, None]:
-    """Yield the finished pages that have not been sent yet, and add their numbers to `sent`."""
+    """Yield the finished pages that have not been sent yet, and add their numbers to `sent`.
+
+    A page that waits in the spool of another node comes once it is in the store.
+    """
     job_id = view.record.id
     if view.pages is None:
         done, failed_pages = await context.job_store.finished_pages(job_id)
@@ -97,12 +100,13 @@ async def _new_pages(view: JobView, context: Context, sent: set[int]) -> AsyncGe
     for number in (*done, *failed):
         if number in sent:
             continue
-        sent.add(number)
         if number in failed:
+            sent.add(number)
             yield failed[number]
             continue
         try:
             content, _ = await context.job_store.page(job_id, number)
-        except KeyError:  # it is lost, or the job is being deleted
+        except KeyError:  # it is lost, not there yet, or the job is being deleted
             continue
+        sent.add(number)
         yield content.page

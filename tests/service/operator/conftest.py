@@ -49,7 +49,9 @@ def production_config(cluster: Cluster, models: TinyModels) -> dict[str, Any]:
     for scaled in (*engines, application["args"]["raster"]):
         scaled["replicas"]["max"] = 2  # what this machine has room for
     vl["replicas"]["max"] = 1
-    engines.append({"name": "dummy", "replicas": 1, "num_gpus": 1, "load_s": 3, "page_s": 0.1, "max_batch": 4, "text": "before"})
+    engines.append(
+        {"name": "dummy", "replicas": 1, "num_gpus": 1, "load_s": 3, "page_s": 0.1, "max_batch": 4, "text": "before"}
+    )
     room_for_both = {"name": "Recognizer-dummy", "max_surge_percent": 50}
     application["deployments"] += [*documented_deployments(), room_for_both]
     return config
