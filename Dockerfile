@@ -1,9 +1,10 @@
 # The service on CPUs: docker build -t paddleocr-vl-serve .        (the same as with --target cpu)
-#                      docker run -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 10g paddleocr-vl-serve
+#                      docker run -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 10g \
+#                        -v ocr-output:/app/output -v ocr-spool:/app/spool paddleocr-vl-serve
 # With PaddleOCR-VL:   docker build --target gpu -t paddleocr-vl-serve:gpu .
 #                      docker run --gpus all -p 8081:8081 -e OCR_API_KEYS=me=secret --shm-size 10g \
-#                        -v paddlex:/home/ocr/.paddlex paddleocr-vl-serve:gpu
-# The volume keeps the models, which are downloaded at the first start. To have them in the image instead:
+#                        -v ocr-output:/app/output -v ocr-spool:/app/spool -v paddlex:/home/ocr/.paddlex paddleocr-vl-serve:gpu
+# The volumes keep results, what waits for the store, and the models, which are downloaded at the first start. To have them in the image instead:
 #                      docker build --target gpu --build-arg MODELS=configs/gpu.yaml ...
 # docker-compose.yaml and configs/kuberay/ use the same images: see docs/install.md.
 

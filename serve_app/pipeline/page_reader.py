@@ -195,5 +195,8 @@ def _from_fallback(result: PageResult | ServiceError, error: ServiceError) -> Pa
         # If neither engine is available, the client waits for the one that it requested.
         return error if isinstance(result, ENGINE_UNAVAILABLE) else result
     result.page.degraded = True
-    result.page.warnings.append(warning(WarningCode.FALLBACK_ENGINE, f"Read by the fallback engine: {error.message}"))
+    # First, as it is what counts in the metrics.
+    result.page.warnings.insert(
+        0, warning(WarningCode.FALLBACK_ENGINE, f"Read by the fallback engine: {error.message}")
+    )
     return result

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,7 +18,8 @@ from serve_app.cli.serve import RAY_ENVIRONMENT
 from serve_app.settings import PaddleOcrVlSettings, ReplicaRange, Secrets, Settings
 from serve_app.settings.engines import VLLM_COMMAND
 from tests.support.documentation import code_blocks
-from tests.support.manifests import OVERLAYS, ROOT, build, ray_templates, validate
+from tests.support.manifests import OVERLAYS, ROOT, build, kustomized, ray_templates, validate
+from tests.support.monitoring import ALERTS
 
 INSTALL = (ROOT / "docs" / "install.md").read_text()
 SERVE_CONFIG = ROOT / "serve_config.yaml"
@@ -215,7 +219,7 @@ def test_to_the_outside_only_the_port_of_the_proxy_is_open(overlay: str) -> None
                 continue
             for source in sources:
                 if "namespaceSelector" in source:
-                    assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "kuberay-operator"}
+                    assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "kuberay-operator"}
                     assert {port["port"] for port in rule["ports"]} == {8265, serving}
                 else:
                     assert matching(source["podSelector"], overlay)
@@ -229,7 +233,7 @@ def test_services_and_budgets_find_their_pods(overlay: str) -> None:
         for budget in of_kind(overlay, "PodDisruptionBudget")
         for name in matching(budget["spec"]["selector"], overlay)
     }
-    assert budgets == {"cpu"} | ({"gpu", "vlm"} if overlay == "gpu-pool" else set())
+    assert budgets == {"cpu"} | ({"vlm"} if overlay == "gpu-pool" else set())
     for service in of_kind(overlay, "Service"):
         (name,) = matching({"matchLabels": service["spec"]["selector"]}, overlay)
         ports = {port["name"] for port in container(pods(overlay)[name])["ports"]}
@@ -268,6 +272,43 @@ def test_the_secrets_are_those_that_the_documentation_makes(overlay: str) -> Non
     assert keys and all(key in made[name] for key, name in keys)
     assert set(re.findall(r"secretRef:\s+name: (\S+)", text)) <= made.keys()
     assert f"| `{overlay}` |" in INSTALL
+
+
+def test_prometheus_gets_to_each_node_with_the_component_for_it(tmp_path: Path) -> None:
+    kuberay = os.path.relpath(ROOT / "configs" / "kuberay", tmp_path)
+    added = {"resources": [f"{kuberay}/overlays/gpu-pool"], "components": [f"{kuberay}/components/monitoring"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(added))
+    manifests = kustomized(tmp_path)
+    assert len(manifests) == len(build("gpu-pool")) + 2
+    nodes = ray_templates(ray_service("gpu-pool"))
+    (monitor,) = [each for each in manifests if each["kind"] == "PodMonitor"]
+    assert matching(monitor["spec"]["selector"], "gpu-pool") == nodes.keys()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    ports = {
+        port["containerPort"]
+        for each in nodes.values()
+        for port in container(each)["ports"]
+        if port["name"] == endpoint["port"]
+    }
+    (policy,) = [each for each in manifests if each["metadata"]["name"] == "ocr-metrics"]
+    validate(policy)
+    assert matching(policy["spec"]["podSelector"], "gpu-pool") == nodes.keys()
+    (rule,) = policy["spec"]["ingress"]
+    assert {port["port"] for port in rule["ports"]} == ports
+    for overlay in OVERLAYS:
+        text = (ROOT / "configs" / "kuberay" / "overlays" / overlay / "kustomization.yaml").read_text()
+        uncommented = yaml.safe_load(re.sub(r"^# ?(components:|  - )", r"\1", text, flags=re.MULTILINE))
+        assert "../../components/monitoring" in uncommented["components"]
+
+
+def test_the_documented_command_makes_rules_of_the_alerts(tmp_path: Path) -> None:
+    (command,) = [code for _, code in code_blocks(INSTALL) if "PrometheusRule" in code]
+    made = subprocess.run(
+        ["bash", "-c", command.replace("kubectl -n ocr apply -f -", "cat")],
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    rules = yaml.safe_load(made.stdout)
+    assert (rules["kind"], rules["spec"]) == ("PrometheusRule", yaml.safe_load(ALERTS.read_text()))
 
 
 def test_the_inference_server_is_started_as_the_service_would_start_it() -> None:

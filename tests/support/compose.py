@@ -43,6 +43,12 @@ def compose_project(variables: Mapping[str, str], *, gpu: bool) -> dict[str, Any
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     result = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merged(result[key], value) if both else value
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _merged(result[key], value)
+        elif key == "volumes" and isinstance(
+            value, list
+        ):  # a service's; of other lists, such as the command, the last one counts
+            result[key] = [*result.get(key, []), *value]
+        else:
+            result[key] = value
     return result

@@ -24,7 +24,11 @@ _RAY_SERVICE = json.loads((Path(__file__).parent / "schemas" / "rayservice.json"
 @cache
 def build(overlay: str) -> tuple[dict[str, Any], ...]:
     """All objects of an overlay. Callers must not change them. `make test` sees to a program for it."""
-    folder = ROOT / "configs" / "kuberay" / "overlays" / overlay
+    return kustomized(ROOT / "configs" / "kuberay" / "overlays" / overlay)
+
+
+def kustomized(folder: Path) -> tuple[dict[str, Any], ...]:
+    """All objects that `kubectl apply -k` would apply."""
     command = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
     done = subprocess.run([*command, folder], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

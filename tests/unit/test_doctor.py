@@ -14,7 +14,7 @@ import pytest
 
 from serve_app.cli.doctor import engines
 from serve_app.cli.doctor.configuration import check_config, check_secrets
-from serve_app.cli.doctor.engines import check_fonts, check_languages, judge_gpus
+from serve_app.cli.doctor.engines import check_fonts, check_languages, engine_checks, judge_gpus
 from serve_app.cli.doctor.examination import within
 from serve_app.cli.doctor.finding import Check, Code, Finding, ok
 from serve_app.cli.doctor.machine import check_disks, check_folder, check_ports, judge_shared_memory
@@ -29,6 +29,22 @@ OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 def codes(findings: Any) -> list[str | None]:
     return [finding.code for finding in findings]
+
+
+@pytest.mark.parametrize(("cpu_nodes", "code"), [("cpu_work", "warning"), (None, "problem")])
+def test_a_node_without_gpus_of_a_cluster_that_has_others_is_well(
+    cpu_nodes: str | None, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    server = {"backend": "vllm-server", "url": "http://127.0.0.1:9"}
+    vl = {"name": "paddleocr-vl", "device": "gpu", "vlm": server, "fallback": "tesseract"}
+    settings = Settings.model_validate({"engines": [vl, {"name": "tesseract"}], "cpu_nodes": cpu_nodes})
+    raw = {"proxy_location": "EveryNode"}
+    checks = {check.name: check for check in engine_checks("config.yaml", raw, settings, Secrets())}
+    assert ("models" in checks, "inference server" in checks) == ((False, False) if cpu_nodes else (True, True))
+    (finding,) = checks["GPU"].find()
+    assert (finding.status, finding.code) == (code, Code.GPU_MISSING)
+    assert "languages" in checks
 
 
 def test_a_check_that_hangs_ends_as_a_line_after_what_it_has_found() -> None:

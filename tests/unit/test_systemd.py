@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.cli.doctor.machine import RAY_SOCKET, SOCKET_PATH_BYTES
 from serve_app.cli.serve import RAY_ENVIRONMENT
 from serve_app.settings import Limits
 
@@ -68,3 +69,15 @@ def test_a_node_of_a_cluster_has_the_variables_of_make_serve_and_haproxy() -> No
     variables = dict(pair.split("=") for pair in values(unit, "Environment")[0].split())
     assert variables.items() <= {**RAY_ENVIRONMENT, "RAY_SERVE_ENABLE_HA_PROXY": "1"}.items()
     assert variables["RAY_AUTH_MODE"] == "token"
+
+
+def test_the_logs_of_a_node_outlive_its_stop() -> None:
+    """A private /tmp ends with the service, and Ray's session is there by default."""
+    (unit,) = [unit for unit in UNITS if unit.stem == "paddleocr-vl-serve-node"]
+    (folder,) = values(unit, "WorkingDirectory")
+    assert values(unit, "PrivateTmp") == ["yes"] and f"RAY_TMPDIR={folder}" in values(unit, "Environment")
+    assert len(f"{folder}/{RAY_SOCKET}") <= SOCKET_PATH_BYTES
+    (clean_up,) = values(unit, "ExecStartPre")
+    assert clean_up.startswith("-"), "the first start has no sessions yet"
+    assert f" {folder}/ray " in clean_up, "Ray's sessions are in its subfolder"
+    assert f"{folder}/ray/session_latest" in (ROOT / "docs" / "operate.md").read_text()

@@ -42,7 +42,12 @@ LEAST_DRIVER = (525, 60)
 def engine_checks(config: str, raw: dict[str, Any], settings: Settings, secrets: Secrets) -> Iterator[Check]:
     """Yield the checks of the engines that are configured, and of fonts."""
     yield Check("fonts", check_fonts)
+    # What has a GPU runs on other nodes then. A node with a GPU and without its driver is one of these too: a warning says so.
+    gpus_elsewhere = settings.cpu_nodes is not None and on_cluster(raw) and shutil.which("nvidia-smi") is None
     for engine in settings.engines:
+        if engine.gpus > 0 and gpus_elsewhere:
+            yield Check("GPU", partial(_check_no_gpu, engine))
+            continue
         if isinstance(engine, TesseractSettings):
             yield Check("languages", partial(check_languages, engine))
         if isinstance(engine, PaddleOcrVlSettings):
@@ -107,6 +112,15 @@ def _check_models(engine: PaddleOcrVlSettings, config: str) -> Iterator[Finding]
         yield problem(
             "models", Code.MODELS_MISSING, f"{names} cannot be used; see: python -m serve_app models check {config}"
         )
+
+
+def _check_no_gpu(engine: EngineSettings) -> Iterator[Finding]:
+    yield warning(
+        "GPU",
+        Code.GPU_MISSING,
+        f"there is no NVIDIA driver (nvidia-smi), so {engine.name} does not run on this node, and what it needs was not checked: "
+        "run this on a node with a GPU too",
+    )
 
 
 def _check_gpus(engine: EngineSettings, raw: dict[str, Any]) -> Iterator[Finding]:

@@ -28,7 +28,9 @@ QUIET = {
 
 EMPTY = {
     "absent(ray_ocr_store_up)": "replicas report",
+    "absent(ray_serve_deployment_status)": "so does the controller",
     'outcome="failed"': "no page fails",
+    'reason="fallback_engine"': "no page is read by a fallback engine",
     'outcome=~"failed|degraded"': "no page fails",
     'status="503"': "no request is refused",
     "ray_node_gpus_utilization": "the machine has no GPU",

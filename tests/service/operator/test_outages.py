@@ -1,6 +1,7 @@
 """Each alert fires, in a real Prometheus, once that has happened of which it tells.
 
-A second application breaks in all ways. At the end no application is left, so this module is the folder's last.
+A second application breaks in all ways, and a third is refused. At the end there is no application, and then no Ray, so this module is
+the folder's last.
 """
 
 from __future__ import annotations
@@ -32,13 +33,19 @@ from tests.support.vlm_service import served_by, wait_for
 BROKEN = "broken"
 """Name of the application, its route, and the folder of its objects."""
 
+REFUSED = "refused"
+"""Name of the application with a setting that does not exist."""
+
 PATIENCE_S = 90.0
 OF_ENGINES_AND_JOBS = {
-    *("OcrEngineDown", "OcrInferenceServerDown", "OcrPagesFailing", "OcrRequestsRefused", "OcrReplicasShort"),
+    *("OcrDeployFailed", "OcrEngineDown", "OcrPagesFailing", "OcrRequestsRefused", "OcrReplicasShort"),
     *("OcrJobsOld", "OcrJobsUnreadable", "OcrQueueGrowing"),
 }
+OF_FALLBACK = "OcrFallbackReads"
+OF_SERVER = "OcrInferenceServerDown"
 OF_STORE_AND_PROCESSES = {"OcrStoreDown", "OcrSpoolFilling", "OcrProcessesKilled"}
 OF_ALL = "OcrServiceMissing"
+OF_HEAD = "OcrHeadMissing"
 FIRING = 'ALERTS{alertstate="firing"}'
 
 
@@ -60,24 +67,24 @@ def test_each_alert_of_an_application_fires_when_that_breaks(
             damage_a_record(swift)
             assert send(client, russian_page, "paddleocr-vl").status_code == 200
             submit(client, book(2), engine="dummy")  # waits for its engine, and grows old
-            jobs = [submit(client, scan(russian_page, 80), engine="tesseract") for _ in range(2)]
-            inference_server.control(status=500)
-            wait_until_firing(
-                prometheus,
-                OF_ENGINES_AND_JOBS - {"OcrInferenceServerDown"},
-                lambda: (send(client, russian_page, "paddleocr-vl"), send(client, russian_page, "dummy")),
-            )
+            inference_server.control(token_ms=1000)
+            jobs = [submit(client, scan(russian_page, 80), engine="paddleocr-vl") for _ in range(2)]
+            wait_until_firing(prometheus, OF_ENGINES_AND_JOBS, lambda: send(client, russian_page, "dummy"))
             for job_id in jobs:
                 assert client.delete(f"/jobs/{job_id}").is_success
+            inference_server.control(token_ms=1, status=500)
+            wait_until_firing(prometheus, {OF_FALLBACK}, lambda: send(client, russian_page, "paddleocr-vl"))
             inference_server.stop()
-            wait_until_firing(prometheus, {"OcrInferenceServerDown"})
+            wait_until_firing(prometheus, {OF_SERVER})
             with swift.away():
                 wait_until_firing(
                     prometheus,
                     OF_STORE_AND_PROCESSES,
                     lambda: (send(client, russian_page, "tesseract"), send_and_kill_what_decodes(client, service)),
                 )
-    assert {each["metric"]["application"] for each in prometheus.series(FIRING)} == {BROKEN}, "the other one is well"
+    assert {each["metric"]["application"] for each in prometheus.series(FIRING)} == {BROKEN, REFUSED}, (
+        "the other one is well"
+    )
 
 
 def test_the_alert_of_a_missing_service_fires_when_no_application_is_left(
@@ -87,37 +94,40 @@ def test_the_alert_of_a_missing_service_fires_when_no_application_is_left(
     wait_until_firing(prometheus, {OF_ALL})
 
 
+def test_the_alert_of_a_missing_head_fires_when_there_is_no_ray(cluster: Cluster, prometheus: Prometheus) -> None:
+    cluster.stop()
+    wait_until_firing(prometheus, {OF_HEAD})
+
+
 def test_there_is_no_other_alert() -> None:
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
     names = [rule["alert"] for group in groups for rule in group["rules"]]
-    assert sorted(names) == sorted({*OF_ENGINES_AND_JOBS, *OF_STORE_AND_PROCESSES, OF_ALL})
+    assert sorted(names) == sorted(
+        {*OF_ENGINES_AND_JOBS, OF_FALLBACK, OF_SERVER, *OF_STORE_AND_PROCESSES, OF_ALL, OF_HEAD}
+    )
 
 
 def with_broken_application(
     cluster: Cluster, swift: SwiftServer, inference_server: VlmServer, models: TinyModels
 ) -> dict[str, Any]:
-    """Add an application whose dummy engine cannot load and asks for two GPUs, of which one is free."""
+    """Add an application whose dummy engine cannot load and asks for two GPUs, of which one is free, and one that is refused."""
     config = copy.deepcopy(cluster.config)
     store, keys = swift.store_settings(BROKEN)
     dummy = {"name": "dummy", "replicas": 2, "num_gpus": 1, "load_error": "there is no such model"}
     tesseract = {"name": "tesseract", "replicas": 1, "num_cpus": 0}
     arguments = {
-        "engines": [served_by(inference_server, models, num_cpus=0), tesseract, dummy],
+        "engines": [served_by(inference_server, models, num_cpus=0, fallback="tesseract"), tesseract, dummy],
         "raster": {"replicas": 1},
         "store": store,
         "spool_dir": str(cluster.folder / "spool"),
         "spool_mb": 0.1,
         "limits": {"engine_wait_s": 1},
     }
-    config["applications"].append(
-        {
-            "name": BROKEN,
-            "route_prefix": f"/{BROKEN}",
-            "import_path": config["applications"][0]["import_path"],
-            "args": arguments,
-            "runtime_env": {"env_vars": keys},
-        }
-    )
+    of_both = {"import_path": config["applications"][0]["import_path"], "runtime_env": {"env_vars": keys}}
+    config["applications"] += [
+        {"name": BROKEN, "route_prefix": f"/{BROKEN}", "args": arguments, **of_both},
+        {"name": REFUSED, "route_prefix": f"/{REFUSED}", "args": {"no_such_setting": 1}, **of_both},
+    ]
     return config
 
 
