@@ -8,14 +8,14 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.ray_environment import RAY_ENVIRONMENT
+from tests.support.ray_environment import RAY_ENVIRONMENT, WITHOUT_PANDAS
 from tests.support.samples import SAMPLES
 from tests.support.service import Service, deploy
 from tests.support.swift_fixture import SwiftServer, swift
@@ -76,7 +76,7 @@ def serve_port() -> Iterator[int]:
     from ray import serve
 
     folder = tempfile.mkdtemp(prefix="ocr-", dir="/tmp")  # short: Ray's sockets lie below it
-    environment = {"HOME": folder, "RAY_TMPDIR": folder, **RAY_ENVIRONMENT}
+    environment = {"HOME": folder, "RAY_TMPDIR": folder, **RAY_ENVIRONMENT, **WITHOUT_PANDAS}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     with socket.socket() as probe:
@@ -91,15 +91,22 @@ def serve_port() -> Iterator[int]:
         logging_level=logging.WARNING,
         _node_ip_address="127.0.0.1",
     )
+    # Ray's processes have it; clients of the tests may need pandas.
+    restore(before, "PYTHONPATH")
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     yield port
     ray.shutdown()
-    for name, value in before.items():
-        if value is None:
+    restore(before, *before)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(before: Mapping[str, str | None], *names: str) -> None:
+    """Give variables of the environment their former values."""
+    for name in names:
+        if (value := before[name]) is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ import yaml
 from tests.support.job_client import assert_whole, book, submit, wait_for_end, wait_until_done
 from tests.support.pdfs import pages_pdf
 from tests.support.processes import kill_tree
+from tests.support.ray_environment import WITHOUT_PANDAS
 from tests.support.swift import free_port
 from tests.support.tiny_paddleocr_vl import TinyModels
 
@@ -34,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 BOOK_PAGES = 100
 PAGES = 30  # of a job
 START_S = 120  # on a machine with other work
-# Makes Ray count a GPU that is not there; the models run on the CPU.
-ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}'}
+# Makes Ray count a GPU that is not there; the models run on the CPU. PaddleOCR-VL needs pandas.
+ONE_GPU = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2, "GPU": 1}', "PYTHONPATH": ""}
 
 
 class Running:
@@ -51,7 +52,7 @@ class Running:
         self.process = subprocess.Popen(
             [*shell, sys.executable, "-m", "serve_app", "serve", str(home / "config.yaml"), "--port", str(port)],
             cwd=ROOT,
-            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), **environment},
+            env={**clean, "HOME": str(home), "RAY_TMPDIR": str(home), **WITHOUT_PANDAS, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

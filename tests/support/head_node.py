@@ -15,7 +15,7 @@ import httpx
 import yaml
 
 from tests.support.processes import kill_tree
-from tests.support.ray_environment import RAY_ENVIRONMENT
+from tests.support.ray_environment import RAY_ENVIRONMENT, WITHOUT_PANDAS
 from tests.support.service import KEYS, Service
 from tests.support.swift import free_port
 
@@ -41,6 +41,7 @@ class HeadAndNode:
             "HOME": str(folder),
             "OCR_API_KEYS": KEYS,
             **RAY_ENVIRONMENT,
+            **WITHOUT_PANDAS,
             "RAY_REDIS_ADDRESS": f"127.0.0.1:{redis_port}",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             # Two proxies on one machine.

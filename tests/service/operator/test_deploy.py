@@ -19,9 +19,9 @@ from tests.support.pictures import noise_page
 from tests.support.service import KEY, KEYS
 
 OPERATE = ROOT / "docs" / "operate.md"
-DUMMY_CLIENTS = 6
+DUMMY_CLIENTS = 3
 NO_MODEL = "there is no such model"
-PAUSE_S = 0.5  # between the requests of a client, so that the cores have time for what starts
+PAUSE_S = 1  # between the requests of a client, so that the cores have time for what starts
 
 
 def test_serve_status_shows_what_serve_deploy_has_made(cluster: Cluster) -> None:
