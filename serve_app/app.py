@@ -45,6 +45,8 @@ JOBS_GRACE_S = 2
 BY_SESSION = {"request_router_class": "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"}
 # Seconds. The autoscaler sees the mean over the last LOOK_BACK_S, from reports that replicas and callers send every REPORT_S.
 LOOK_BACK_S, REPORT_S = 5, 1
+# Of quotients such as 1 / 0.1.
+ROUNDING = 1e-9
 # Share of the resource `cpu_nodes` for each replica, so that an amount of 1 at a node has room for a thousand replicas.
 CPU_NODE_SHARE = 0.001
 
@@ -75,6 +77,7 @@ def build(settings: Settings) -> Application:
         RASTERIZER,
         **_scaling(settings.raster.replicas, feeds_engines=True),
         max_ongoing_requests=RASTERIZER_CALLS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         request_router_config=BY_PAGES,
         ray_actor_options=without_cpu,
         logging_config=logging_config,
@@ -167,21 +170,28 @@ def _replicas_that_fit(
     Engines with a GPU get one replica per GPU; the others share the remaining CPUs, with `cpu_nodes` those of the nodes
     that have this resource. Ray respects a container's limits.
     """
-    resources = ray.cluster_resources()
+    nodes = _nodes()
     fit: dict[str, int | ReplicaRange] = {}
     for engine in engines:
         if engine.replicas is not None and _most(engine.replicas) is not None:
             fit[engine.name] = engine.replicas
         elif engine.gpus:
-            fit[engine.name] = _up_to(int(resources.get("GPU", 0) // engine.gpus), engine.replicas)
+            room = sum(_on_gpus(int(node.get("GPU", 0)), engine.gpus) for node in nodes)
+            fit[engine.name] = _up_to(room, engine.replicas)
     # GPUs have their own nodes then, whose CPUs the others cannot have.
     beside = [engine for engine in engines if engine.name in fit and not (cpu_nodes and engine.gpus)]
-    cpus = _cpus_of_nodes_with(cpu_nodes) if cpu_nodes else resources.get("CPU", 1)
+    cpus = sum(node.get("CPU", 0) for node in nodes if cpu_nodes is None or cpu_nodes in node)
     left = cpus - sum(engine.num_cpus * (_most(fit[engine.name]) or 0) for engine in beside)
     others = [engine for engine in engines if engine.name not in fit]
     for engine in others:
-        fit[engine.name] = _up_to(int(left / len(others) // max(engine.num_cpus, 1)), engine.replicas)
+        # An engine that reserves none is busy all the same.
+        fit[engine.name] = _up_to(int(left / len(others) / (engine.num_cpus or 1) + ROUNDING), engine.replicas)
     return fit
+
+
+def _on_gpus(count: int, each: float) -> int:
+    """Return how many replicas with `each` of a GPU, or that many whole ones, fit on a node: a part is of one GPU."""
+    return count * int(1 / each + ROUNDING) if each < 1 else int(count / each + ROUNDING)
 
 
 def _most(replicas: int | ReplicaRange) -> int | None:
@@ -195,6 +205,6 @@ def _up_to(room: int, replicas: int | ReplicaRange | None) -> int | ReplicaRange
     return max(1, room)
 
 
-def _cpus_of_nodes_with(resource: str) -> float:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return float(sum(node.get("CPU", 0) for node in nodes if resource in node))
+def _nodes() -> list[dict[str, float]]:
+    """Return the resources of each node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

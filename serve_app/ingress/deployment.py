@@ -30,6 +30,7 @@ from serve_app.jobs.idempotency_store import IdempotencyStore
 from serve_app.jobs.job_store import JobStore
 from serve_app.pipeline.wiring import PipelineServices, open_services
 from serve_app.runtime.allocator import limit_arenas
+from serve_app.runtime.broadcast import with_own_router
 from serve_app.runtime.serve_log import set_up_log
 from serve_app.scheduling.admission import Admission, SharedAdmission
 from serve_app.settings import Secrets, Settings
@@ -91,7 +92,7 @@ def open_context(
         idempotency_store=IdempotencyStore(services.store),
         jobs=replicas,
         jobs_monitor=JobsMonitor(replicas),
-        rasterizer_monitor=RasterizerMonitor(rasterizer),
+        rasterizer_monitor=RasterizerMonitor(with_own_router(rasterizer)),
         has_webhook_secret=secrets.webhook_secret is not None,
     )
 

@@ -98,11 +98,11 @@ class Renderer:
                 written = await self._archive(summary, file, replace(options, include_images=False))
             else:
                 write = partial(write_output, kind, summary, self._spool, file, options)
-                # A few pages are written in less time than a thread takes to start.
-                quick = self._spool.is_in_memory and kind in (
-                    OutputFormat.JSON,
-                    OutputFormat.MARKDOWN,
-                    OutputFormat.TEXT,
+                # A few pages without pictures are written in less time than a thread takes to start.
+                quick = (
+                    self._spool.is_in_memory
+                    and not options.include_images
+                    and kind in (OutputFormat.JSON, OutputFormat.MARKDOWN, OutputFormat.TEXT)
                 )
                 write() if quick else await asyncio.to_thread(write)
             file.seek(0)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Self, TypeVar, cast
 
 from serve_app.document import Page
+from serve_app.document.figures import OVERLAYS, PICTURES
 from serve_app.document.spool import PageSpool
 from serve_app.document.warnings import WarningCode
 from serve_app.errors import CorruptDocument, DocumentTimeout, ServiceError, ServiceUnavailable, document_error
@@ -95,7 +96,8 @@ async def docx_file(spool: PageSpool, *, title: str, timeout_s: float) -> Binary
     Raises TooLarge, DocumentTimeout and ServiceUnavailable.
     """
     with cast(BinaryIO, tempfile.TemporaryFile()) as pictures:
-        ranges = _concatenate(((path, spool.figure(path) or b"") for path in spool.figure_paths), pictures)
+        shown = [path for path in spool.figure_paths if not path.startswith((OVERLAYS, PICTURES))]
+        ranges = await asyncio.to_thread(_concatenate, ((path, spool.figure(path) or b"") for path in shown), pictures)
         settings = {"title": title, "pictures": ranges}
         return (await _write("docx", pictures, settings, _as_json(spool.pages), WorkLimit(timeout_s))).file
 

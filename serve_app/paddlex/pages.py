@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -100,14 +101,18 @@ def _markdown(page: Page, blocks: list[Block], ignored: tuple[str, ...]) -> str:
     return page_markdown([block for block in blocks if block.label not in ignored])
 
 
+_LINK = re.compile(r"!\[\]\(([^()\n]*)\)")
+
+
 def with_html_pictures(markdown: str, page: Page) -> str:
     """Replace links to the page's figures by centred HTML images, as wide as on the page."""
+    pictures: dict[str, str] = {}
     for block in page.blocks:
         if block.figure is not None and page.width:
             share = round(100 * (block.bbox[2] - block.bbox[0]) / page.width)
             picture = f'<img src="{block.figure}" alt="Image" width="{max(1, share)}%" />'
-            markdown = markdown.replace(f"![]({block.figure})", f'<div style="text-align: center;">{picture}</div>')
-    return markdown
+            pictures.setdefault(block.figure, f'<div style="text-align: center;">{picture}</div>')
+    return _LINK.sub(lambda link: pictures.get(link[1], link[0]), markdown)
 
 
 @dataclass(frozen=True)

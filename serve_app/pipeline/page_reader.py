@@ -7,8 +7,10 @@ a page that dies with its replica is simply sent again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -129,6 +131,13 @@ class PageReader:
         self, document: DocumentContext, number: int, engine: str, part: PagePart | None
     ) -> PageResult | ServiceError:
         """Rasterize a page and recognize it with `engine`. Calls whose replica dies are retried."""
+        with ExitStack() as calls:
+            return await self._call_engine_with(calls, document, number, engine, part)
+
+    async def _call_engine_with(
+        self, calls: ExitStack, document: DocumentContext, number: int, engine: str, part: PagePart | None
+    ) -> PageResult | ServiceError:
+        """Add to `calls` what ends those that still run."""
         source, retry = document.source, self._retry
         pixels = None
         for attempt in range(1, retry.attempts + 1):
@@ -140,6 +149,8 @@ class PageReader:
                 pixels = self._rasterizer.rasterize.remote(
                     *source.as_arguments(), number, document.dpi, part, owner=source.owner
                 )
+                # Or a page that nobody waits for any more would be decoded. It does nothing to a call that has ended.
+                calls.callback(pixels.cancel)
             try:
                 result = await wait_for_replica(
                     self._recognizers[engine].recognize.remote(
@@ -179,10 +190,14 @@ class PageReader:
     async def _read_text(self, document: DocumentContext, number: int) -> PageResult | None:
         """Return the page's text layer; None if it has none, or if reading it fails: the page can still be recognized."""
         source = document.source
+        response: Any = self._rasterizer.read_text.remote(
+            *source.as_arguments(), number, document.dpi, owner=source.owner
+        )
         try:
-            page = await self._rasterizer.read_text.remote(
-                *source.as_arguments(), number, document.dpi, owner=source.owner
-            )
+            page = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except (RayError, RayServeException) as error:
             log.warning("the text layer of page %d could not be read: %s", number, type(error).__name__)
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,18 @@ class RetryPolicy:
         await asyncio.sleep(self.pause_s * attempt)
 
 
-async def call_with_retries(send: Callable[[], Awaitable[Any]], retry: RetryPolicy, *, lost: str) -> Any:
+async def call_with_retries(send: Callable[[], Any], retry: RetryPolicy, *, lost: str) -> Any:
     """Call a replica and return its response. If the replica dies, call another one; `lost` is the log message for that.
 
     Raises ServiceError, also if that is the response.
     """
     for attempt in range(1, retry.attempts + 1):
+        call = send()
         try:
-            response = await send()
+            response = await call
+        except asyncio.CancelledError:
+            call.cancel()  # otherwise Serve continues it
+            raise
         except RayActorError:
             log.warning("%s (attempt %d of %d)", lost, attempt, retry.attempts)
             await retry.pause(attempt)
@@ -67,14 +71,15 @@ async def wait_for_replica(
 ) -> PageResult | ServiceError:
     """Await a recognizer's response, but no longer than `wait_s` without any replica: Serve would wait forever.
 
-    Raises NoReplica in that case, and whatever the call raises. If the caller is cancelled, so is the call.
+    A call that a replica has taken is awaited in any case: a replica that stops finishes it. Raises NoReplica without any, and whatever the call raises. If the caller is cancelled, so is the call.
     """
     waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
     missing_since = None
     try:
         while not (await asyncio.wait({waiting}, timeout=poll_s))[0]:
             now = time.monotonic()
-            missing_since = None if has_replicas() else missing_since or now
+            is_taken = getattr(response, "_replica_result", None) is not None  # Ray is pinned
+            missing_since = None if is_taken or has_replicas() else missing_since or now
             if missing_since is not None and now - missing_since >= wait_s:
                 raise NoReplica
         return waiting.result()

@@ -20,6 +20,7 @@ from serve_app.pipeline.results import Results
 from serve_app.pipeline.window_limits import WindowLimits
 from serve_app.recognition.engine_monitor import EngineMonitor
 from serve_app.recognition.engine_state import EnginePhase
+from serve_app.runtime.broadcast import with_own_router
 from serve_app.runtime.mapped_file import FileContent
 from serve_app.runtime.temp_dir import use_temp_dir
 from serve_app.settings import EngineSettings, Limits, Secrets, Settings, resolve
@@ -90,7 +91,7 @@ def open_services(
     use_temp_dir(temp_dir)
     engines: dict[str, EngineMonitor] = {
         engine.name: EngineMonitor(
-            recognizers[engine.name],
+            with_own_router(recognizers[engine.name]),
             initial_phase=EnginePhase.INITIALIZING if engine.load == "eager" else EnginePhase.NOT_INITIALIZED,
             from_zero=engine.least_replicas == 0,
         )

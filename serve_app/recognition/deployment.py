@@ -65,12 +65,15 @@ class Recognizer:
         # Until a caller has counted the replicas. So one that starts takes little before the others give up their part.
         self._engine.share_vlm_server(max_replicas())
         self._thread = EngineThread(f"engine-{self._engine.name}", nice=settings.nice)
-        self._readers = ReaderThreads(self._engine, self._thread, nice=settings.nice)
+        # A page whose caller leaves while it is read takes the engine as long, and counts too.
+        self._readers = ReaderThreads(self._engine, self._thread, nice=settings.nice, on_read=lambda: self._work.done())
         self._queue: BatchQueue[PageTask, Any | ServiceError] = BatchQueue(
             self._analyze, max_batch=self._engine.max_batch, wait_until_ready=self._readers.wait_until_ready
         )
         # Analyzing and reading overlap if the engine has threads for both; the slower of the two sets the pace.
-        self._work = WorkMeter(lambda: self._worked_s, at_once=self._engine.pages_at_once)
+        self._clocks = 0.0, 0.0
+        self._worked_s = 0.0
+        self._work = WorkMeter(self._count_work, at_once=self._engine.pages_at_once)
         self._metrics = EngineMetrics(self._engine)
         self._memory = MemoryLimit(settings, self._engine)
         self._set_phase(EnginePhase.NOT_INITIALIZED)
@@ -112,17 +115,17 @@ class Recognizer:
         with self._work.page(behind):
             if (unavailable := await self._unavailable()) is not None:
                 return unavailable
-            result = await self._recognize(image, options, document, owner)
-            self._work.done()
-            return result
+            return await self._recognize(image, options, document, owner)
 
     async def _recognize(
         self, image: PageImage, options: RecognitionOptions, document: str, owner: str
     ) -> PageResult | ServiceError:
+        analyzed = None
         try:
             analyzed = await self._queue.submit(PageTask(image, options), caller=document, owner=owner)
             self._trace("analyze", analyzed, image.number)
             if isinstance(analyzed.result, ServiceError):
+                self._work.done()
                 return analyzed.result
             read = await self._readers.read(analyzed.result)
             self._trace("recognize", read, image.number)
@@ -130,6 +133,8 @@ class Recognizer:
             self._die(str(error))
         except Exception:
             log.exception("engine %s failed", self._engine.name)
+            if analyzed is None:
+                self._work.done()
             return RecognitionFailed()
         if isinstance(read.result, ServiceError):
             return read.result
@@ -170,9 +175,10 @@ class Recognizer:
     async def restructure(
         self, pages: Sequence[PageOutline], options: RecognitionOptions
     ) -> list[BlockChange] | ServiceError:
-        """Return the changes that join the pages of one document: heading levels, tables across pages."""
-        if self._phase is not EnginePhase.INITIALIZED:
-            return EngineLoading()  # a new replica: the one that read the pages is gone
+        """Return the changes that join the pages of one document: heading levels, tables across pages.
+
+        That needs no loaded engine.
+        """
         try:
             return await asyncio.to_thread(self._engine.restructure, pages, options)
         except Exception:
@@ -213,16 +219,20 @@ class Recognizer:
         """Measure the work here, for Serve's autoscaler: see WorkMeter.report."""
         return self._work.report()
 
-    @property
-    def _worked_s(self) -> float:
-        return max(self._thread.worked_s, self._readers.worked_s)
+    def _count_work(self) -> float:
+        """Return the seconds for which this replica has worked. Of two clocks that run side by side, the faster one counts."""
+        before = self._clocks
+        # A clock that another thread is stopping lags behind for a moment.
+        self._clocks = max(self._thread.worked_s, before[0]), max(self._readers.worked_s, before[1])
+        self._worked_s += max(now - then for now, then in zip(self._clocks, before, strict=True))
+        return self._worked_s
 
     def _set_phase(self, phase: EnginePhase) -> None:
         self._phase = phase
         self._measure()
 
     def _measure(self) -> None:
-        self._metrics.measure(self._phase, load_s=self._work.start_s, worked_s=self._worked_s)
+        self._metrics.measure(self._phase, load_s=self._work.start_s, worked_s=self._count_work())
 
     def check_health(self) -> None:
         """Check the replica, every `health_check_s` seconds, for Serve. Raises MemoryLimitPassed.
@@ -301,7 +311,7 @@ class Recognizer:
             if reason is None:
                 load_s = time.perf_counter() - started
                 self._work.started(load_s)
-                self._metrics.loaded(self._worked_s)
+                self._metrics.loaded(self._count_work())
             self._set_phase(EnginePhase.FAILED if reason else EnginePhase.INITIALIZED)
             self._settled.set()
             if reason is None:

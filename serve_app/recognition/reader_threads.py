@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from serve_app.document import PageContent
@@ -16,9 +17,13 @@ from serve_app.scheduling.batch_queue import Batched
 class ReaderThreads:
     """Reads up to `engine.pages_at_once` pages at a time. Further pages wait for a free thread."""
 
-    def __init__(self, engine: Engine, thread: EngineThread, *, nice: int) -> None:
-        """`thread` is the engine's thread. It reads pages if `pages_at_once` is 1, and `stop` does not stop it."""
+    def __init__(self, engine: Engine, thread: EngineThread, *, nice: int, on_read: Callable[[], None]) -> None:
+        """`thread` is the engine's thread. It reads pages if `pages_at_once` is 1, and `stop` does not stop it.
+
+        `on_read` is called at the end of each read, also if its caller was cancelled meanwhile.
+        """
         self._engine = engine
+        self._on_read = on_read
         self._extra: list[EngineThread] = []
         if engine.pages_at_once > 1:
             self._extra = [
@@ -82,6 +87,7 @@ class ReaderThreads:
             thread.stop()
 
     def _release(self, thread: EngineThread, done: asyncio.Future[Any]) -> None:
+        self._on_read()
         self._free.put_nowait(thread)
         self._changed.set()
         if not done.cancelled():

@@ -58,7 +58,10 @@ class SharedAdmission:
     def slot(self, owner: str) -> Iterator[None]:
         """Use one slot for `owner`. Raises QueueFull if all slots, or all of this owner's, are in use."""
         if self._in_use[owner] >= self._each:
-            raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)
+            raise QueueFull(
+                f"This API key already has {self._each} of these requests open; end one first.",
+                retry_after_s=BUSY_RETRY_AFTER_S,
+            )
         with self._all.slot():
             self._in_use[owner] += 1
             try:

@@ -30,6 +30,7 @@ VLLM_COMMAND = (
     "vllm", "serve", "PaddlePaddle/PaddleOCR-VL-1.6", "--served-model-name", "PaddleOCR-VL-1.6-0.9B",
     "--trust-remote-code", "--host", "127.0.0.1", "--port", "{port}", "--gpu-memory-utilization", "0.7",
     "--max-num-batched-tokens", "16384", "--no-enable-prefix-caching", "--mm-processor-cache-gb", "0",
+    "--disable-uvicorn-access-log",
 )  # fmt: skip
 
 

@@ -240,9 +240,9 @@ def test_boxes_without_area_do_no_harm() -> None:
 def test_a_table_of_very_many_pages_is_joined_in_pieces_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TABLE_CHARACTERS", 20_000)
     pages = read([[("table", table(*(f"Строка {n}-{row}|{row}" for row in range(40))), WIDE)] for n in range(60)])
-    started = time.monotonic()
+    started = time.process_time()
     document = structured(pages)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 15
     wholes = [block for page in document for block in page.blocks]
     assert 5 < len(wholes) < 20
     assert all(len(block.content or "") <= 20_000 for block in wholes)

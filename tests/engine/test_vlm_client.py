@@ -386,6 +386,20 @@ def test_a_block_that_fails_every_time_is_given_up(server: VlmServer, connect: C
     assert client.state.available
 
 
+def test_a_server_that_is_full_is_not_away(server: VlmServer, connect: Callable[..., VlmClient]) -> None:
+    client = connect(server.url, timing=VlmTiming(first_retry_s=0.002))
+    assert client.wait_until_probed(DEADLINE_S).available
+    server.control(status=429)
+    of = budget()
+    assert [text(future) for future in [ask(client, of) for _ in range(8)]] == [""] * 8
+    assert 8 * vlm_client.TRIES > vlm_client.ERRORS_IN_A_ROW and client.state.available
+    server.control(status=500)
+    ended = [ask(client, budget()) for _ in range(8)]
+    until(lambda: not client.state.available)
+    for future in ended:
+        future.exception(DEADLINE_S)
+
+
 def test_a_page_whose_blocks_hang_ends_at_its_deadline_and_the_server_is_told(
     engine: PaddleOcrVlEngine, server: VlmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from starlette.routing import Route
 from serve_app.errors import InvalidBase64, UploadStalled
 from serve_app.ingress.middleware.error_responses import ErrorResponses
 from serve_app.ingress.middleware.request_id import RequestId
+from serve_app.ingress.requests import body as body_module
 from serve_app.ingress.requests.base64_text import decode_base64
 from serve_app.ingress.requests.body import read_body
 from serve_app.ingress.requests.document_fields import OcrRequest
@@ -419,6 +421,25 @@ async def test_a_misspelt_field_is_told_what_it_may_have_been(client: httpx.Asyn
         assert _code(answer) == (422, "invalid_field") and words in answer.json()["error"]["message"]
     far = await client.post("/ocr", json=_json(completely="x"))
     assert "did you mean" not in far.json()["error"]["message"]
+
+
+async def test_a_long_name_of_an_unknown_field_costs_nothing(client: httpx.AsyncClient) -> None:
+    started = time.process_time()
+    answer = await client.post("/ocr", json={"a" * 900_000: 1})
+    assert _code(answer) == (422, "invalid_field") and time.process_time() - started < 0.3
+
+
+@pytest.mark.parametrize(
+    "body", [b"&" * 900_000, b"a=1&" * 30, b"image_base64=" + b"%41" * 300_000], ids=["&", "fields", "%"]
+)
+async def test_an_urlencoded_form_of_many_parts_is_refused_at_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(body_module, "MAX_ESCAPES", 200_000)
+    started = time.process_time()
+    answer = await client.post("/ocr", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert _code(answer) == (400, "invalid_request") and time.process_time() - started < 0.3
+    assert "multipart/form-data" in answer.json()["error"]["message"]
 
 
 async def test_a_json_body_has_options_as_an_object_only(client: httpx.AsyncClient) -> None:

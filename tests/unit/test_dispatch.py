@@ -46,16 +46,29 @@ class Gate(Handle):
         self.waiting.pop(number).set_result(page_result())
 
 
+class Pixels(int):
+    """Those of the page with this number."""
+
+    def __new__(cls, number: int, cancelled: list[int]) -> Pixels:
+        pixels = super().__new__(cls, number)
+        pixels.cancel = lambda: cancelled.append(number)  # type: ignore[attr-defined]
+        return pixels
+
+
 class Numbers(Handle):
-    """A rasterizer whose pixels are the page's number."""
+    """A rasterizer. `cancelled` are the pages whose call was cancelled, which does nothing once it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.cancelled: list[int] = []
 
     def remote(self, *arguments: Any, **named: Any) -> Any:
-        return arguments[3]
+        return Pixels(arguments[3], self.cancelled)
 
 
 def gated(queue: int | None = None, window: int | None = 3, capacity: int = 0) -> tuple[Pipeline, Gate]:
     gate = Gate()
-    return pipeline_of(Numbers(None), gate, queue=queue, window=window, capacity=capacity), gate
+    return pipeline_of(Numbers(), gate, queue=queue, window=window, capacity=capacity), gate
 
 
 OTHER = SourceFile("other", b"")
@@ -151,7 +164,8 @@ async def test_each_call_says_how_many_pages_wait_behind_it() -> None:
 
 
 async def test_pages_in_flight_are_cancelled_when_their_document_is_closed() -> None:
-    pipeline, gate = gated()
+    rasterizer, gate = Numbers(), Gate()
+    pipeline = pipeline_of(rasterizer, gate, queue=None, window=3, capacity=0)
     document = pipeline.pages(SOURCE, [1, 2, 3], engine="x", options=RecognitionOptions(), dpi=None)
     first = asyncio.ensure_future(anext(document))
     await settle()
@@ -161,6 +175,7 @@ async def test_pages_in_flight_are_cancelled_when_their_document_is_closed() -> 
     await document.aclose()
     await settle()
     assert [page.cancelled() for page in pages[1:]] == [True, True]
+    assert set(rasterizer.cancelled) >= {2, 3}, "nobody needs their pixels"
 
 
 @pytest.mark.parametrize("steps", range(8))

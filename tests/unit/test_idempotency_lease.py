@@ -26,6 +26,10 @@ class Jobs:
     def __init__(self, store: IdempotencyStore) -> None:
         self.store = store
         self.delay_s = 0.0
+        self.submitted: set[str] = set()
+
+    async def is_submitted(self, job_id: str) -> bool:
+        return job_id in self.submitted
 
     async def claim(self, owner: str, name: str, claim: Claim) -> Claim:
         await asyncio.sleep(self.delay_s)
@@ -46,7 +50,7 @@ def jobs(store: IdempotencyStore) -> Jobs:
 
 
 def lease(jobs: Jobs, request_id: str, digest: str = "same") -> IdempotencyLease:
-    context: Any = SimpleNamespace(jobs=jobs, idempotency_store=jobs.store)
+    context: Any = SimpleNamespace(jobs=jobs, idempotency_store=jobs.store, job_store=jobs)
     return IdempotencyLease(context, OWNER, KEY, digest, request_id=request_id, lease_s=LEASE_S)
 
 
@@ -91,6 +95,20 @@ async def test_the_state_of_a_claim_follows_the_first_request(
     async with lease(jobs, "third") as third:
         claim = await third.acquire()
         assert (claim.id if claim is not None else None) == (None if after is None else "first")
+
+
+async def test_a_key_whose_client_left_once_its_job_was_stored_keeps_this_job(
+    store: IdempotencyStore, jobs: Jobs
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        async with lease(jobs, "first") as first:
+            assert await first.acquire() is None
+            jobs.submitted.add("first")
+            raise asyncio.CancelledError
+    assert await state(store) is ClaimState.JOB
+    async with lease(jobs, "second") as second:
+        claim = await second.acquire()
+        assert claim is not None and claim.id == "first"
 
 
 @pytest.mark.parametrize("committed", [False, True])

@@ -56,6 +56,27 @@ async def test_a_response_is_awaited_as_long_as_there_is_a_replica() -> None:
     assert await wait_for_replica(response, has_replicas=lambda: True, wait_s=0, poll_s=0.01) is RESULT
 
 
+class Taken(asyncio.Future[Any]):
+    """A call that a replica has taken."""
+
+    _replica_result = "there"
+
+
+async def test_a_call_that_a_replica_has_taken_is_awaited_although_it_is_the_last_one_and_stops() -> None:
+    response = Taken(loop=asyncio.get_running_loop())
+    asyncio.get_running_loop().call_later(0.2, response.set_result, RESULT)
+    assert await wait_for_replica(response, has_replicas=lambda: False, wait_s=0, poll_s=0.01) is RESULT
+
+
+async def test_a_call_ends_with_its_caller() -> None:
+    response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    calling = asyncio.create_task(call_with_retries(lambda: response, RETRY, lost="a call"))
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert response.cancelled()
+
+
 async def test_a_replica_that_returns_in_time_resets_the_wait() -> None:
     response: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     looks = iter([False, True] * 100)

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def fit(monkeypatch: pytest.MonkeyPatch, engines: list[dict[str, Any]], **resources: float) -> dict[str, Any]:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}])
     return app._replicas_that_fit(Settings.model_validate({"engines": engines}).engines)
 
 
@@ -29,6 +29,9 @@ ON_GPU: dict[str, Any] = {"name": "paddleocr-vl"}
     [
         ([TESSERACT], {"CPU": 8}, {"tesseract": 8}),
         ([TESSERACT | {"num_cpus": 2}], {"CPU": 8}, {"tesseract": 4}),
+        ([TESSERACT | {"num_cpus": 0.5}], {"CPU": 8}, {"tesseract": 16}),
+        ([TESSERACT | {"num_cpus": 0}], {"CPU": 8}, {"tesseract": 8}),
+        ([ON_GPU | {"num_gpus": 0.2}, TESSERACT], {"CPU": 8, "GPU": 1}, {"paddleocr-vl": 5, "tesseract": 3}),
         ([TESSERACT], {}, {"tesseract": 1}),
         ([ON_GPU, TESSERACT], {"CPU": 8, "GPU": 2}, {"paddleocr-vl": 2, "tesseract": 6}),
         ([ON_GPU | {"num_gpus": 0.5}, TESSERACT], {"CPU": 8, "GPU": 1}, {"paddleocr-vl": 2, "tesseract": 6}),
@@ -58,11 +61,18 @@ def test_engines_share_what_there_is(
     assert fit(monkeypatch, engines, **resources) == expected
 
 
+@pytest.mark.parametrize(
+    ("count", "each", "expected"),
+    [(1, 0.2, 5), (1, 0.1, 10), (2, 0.2, 10), (2, 0.6, 2), (3, 0.5, 6), (3, 1, 3), (3, 2, 1), (0, 0.5, 0), (1, 2, 0)],
+)
+def test_as_many_fit_on_the_gpus_of_a_node_as_ray_places(count: int, each: float, expected: int) -> None:
+    assert app._on_gpus(count, each) == expected
+
+
 def test_with_nodes_for_cpu_work_only_their_cpus_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu_node = {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 2.0}}
     cpu_node = {"Alive": True, "Resources": {"CPU": 8.0, "cpu_work": 1.0}}
     lost = {"Alive": False, "Resources": {"CPU": 8.0, "cpu_work": 1.0}}
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 72.0, "GPU": 2.0, "cpu_work": 1.0})
     monkeypatch.setattr(ray, "nodes", lambda: [gpu_node, cpu_node, lost])
     engines = Settings.model_validate({"engines": [ON_GPU, TESSERACT]}).engines
     assert app._replicas_that_fit(engines, "cpu_work") == {"paddleocr-vl": 2, "tesseract": 8}

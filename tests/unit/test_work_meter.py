@@ -178,6 +178,46 @@ async def test_a_recognizer_reports_its_pages_and_its_engine(monkeypatch: pytest
     await recognizer.close()
 
 
+async def test_a_page_counts_whose_caller_leaves_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the work on it would seem to be that of others."""
+    recognizer = await initialized(LocalRecognizer, DummySettings(max_batch=1), Limits())
+    begun, go_on = threading.Event(), threading.Event()
+    read = recognizer._engine.read
+
+    def slowly(analyzed: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return read(analyzed)
+
+    monkeypatch.setattr(recognizer._engine, "read", slowly)
+    leaving = asyncio.create_task(recognizer.recognize(IMAGE, RecognitionOptions(), "document"))
+    assert await asyncio.to_thread(begun.wait, 30)
+    await asyncio.sleep(0.2)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    go_on.set()
+    for _ in range(20):
+        await recognizer.recognize(IMAGE, RecognitionOptions(), "document")
+    assert (await recognizer.record_autoscaling_stats())["page_s"] < 0.05
+    await recognizer.close()
+
+
+def test_of_two_clocks_side_by_side_the_faster_one_counts_whichever_was_ahead() -> None:
+    """Loading is in the engine's thread, and may have taken minutes."""
+    recognizer: Any = SimpleNamespace(
+        _thread=SimpleNamespace(worked_s=0.0), _readers=SimpleNamespace(worked_s=0.0), _clocks=(0.0, 0.0), _worked_s=0.0
+    )
+
+    def count(thread_s: float, readers_s: float) -> float:
+        recognizer._thread.worked_s, recognizer._readers.worked_s = thread_s, readers_s
+        return float(LocalRecognizer._count_work(recognizer))
+
+    assert count(120, 0) == 120, "it has loaded"
+    assert count(121, 10) == 130
+    assert count(131, 12) == 140
+    assert count(130.9, 12) == 140 and count(131, 12) == 140, "a clock may lag for a moment"
+
+
 async def test_pages_that_fail_count_as_pages_so_that_one_does_not_seem_to_take_ever_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -164,7 +164,11 @@ class IdempotencyLease:
             return
         try:
             stored = await self._store.get(self.owner, self.name)
-            if stored is not None and stored.id == self._claim.id:
+            if stored is None or stored.id != self._claim.id:
+                return
+            if await self._context.job_store.is_submitted(self._claim.id):  # its client left when the job was stored
+                await self._store.put(self.owner, self.name, replace(self._claim, until=None))
+            else:
                 await self._store.release(self.owner, self.name)
         except StoreUnavailable as unavailable:  # the lease ends by itself
             log.warning("an Idempotency-Key cannot be released: %s", unavailable)

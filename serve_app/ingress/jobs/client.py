@@ -35,6 +35,9 @@ SUBMIT_S = 20.0
 
 SUBMIT_POLL_S = 0.2
 
+VIEWS_AT_ONCE = 32
+"""Jobs of a list that are looked up at once: each is a call of every Jobs replica."""
+
 
 async def read_submission(request: Request, context: Context) -> Body:
     """Read the body of a submission. A form may be larger than JSON, since its file goes straight to disk."""
@@ -102,8 +105,13 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     report = await context.jobs.report_once_there()
     if report.running + report.waiting >= context.settings.jobs.waiting:
         raise QueueFull("The job queue is full.", retry_after_s=60)
+    # Once begun it is finished, also if the client leaves: a job that is stored in part would run unseen.
+    adding = asyncio.create_task(context.job_store.add(record, source))
     try:
-        await context.job_store.add(record, source)
+        await asyncio.shield(adding)
+    except asyncio.CancelledError:
+        await asyncio.wait({adding})
+        raise
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
     with suppress(ServiceUnavailable):  # the job is stored, so a Jobs replica will find it
@@ -158,8 +166,14 @@ async def view_job(request: Request, context: Context, job_id: str) -> JobView:
 
 async def view_jobs(request: Request, context: Context, job_ids: Sequence[str]) -> list[JobView]:
     """Look up several jobs; leave out those that have been deleted."""
-    views = await asyncio.gather(*(view_job(request, context, job_id) for job_id in job_ids), return_exceptions=True)
-    for view in views:
-        if isinstance(view, BaseException) and not isinstance(view, JobGone | NotFound):
-            raise view
-    return [view for view in views if isinstance(view, JobView)]
+    few = asyncio.Semaphore(VIEWS_AT_ONCE)
+
+    async def view(job_id: str) -> JobView:
+        async with few:
+            return await view_job(request, context, job_id)
+
+    views = await asyncio.gather(*(view(job_id) for job_id in job_ids), return_exceptions=True)
+    for each in views:
+        if isinstance(each, BaseException) and not isinstance(each, JobGone | NotFound):
+            raise each
+    return [each for each in views if isinstance(each, JobView)]

@@ -13,6 +13,9 @@ from pydantic_core import ErrorDetails
 
 from serve_app.errors import FieldError, InvalidField
 
+LONGEST_NAME = 100
+"""No field has a longer name, in characters."""
+
 
 def field_error(field: str, message: str) -> InvalidField:
     """Make the error for one field."""
@@ -26,7 +29,9 @@ def fields_error(error: ValidationError, model: type[BaseModel]) -> InvalidField
     for problem in _without_consequences(error.errors(include_url=False, include_input=False)[:20]):
         path = _FieldPath(model, problem["loc"])
         message = _PROBLEMS.get(problem["type"], "is not valid").format(**problem.get("ctx", {}))
-        if problem["type"] == "extra_forbidden" and (similar := get_close_matches(path.last, path.siblings, n=1)):
+        # To compare a name takes time and memory for each of its characters, and that of an unknown field may have millions.
+        may_be_misspelt = problem["type"] == "extra_forbidden" and len(path.last) <= LONGEST_NAME
+        if may_be_misspelt and (similar := get_close_matches(path.last, path.siblings, n=1)):
             message += f"; did you mean '{similar[0]}'?"
         # Two problems have no name: one of several fields together, and a field whose name is not valid Unicode.
         name = _field_name(path.name or ("" if problem["type"] == "value_error" else "?"))

@@ -57,11 +57,10 @@ async def submit(request: Request, context: Annotated[Context, Depends(context_o
         body = await read_submission(request, context)
         job = _validate(body)
         fields = _fields(job)
-        # Unknown fields are dropped: the record would keep them for as long as it lives.
-        known = {name for each, field in type(fields).model_fields.items() for name in (each, field.alias)}
         paddlex = PaddlexJob(
             model=job.model,
-            payload={name: value for name, value in job.optional_payload.items() if name in known},
+            # What was validated, without unknown fields: the record would keep them for as long as it lives.
+            payload=fields.model_dump(mode="json", by_alias=True, exclude_unset=True),
             address=context.links.base_url(str(request.base_url)),
         )
         document = (

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +20,8 @@ log = logging.getLogger("ray.serve.vlm_server")
 
 HOST = "127.0.0.1"
 GUARD = Path(__file__).with_name("server_guard.py")
+LARGEST_LOG = 100_000_000
+"""Bytes. A server that is started when the log is longer gets a new one, and the former one is kept beside it."""
 GRACE_S = 10.0
 """Seconds that the server has to end by itself after SIGTERM."""
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
@@ -135,6 +138,9 @@ class ServerProcess:
         command = [part.replace("{port}", str(self._port)) for part in self._settings.command]
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            if self._log_file.stat().st_size > LARGEST_LOG:
+                self._log_file.replace(self._log_file.with_name(f"{self._log_file.name}.1"))
         with self._log_file.open("ab") as output, self._lock:
             output.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} on port {self._port}\n".encode())
             output.flush()

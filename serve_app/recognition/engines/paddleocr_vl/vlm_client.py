@@ -33,7 +33,8 @@ AWAY_RETRY_AFTER_S = 10
 # proxy's, may not: the server would do the same work twice.
 # If a server fails one request in five, seven tries lose one block in 80,000. A page has dozens of blocks.
 TRIES = 7
-RETRIED = frozenset({409, 429, 500, 502, 503})
+FULL = 429
+RETRIED = frozenset({409, FULL, 500, 502, 503})
 # A key, a name or an address is wrong, so every block would fail.
 REFUSED = frozenset({301, 302, 303, 307, 308, 401, 403, 404})
 # An estimate for servers that do not report tokens.
@@ -217,7 +218,8 @@ class VlmClient:
                     raise _away()
                 if response.status not in RETRIED:
                     return _failure(problem)
-                self._errors_in_a_row += 1
+                # One that is full is not broken.
+                self._errors_in_a_row += response.status != FULL
                 if self._errors_in_a_row >= ERRORS_IN_A_ROW:
                     self._errors_in_a_row = 0
                     self._probe.report_refusal(f"it fails every block ({problem})")
