@@ -7,8 +7,8 @@ import io
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, cast
 
@@ -23,6 +23,7 @@ from serve_app.outputs.writer_client import WrittenFile, docx_file, searchable_p
 from serve_app.runtime import tracing
 from serve_app.runtime.end_line import note_stage
 from serve_app.scheduling.admission import BUSY_RETRY_AFTER_S
+from serve_app.scheduling.fair_queue import FairQueue
 from serve_app.settings import Limits
 
 BYTES_IN_MEMORY = 4 * 2**20
@@ -32,25 +33,63 @@ PAGE_S = 2.0
 
 
 class WriterPool:
-    """Slots for processes that write a file: each may take a gigabyte."""
+    """Slots for processes that write a file: each may take a gigabyte. Owners take turns."""
 
     def __init__(self, most: int, limits: Limits) -> None:
         """At most `most` processes run at the same time."""
-        self._slots = asyncio.Semaphore(most)
+        self._free = most
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
         self._limits = limits
 
+    def of(self, owner: str) -> Writers:
+        """Return the slots as a key, by its name, may use them."""
+        return Writers(self, owner)
+
     @asynccontextmanager
-    async def slot(self, pages: int) -> AsyncIterator[float]:
+    async def slot(self, pages: int, owner: str) -> AsyncIterator[float]:
         """Wait for a slot; yields the time limit for writing so many pages, in seconds. Raises QueueFull."""
         try:
             async with asyncio.timeout(self._limits.request_s):
-                await self._slots.acquire()
+                await self._acquire(owner)
         except TimeoutError:
             raise QueueFull(retry_after_s=BUSY_RETRY_AFTER_S) from None
         try:
             yield min(self._limits.decode_s + PAGE_S * pages, self._limits.document_s)
         finally:
-            self._slots.release()
+            self._release()
+
+    async def _acquire(self, owner: str) -> None:
+        if self._free:  # then nobody waits
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.push(turn, owner=owner, caller=owner)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._waiting.remove(turn, owner=owner, caller=owner)
+            if not turn.cancelled():  # it had just got its slot
+                self._release()
+            raise
+
+    def _release(self) -> None:
+        while batch := self._waiting.pop_batch(1):
+            if not batch[0].done():  # else its caller has just left
+                batch[0].set_result(None)
+                return
+        self._free += 1
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The slots of a pool for one owner."""
+
+    pool: WriterPool
+    owner: str
+
+    def slot(self, pages: int) -> AbstractAsyncContextManager[float]:
+        """Wait for a slot: see WriterPool."""
+        return self.pool.slot(pages, self.owner)
 
 
 class Renderer:
@@ -62,7 +101,7 @@ class Renderer:
         spool: PageSpool,
         *,
         password: str | None,
-        writers: WriterPool,
+        writers: Writers,
     ) -> None:
         self._source = source
         self._spool = spool

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from serve_app.document import NativePage, Page
 from serve_app.document.figures import local_figure_path
 from serve_app.document.spool import PageSpool
-from serve_app.outputs.rendering import WriterPool
+from serve_app.outputs.rendering import Writers
 from serve_app.outputs.writer_client import page_docx_files
 from serve_app.paddlex.pages import from_paddlex
 
@@ -39,7 +39,7 @@ class Exports:
 
 
 async def export_spool(
-    writers: WriterPool, spool: PageSpool, restructured: Sequence[NativePage] | None, formats: Sequence[str] | None
+    writers: Writers, spool: PageSpool, restructured: Sequence[NativePage] | None, formats: Sequence[str] | None
 ) -> Exports:
     """Export the pages that did not fail, as they are in the response. Raises ServiceError."""
     if not formats:
@@ -63,7 +63,7 @@ async def export_spool(
 
 
 async def export_uploaded(
-    writers: WriterPool,
+    writers: Writers,
     restructured: Sequence[NativePage],
     images: Sequence[dict[str, str]],
     formats: Sequence[str] | None,

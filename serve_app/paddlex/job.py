@@ -81,7 +81,7 @@ class PaddlexResultWriter:
             return
         layout = job.layout
         restructured = await self._restructure(layout, run) if layout.restructure_pages else None
-        exports = await export_spool(self._documents.writers, run.spool, restructured, layout.output_formats)
+        exports = await export_spool(run.writers, run.spool, restructured, layout.output_formats)
         with exports:
             pages = layout_parsing_results(layout, run.spool, restructured, picture, exports)
             await asyncio.to_thread(write_lines, "layoutParsingResults", pages, run.spool, kind=run.kind, to=file)

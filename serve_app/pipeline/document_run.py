@@ -80,7 +80,8 @@ class DocumentRun:
         self.request = request
         self.collector = PageCollector(request, document.numbers, timings, qualify=document.page_count > 1)
         self.spool = self.collector.spool
-        self.renderer = Renderer(source, self.spool, password=request.password, writers=writers)
+        self.writers = writers.of(owner or "")
+        self.renderer = Renderer(source, self.spool, password=request.password, writers=self.writers)
         self._file = document.file
         self._owner = owner
         self._timings = timings

@@ -235,7 +235,7 @@ async def test_responses_and_docx_files_have_the_same_pages() -> None:
         None,
         restructure_without_engine(native_pages(spool, asked), Restructuring(prettify_markdown=False)),
     ):
-        with await export_spool(WriterPool(1, Limits()), spool, restructured, asked.output_formats) as exports:
+        with await export_spool(WriterPool(1, Limits()).of(""), spool, restructured, asked.output_formats) as exports:
             told = list(
                 layout_parsing_results(asked, spool, restructured, lambda path: inline_picture(spool, path), exports)
             )
@@ -258,7 +258,7 @@ async def test_an_unreadable_picture_leaves_a_note_in_the_docx() -> None:
     one = written()
     odd = [b"", b"GIF89a\x01", jpeg()[:20], b"\x89PNG\r\n\x1a\n" + bytes(40), "не base64".encode()]
     images = [{PICTURE: base64.b64encode(each).decode()} for each in odd] + [{PICTURE: "http://127.0.0.1/x"}]
-    with await export_uploaded(WriterPool(1, Limits()), [one] * len(images), images, ("docx",)) as exports:
+    with await export_uploaded(WriterPool(1, Limits()).of(""), [one] * len(images), images, ("docx",)) as exports:
         for number in range(1, len(images) + 1):
             content = exports.for_page(number)["exports"]["docx"]["content"]
             file = docx.Document(io.BytesIO(base64.b64decode(content)))
@@ -269,7 +269,7 @@ async def test_writing_a_docx_does_not_block_the_event_loop() -> None:
     table = "<table><tr>" + "<td>" * 63 + "<tr><td>" * 1966
     costly = NativePage(blocks(block_label="table", block_content=table), "")
     longest, before = 0.0, asyncio.get_running_loop().time()
-    writing = asyncio.create_task(export_uploaded(WriterPool(1, Limits(decode_s=3)), [costly], [{}], ("docx",)))
+    writing = asyncio.create_task(export_uploaded(WriterPool(1, Limits(decode_s=3)).of(""), [costly], [{}], ("docx",)))
     while not writing.done() and before < asyncio.get_running_loop().time() + 20:
         await asyncio.sleep(0.01)
         now = asyncio.get_running_loop().time()

@@ -6,6 +6,7 @@ How the claim that is stored for a key changes, and what a repeated request gets
     none               acquires the key: IN_PROGRESS                   (it becomes the first)
     IN_PROGRESS        fails or its client leaves: none                409 request_running; POST /jobs waits for the job
     IN_PROGRESS        dies, so its lease ends: none                   409 until then
+    IN_PROGRESS        ends so once its job is stored: JOB             409 until then
     IN_PROGRESS        commits with a response: RESPONSE               409 until then
     IN_PROGRESS        commits with a job: JOB                         409 until then
     RESPONSE, JOB      (it has ended)                                  the stored response, or the job, for a day

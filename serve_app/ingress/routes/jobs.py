@@ -219,7 +219,8 @@ async def _render(
 
     with closing(PageSpool()) as spool:
         summary = await context.job_store.load_document(record.id, spool)
-        renderer = Renderer(source, spool, password=record.request.password, writers=context.documents.writers)
+        writers = context.documents.writers.of(record.owner)
+        renderer = Renderer(source, spool, password=record.request.password, writers=writers)
         return summary, await renderer.render(output, summary, options)
 
 

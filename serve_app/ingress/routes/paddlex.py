@@ -90,8 +90,8 @@ async def layout_parsing(request: Request, context: Annotated[Context, Depends(c
                 log.warning("document %s: pages are not restructured: %s", run.id, error.message)
                 warnings.append(NOT_RESTRUCTURED)
         picture = await _picture(context, request, run, summary)
-        writers, spool = context.documents.writers, run.spool
-        exports = resources.enter_context(await export_spool(writers, spool, restructured, fields.output_formats))
+        spool = run.spool
+        exports = resources.enter_context(await export_spool(run.writers, spool, restructured, fields.output_formats))
         write = partial(
             write_pages,
             "layoutParsingResults",
@@ -124,9 +124,8 @@ async def restructure(request: Request, context: Annotated[Context, Depends(cont
             restructuring_of(fields, concatenate=fields.concatenate_pages),
         )
         images = response_images(fields)
-        exports = resources.enter_context(
-            await export_uploaded(context.documents.writers, restructured, images, fields.output_formats)
-        )
+        writers = context.documents.writers.of(request.state.key_name or "")
+        exports = resources.enter_context(await export_uploaded(writers, restructured, images, fields.output_formats))
         write = partial(write_restructured, fields, restructured, images, exports, log_id=_log_id(request))
         response = file_response(await _write_file(write), "application/json", {}, resources)
         note(pages=len(pages))
