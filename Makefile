@@ -14,7 +14,7 @@ WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # Images of CI may forbid bytecode. Each process would then compile the service, and each worker of pytest the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help serve install paddleocr-vl test with-ray without-ray check lint types unit docs configuration metrics dashboards openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd prometheus redis
+.PHONY: help serve install paddleocr-vl test check lint types unit docs configuration metrics dashboards openapi pictures samples font lock clean tessdata fonts poppler node kubectl systemd prometheus redis
 
 help:
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,18 +26,10 @@ install: $(VENV)/serve.installed tessdata fonts  ## install what `make serve` ne
 
 paddleocr-vl: $(VENV)/paddleocr-vl.installed  ## PaddleOCR-VL beside Tesseract, with Paddle for CPUs
 
-test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd prometheus redis  ## all tests: those with a Ray one after another, and the others beside them
+test: $(VENV)/dev.installed $(CLIENTS)/installed tessdata fonts poppler kubectl systemd prometheus redis  ## all tests; those with a Ray one after another
 	@mkdir -p $(DURATIONS)
-	@$(MAKE) --no-print-directory -j2 --keep-going with-ray without-ray
-
-with-ray:
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml tests/unit tests/components tests/engine tests/storage tests/http
 	@$(BIN)/python -m pytest --junitxml=$(DURATIONS)/with-ray.xml tests/service tests/faults
-
-# Tests with a Ray wait for processes and clocks, and leave two fifths of two cores idle. These take that time, and yield to them.
-without-ray:
-	@nice -n 10 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --junitxml=$(DURATIONS)/without-ray.xml \
-	  tests/unit tests/components tests/engine tests/storage tests/http > $(DURATIONS)/without-ray.log 2>&1; \
-	  code=$$?; cat $(DURATIONS)/without-ray.log; exit $$code
 
 check:  ## lint, types and unit tests: a minute or two
 	@$(MAKE) --no-print-directory -j3 --output-sync=target lint types unit

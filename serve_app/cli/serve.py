@@ -32,9 +32,6 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "2",  # no warning because a laptop is busy
-    # A replica that does not respond to three health checks is ended at once. Serve would first wait until it has finished its calls,
-    # as long as one may take, and its callers with it; the pages of one that has ended are read by others.
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
     "RAY_worker_niceness": "0",  # only engines run at low priority, not the whole service
     # Every process that a replica starts runs another program at once. Without this, gRPC logs a line for each.
     "GRPC_ENABLE_FORK_SUPPORT": "0",

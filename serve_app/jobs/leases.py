@@ -131,8 +131,9 @@ class Leases:
         """End the leases of other replicas on a job that has ended. One that comes back stops at its next beat."""
         if self.is_alone:
             return
-        may_have_it = self._known.get(job_id, set()) | set(self.holders.alive)
-        await self._end(job_id, may_have_it - {self.holders.me})
+        # Listed, as this replica may not have seen one that has just started.
+        leased_to = {holder for job, holder in await self._list() if job == job_id}
+        await self._end(job_id, leased_to - {self.holders.me})
 
     async def forget_all_but(self, job_ids: Iterable[str]) -> None:
         """End what dead replicas have left. `job_ids` are all jobs with work to do."""

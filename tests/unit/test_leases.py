@@ -53,14 +53,12 @@ class Away(FolderStore):
     is_away = False
     list_lags = False
     deletes_left: int | None = None  # until it is away for deletions
-    lists = 0
 
     def _keys_below(self, folder: str) -> list[str]:
         if self.is_away:
             raise StoreUnavailable("away")
         if self.list_lags and folder == "jobs/leases":
             return []
-        self.lists += 1
         return super()._keys_below(folder)
 
     def _delete(self, key: str) -> None:
@@ -243,18 +241,6 @@ async def test_a_job_that_another_one_has_just_got_is_no_reason_to_search_the_st
     assert one.leases.to_take(JOBS[1:2]) == [] and not one.leases.has_orphans
     one.clock.now += UNLEASED_BEATS * BEAT_S
     assert one.leases.has_orphans, "nobody has it"
-
-
-async def test_the_end_of_a_job_ends_the_leases_of_others_without_a_list(
-    replica: Callable[[], Replica], store: Away
-) -> None:
-    one, two = replicas = [replica(), replica()]
-    await beats(replicas, [], 2)
-    await one.leases.take(JOBS[0])
-    await two.leases.take(JOBS[0])
-    store.lists = 0
-    await one.leases.end_others(JOBS[0])
-    assert store.lists == 0 and await leases_in(store) == [f"jobs/leases/{JOBS[0]}.{one.me}"]
 
 
 async def test_a_job_is_given_to_one_that_can_start_it(replica: Callable[[], Replica], store: Away) -> None:
