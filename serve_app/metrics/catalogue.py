@@ -139,7 +139,7 @@ FETCHES = Counter(
 )
 REQUESTS = Counter(
     "ocr_requests_total",
-    "HTTP requests by the name of their `key` (empty without one), the `status` of the response (`none` if the client left before) "
+    "HTTP requests, probes too, by the name of their `key` (empty without one), the `status` of the response (`none` if the client left before) "
     "and, in `reason`, the code of the error",
     unit="requests",
     labels=("key", "status", "reason"),

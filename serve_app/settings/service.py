@@ -55,7 +55,10 @@ class Limits(Strict):
         description="Time limit for a document of several pages, and for uploading a job, in seconds. The response has the pages that are done by then",
     )
     health_check_s: float = Field(
-        5, gt=0, description="Interval between health checks of a recognizer replica, in seconds"
+        5,
+        gt=0,
+        le=10,
+        description="Interval between health checks of a recognizer replica, which also set its metrics, in seconds",
     )
     queue: int | None = Field(
         None,

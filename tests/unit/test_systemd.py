@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,13 +74,28 @@ def test_a_node_of_a_cluster_has_the_variables_of_make_serve_and_haproxy() -> No
     assert variables["RAY_AUTH_MODE"] == "token"
 
 
-def test_the_logs_of_a_node_outlive_its_stop() -> None:
+def test_the_logs_of_a_node_outlive_its_stop(tmp_path: Path) -> None:
     """A private /tmp ends with the service, and Ray's session is there by default."""
     (unit,) = [unit for unit in UNITS if unit.stem == "paddleocr-vl-serve-node"]
     (folder,) = values(unit, "WorkingDirectory")
     assert values(unit, "PrivateTmp") == ["yes"] and f"RAY_TMPDIR={folder}" in values(unit, "Environment")
     assert len(f"{folder}/{RAY_SOCKET}") <= SOCKET_PATH_BYTES
+    assert f"{folder}/ray/session_latest" in (ROOT / "docs" / "operate.md").read_text()
     (clean_up,) = values(unit, "ExecStartPre")
     assert clean_up.startswith("-"), "the first start has no sessions yet"
-    assert f" {folder}/ray " in clean_up, "Ray's sessions are in its subfolder"
-    assert f"{folder}/ray/session_latest" in (ROOT / "docs" / "operate.md").read_text()
+    long_ago = time.time() - 15 * 86_400
+    for name, age in (
+        ("session_2026-01-01_runs", time.time()),
+        ("session_2026-01-01_ended", long_ago),
+        ("session_2026-01-02", time.time()),
+    ):
+        log = tmp_path / "ray" / name / "logs" / "serve" / "replica.log"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        os.utime(log, (age, age))
+        if "-01-01" in name:
+            os.utime(tmp_path / "ray" / name, (long_ago, long_ago))
+    shell = shlex.split(clean_up.removeprefix("-").replace("$$", "$").replace(folder, str(tmp_path)))
+    subprocess.run(shell, check=False, timeout=30)
+    left = sorted(path.name for path in (tmp_path / "ray").iterdir())
+    assert left == ["session_2026-01-01_runs", "session_2026-01-02"], "one that began long ago may have a new log"

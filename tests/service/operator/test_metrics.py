@@ -33,6 +33,7 @@ EMPTY = {
     'reason="fallback_engine"': "no page is read by a fallback engine",
     'outcome=~"failed|degraded"': "no page fails",
     'status="503"': "no request is refused",
+    'status=~"5.."': "none fails",
     "ray_node_gpus_utilization": "the machine has no GPU",
     **{f"ray_{name}": reason for name, reason in QUIET.items()},
 }

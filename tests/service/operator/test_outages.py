@@ -38,7 +38,14 @@ REFUSED = "refused"
 
 PATIENCE_S = 90.0
 OF_ENGINES_AND_JOBS = {
-    *("OcrDeployFailed", "OcrEngineDown", "OcrPagesFailing", "OcrRequestsRefused", "OcrReplicasShort"),
+    *(
+        "OcrDeployFailed",
+        "OcrEngineDown",
+        "OcrPagesFailing",
+        "OcrRequestsRefused",
+        "OcrRequestsFailing",
+        "OcrReplicasShort",
+    ),
     *("OcrJobsOld", "OcrJobsUnreadable", "OcrQueueGrowing"),
 }
 OF_FALLBACK = "OcrFallbackReads"
@@ -69,7 +76,11 @@ def test_each_alert_of_an_application_fires_when_that_breaks(
             submit(client, book(2), engine="dummy")  # waits for its engine, and grows old
             inference_server.control(token_ms=1000)
             jobs = [submit(client, scan(russian_page, 80), engine="paddleocr-vl") for _ in range(2)]
-            wait_until_firing(prometheus, OF_ENGINES_AND_JOBS, lambda: send(client, russian_page, "dummy"))
+            wait_until_firing(
+                prometheus,
+                OF_ENGINES_AND_JOBS,
+                lambda: (send(client, russian_page, "dummy"), send(client, russian_page, "paddleocr-vl")),
+            )
             for job_id in jobs:
                 assert client.delete(f"/jobs/{job_id}").is_success
             inference_server.control(token_ms=1, status=500)
@@ -121,7 +132,7 @@ def with_broken_application(
         "store": store,
         "spool_dir": str(cluster.folder / "spool"),
         "spool_mb": 0.1,
-        "limits": {"engine_wait_s": 1},
+        "limits": {"engine_wait_s": 1, "request_s": 8},
     }
     of_both = {"import_path": config["applications"][0]["import_path"], "runtime_env": {"env_vars": keys}}
     config["applications"] += [
