@@ -36,7 +36,7 @@ BROKEN = "broken"
 REFUSED = "refused"
 """Name of the application with a setting that does not exist."""
 
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 OF_ENGINES_AND_JOBS = {
     *(
         "OcrDeployFailed",
