@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import time
 from typing import Any
 
 import docx
@@ -23,7 +24,7 @@ from serve_app.ingress.requests.validation_errors import fields_error
 from serve_app.outputs.rendering import WriterPool
 from serve_app.paddlex.exports import Exports, export_spool, export_uploaded
 from serve_app.paddlex.fallback_structure import restructure_without_engine
-from serve_app.paddlex.pages import failed_result, from_paddlex, ocr_result, to_paddlex
+from serve_app.paddlex.pages import failed_result, from_paddlex, ocr_result, to_paddlex, with_html_pictures
 from serve_app.paddlex.requests import LayoutParsingFields, LayoutParsingRequest, LinesFields, RestructureRequest
 from serve_app.paddlex.responses import inline_picture, layout_parsing_results, native_pages, ocr_results
 from serve_app.paddlex.uploaded_pages import MAX_BLOCKS, MAX_CHARACTERS, check_size
@@ -252,6 +253,17 @@ async def test_responses_and_docx_files_have_the_same_pages() -> None:
     lines = list(ocr_results(LinesFields(), spool, lambda path: path, preprocessed=False))
     assert lines[0]["prunedResult"]["rec_texts"][0] == "# Счёт № 1" and lines[1]["error"]["code"] == "page_timeout"
     spool.close()
+
+
+def test_many_pictures_cost_one_walk_through_the_markdown() -> None:
+    blocks = [
+        Block(label="image", text="", bbox=(n, 0, n + 1, 1), order=n, figure=f"imgs/{n}.jpg") for n in range(5000)
+    ]
+    page = Page(number=1, width=1, height=1, dpi=1, blocks=blocks)
+    started = time.process_time()
+    made = with_html_pictures("г" * 1_000_000 + "![](imgs/7.jpg) ![](imgs/other.jpg) ![](imgs/7.jpg)", page)
+    assert time.process_time() - started < 1
+    assert made.count('<img src="imgs/7.jpg" alt="Image" width="100%" />') == 2 and "![](imgs/other.jpg)" in made
 
 
 async def test_an_unreadable_picture_leaves_a_note_in_the_docx() -> None:

@@ -178,6 +178,10 @@ def test_what_is_not_known_of_a_payload_is_not_kept(service: Service, russian_pa
     with service.client() as client:
         assert client.get(f"/api/v2/ocr/jobs/{job_id}").json()["data"]["state"] in ("pending", "running", "done")
         assert client.delete(f"/jobs/{job_id}").status_code == 204
+    # A name that is not valid Unicode, within an object that is known.
+    nested = {"model": "PaddleOCR-VL", "optionalPayload": '{"vlmExtraArgs": {"\\ud800": 1, "x": 1}}'}
+    told = post(service, data=nested, files=files)
+    assert told.status_code == 200, told.text
     fields["optionalPayload"] = '{"x": "' + "a" * 100_000 + '"}'
     assert post(service, data=fields, files=files).json()["msg"].startswith("optionalPayload: may have at most")
     assert post(service, data={"model": "PP-OCRv5"}, files={"file": b""}).status_code == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,27 @@ async def test_after_a_failed_write_only_a_write_proves_that_the_store_is_back(
     await looks.check()
     assert not is_degraded(looks)
     assert await store.get(PROBE_KEY) == PROBE
+
+
+async def test_a_failed_read_has_the_store_checked_and_is_no_failure_of_it(store: FolderStore) -> None:
+    """It may be the fault of one object, such as a file that must not be read."""
+    looks = StoreMonitor(store)
+    checked = asyncio.Event()
+
+    async def check() -> None:
+        await FolderStore.check(store)
+        checked.set()
+
+    store.check = check  # type: ignore[method-assign]
+    running = asyncio.create_task(looks.run())
+    async with asyncio.timeout(10):
+        await checked.wait()
+        checked.clear()
+        looks.suspect()
+        await checked.wait()
+    assert not looks.degraded
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_an_unexpected_error_does_not_freeze_health_at_fine(
