@@ -172,10 +172,8 @@ class Runner:
                 continue
             try:
                 run.collector.restore(*await self._job_store.page(record.id, number))
-            except (
-                KeyError,
-                ValueError,
-            ) as error:  # another process has just taken it over in the spool, or it is damaged
+            except (KeyError, ValueError) as error:
+                # Another process has just taken it over in the spool, or it is damaged.
                 log.warning("job %s: page %d is read again, as it cannot be read back: %s", record.id, number, error)
         record.digest = run.digest
         record.page_count, record.total = run.page_count, len(run.numbers)

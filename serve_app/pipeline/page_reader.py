@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -131,15 +130,8 @@ class PageReader:
         self, document: DocumentContext, number: int, engine: str, part: PagePart | None
     ) -> PageResult | ServiceError:
         """Rasterize a page and recognize it with `engine`. Calls whose replica dies are retried."""
-        with ExitStack() as calls:
-            return await self._call_engine_with(calls, document, number, engine, part)
-
-    async def _call_engine_with(
-        self, calls: ExitStack, document: DocumentContext, number: int, engine: str, part: PagePart | None
-    ) -> PageResult | ServiceError:
-        """Add to `calls` what ends those that still run."""
         source, retry = document.source, self._retry
-        pixels = None
+        pixels: Any = None
         for attempt in range(1, retry.attempts + 1):
             if self._deadly_pages.is_given_up(source.id):
                 return RecognitionFailed(
@@ -149,8 +141,6 @@ class PageReader:
                 pixels = self._rasterizer.rasterize.remote(
                     *source.as_arguments(), number, document.dpi, part, owner=source.owner
                 )
-                # Or a page that nobody waits for any more would be decoded. It does nothing to a call that has ended.
-                calls.callback(pixels.cancel)
             try:
                 result = await wait_for_replica(
                     self._recognizers[engine].recognize.remote(
@@ -168,7 +158,11 @@ class PageReader:
                 if not isinstance(result, EngineFailed) or attempt == retry.attempts or not self._is_ready(engine):
                     return result
                 reason = "a replica cannot load its engine"  # another one could
+            except asyncio.CancelledError:
+                pixels.cancel()  # or they would be decoded for nobody; it does nothing to a call that has ended
+                raise
             except NoReplica:
+                pixels.cancel()
                 return EngineLoading(retry_after_s=BUSY_RETRY_AFTER_S)
             except BackPressureError:  # if a Serve config sets max_queued_requests
                 return QueueFull(retry_after_s=BUSY_RETRY_AFTER_S)

@@ -71,7 +71,8 @@ async def wait_for_replica(
 ) -> PageResult | ServiceError:
     """Await a recognizer's response, but no longer than `wait_s` without any replica: Serve would wait forever.
 
-    A call that a replica has taken is awaited in any case: a replica that stops finishes it. Raises NoReplica without any, and whatever the call raises. If the caller is cancelled, so is the call.
+    A call that a replica has taken is awaited in any case: a replica that stops finishes it. If the caller is cancelled, so
+    is the call. Raises NoReplica, and whatever the call raises.
     """
     waiting: asyncio.Future[PageResult | ServiceError] = asyncio.ensure_future(response)
     missing_since = None

@@ -64,6 +64,8 @@ class StoreMonitor:
     async def run(self) -> None:
         while True:
             await self.check()
+            # Not wait_for, which may swallow a cancellation (Python 3.11).
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._suspected.wait(), POLL_S)
+                async with asyncio.timeout(POLL_S):
+                    await self._suspected.wait()
             self._suspected.clear()

@@ -69,7 +69,9 @@ async def test_a_job_is_resumed_with_the_pages_that_are_stored(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", ["cut off", "gone"])
-async def test_a_page_that_cannot_be_read_back_is_read_again(tmp_path: Path, damage: str) -> None:
+async def test_a_page_that_cannot_be_read_back_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
     bench = Bench(tmp_path, Pages())
     job = await bench.run()
     (page_2,) = (path for path in files_in(tmp_path) if path.name == "000002.json")
@@ -84,7 +86,7 @@ async def test_a_page_that_cannot_be_read_back_is_read_again(tmp_path: Path, dam
                 raise KeyError(number)
             return await JobStore.page(again.job_store, job_id, number)
 
-        again.job_store.page = page  # type: ignore[method-assign]
+        monkeypatch.setattr(again.job_store, "page", page)
     await again.runner.run(job)
     ended = await again.job_store.record(job.id)
     assert (ended.state, ended.done, pages.tried) == (JobState.DONE, 3, [2])

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -626,6 +626,16 @@ async def test_store_that_hangs_gives_up_in_the_configured_time() -> None:
 
 
 @asynccontextmanager
+async def listening(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[str]:
+    """An endpoint that answers each connection so."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
 async def endpoint_that_breaks_off() -> AsyncIterator[str]:
     """It says how large an object is, and sends half of it."""
 
@@ -636,9 +646,8 @@ async def endpoint_that_breaks_off() -> AsyncIterator[str]:
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as endpoint_url:
+        yield endpoint_url
 
 
 async def test_a_download_that_breaks_off_is_an_outage_of_the_store() -> None:
@@ -724,9 +733,8 @@ async def recording_endpoint(heads: list[str]) -> AsyncIterator[str]:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(answer) as endpoint_url:
+        yield endpoint_url
 
 
 async def test_older_gateway_gets_no_checksum_header_unless_asked_for() -> None:

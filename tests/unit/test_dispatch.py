@@ -49,10 +49,10 @@ class Gate(Handle):
 class Pixels(int):
     """Those of the page with this number."""
 
-    def __new__(cls, number: int, cancelled: list[int]) -> Pixels:
-        pixels = super().__new__(cls, number)
-        pixels.cancel = lambda: cancelled.append(number)  # type: ignore[attr-defined]
-        return pixels
+    cancelled: list[int]
+
+    def cancel(self) -> None:
+        self.cancelled.append(int(self))
 
 
 class Numbers(Handle):
@@ -63,7 +63,9 @@ class Numbers(Handle):
         self.cancelled: list[int] = []
 
     def remote(self, *arguments: Any, **named: Any) -> Any:
-        return Pixels(arguments[3], self.cancelled)
+        pixels = Pixels(arguments[3])
+        pixels.cancelled = self.cancelled
+        return pixels
 
 
 def gated(queue: int | None = None, window: int | None = 3, capacity: int = 0) -> tuple[Pipeline, Gate]:

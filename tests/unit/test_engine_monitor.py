@@ -202,7 +202,9 @@ async def test_after_a_failed_write_only_a_write_proves_that_the_store_is_back(
     assert await store.get(PROBE_KEY) == PROBE
 
 
-async def test_a_failed_read_has_the_store_checked_and_is_no_failure_of_it(store: FolderStore) -> None:
+async def test_a_failed_read_has_the_store_checked_and_is_no_failure_of_it(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may be the fault of one object, such as a file that must not be read."""
     looks = StoreMonitor(store)
     checked = asyncio.Event()
@@ -211,7 +213,7 @@ async def test_a_failed_read_has_the_store_checked_and_is_no_failure_of_it(store
         await FolderStore.check(store)
         checked.set()
 
-    store.check = check  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "check", check)
     running = asyncio.create_task(looks.run())
     async with asyncio.timeout(10):
         await checked.wait()

@@ -110,7 +110,8 @@ async def _store_and_start(context: Context, record: JobRecord, source: FileCont
     try:
         await asyncio.shield(adding)
     except asyncio.CancelledError:
-        await asyncio.wait({adding})
+        with suppress(StoreUnavailable):
+            await adding
         raise
     except StoreUnavailable as error:
         raise store_unavailable(context, error) from None
